@@ -1,0 +1,1 @@
+"""From files and simulators to labelled clips on the device."""

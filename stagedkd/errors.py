@@ -1,0 +1,124 @@
+"""The exception tree. Every error says the fault, the place, and what to do next.
+
+    StagedkdError                   exit 1
+    |-- UsageError                  exit 2   arguments are wrong
+    |-- SpecError                   exit 2   the spec is wrong: carries every Problem found, with its place
+    |-- LockError                   exit 2   the data or weights differ from stagedkd.lock
+    |-- DataError                   exit 1   clips cannot be read, or too many are bad
+    |-- StoreError                  exit 1   an artifact is missing, cut or tampered with
+    |-- TrainingError               exit 1   training cannot go on (NaN loss, no memory, no space)
+    `-- Interrupted                 exit 128 + signal
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in a YAML file. `line` and `column` count from 1; `width` is the number of characters to underline."""
+
+    file: str
+    line: int
+    column: int
+    width: int
+    text: str  # the whole source line
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault in a spec: what is wrong, where, and the mend (shown behind the caret)."""
+
+    message: str
+    place: Place | None = None
+    hint: str = ""
+
+    def render(self) -> str:
+        """The problem as a compiler would print it: message, place, source line and caret."""
+        if self.place is None:
+            return f"error: {self.message}" + (f"\n  help: {self.hint}" if self.hint else "")
+        place, gutter = self.place, " " * len(str(self.place.line))
+        text, column = _excerpt(place.text, place.column)
+        caret = " " * (column - 1) + "^" * max(1, min(place.width, len(text) - column + 1))
+        lines = [
+            f"error: {self.message}",
+            f"{gutter}--> {place}",
+            f"{place.line} | {text}",
+            f"{gutter} | {caret}" + (f" {self.hint}" if self.hint else ""),
+        ]
+        return "\n".join(lines)
+
+
+def _excerpt(text: str, column: int, limit: int = 100) -> tuple[str, int]:
+    """Cut a long source line around `column`, so that the caret stays in view."""
+    if len(text) <= limit:
+        return text, column
+    start = max(0, column - 1 - limit // 2)
+    prefix = "..." if start else ""
+    return prefix + text[start : start + limit], column - start + len(prefix)
+
+
+class StagedkdError(Exception):
+    """Base of all errors that a user can mend. `hint` is the next command or edit."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+    def render(self) -> str:
+        """Plain text for the terminal."""
+        return f"error: {self.message}" + (f"\n  help: {self.hint}" if self.hint else "")
+
+
+class UsageError(StagedkdError):
+    """The command's arguments are wrong."""
+
+    exit_code = 2
+
+
+class SpecError(StagedkdError):
+    """The spec is wrong. Carries all problems found, in the order of the file."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(p.message for p in self.problems))
+
+    def render(self) -> str:
+        count = len(self.problems)
+        tail = "" if count == 1 else f"\n\n{count} errors"
+        return "\n\n".join(p.render() for p in self.problems) + tail
+
+
+class LockError(StagedkdError):
+    """What is on the disk differs from what `stagedkd.lock` says."""
+
+    exit_code = 2
+
+
+class DataError(StagedkdError):
+    """Clips cannot be read, or too many of them are bad."""
+
+
+class StoreError(StagedkdError):
+    """An artifact is missing, cut or tampered with."""
+
+
+class TrainingError(StagedkdError):
+    """Training cannot go on."""
+
+
+class Interrupted(StagedkdError):
+    """A signal asked the run to stop; the checkpoint has been written."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message, hint="the same command goes on from the checkpoint")
+        self.exit_code = 128 + signal_number

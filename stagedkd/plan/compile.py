@@ -1,0 +1,181 @@
+"""`compile_plan`: a pure function from a spec and a lock to a plan. No torch, no disk."""
+
+from __future__ import annotations
+
+import math
+from stagedkd.plan.graph import Plan, Stage
+from stagedkd.plan.key import stage_key
+from stagedkd.plan.lock import Lock, data_id
+from stagedkd.plan.work import Cut, Distill, Evaluate, PhaseWork, Prepare, Teach, Weaken, Weights, Work
+from stagedkd.spec.cascade import assistants, trunk_params
+from stagedkd.spec.cuts import matching_cut, student_cut
+from stagedkd.spec.schema import (
+    FEATURE_LOSSES,
+    RESPONSE_LOSSES,
+    Augment,
+    Ce,
+    Clip,
+    Losses,
+    Phase,
+    Shapes,
+    Spec,
+    Student,
+    Teacher,
+    Train,
+    arch_of,
+)
+
+
+def compile_plan(spec: Spec, lock: Lock | None = None) -> Plan:
+    """Compile a validated spec.
+
+    Args:
+        spec: from `load_spec`.
+        lock: from `read_lock`; without an entry for the data or weights, keys downstream are None ("unlocked").
+    """
+    return _Compiler(spec, lock or Lock()).plan()
+
+
+class _Compiler:
+    """Collects stages in topological order; each is added with its key once those above it have theirs."""
+
+    def __init__(self, spec: Spec, lock: Lock) -> None:
+        self.spec, self.lock = spec, lock
+        self.stages: dict[str, Stage] = {}
+        self.notes: list[str] = []
+
+    def plan(self) -> Plan:
+        spec = self.spec
+        data, labels = self._data_stages()
+        self._teach(data, labels)
+        above, networks = "teacher", ["teacher"]
+        upper: Teacher | Student = spec.teacher
+        listed = assistants(spec)
+        for i, network in enumerate((*listed, spec.student)):
+            name = "student" if i == len(listed) else f"assistant-{i + 1}"
+            self._distill(name, network, upper, {"data": data, "labels": labels, "teacher": above})
+            above, upper = name, network
+            networks.append(name)
+        if spec.control == "ce":
+            self._control(data, labels)
+            networks.append("control-ce")
+        for name in networks:
+            self._evaluate(name, data)
+        self._note_sizes(listed)
+        return Plan(spec.name, spec, self.lock, tuple(self.stages.values()), tuple(self.notes))
+
+    def _add(self, name: str, work: Work, *, locked: bool = True, **needs: str) -> str:
+        keys = {role: self.stages[upstream].key for role, upstream in needs.items()}
+        known = {role: key for role, key in keys.items() if key is not None}
+        key = stage_key(work, known) if locked and len(known) == len(keys) else None
+        self.stages[name] = Stage(name, work, needs, key)
+        return name
+
+    def _data_stages(self) -> tuple[str, str]:
+        data = self.spec.data
+        name = data_id(data)
+        entry = self.lock.data.get(name) if name else None
+        clip = None if isinstance(data, Shapes) else self.spec.clip
+        work = Prepare(data=data, fingerprint=entry.fingerprint if entry else None, clip=clip)
+        prepare = self._add("data", work, locked=entry is not None or name is None)
+        return prepare, self._add("labels", Weaken(labels=self.spec.labels), data=prepare)
+
+    def _views(self) -> tuple[Clip, Augment]:
+        augment = self.spec.augment
+        if augment.flip is None:
+            augment = augment.model_copy(update={"flip": 0.0 if isinstance(self.spec.data, Shapes) else 0.5})
+        return self.spec.clip, augment
+
+    def _weights(self, network: Teacher | Student) -> tuple[Weights | None, bool]:
+        if network.weights is None:
+            return None, True
+        sha256 = self.lock.weights.get(network.weights)
+        return Weights(name=network.weights, sha256=sha256), sha256 is not None
+
+    def _teach(self, data: str, labels: str) -> None:
+        teacher = self.spec.teacher
+        clip, augment = self._views()
+        weights, locked = self._weights(teacher)
+        work = Teach(
+            arch=arch_of(teacher), weights=weights, labels=teacher.labels, clip=clip, augment=augment,
+            phase=self._ce_phase(teacher, teacher.epochs) if teacher.epochs else None, seed=teacher.seed,
+        )  # fmt: skip
+        self._add("teacher", work, locked=locked, data=data, labels=labels)
+        if teacher.labels == "all":
+            self.notes.append("the teacher is trained on the true labels of all training clips (teacher.labels: all)")
+
+    def _control(self, data: str, labels: str) -> None:
+        """The CE-only student of equal steps: the same epochs over all phases, on the same labels."""
+        student = self.spec.student
+        clip, augment = self._views()
+        weights, locked = self._weights(student)
+        epochs = sum(phase.epochs for phase in self._phases(student))
+        work = Teach(
+            arch=arch_of(student), weights=weights, labels="same", clip=clip, augment=augment,
+            phase=self._ce_phase(student, epochs), seed=self.spec.seed,
+        )  # fmt: skip
+        self._add("control-ce", work, locked=locked, data=data, labels=labels)
+
+    def _ce_phase(self, network: Teacher | Student, epochs: int) -> PhaseWork:
+        train = self.spec.train.patched(network.train)
+        losses = Losses(ce=Ce())
+        return PhaseWork(
+            name="train", epochs=epochs, trained=(0,), frozen=(), pairs=(), head=True, losses=losses, train=train
+        )
+
+    def _distill(self, name: str, network: Student, upper: Teacher | Student, needs: dict[str, str]) -> None:
+        clip, augment = self._views()
+        weights, locked = self._weights(network)
+        cut = student_cut(network)
+        work = Distill(
+            arch=arch_of(network), weights=weights, cut=cut, teacher=arch_of(upper),
+            teacher_cut=matching_cut(upper, len(cut)) if self._pairs_needed() else (),
+            phases=self._phases(network), clip=clip, augment=augment, seed=self.spec.seed,
+        )  # fmt: skip
+        self._add(name, work, locked=locked, **needs)
+
+    def _pairs_needed(self) -> bool:
+        return any(phase.losses.on(FEATURE_LOSSES) for phase in self.spec.distill.phases.values())
+
+    def _phases(self, network: Student) -> tuple[PhaseWork, ...]:
+        train = self.spec.train.patched(network.train)
+        cut = student_cut(network)
+        phases: list[PhaseWork] = []
+        for name, phase in self.spec.distill.phases.items():
+            patched = train.patched(phase.train)
+            if phase.substages == "one_by_one":
+                phases += [_phase_work(f"{name}.{k + 1}", phase, (k,), patched, cut) for k in range(len(cut))]
+            else:
+                numbers = range(len(cut)) if phase.substages == "all" else sorted(k - 1 for k in phase.substages)
+                phases.append(_phase_work(name, phase, tuple(numbers), patched, cut))
+        return tuple(phases)
+
+    def _evaluate(self, name: str, data: str) -> None:
+        spec, trained = self.spec, self.stages[name].work
+        assert isinstance(trained, (Teach, Distill))
+        work = Evaluate(
+            arch=trained.arch, clip=spec.clip, split=spec.evaluate.split, clips=spec.evaluate.clips,
+            crops=spec.evaluate.crops, batch=spec.evaluate.batch,
+        )  # fmt: skip
+        self._add(f"evaluate-{name}", work, data=data, network=name)
+
+    def _note_sizes(self, listed: tuple[Student, ...]) -> None:
+        sizes = [trunk_params(n) for n in (self.spec.teacher, *listed, self.spec.student)]
+        for i in range(1, len(sizes)):
+            above, below = sizes[i - 1], sizes[i]
+            if above and below and below > above:
+                self.notes.append(f"hop {i} goes from {above:,} to {below:,} parameters: the network grows")
+            elif above and below and above / below > 8:
+                ratio = math.floor(above / below)
+                self.notes.append(f"hop {i} is a {ratio}x gap ({above:,} to {below:,} parameters); 8x is the usual limit")
+
+
+def _phase_work(name: str, phase: Phase, trained: tuple[int, ...], train: Train, cut: Cut) -> PhaseWork:
+    """Which substages a phase trains, runs frozen and compares. The head is run where a loss needs logits."""
+    head = bool(phase.losses.on(RESPONSE_LOSSES))
+    last = len(cut) - 1 if head else max(trained)
+    return PhaseWork(
+        name=name, epochs=phase.epochs, trained=trained, frozen=tuple(k for k in range(last + 1) if k not in trained),
+        pairs=trained if phase.losses.on(FEATURE_LOSSES) else (), head=head, losses=phase.losses,
+        train=train,
+    )  # fmt: skip

@@ -1,0 +1,52 @@
+"""Content keys: SHA-256 over type-tagged canonical JSON, so that 1, 1.0, true and "1" never meet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from stagedkd.plan.work import Work
+
+
+def canonical(value: Any) -> Any:
+    """A type-tagged JSON value. Models lose their `unkeyed` fields; maps are sorted, sequences keep their order.
+
+    Raises:
+        TypeError: a value of another type.
+    """
+    match value:
+        case None:
+            return ["null"]
+        case bool():
+            return ["bool", value]
+        case int():
+            return ["int", str(value)]
+        case float():
+            return ["float", value.hex()]
+        case str():
+            return ["str", value]
+        case BaseModel():
+            unkeyed: frozenset[str] = getattr(type(value), "unkeyed", frozenset())
+            names = sorted(set(type(value).model_fields) - unkeyed)
+            return ["map", [[name, canonical(getattr(value, name))] for name in names]]
+        case tuple() | list():
+            return ["seq", [canonical(item) for item in value]]  # pyright: ignore[reportUnknownVariableType]
+        case Mapping():
+            return ["map", [[str(k), canonical(v)] for k, v in sorted(value.items())]]  # pyright: ignore
+        case _:
+            raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON, 64 hex digits."""
+    text = json.dumps(canonical(value), separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stage_key(work: Work, upstream: Mapping[str, str]) -> str:
+    """Key of a stage from its work and the keys of its inputs by role."""
+    return digest([work.kind, work.version, work, dict(upstream)])

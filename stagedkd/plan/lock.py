@@ -1,0 +1,70 @@
+"""`stagedkd.lock`: what only the disk knows, committed beside the specs, so that keys are known without the data."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from stagedkd.errors import LockError
+from stagedkd.spec.schema import Csv, Data, Folder, Section, Shapes, Ucf101
+
+
+class DataLock(Section):
+    """A data set as it was when locked. `files` maps each path to "size:sha256"."""
+
+    fingerprint: str
+    classes: tuple[str, ...]
+    clips: int
+    files: Mapping[str, str]
+
+
+class Lock(Section):
+    """All entries: data sets by `data_id`, weight files by the name in the spec (value: SHA-256)."""
+
+    version: int = 1
+    data: Mapping[str, DataLock] = Field(default_factory=dict[str, DataLock])
+    weights: Mapping[str, str] = Field(default_factory=dict[str, str])
+
+    def with_data(self, name: str, entry: DataLock) -> Lock:
+        return Lock(data={**self.data, name: entry}, weights=self.weights)
+
+    def with_weights(self, name: str, sha256: str) -> Lock:
+        return Lock(data=self.data, weights={**self.weights, name: sha256})
+
+
+def data_id(data: Data) -> str | None:
+    """The name of a data set in the lock; None for simulated ones, which need no entry."""
+    match data:
+        case Shapes():
+            return None
+        case Folder() | Csv():
+            return f"{data.kind}:{data.path}"
+        case Ucf101():
+            return f"ucf101:{data.split}"
+
+
+def read_lock(path: Path) -> Lock:
+    """The lock at `path`, empty where there is none.
+
+    Raises:
+        LockError: the file cannot be read.
+    """
+    try:
+        return Lock.model_validate_json(path.read_text("utf-8"), strict=False)
+    except FileNotFoundError:
+        return Lock()
+    except (ValidationError, UnicodeDecodeError) as error:
+        hint = "restore it from git, or remove it and run: stagedkd lock SPEC"
+        raise LockError(f"{path} is not a lock file: {str(error).splitlines()[0]}", hint=hint) from None
+
+
+def write_lock(path: Path, lock: Lock) -> None:
+    """Write atomically, in a stable order."""
+    text = json.dumps(lock.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)

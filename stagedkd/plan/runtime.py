@@ -1,0 +1,69 @@
+"""`Runtime`: where and how a plan is executed. Never part of a key."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from stagedkd.errors import Problem, SpecError
+from stagedkd.spec.schema import Section
+from stagedkd.spec.yaml import read_yaml
+
+
+class Runtime(Section):
+    """The knobs of params.yaml. Folders are relative to the project's folder. `threads` 0 means all cores;
+    `checkpoint_seconds` is the shortest training time between two checkpoints, which are written at epoch ends."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
+    compile: bool = False
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 5.0
+    data_dir: str = "data"
+    store: str = "store"
+    results: str = "results"
+    cache: str = "cache"
+    root: str = "."
+
+    def folder(self, name: Literal["data_dir", "store", "results", "cache"]) -> Path:
+        """An absolute folder."""
+        return (Path(self.root) / getattr(self, name)).resolve()
+
+    @property
+    def lock_path(self) -> Path:
+        return Path(self.root) / "stagedkd.lock"
+
+    @property
+    def used_threads(self) -> int:
+        """Threads for torch; part of what must be equal for equal bits."""
+        return self.threads or os.cpu_count() or 1
+
+
+def load_runtime(root: Path, **overrides: Any) -> Runtime:
+    """Runtime knobs of `root`/params.yaml (section `runtime`), then STAGEDKD_DATA, then the set overrides.
+
+    Raises:
+        SpecError: params.yaml is wrong, with places.
+    """
+    path, values = root / "params.yaml", dict[str, Any]()
+    document = read_yaml(path) if path.exists() else None
+    if document and isinstance(document.value, dict):
+        section = document.value.get("runtime") or {}
+        values = dict(section) if isinstance(section, dict) else {}
+    if os.environ.get("STAGEDKD_DATA"):
+        values["data_dir"] = str(Path(os.environ["STAGEDKD_DATA"]).resolve())
+    for name, value in overrides.items():
+        if value is not None:
+            values[name] = str(value.resolve()) if isinstance(value, Path) else value
+    try:
+        return Runtime(**values, root=str(root.resolve()))
+    except ValidationError as error:
+        problems: list[Problem] = []
+        for fault in error.errors():
+            at = ("runtime", *fault["loc"])
+            place = document.place(at) if document else None
+            problems.append(Problem(f"'{'.'.join(map(str, at))}': {fault['msg']}", place))
+        raise SpecError(problems) from None

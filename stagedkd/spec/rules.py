@@ -1,0 +1,130 @@
+"""Rules over several fields of a spec, each with the path at which its fault is shown."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import TypeAlias
+
+from stagedkd.spec.cascade import assistants
+from stagedkd.spec.cuts import block_names, cut_faults, matching_cut, student_cut
+from stagedkd.spec.schema import FEATURE_LOSSES, RESPONSE_LOSSES, NetworkFields, Shapes, Spec, TorchvisionArch
+from stagedkd.spec.zoo import ZOO
+
+Fault: TypeAlias = tuple[str, tuple["str | int", ...], str]
+
+
+def check_rules(spec: Spec) -> list[Fault]:
+    """All faults that no single field shows: (message, path in the spec, mend)."""
+    faults = [*_networks(spec), *_phases(spec), *_labels(spec), *_views(spec)]
+    return faults or [*_cascade(spec)]
+
+
+def _all_networks(spec: Spec) -> Iterator[tuple[tuple[str | int, ...], NetworkFields]]:
+    yield ("teacher",), spec.teacher
+    if spec.cascade != "auto":
+        for i, item in enumerate(spec.cascade):
+            if not isinstance(item, float):
+                yield ("cascade", i), item
+    yield ("student",), spec.student
+
+
+def _networks(spec: Spec) -> Iterator[Fault]:
+    for at, network in _all_networks(spec):
+        names = block_names(network)
+        if network.substages is not None and names is not None:
+            for fault, place, hint in cut_faults(network.substages, names):
+                yield fault, (*at, "substages", *place), hint
+        if isinstance(network, TorchvisionArch):
+            entry = ZOO[network.arch]
+            if entry.input and entry.input != (spec.clip.frames, spec.clip.size):
+                frames, size = entry.input
+                yield f"{network.arch} runs at {frames}x{size}x{size} only", (*at, "arch"), (
+                    f"set clip: {{frames: {frames}, size: {size}}}"
+                )
+        yield from _weights(at, network)
+    if spec.teacher.epochs == 0 and spec.teacher.weights is None:
+        yield "a teacher of 0 epochs needs weights", ("teacher", "epochs"), "add weights: or epochs:"
+
+
+def _weights(at: tuple[str | int, ...], network: NetworkFields) -> Iterator[Fault]:
+    name = network.weights
+    if name is None or PurePath(name).suffix in (".safetensors", ".pth", ".pt"):
+        return
+    known = ZOO[network.arch].weights if isinstance(network, TorchvisionArch) else ()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        mend = f"did you mean '{near[0]}'?" if near else f"{', '.join(known)}{' or ' if known else ''}a .safetensors path"
+        yield f"no weights '{name}'", (*at, "weights"), mend
+
+
+def _phases(spec: Spec) -> Iterator[Fault]:
+    parts = len(student_cut(spec.student))
+    for name, phase in spec.distill.phases.items():
+        at = ("distill", "phases", name)
+        response, feature = phase.losses.on(RESPONSE_LOSSES), phase.losses.on(FEATURE_LOSSES)
+        if phase.substages == "one_by_one" and response:
+            loss = min(response)
+            yield f"'{loss}' needs logits, and a phase one by one never reaches the head", (*at, "losses", loss), (
+                "move it to a phase over all substages"
+            )
+        if isinstance(phase.substages, tuple):
+            for i, number in enumerate(phase.substages):
+                if parts and number > parts:
+                    yield f"there is no substage {number}", (*at, "substages", i), f"the student has {parts}"
+            if len(set(phase.substages)) != len(phase.substages):
+                yield "a substage stands twice", (*at, "substages"), "name each once"
+        if feature and not parts:
+            yield f"'{min(feature)}' compares substages: the student must declare its own", (*at, "losses"), (
+                "add student.substages"
+            )
+    trained = [p for p in spec.distill.phases.values() if p.losses.on(RESPONSE_LOSSES)]
+    if not trained:
+        yield "no phase trains the head", ("distill", "phases"), "add a phase with kd or ce"
+
+
+def _labels(spec: Spec) -> Iterator[Fault]:
+    if spec.labels.clean + spec.labels.noisy > 0:
+        return
+    for name, phase in spec.distill.phases.items():
+        if phase.losses.ce:
+            yield "'ce' has no labels: clean and noisy are 0", ("distill", "phases", name, "losses", "ce"), (
+                "raise labels.clean, or leave ce out"
+            )
+    if spec.teacher.epochs and spec.teacher.labels == "same":
+        yield "the teacher has no labels: clean and noisy are 0", ("teacher",), "raise labels.clean, or labels: all"
+    if spec.control:
+        yield "control: ce has no labels: clean and noisy are 0", ("control",), "leave it out"
+
+
+def _views(spec: Spec) -> Iterator[Fault]:
+    if isinstance(spec.data, Shapes):
+        if spec.evaluate.clips > 1 or spec.evaluate.crops > 1:
+            yield "a simulated clip has one view", ("evaluate",), "leave clips and crops at 1"
+        if spec.augment.flip:
+            yield "left and right are classes of 'shapes'", ("augment", "flip"), "leave flip at 0"
+    elif spec.evaluate.split == "test" and getattr(spec.data, "test_folds", 1) == 0:
+        yield "there is no test split: data.test_folds is 0", ("evaluate", "split"), "use val, or set data.test_folds"
+
+
+def _cascade(spec: Spec) -> Iterator[Fault]:
+    try:
+        listed = assistants(spec)
+    except ValueError as error:
+        yield str(error), ("cascade",), ""
+        return
+    shares = [s for s in spec.cascade if isinstance(s, float)]
+    if shares != sorted(shares, reverse=True):
+        yield "shares go from large to small", ("cascade",), f"[{', '.join(f'{s:g}' for s in sorted(shares)[::-1])}]"
+    if not any(p.losses.on(FEATURE_LOSSES) for p in spec.distill.phases.values()):
+        return
+    row: list[NetworkFields] = [spec.teacher, *listed, spec.student]
+    for i, upper in enumerate(row[:-1]):
+        try:
+            matching_cut(upper, len(student_cut(row[i + 1])))
+        except ValueError as error:
+            at: tuple[str | int, ...] = ("teacher",) if i == 0 else ("cascade",)
+            yield f"the cut of {at[0]} does not match the student's: {error}", at, ""
+
+

@@ -1,0 +1,1 @@
+"""Keeps what stages make: atomic artifacts under content keys, one lock per key."""

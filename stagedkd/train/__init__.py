@@ -1,0 +1,1 @@
+"""One loop for every network that is trained: teacher, assistants, student."""

@@ -1,0 +1,68 @@
+"""Checkpoints: everything that a run needs to go on to the same bits, written so that a kill leaves the last one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stagedkd.errors import TrainingError
+
+NAME = "checkpoint.pt"
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Write to a file beside, flush, rename. A write that fails leaves the previous checkpoint.
+
+    Raises:
+        TrainingError: the disk is full or refuses.
+    """
+    temporary = folder / (NAME + ".tmp")
+    try:
+        with temporary.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(folder / NAME)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        hint = "free some space; the same command goes on from the last checkpoint"
+        raise TrainingError(f"cannot write the checkpoint in {folder}: {error}", hint=hint) from error
+
+
+def load(folder: Path) -> dict[str, Any] | None:
+    """The last checkpoint, on the CPU, or None.
+
+    Raises:
+        TrainingError: it cannot be read.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+    except Exception as error:  # torch raises half a dozen types for a broken file
+        hint = f"remove {path} to train this stage from its start"
+        raise TrainingError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint=hint) from error
+
+
+def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """States of the generators that dropout and stochastic depth draw from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_rng_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Restore what `rng_state` gave; a generator of another kind of device is left alone."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    if device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])

@@ -1,0 +1,209 @@
+"""The loop: phases, epochs, steps; schedule, EMA, checkpoints, events.
+
+A run is a pure function of its job on one kind of device, thread count and compile flag; a resumed run gives the same
+bits as an uninterrupted one on the CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stagedkd.errors import Interrupted, TrainingError
+from stagedkd.models.network import Network
+from stagedkd.plan.work import Cut, PhaseWork
+from stagedkd.spec.schema import Train
+from stagedkd.train import checkpoint
+from stagedkd.train.events import EventLog
+from stagedkd.train.feed import Feed
+from stagedkd.train.phases import optimizer, route, set_modes
+from stagedkd.train.step import Forward, Pieces, train_step
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: the networks (on the device, initialised), the phases, the clips, and how to run."""
+
+    student: Network
+    lifts: nn.ModuleDict
+    teacher: Network | None
+    cut: Cut
+    teacher_cut: Cut
+    phases: tuple[PhaseWork, ...]
+    feed: Feed
+    device: torch.device
+    scratch: Path
+    events: EventLog
+    compile: bool = False
+    checkpoint_seconds: float = 5.0
+    interrupted: Callable[[], int | None] = lambda: None
+    on_step: Callable[[dict[str, Any]], None] = lambda _: None
+
+
+@dataclass
+class Progress:
+    """Where a run stands. `step` counts in the phase, `total` over all; `means` are this epoch's sums of losses."""
+
+    phase: int = 0
+    step: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict[str, float])
+    summed: int = 0
+    last: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+
+
+def fit(job: Job) -> Progress:
+    """Train `job.student` in place (the averaged weights, where the last phase has `ema`).
+
+    Raises:
+        TrainingError: a loss is not finite, no memory, no space. The last checkpoint stays.
+        Interrupted: a signal came; a checkpoint of this very step is there.
+    """
+    run = _Run(job)
+    run.resume()
+    while run.at.phase < len(job.phases):
+        run.phase()
+        run.at.phase, run.at.step = run.at.phase + 1, 0
+    if run.average is not None and job.phases[-1].train.ema:
+        job.student.load_state_dict(run.average.state_dict())
+    return run.at
+
+
+class _Run:
+    def __init__(self, job: Job) -> None:
+        self.job, self.at = job, Progress()
+        self.average: Network | None = None
+        self.saved: dict[str, Any] | None = None
+        self.since = time.monotonic()
+        student, teacher = job.student.run, job.teacher.run if job.teacher else None
+        self.student: Forward = torch.compile(student) if job.compile else student
+        self.teacher: Forward | None = torch.compile(teacher) if job.compile and teacher else teacher
+
+    def resume(self) -> None:
+        """Take up the last checkpoint, if there is one."""
+        self.saved = checkpoint.load(self.job.scratch)
+        if self.saved is None:
+            self.job.events.truncate(0)
+            return
+        job, saved = self.job, self.saved
+        self.at = Progress(**saved["at"])
+        job.student.load_state_dict(saved["student"])
+        job.lifts.load_state_dict(saved["lifts"])
+        if saved["average"] is not None:
+            self.average = copy.deepcopy(job.student)
+            self.average.load_state_dict(saved["average"])
+        checkpoint.set_rng_state(saved["rng"], job.device)
+        job.events.truncate(saved["events"])
+        job.events.write("resumed", phase=job.phases[self.at.phase].name, step=self.at.step)
+
+    def phase(self) -> None:
+        """Train one phase from `at.step` to its end."""
+        job, at = self.job, self.at
+        phase = job.phases[at.phase]
+        set_modes(job.student, job.lifts, phase, job.cut)
+        update = optimizer(job.student, job.lifts, phase)
+        scaler = torch.amp.GradScaler(job.device.type, enabled=phase.train.precision == "fp16")
+        if self.saved is not None:
+            update.load_state_dict(self.saved["optimizer"])
+            scaler.load_state_dict(self.saved["scaler"])
+            self.saved = None
+        parameters = [p for group in update.param_groups for p in group["params"]]
+        pieces = Pieces(self.student, self.teacher, job.lifts, parameters, update, scaler, job.device)
+        path, steps = route(phase, job.cut, job.teacher_cut), job.feed.steps(phase)
+        while at.step < phase.epochs * steps:
+            rate = learning_rate(phase.train, at.step, phase.epochs * steps, steps)
+            for group in update.param_groups:
+                group["lr"] = rate
+            started = time.monotonic()
+            try:
+                clip, labels = job.feed.batch(phase, at.phase, at.step, job.device)
+                if job.device.type == "cuda":
+                    clip = clip.contiguous(memory_format=torch.channels_last_3d)
+                values = train_step(pieces, phase, path, clip, labels)
+            except TrainingError as error:
+                raise TrainingError(f"{error.message} at {self._where(phase, steps)}", hint=_nan_hint()) from None
+            except torch.OutOfMemoryError:
+                hint = "lower train.batch or clip.size, or set train.precision: bf16"
+                raise TrainingError(f"out of memory at {self._where(phase, steps)}", hint=hint) from None
+            self._average(phase.train)
+            at.seconds += time.monotonic() - started
+            self._count(phase, steps, values, rate)
+            self._keep(update, scaler, epoch_ends=at.step % steps == 0)
+
+    def _where(self, phase: PhaseWork, steps: int) -> str:
+        return f"phase {phase.name}, epoch {self.at.step // steps + 1}, step {self.at.step + 1}"
+
+    def _count(self, phase: PhaseWork, steps: int, values: dict[str, float], rate: float) -> None:
+        at = self.at
+        at.step, at.total, at.summed = at.step + 1, at.total + 1, at.summed + 1
+        for name, value in values.items():
+            at.sums[name] = at.sums.get(name, 0.0) + value
+        means = {name: value / at.summed for name, value in at.sums.items()}
+        epoch = (at.step - 1) // steps + 1
+        row = {"phase": phase.name, "epoch": epoch, "epochs": phase.epochs, "step": at.total, "lr": rate, "losses": means}
+        row["clips_per_s"] = at.total * phase.train.batch / max(at.seconds, 1e-9)
+        self.job.on_step({**row, "done": at.total / max(1, self._all_steps()), "seconds": at.seconds})
+        if at.step % steps == 0:
+            self.job.events.write("epoch", **row)
+            at.last[phase.name] = means
+            at.sums, at.summed = {}, 0
+
+    def _all_steps(self) -> int:
+        return sum(phase.epochs * self.job.feed.steps(phase) for phase in self.job.phases)
+
+    def _average(self, train: Train) -> None:
+        if not train.ema:
+            return
+        if self.average is None:
+            self.average = copy.deepcopy(self.job.student)
+        with torch.no_grad():
+            for mean, now in zip(self.average.parameters(), self.job.student.parameters(), strict=True):
+                mean.lerp_(now, 1 - train.ema)
+            for mean, now in zip(self.average.buffers(), self.job.student.buffers(), strict=True):
+                mean.copy_(now)
+
+    def _keep(self, update: torch.optim.Optimizer, scaler: torch.amp.GradScaler, *, epoch_ends: bool) -> None:
+        """Checkpoint at the end of an epoch when it is time, and at once when a signal came."""
+        signal_number = self.job.interrupted()
+        due = epoch_ends and time.monotonic() - self.since >= self.job.checkpoint_seconds
+        if not due and signal_number is None:
+            return
+        job = self.job
+        state = {
+            "at": dict(self.at.__dict__), "student": job.student.state_dict(), "lifts": job.lifts.state_dict(),
+            "average": self.average.state_dict() if self.average else None, "optimizer": update.state_dict(),
+            "scaler": scaler.state_dict(), "rng": checkpoint.rng_state(job.device), "events": job.events.size(),
+            "threads": torch.get_num_threads(), "device": job.device.type,
+        }  # fmt: skip
+        checkpoint.save(job.scratch, state)
+        self.since = time.monotonic()
+        if signal_number is not None:
+            where = f"phase {job.phases[self.at.phase].name}, step {self.at.step}"
+            raise Interrupted(signal_number, f"stopped by signal {signal_number} at {where}; checkpoint written")
+
+
+def learning_rate(train: Train, step: int, steps: int, steps_per_epoch: int) -> float:
+    """Linear warm-up from 0 over `warmup_epochs`, then cosine to 0 (Loshchilov & Hutter 2017) or constant.
+
+    Args:
+        step: from 0, in the phase. steps: of the phase.
+    """
+    warmup = min(steps - 1, round(train.warmup_epochs * steps_per_epoch))
+    if step < warmup:
+        return train.lr * (step + 1) / warmup
+    if train.schedule == "constant":
+        return train.lr
+    return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _nan_hint() -> str:
+    return "lower train.lr or the loss's weight, or use precision: fp32; the last good checkpoint is kept"

@@ -1,0 +1,103 @@
+"""One training step: forward, losses by name, backward, update.
+
+Shape legend: B clips, C channels, T frames, H, W pixels, N classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stagedkd import losses
+from stagedkd.errors import TrainingError
+from stagedkd.plan.work import PhaseWork
+from stagedkd.spec.schema import PROJECTED_LOSSES
+from stagedkd.train.phases import Route
+
+Forward = Callable[..., tuple[dict[str, Tensor], Tensor | None]]
+FEATURE: Mapping[str, Callable[..., Tensor]] = {
+    "hint": losses.hint, "gaussian_w2": losses.gaussian_w2, "sp": losses.sp,
+}  # fmt: skip
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Everything a step touches. `student` and `teacher` are the networks' `run`, compiled or not."""
+
+    student: Forward
+    teacher: Forward | None
+    lifts: nn.ModuleDict
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    device: torch.device
+
+
+def train_step(pieces: Pieces, phase: PhaseWork, route: Route, clip_BCTHW: Tensor, labels_B: Tensor) -> dict[str, float]:
+    """Take one step.
+
+    Args:
+        clip_BCTHW: normalised float32 clips. labels_B: int64, -1 for none.
+    Returns:
+        the value of every loss, unweighted, and their weighted `total`.
+    Raises:
+        TrainingError: a loss is not finite; nothing was updated.
+    """
+    dtype = AUTOCAST.get(phase.train.precision)
+    with torch.autocast(pieces.device.type, dtype=dtype, enabled=dtype is not None):
+        parts = loss_parts(pieces, phase, route, clip_BCTHW, labels_B)
+    weights = {name: loss.weight for name, loss in phase.losses.named().items()}
+    total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+    values = dict(zip([*parts, "total"], torch.stack([*parts.values(), total]).tolist(), strict=True))
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise TrainingError(f"loss '{name}' is {value}")
+    pieces.optimizer.zero_grad(set_to_none=True)
+    pieces.scaler.scale(total).backward()
+    if phase.train.clip_grad:
+        pieces.scaler.unscale_(pieces.optimizer)
+        nn.utils.clip_grad_norm_(pieces.parameters, phase.train.clip_grad)
+    pieces.scaler.step(pieces.optimizer)
+    pieces.scaler.update()
+    return values
+
+
+def loss_parts(
+    pieces: Pieces, phase: PhaseWork, route: Route, clip_BCTHW: Tensor, labels_B: Tensor
+) -> dict[str, Tensor]:
+    """The unweighted losses of a phase by name, in the order of the schema. Feature losses are means over the pairs."""
+    feats, logits = pieces.student(
+        clip_BCTHW, upto=route.student_end, taps=tuple(route.student_taps.values()), head=phase.head
+    )
+    teacher_feats: dict[str, Tensor] = {}
+    teacher_logits: Tensor | None = None
+    if route.needs_teacher:
+        assert pieces.teacher is not None
+        with torch.no_grad():
+            teacher_feats, teacher_logits = pieces.teacher(
+                clip_BCTHW, upto=None, taps=tuple(route.teacher_taps.values()), head=route.needs_teacher_logits
+            )
+    parts: dict[str, Tensor] = {}
+    for name, loss in phase.losses.named().items():
+        params = loss.model_dump(exclude={"weight"})
+        if name == "ce":
+            assert logits is not None
+            parts[name] = losses.ce(logits, labels_B, **params)
+        elif name == "kd":
+            assert logits is not None and teacher_logits is not None
+            parts[name] = losses.kd(logits, teacher_logits, **params)
+        else:
+            each: list[Tensor] = []
+            for k in phase.pairs:
+                mine, theirs = losses.pool_to_common(
+                    feats[route.student_taps[k]], teacher_feats[route.teacher_taps[k]]
+                )
+                mine = pieces.lifts[str(k)](mine) if name in PROJECTED_LOSSES else mine
+                each.append(FEATURE[name](mine, theirs, **params))
+            parts[name] = torch.stack(each).mean()
+    return parts
