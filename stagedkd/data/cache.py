@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from stagedkd.data.decode import DECODER_VERSION, Decoded, decode
+from stagedkd.errors import UsageError
 from stagedkd.plan.key import digest
 
 
@@ -73,6 +74,9 @@ def open_cache(
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f"{name}.lock"):
         if not (folder / "clips.json").is_file():
+            if not root.is_dir():
+                hint = "set --data-dir, STAGEDKD_DATA or runtime.data_dir in params.yaml"
+                raise UsageError(f"no folder {root} to decode clips from", hint=hint)
             _build(folder, root, sorted(files), shorter_side, max(1, workers), progress)
     return ClipCache(folder)
 
@@ -102,7 +106,7 @@ def _build(
 
 def _in_order(
     pool: ThreadPoolExecutor, root: Path, paths: Sequence[str], side: int, ahead: int
-) -> Sequence[tuple[str, Decoded]] | Any:
+) -> Iterator[tuple[str, Decoded]]:
     """Decode in parallel, hand out in order, never more than `ahead` clips in memory."""
     waiting = iter(paths)
     queue = [(path, pool.submit(decode, root / path, side)) for path in islice(waiting, ahead)]

@@ -54,13 +54,10 @@ def fingerprint(data: Data, data_dir: Path, memo: HashMemo) -> DataLock:
         path = root / entry.path
         size, sha256 = memo.sha256(path) if path.is_file() else (-1, "")
         files[entry.path] = f"{size}:{sha256}"
-    if isinstance(data, Csv):
-        size, sha256 = memo.sha256(data_dir / data.path)
-        files[Path(data.path).name] = f"{size}:{sha256}"
+    table = "{}:{}".format(*memo.sha256(data_dir / data.path)) if isinstance(data, Csv) else ""
     memo.save()
-    return DataLock(
-        fingerprint=digest(sorted(files.items())), classes=classes_of(entries), clips=len(entries), files=files
-    )
+    mark = digest([table, sorted(files.items())])
+    return DataLock(fingerprint=mark, classes=classes_of(entries), clips=len(entries), files=files, table=table)
 
 
 def require_equal(name: str, locked: DataLock, found: DataLock) -> None:
@@ -69,6 +66,7 @@ def require_equal(name: str, locked: DataLock, found: DataLock) -> None:
         return
     changed = sorted(f for f in locked.files.keys() & found.files.keys() if locked.files[f] != found.files[f])
     rows = [f"changed  {f}" for f in changed]
+    rows += ["changed  the table"] if locked.table != found.table else []
     rows += [f"missing  {f}" for f in sorted(locked.files.keys() - found.files.keys())]
     rows += [f"new      {f}" for f in sorted(found.files.keys() - locked.files.keys())]
     shown = rows[:20] + ([f"... and {len(rows) - 20} more"] if len(rows) > 20 else [])

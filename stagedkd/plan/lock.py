@@ -14,12 +14,13 @@ from stagedkd.spec.schema import Csv, Data, Folder, Section, Shapes, Ucf101
 
 
 class DataLock(Section):
-    """A data set as it was when locked. `files` maps each path to "size:sha256"."""
+    """A data set as it was when locked. `files` maps each video to "size:sha256", `table` is that of the csv."""
 
     fingerprint: str
     classes: tuple[str, ...]
     clips: int
     files: Mapping[str, str]
+    table: str = ""
 
 
 class Lock(Section):

@@ -1,0 +1,3 @@
+"""The version of the code, which goes into run.json."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Does what the plan says: walks it and runs one function per kind of work."""

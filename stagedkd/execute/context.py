@@ -1,0 +1,103 @@
+"""What every kind of work is handed: its inputs, its workspace, the runtime, and whom to tell."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from stagedkd.errors import Interrupted
+from stagedkd.plan.graph import Plan, Stage
+from stagedkd.plan.runtime import Runtime
+from stagedkd.store.manifest import Manifest
+from stagedkd.store.store import Artifact, Workspace
+
+
+class Listener(Protocol):
+    """Whoever shows the run. Every call may be ignored."""
+
+    def stage(self, number: int, of: int, stage: Stage, state: str) -> None: ...
+    def note(self, text: str) -> None: ...
+    def step(self, fields: Mapping[str, Any]) -> None: ...
+    def count(self, what: str, done: int, of: int) -> None: ...
+    def finished(self, stage: Stage, seconds: float) -> None: ...
+
+
+class Silent:
+    """A listener that shows nothing."""
+
+    def stage(self, number: int, of: int, stage: Stage, state: str) -> None: ...
+    def note(self, text: str) -> None: ...
+    def step(self, fields: Mapping[str, Any]) -> None: ...
+    def count(self, what: str, done: int, of: int) -> None: ...
+    def finished(self, stage: Stage, seconds: float) -> None: ...
+
+
+@dataclass
+class Stop:
+    """A signal that came, to be acted on at the next safe moment."""
+
+    number: int | None = None
+
+    def get(self) -> int | None:
+        return self.number
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal came; for work that has nothing to save."""
+        if self.number is not None:
+            raise Interrupted(self.number, f"stopped by signal {self.number}")
+
+
+@contextmanager
+def catching_signals() -> Iterator[Stop]:
+    """SIGTERM and SIGINT are noted in a `Stop`; a second one of them ends the process at once."""
+    stop = Stop()
+
+    def note(number: int, _frame: Any) -> None:
+        if stop.number is not None:
+            os._exit(128 + number)
+        stop.number = number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals belong to the main thread's owner
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Context:
+    """One stage about to run. `inputs` are the artifacts it needs by role; `manifest` its own, without files."""
+
+    plan: Plan
+    stage: Stage
+    inputs: Mapping[str, Artifact]
+    workspace: Workspace
+    manifest: Manifest
+    runtime: Runtime
+    listener: Listener
+    stop: Stop
+
+    @property
+    def root(self) -> Path:
+        return Path(self.runtime.root)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a stage reports: `metrics` go into the manifest, `run` (volatile) into run.json."""
+
+    metrics: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    run: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+Worker = Callable[[Context], Done]

@@ -1,0 +1,52 @@
+"""`Evaluate`: one network on one split."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from stagedkd.errors import DataError
+from stagedkd.execute.context import Context, Done
+from stagedkd.execute.networks import build_or_refuse, device_of, load_network
+from stagedkd.execute.tables import read_table, write_table
+from stagedkd.execute.train import open_source, run_facts
+from stagedkd.models.shapes import measure
+from stagedkd.plan.work import Evaluate
+from stagedkd.train.evaluate import figures, latency, predict
+
+
+def evaluate(context: Context, work: Evaluate) -> Done:
+    """Write predictions.parquet and give the figures; latency goes to run.json.
+
+    Raises:
+        DataError: the split has no clip.
+    """
+    import torch
+
+    torch.set_num_threads(context.runtime.used_threads)
+    data, device = context.inputs["data"], device_of(context.runtime.device)
+    classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
+    splits = read_table(data.file("clips.parquet"))["split"]
+    numbers = np.array([i for i, split in enumerate(splits) if split == work.split], np.int64)
+    if not len(numbers):
+        raise DataError(f"the split {work.split} has no clip", hint="evaluate another split, or set data.test_folds")
+    labels = np.array(read_table(data.file("truth.parquet"))["label"], np.int64)[numbers]
+    network = load_network(context.inputs["network"], work.arch, len(classes), context.root).to(device)
+
+    def progress(done: int, of: int) -> None:
+        context.stop.check()
+        context.listener.count("clips evaluated", done, of)
+
+    source = open_source(context, work.clip, device)
+    scores = predict(network, source, numbers, work.batch, work.clips, work.crops, device, progress)
+    write_table(context.workspace.files / "predictions.parquet", {
+        "clip": numbers.tolist(), "label": labels.tolist(), "predicted": scores.argmax(1).tolist(),
+        "confidence": scores.max(1).tolist(),
+    })  # fmt: skip
+    clip = work.clip
+    shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), clip.frames, clip.size)
+    metrics = figures(scores, labels, classes)
+    metrics |= {"split": work.split, "views": f"{work.clips}x{work.crops}", "params": shape.params, "flops": shape.flops}
+    seconds = latency(network, clip.frames, clip.size, device)
+    return Done(metrics=metrics, run=run_facts(device, 0.0) | {"latency_seconds": seconds})

@@ -1,0 +1,68 @@
+"""Bring `stagedkd.lock` up to what a spec needs, and hold the disk against it."""
+
+from __future__ import annotations
+
+from filelock import FileLock
+
+from stagedkd.data.fingerprint import HashMemo, fingerprint, require_equal
+from stagedkd.errors import LockError, UsageError
+from stagedkd.execute.weights import all_weights, sha256_of, weights_file
+from stagedkd.plan.lock import Lock, data_id, read_lock, write_lock
+from stagedkd.plan.runtime import Runtime
+from stagedkd.spec.schema import Spec
+
+
+def lock_spec(spec: Spec, runtime: Runtime, *, accept: bool) -> tuple[Lock, list[str]]:
+    """Add what is missing in the lock; with `accept`, take what is on the disk where it differs.
+
+    Returns:
+        the lock, and a line for each entry that was written.
+    Raises:
+        LockError: the disk differs from an entry, and `accept` is off. UsageError: data or weights are missing.
+    """
+    path = runtime.lock_path
+    with FileLock(str(path.with_name(".stagedkd.lock.guard"))):
+        before = read_lock(path)
+        lock = _with_weights(spec, runtime, _with_data(spec, runtime, before, accept=accept), accept=accept)
+        if lock != before:
+            write_lock(path, lock)
+    lines = [f"data {n}: {e.clips} clips, {len(e.classes)} classes, {e.fingerprint[:12]}" for n, e in lock.data.items()
+             if before.data.get(n) != e]  # fmt: skip
+    lines += [f"weights {n}: {s[:12]}" for n, s in lock.weights.items() if before.weights.get(n) != s]
+    return lock, lines
+
+
+def _with_data(spec: Spec, runtime: Runtime, lock: Lock, *, accept: bool) -> Lock:
+    name = data_id(spec.data)
+    if name is None:
+        return lock
+    memo = HashMemo(runtime.folder("cache") / "hashes.json")
+    try:
+        found = fingerprint(spec.data, runtime.folder("data_dir"), memo)
+    except UsageError:
+        if name in lock.data and not accept:
+            return lock  # a clone without the raw data: the lock speaks for them, and the store may hold the rest
+        raise
+    if name in lock.data and not accept:
+        require_equal(name, lock.data[name], found)
+    return lock.with_data(name, found)
+
+
+def _with_weights(spec: Spec, runtime: Runtime, lock: Lock, *, accept: bool) -> Lock:
+    for name, network in all_weights(spec).items():
+        if name in lock.weights and not accept and not _is_local(name):
+            continue  # torch checks the hash of what it fetches; the stage checks the rest
+        try:
+            found = sha256_of(weights_file(name, network, runtime))
+        except UsageError:
+            if name in lock.weights and not accept:
+                continue
+            raise
+        if lock.weights.get(name, found) != found and not accept:
+            raise LockError(f"weights {name} differ from stagedkd.lock", hint="restore the file, or: stagedkd lock SPEC")
+        lock = lock.with_weights(name, found)
+    return lock
+
+
+def _is_local(name: str) -> bool:
+    return "." in name

@@ -1,0 +1,74 @@
+"""Networks in stages: built on the device with a seed, loaded from artifacts, written with their manifest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from stagedkd.errors import StoreError, TrainingError, UsageError
+from stagedkd.execute.context import Context
+from stagedkd.execute.weights import weights_file
+from stagedkd.models.build import build, load_weights
+from stagedkd.models.network import Network
+from stagedkd.plan.work import Weights
+from stagedkd.spec.schema import Arch, FileArch
+from stagedkd.store.manifest import Manifest
+from stagedkd.store.store import Artifact
+
+FILE_OF = {"teach": "teacher.safetensors", "distill": "student.safetensors"}
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a runtime: `auto` takes CUDA, then MPS, then the CPU. Raises UsageError: it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, found in there.items() if found))
+    if not there[name]:
+        raise UsageError(f"no device {name} here", hint=f"use --device {next(k for k, v in there.items() if v)} or auto")
+    return torch.device(name)
+
+
+def new_network(context: Context, arch: Arch, classes: int, weights: Weights | None, seed: int) -> Network:
+    """A fresh network on the CPU, initialised from `seed`, then from its weight file."""
+    torch.manual_seed(seed)
+    if isinstance(arch, FileArch):
+        context.listener.note(f"running code of your own: {arch.path}")
+    network = build_or_refuse(arch, classes, context.root)
+    if weights is not None:
+        skipped = load_weights(network, weights_file(weights.name, arch, context.runtime))
+        if skipped:
+            context.listener.note(f"{weights.name}: the head is new ({', '.join(skipped)} not loaded)")
+    return network
+
+
+def build_or_refuse(arch: Arch, classes: int, root: Path) -> Network:
+    """`build`, with a fault in one's own file as an error of ours."""
+    try:
+        return build(arch, classes, root=root)
+    except Exception as error:
+        if not isinstance(arch, FileArch):
+            raise
+        message = f"{arch.path} cannot be built: {type(error).__name__}: {error}"
+        raise TrainingError(message, hint="it must have build(classes, **args) -> nn.Module, blocks first, head last") from error
+
+
+def load_network(artifact: Artifact, arch: Arch, classes: int, root: Path) -> Network:
+    """The trained network of an artifact, on the CPU. Raises StoreError: the file does not fit the architecture."""
+    network = build_or_refuse(arch, classes, root)
+    path = artifact.file(FILE_OF[artifact.manifest.kind])
+    try:
+        network.net.load_state_dict(load_file(path))
+    except Exception as error:
+        raise StoreError(f"{path} does not fit {arch.arch}: {str(error).splitlines()[0]}") from error
+    return network
+
+
+def save_network(context: Context, network: Network) -> None:
+    """Write the network with its manifest as metadata, so that it can be rebuilt from the file alone."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in network.net.state_dict().items()}
+    manifest: Manifest = context.manifest
+    text = json.dumps(manifest.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+    save_file(tensors, context.workspace.files / FILE_OF[context.stage.work.kind], metadata={"stagedkd": text})

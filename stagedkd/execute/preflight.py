@@ -1,0 +1,91 @@
+"""Before anything is trained: every network on the meta device, every pair's shapes, every wrong cut found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stagedkd.errors import Problem, SpecError, StagedkdError
+from stagedkd.execute.networks import build_or_refuse
+from stagedkd.models.shapes import NetworkShape, measure
+from stagedkd.plan.graph import Plan
+from stagedkd.plan.lock import data_id
+from stagedkd.plan.work import Cut, Distill, Teach
+from stagedkd.spec.cuts import cut_faults
+from stagedkd.spec.schema import Arch, Clip, Shapes
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student substage against the teacher's: feature shapes (C, T, H, W), and the grid both are pooled to."""
+
+    hop: str
+    number: int
+    student: tuple[int, ...]
+    teacher: tuple[int, ...]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return tuple(min(a, b) for a, b in zip(self.student[1:], self.teacher[1:], strict=True))
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """`networks`: shape by stage name; `pairs` of all hops."""
+
+    networks: Mapping[str, NetworkShape]
+    pairs: tuple[Pair, ...]
+
+
+def preflight(plan: Plan, root: Path) -> Preflight:
+    """Measure every network of a plan and every pair of every hop.
+
+    Raises:
+        SpecError: a network cannot be built or cannot take the clips, or a cut names blocks that are not there.
+    """
+    classes = class_count(plan)
+    networks: dict[str, NetworkShape] = {}
+    pairs: list[Pair] = []
+    problems: list[Problem] = []
+    for stage in plan.stages:
+        if not isinstance(stage.work, (Teach, Distill)):
+            continue
+        try:
+            networks[stage.name] = _measure(stage.work.arch, stage.work.clip, classes, root)
+        except (StagedkdError, ValueError, RuntimeError) as error:
+            fault = str(error).splitlines()[0]
+            problems.append(Problem(f"{stage.name}: {stage.work.arch.arch} cannot run here: {fault}"))
+    if problems:
+        raise SpecError(problems)
+    for stage in plan.stages:
+        if isinstance(stage.work, Distill):
+            mine, theirs = networks[stage.name], networks[stage.needs["teacher"]]
+            problems += _wrong_cut(stage.name, stage.work.cut, tuple(mine.maps))
+            problems += _wrong_cut(stage.needs["teacher"], stage.work.teacher_cut, tuple(theirs.maps))
+            if not problems and stage.work.teacher_cut:
+                pairs += _pairs(stage.name, stage.work, mine, theirs)
+    if problems:
+        raise SpecError(list(dict.fromkeys(problems)))
+    return Preflight(networks, tuple(pairs))
+
+
+def class_count(plan: Plan) -> int:
+    """Classes of the plan's data: of the simulator, or from the lock; 2 where neither knows yet."""
+    if isinstance(plan.spec.data, Shapes):
+        return plan.spec.data.classes
+    entry = plan.lock.data.get(str(data_id(plan.spec.data)))
+    return len(entry.classes) if entry else 2
+
+
+def _measure(arch: Arch, clip: Clip, classes: int, root: Path) -> NetworkShape:
+    return measure(lambda: build_or_refuse(arch, classes, root), clip.frames, clip.size)
+
+
+def _wrong_cut(name: str, cut: Cut, blocks: Sequence[str]) -> list[Problem]:
+    return [Problem(f"{name}: {fault}", None, hint) for fault, _, hint in (cut_faults(cut, tuple(blocks)) if cut else ())]
+
+
+def _pairs(name: str, work: Distill, mine: NetworkShape, theirs: NetworkShape) -> list[Pair]:
+    rows = zip(work.cut, work.teacher_cut, strict=True)
+    return [Pair(name, k + 1, mine.maps[a[-1]], theirs.maps[b[-1]]) for k, (a, b) in enumerate(rows)]

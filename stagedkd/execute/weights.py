@@ -1,0 +1,55 @@
+"""Weight files: a path below the project, or a torchvision name, found in torch's cache or fetched by torch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path, PurePath
+
+from stagedkd.errors import UsageError
+from stagedkd.plan.runtime import Runtime
+from stagedkd.spec.schema import NetworkFields, Spec, TorchvisionArch
+
+
+def weights_file(name: str, arch: object, runtime: Runtime) -> Path:
+    """The file of `weights: name`.
+
+    Raises:
+        UsageError: it is not there and cannot be fetched; says where to put it.
+    """
+    if PurePath(name).suffix in (".safetensors", ".pth", ".pt"):
+        path = Path(runtime.root) / name
+        if not path.is_file():
+            raise UsageError(f"no weight file {path}", hint="weights are paths relative to the project's folder")
+        return path
+    assert isinstance(arch, TorchvisionArch), "check_rules lets names through for torchvision networks only"
+    return _torchvision_file(arch.arch, name)
+
+
+def _torchvision_file(arch: str, name: str) -> Path:
+    import torch
+    from torchvision.models import get_model_weights
+
+    url: str = get_model_weights(arch)[name].url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / PurePath(url).name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
+        except Exception as error:
+            hint = f"fetch {PurePath(url).name} on a machine with network and put it in {path.parent}"
+            raise UsageError(f"weights {name} of {arch} cannot be fetched: {error}", hint=hint) from error
+    return path
+
+
+def all_weights(spec: Spec) -> dict[str, NetworkFields]:
+    """The networks of a spec that name weights, by that name."""
+    listed = spec.cascade if spec.cascade != "auto" else ()
+    networks: list[NetworkFields] = [spec.teacher, spec.student]
+    networks += [n for n in listed if isinstance(n, NetworkFields)]
+    return {n.weights: n for n in networks if n.weights is not None}
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a weight file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

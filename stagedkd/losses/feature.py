@@ -1,0 +1,32 @@
+"""Losses on feature maps, and the grid that two maps share.
+
+Shape legend: B clips, C channels, T frames, H, W positions.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from stagedkd.losses._precision import full_precision, require_equal_shapes
+
+
+def pool_to_common(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Average both maps down to the element-wise minimum of their (T, H, W) grids; equal grids are left alone."""
+    grid = [min(a, b) for a, b in zip(student_BCTHW.shape[2:], teacher_BCTHW.shape[2:], strict=True)]
+    return _pool(student_BCTHW, grid), _pool(teacher_BCTHW, grid)
+
+
+def _pool(feat_BCTHW: Tensor, grid: list[int]) -> Tensor:
+    return feat_BCTHW if list(feat_BCTHW.shape[2:]) == grid else F.adaptive_avg_pool3d(feat_BCTHW, grid)
+
+
+@full_precision
+def hint(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
+    """FitNets, Romero et al. 2015: mean squared error over all elements. The teacher gets no gradient.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
+    return (student_BCTHW - teacher_BCTHW.detach()).square().mean()

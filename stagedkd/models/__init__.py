@@ -1,0 +1,1 @@
+"""Networks as named blocks and a head, so that they can be cut into substages."""

@@ -1,0 +1,102 @@
+"""From an architecture in the spec to a network, and from a weight file into it."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from pathlib import Path
+from typing import assert_never
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from stagedkd.errors import DataError
+from stagedkd.models.network import Anatomy, Network
+from stagedkd.models.resnet3d import resnet3d
+from stagedkd.spec.schema import Arch, FileArch, Resnet3dArch, TorchvisionArch
+
+HEAD_NAMES = ("fc.", "head.", "classifier.")
+
+
+def build(arch: Arch, classes: int, *, root: Path) -> Network:
+    """A randomly initialised network with `classes` outputs, on the current default device.
+
+    Args:
+        root: the project's folder, which paths of one's own networks are relative to.
+    Raises:
+        ValueError: one's own file does not give a module of at least one block and a head.
+    """
+    match arch:
+        case Resnet3dArch():
+            return resnet3d(arch.width, arch.blocks, arch.conv, classes)
+        case TorchvisionArch():
+            from stagedkd.models.torchvision_video import torchvision_video  # torchvision takes seconds to import
+
+            return torchvision_video(arch.arch, classes)
+        case FileArch():
+            return _own(arch, classes, root)
+        case _:
+            assert_never(arch)
+
+
+_loaded = itertools.count()
+
+
+def _own(arch: FileArch, classes: int, root: Path) -> Network:
+    """Run one's own file. Its children are the blocks, the last of them the head."""
+    spec = importlib.util.spec_from_file_location(f"stagedkd_own_{next(_loaded)}", root / arch.path)
+    if spec is None or spec.loader is None:
+        raise ValueError("not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "build"):
+        raise ValueError("there is no function build(classes, **args)")
+    net = module.build(classes, **arch.args)
+    names = [name for name, _ in net.named_children()] if isinstance(net, nn.Module) else []
+    if len(names) < 2:
+        raise ValueError("build() must give an nn.Module with at least two named children: blocks and a head")
+    *blocks, head = names
+    return Network(net, Anatomy({name: (name,) for name in blocks}, (head,), _finish_own))
+
+
+def _finish_own(net: nn.Module, state: Tensor) -> Tensor:
+    return list(net.children())[-1](state)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file, or of a .pth file through `weights_only=True`. Raises DataError."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        hint = "use safetensors, or a .pth that holds tensors alone"
+        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint=hint) from error
+    found = found.get("state_dict", found) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise DataError(f"{path} holds no state dict")
+    return found
+
+
+def load_weights(network: Network, path: Path) -> list[str]:
+    """Load a weight file; the head is left as it is where its shape differs (another number of classes).
+
+    Returns:
+        the names of the head's tensors that were left out.
+    Raises:
+        DataError: other names or shapes do not match; lists them.
+    """
+    given, own = read_weights(path), network.net.state_dict()
+    skipped = [n for n in given if n in own and n.startswith(HEAD_NAMES) and given[n].shape != own[n].shape]
+    wrong = [f"{n} is not in the network" for n in given if n not in own]
+    wrong += [f"{n} is missing in the file" for n in own if n not in given]
+    wrong += [
+        f"{n}: {tuple(given[n].shape)} in the file, {tuple(own[n].shape)} in the network"
+        for n in given if n in own and n not in skipped and given[n].shape != own[n].shape
+    ]  # fmt: skip
+    if wrong:
+        more = f"\n    and {len(wrong) - 12} more" if len(wrong) > 12 else ""
+        raise DataError(f"{path} does not fit the network:\n    " + "\n    ".join(wrong[:12]) + more)
+    network.net.load_state_dict({**own, **{n: t for n, t in given.items() if n not in skipped}})
+    return skipped

@@ -1,0 +1,91 @@
+"""`Network`: any video classifier as a row of named blocks and a head, run only as far as asked.
+
+The wrapped module keeps its own names: weights are saved and loaded as `network.net.state_dict()`.
+
+Shape legend: B clips, C channels, T frames, H, W pixels, N classes, D token width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+State: TypeAlias = Any  # what one block hands to the next: a tensor, or tokens with their grid
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """How a family of networks is cut. Holds names, never modules, so that a deep copy of a network stands alone.
+
+    blocks: block name -> paths of its modules in the net, in order. head: paths of the head's modules.
+    step: (module, state) -> state. finish: (net, state) -> logits (B, N). to_map: state -> (B, C, T, H, W).
+    input_fault: (T, H, W) -> why the network cannot take it, or "".
+    """
+
+    blocks: Mapping[str, tuple[str, ...]]
+    head: tuple[str, ...]
+    finish: Callable[[nn.Module, State], Tensor]
+    step: Callable[[nn.Module, State], State] = lambda module, state: module(state)
+    to_map: Callable[[State], Tensor] = lambda state: state
+    input_fault: Callable[[tuple[int, int, int]], str] = lambda _: ""
+
+
+class Network(nn.Module):
+    """A network with named blocks."""
+
+    def __init__(self, net: nn.Module, anatomy: Anatomy) -> None:
+        super().__init__()
+        self.net, self.anatomy = net, anatomy
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the blocks, in order, without the head."""
+        return tuple(self.anatomy.blocks)
+
+    @property
+    def head_modules(self) -> tuple[nn.Module, ...]:
+        """The modules of the head."""
+        return tuple(self.net.get_submodule(path) for path in self.anatomy.head)
+
+    def block_modules(self, name: str) -> tuple[nn.Module, ...]:
+        """The modules of a block. Raises KeyError: there is no such block."""
+        return tuple(self.net.get_submodule(path) for path in self.anatomy.blocks[name])
+
+    def run(
+        self, clip_BCTHW: Tensor, upto: str | None = None, taps: Sequence[str] = (), head: bool = True
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Run only what is asked for.
+
+        Args:
+            clip_BCTHW: normalised float clips.
+            upto: run at least to this block. taps: blocks whose feature maps are wanted. head: make logits.
+        Returns:
+            feature maps (B, C, T, H, W) by block, and logits (B, N) or None.
+        Raises:
+            ValueError: clips of a size that the network cannot take, or an unknown block.
+        """
+        names = self.blocks
+        asked = [*taps, *([upto] if upto else [])]
+        unknown = [name for name in asked if name not in names]
+        if unknown:
+            raise ValueError(f"no block '{unknown[0]}'; the blocks are {', '.join(names)}")
+        fault = self.anatomy.input_fault((clip_BCTHW.shape[2], clip_BCTHW.shape[3], clip_BCTHW.shape[4]))
+        if fault:
+            raise ValueError(fault)
+        last = len(names) - 1 if head else max((names.index(name) for name in asked), default=-1)
+        state, maps = clip_BCTHW, dict[str, Tensor]()
+        for name in names[: last + 1]:
+            for module in self.block_modules(name):
+                state = self.anatomy.step(module, state)
+            if name in taps:
+                maps[name] = self.anatomy.to_map(state)
+        return maps, self.anatomy.finish(self.net, state) if head else None
+
+    def forward(self, clip_BCTHW: Tensor) -> Tensor:
+        """Logits (B, N)."""
+        logits = self.run(clip_BCTHW)[1]
+        assert logits is not None
+        return logits

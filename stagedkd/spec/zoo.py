@@ -1,0 +1,105 @@
+"""The zoo's plain data: block names, natural cuts, parameter counts and weight names of torchvision's video networks,
+and the closed forms of resnet3d. No torch; held equal to the built networks by a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Cut: TypeAlias = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """`blocks` in order, without head; `stages` the natural cut; `trunk_params` without the last layer; `input` the
+    (frames, size) that a network is fixed to."""
+
+    family: Literal["resnet", "s3d", "mvit", "swin3d"]
+    blocks: tuple[str, ...]
+    stages: Cut
+    trunk_params: int
+    weights: tuple[str, ...]
+    input: tuple[int, int] | None = None
+
+
+def _resnet(params: int) -> ZooEntry:
+    names = ("stem", "layer1", "layer2", "layer3", "layer4")
+    stages = (("stem", "layer1"), ("layer2",), ("layer3",), ("layer4",))
+    return ZooEntry("resnet", names, stages, params, ("KINETICS400_V1",))
+
+
+def _mvit(params: int, weights: str, cuts: Sequence[int]) -> ZooEntry:
+    """`cuts`: the transformer blocks (from 1) at which a stage begins, where the grid is halved."""
+    names = ("stem", *(f"block{i}" for i in range(1, 17)))
+    ends = [*cuts[1:], 17]
+    stages = [tuple(f"block{i}" for i in range(a, b)) for a, b in zip(cuts, ends, strict=True)]
+    return ZooEntry("mvit", names, (("stem", *stages[0]), *stages[1:]), params, (weights,), (16, 224))
+
+
+def _swin(params: int, *weights: str) -> ZooEntry:
+    names = ("stem", "layer1", "merge1", "layer2", "merge2", "layer3", "merge3", "layer4")
+    stages = (("stem", "layer1"), ("merge1", "layer2"), ("merge2", "layer3"), ("merge3", "layer4"))
+    return ZooEntry("swin3d", names, stages, params, weights)
+
+
+_S3D = (
+    "stem", "pool1", "conv2a", "conv2b", "pool2", "mixed3b", "mixed3c", "pool3", "mixed4b", "mixed4c", "mixed4d",
+    "mixed4e", "mixed4f", "pool4", "mixed5b", "mixed5c",
+)  # fmt: skip
+
+ZOO: dict[str, ZooEntry] = {
+    "r3d_18": _resnet(33_166_272),
+    "mc3_18": _resnet(11_490_240),
+    "r2plus1d_18": _resnet(31_300_125),
+    "s3d": ZooEntry(
+        "s3d", _S3D, (_S3D[:4], _S3D[4:7], _S3D[7:13], _S3D[13:]), 7_910_048, ("KINETICS400_V1",)
+    ),
+    "mvit_v1_b": _mvit(36_303_072, "KINETICS400_V1", (1, 2, 4, 15)),
+    "mvit_v2_s": _mvit(34_230_144, "KINETICS400_V1", (1, 2, 4, 15)),
+    "swin3d_t": _swin(27_850_470, "KINETICS400_V1"),
+    "swin3d_s": _swin(49_509_078, "KINETICS400_V1"),
+    "swin3d_b": _swin(87_638_984, "KINETICS400_V1", "KINETICS400_IMAGENET22K_V1"),
+}
+
+
+def resnet3d_blocks(blocks: Sequence[int]) -> tuple[str, ...]:
+    """Block names of a resnet3d: stem, layer1 ... layerN."""
+    return ("stem", *(f"layer{i + 1}" for i in range(len(blocks))))
+
+
+def resnet3d_trunk_params(width: int, blocks: Sequence[int], conv: str) -> int:
+    """Parameters of a resnet3d without its last layer, in closed form."""
+    total = 3 * width * 27 + 2 * width
+    c_in = width
+    for i, count in enumerate(blocks):
+        c_out = width * 2**i
+        kind = "r2plus1d" if conv == "r2plus1d" else "flat" if conv == "mixed" and i else "full"
+        for j in range(count):
+            first = c_in if j == 0 else c_out
+            total += _conv_params(first, c_out, kind) + _conv_params(c_out, c_out, kind) + 4 * c_out
+            if j == 0 and (i > 0 or first != c_out):
+                total += first * c_out + 2 * c_out
+        c_in = c_out
+    return total
+
+
+def _conv_params(c_in: int, c_out: int, kind: str) -> int:
+    if kind == "r2plus1d":
+        mid = (c_in * c_out * 27) // (c_in * 9 + 3 * c_out)
+        return c_in * mid * 9 + 2 * mid + mid * c_out * 3
+    return c_in * c_out * (9 if kind == "flat" else 27)
+
+
+def width_for(params: float, blocks: Sequence[int], conv: str) -> int:
+    """The multiple of 4 whose resnet3d has the trunk nearest to `params`; at least 4, at most 1024."""
+    return min(range(4, 1025, 4), key=lambda width: abs(resnet3d_trunk_params(width, blocks, conv) - params))
+
+
+def merge_cut(stages: Cut, parts: int) -> Cut:
+    """Merge natural stages into `parts` runs of even depth. Raises ValueError: there are fewer stages than parts."""
+    count = len(stages)
+    if parts > count:
+        raise ValueError(f"it has {count} natural substages, fewer than {parts}: declare its substages")
+    ends = [round(i * count / parts) for i in range(parts + 1)]
+    return tuple(tuple(name for stage in stages[a:b] for name in stage) for a, b in zip(ends, ends[1:], strict=False))
