@@ -1,0 +1,1 @@
+"""Shows what the store keeps: a view over manifests and event files, never a stage."""

@@ -1,0 +1,124 @@
+"""Tables and progress on the terminal: rich where it is one, plain lines where it is not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from stagedkd.plan.graph import Plan, Stage
+from stagedkd.report.collect import NetworkResult, Results
+
+STATE_COLOURS = {"hit": "green", "resumable": "yellow", "miss": "cyan", "unlocked": "magenta"}
+
+
+def plan_table(plan: Plan, states: Mapping[str, str]) -> Table:
+    """Stages with their keys and where they stand."""
+    table = Table("stage", "kind", "key", "state", "needs", box=None, header_style="bold", pad_edge=False)
+    for stage in plan.stages:
+        state = states[stage.name]
+        needs = ", ".join(stage.needs.values())
+        shown = f"[{STATE_COLOURS[state]}]{state}[/]"
+        table.add_row(stage.name, stage.work.kind, (stage.key or "unlocked")[:12], shown, needs)
+    return table
+
+
+def results_table(results: Results) -> Table:
+    """Teacher, assistants, student, control."""
+    table = Table("network", box=None, header_style="bold", pad_edge=False)
+    for column in ("top-1", "95% interval", "parameters", "MFLOPs", "smaller", "labels used"):
+        table.add_column(column, justify="right")
+    for network in results.networks:
+        table.add_row(*_row(network, results.teacher), style="bold" if network is results.student else "")
+    return table
+
+
+def _row(n: NetworkResult, teacher: NetworkResult) -> tuple[str, ...]:
+    low, high = n.interval
+    labels = f"{n.labelled_clips} of {n.training_clips}" + (" (true)" if n.labels == "all" else "")
+    return (
+        n.name, f"{100 * n.top1:.1f}%", f"{100 * low:.1f} to {100 * high:.1f}", f"{n.params:,}", f"{n.flops / 1e6:,.1f}",
+        f"{teacher.params / n.params:.1f}x", labels,
+    )  # fmt: skip
+
+
+class Shown:
+    """Progress of a run: a live line on a terminal, a plain line per epoch elsewhere. `level` -1 quiet, 1 verbose."""
+
+    def __init__(self, console: Console, level: int) -> None:
+        self.console, self.level = console, level
+        self.live = console.is_terminal and level >= 0
+        bar = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}"), TimeElapsedColumn())
+        self.progress = Progress(*bar, console=console, transient=True, disable=not self.live)
+        self.task: TaskID | None = None
+        self.heading, self.last_epoch, self.said = "", ("", 0), 0.0
+
+    def __enter__(self) -> Shown:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def stage(self, number: int, of: int, stage: Stage, state: str) -> None:
+        self.heading = f"[{number}/{of}] {stage.name}"
+        if state == "hit":
+            self._say(f"{self.heading}: in the store", at=1)
+            return
+        self._say(f"{self.heading}: {'resuming' if state == 'resumable' else 'running'} ({stage.folder})")
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+        self.task = self.progress.add_task(self.heading.replace("[", "\\["), total=1.0, text="")
+
+    def note(self, text: str) -> None:
+        self._say(f"note: {text}")
+
+    def count(self, what: str, done: int, of: int) -> None:
+        self._move(done / max(1, of), f"{done} of {of} {what}")
+        if not self.live and (done == of and what.endswith("decoded") or time.monotonic() - self.said > 10):
+            self._say(f"{self.heading}: {done} of {of} {what}")
+
+    def step(self, fields: Mapping[str, Any]) -> None:
+        left = fields["seconds"] * (1 - fields["done"]) / max(fields["done"], 1e-9)
+        losses = " ".join(f"{name} {value:.3g}" for name, value in fields["losses"].items() if name != "total")
+        place = f"{fields['phase']} {fields['epoch']}/{fields['epochs']}"
+        text = f"{place}  {losses}  {fields['clips_per_s']:.0f} clips/s  ETA {left:.0f} s"
+        self._move(fields["done"], text)
+        mark = (fields["phase"], fields["epoch"])
+        if mark != self.last_epoch and not self.live and (time.monotonic() - self.said > 5 or self.level > 0):
+            self._say(f"{self.heading}: {text}")
+        self.last_epoch = mark
+
+    def finished(self, stage: Stage, seconds: float) -> None:
+        self._move(1.0, "")
+        self._say(f"{self.heading}: done in {seconds:.1f} s")
+
+    def _move(self, share: float, text: str) -> None:
+        if self.live and self.task is not None:
+            self.progress.update(self.task, completed=share, text=text)
+
+    def _say(self, text: str, at: int = 0) -> None:
+        if self.level >= at:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.said = time.monotonic()
+
+
+def shapes_tables(
+    networks: list[tuple[str, int, int, int]],
+    pairs: list[tuple[str, int, tuple[int, ...], tuple[int, ...], tuple[int, ...]]],
+) -> list[Table]:
+    """Sizes of the networks (name, parameters, without head, FLOPs) and the pairs of every hop (hop, number, student
+    and teacher map as C,T,H,W, common grid)."""
+    sizes = Table("network", box=None, header_style="bold", pad_edge=False)
+    for column in ("parameters", "without head", "MFLOPs per clip"):
+        sizes.add_column(column, justify="right")
+    for name, params, trunk, flops in networks:
+        sizes.add_row(name, f"{params:,}", f"{trunk:,}", f"{flops / 1e6:,.1f}")
+    rows = Table("hop", "pair", "student CxTxHxW", "teacher CxTxHxW", "common grid", box=None, header_style="bold")
+    for hop, number, student, teacher, grid in pairs:
+        rows.add_row(hop, str(number), *("x".join(map(str, shape)) for shape in (student, teacher, grid)))
+    return [sizes, rows] if pairs else [sizes]
