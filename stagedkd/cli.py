@@ -40,7 +40,7 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say errors and resul
 @app.command()
 def check(
     spec: SpecPath, overrides: Overrides = None,
-    shapes: Annotated[bool, typer.Option("--shapes", help="Build every network on the meta device (loads torch).")] = False,
+    shapes: Annotated[bool, typer.Option("--shapes", help="Build all networks on the meta device.")] = False,
 ) -> None:  # fmt: skip
     """Check a spec: every fault at once, each with its place."""
     loaded = _load(spec, overrides)
@@ -53,9 +53,7 @@ def check(
 
 
 @app.command()
-def plan(
-    spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False, store: StoreDir = None
-) -> None:
+def plan(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False, store: StoreDir = None) -> None:
     """List the stages, their keys, and whether the store has them."""
     from stagedkd.report.terminal import plan_table
     from stagedkd.store.store import Store
@@ -92,9 +90,7 @@ def run(
     from stagedkd.store.store import Store
 
     loaded = _load(spec, overrides)
-    runtime = _runtime(
-        spec, store=store, results=results, data_dir=data_dir, device=device, threads=threads
-    )
+    runtime = _runtime(spec, store=store, results=results, data_dir=data_dir, device=device, threads=threads)
     console = _console(err=True)
     with Shown(console, verbose - quiet) as shown:
         outcome = walk(loaded, runtime, shown)
@@ -112,9 +108,7 @@ def run(
 
 
 @app.command()
-def show(
-    spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False, store: StoreDir = None
-) -> None:
+def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False, store: StoreDir = None) -> None:
     """Show the results of a spec that has run."""
     from stagedkd.report.collect import collect
     from stagedkd.report.terminal import results_table
@@ -130,9 +124,7 @@ def show(
 
 
 @app.command()
-def report(
-    spec: SpecPath, overrides: Overrides = None, store: StoreDir = None, results: ResultsDir = None
-) -> None:
+def report(spec: SpecPath, overrides: Overrides = None, store: StoreDir = None, results: ResultsDir = None) -> None:
     """Write results/<name>/metrics.json and report.html from the store."""
     from stagedkd.report.write import report as write
     from stagedkd.report.write import results_folder

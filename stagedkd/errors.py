@@ -1,13 +1,13 @@
 """The exception tree. Every error says the fault, the place, and what to do next.
 
-    StagedkdError                   exit 1
-    |-- UsageError                  exit 2   arguments are wrong
-    |-- SpecError                   exit 2   the spec is wrong: carries every Problem found, with its place
-    |-- LockError                   exit 2   the data or weights differ from stagedkd.lock
-    |-- DataError                   exit 1   clips cannot be read, or too many are bad
-    |-- StoreError                  exit 1   an artifact is missing, cut or tampered with
-    |-- TrainingError               exit 1   training cannot go on (NaN loss, no memory, no space)
-    `-- Interrupted                 exit 128 + signal
+StagedkdError                   exit 1
+|-- UsageError                  exit 2   arguments are wrong
+|-- SpecError                   exit 2   the spec is wrong: carries every Problem found, with its place
+|-- LockError                   exit 2   the data or weights differ from stagedkd.lock
+|-- DataError                   exit 1   clips cannot be read, or too many are bad
+|-- StoreError                  exit 1   an artifact is missing, cut or tampered with
+|-- TrainingError               exit 1   training cannot go on (NaN loss, no memory, no space)
+`-- Interrupted                 exit 128 + signal
 """
 
 from __future__ import annotations

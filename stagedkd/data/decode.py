@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import numpy.typing as npt
+from av import logging
+from av.codec.context import ThreadType
+from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 DECODER_VERSION = 1  # bumped when decoded pixels change; enters the cache's key
@@ -29,7 +33,7 @@ def decode(path: Path, shorter_side: int) -> Decoded:
 
     Never raises for a bad file: `fault` says what is wrong, and the frames before it are there.
     """
-    av.logging.set_level(av.logging.PANIC)
+    logging.set_level(logging.PANIC)
     if not path.is_file():
         return Decoded(_nothing(), "missing")
     if path.stat().st_size == 0:
@@ -42,14 +46,14 @@ def decode(path: Path, shorter_side: int) -> Decoded:
                 return Decoded(_nothing(), "no video stream")
             stream = container.streams.best("video") or container.streams.video[0]
             promised = stream.frames
-            stream.codec_context.thread_type = av.codec.context.ThreadType.NONE  # frame order and errors by count
+            stream.codec_context.thread_type = ThreadType.NONE  # frame order and errors by count
             for frame in container.decode(stream):
                 assert isinstance(frame, VideoFrame)
                 pixels = _pixels(frame, shorter_side)
                 if frames and pixels.shape != frames[0].shape:
                     return Decoded(np.stack(frames), f"the picture changes its size at frame {len(frames)}")
                 frames.append(pixels)
-    except (av.FFmpegError, ValueError, MemoryError, OverflowError) as error:
+    except (FFmpegError, ValueError, MemoryError, OverflowError) as error:
         if not frames:
             return Decoded(_nothing(), f"cannot be decoded: {_short(error)}")
         return Decoded(np.stack(frames), f"cut: error after frame {len(frames)} ({_short(error)})")
@@ -63,7 +67,10 @@ def decode(path: Path, shorter_side: int) -> Decoded:
 def _pixels(frame: VideoFrame, shorter_side: int) -> npt.NDArray[np.uint8]:
     scale = shorter_side / min(frame.width, frame.height)
     width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
-    picture = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
+    picture = cast(
+        "npt.NDArray[np.uint8]",
+        frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray(),
+    )
     turns = round((frame.rotation or 0) / 90) % 4  # display matrix: degrees counter-clockwise
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import csv
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from stagedkd.data.draws import bits, permutation
 from stagedkd.errors import DataError, UsageError
 from stagedkd.spec.schema import Csv, Data, Folder, Grouped, Shapes
 
-VIDEO_SUFFIXES = frozenset(".avi .mp4 .mkv .webm .mov .mpg .mpeg .m4v .wmv .flv .ts .3gp".split())
+VIDEO_SUFFIXES = frozenset(
+    [".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".ts", ".3gp"]
+)
 SPLITS = ("train", "val", "test")
 
 
@@ -124,8 +127,7 @@ def split_entries(entries: Sequence[Entry], data: Grouped) -> list[Entry]:
         if entry.group in given:
             return entry.split or given[entry.group]
         turn = (folds[entry.group] - data.fold) % data.folds
-        name = "val" if turn < data.val_folds else "test" if turn < data.val_folds + data.test_folds else "train"
-        return name
+        return "val" if turn < data.val_folds else "test" if turn < data.val_folds + data.test_folds else "train"
 
     placed = [Entry(e.path, e.label, e.group, split(e), e.trusted) for e in entries]
     return [e for e in placed if e.split == "train" or (e.label and e.trusted)]
@@ -143,15 +145,19 @@ def _deal(entries: Sequence[Entry], data: Grouped) -> dict[str, int]:
     folds: dict[str, int] = {}
     for name in order:
         labels = [e.label for e in members[name]]
-        cost: Callable[[int], tuple[int, int, int]] = lambda k: (  # noqa: E731
-            sum(filled[k][label] for label in labels), load[k], int(bits(data.seed, 72, k).item() >> 40)
-        )  # fmt: skip
-        best = min(range(data.folds), key=cost)
+        best = min(range(data.folds), key=partial(_cost, filled, load, labels, data.seed))
         folds[name] = best
         load[best] += len(labels)
         for label in labels:
             filled[best][label] += 1
     return folds
+
+
+def _cost(
+    filled: Sequence[dict[str, int]], load: Sequence[int], labels: Sequence[str], seed: int, fold: int
+) -> tuple[int, int, int]:
+    """How little a group is wanted in a fold: clips of its classes there, clips there, then chance."""
+    return sum(filled[fold][label] for label in labels), load[fold], int(bits(seed, 72, fold).item() >> 40)
 
 
 def require_classes(entries: Sequence[Entry], classes: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +54,7 @@ class Stop:
 
 
 @contextmanager
-def catching_signals() -> Iterator[Stop]:
+def catching_signals() -> Generator[Stop]:
     """SIGTERM and SIGINT are noted in a `Stop`; a second one of them ends the process at once."""
     stop = Stop()
 

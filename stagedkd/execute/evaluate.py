@@ -47,6 +47,11 @@ def evaluate(context: Context, work: Evaluate) -> Done:
     clip = work.clip
     shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), clip.frames, clip.size)
     metrics = figures(scores, labels, classes)
-    metrics |= {"split": work.split, "views": f"{work.clips}x{work.crops}", "params": shape.params, "flops": shape.flops}
+    metrics |= {
+        "split": work.split,
+        "views": f"{work.clips}x{work.crops}",
+        "params": shape.params,
+        "flops": shape.flops,
+    }
     seconds = latency(network, clip.frames, clip.size, device)
     return Done(metrics=metrics, run=run_facts(device, 0.0) | {"latency_seconds": seconds})

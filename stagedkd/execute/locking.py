@@ -59,7 +59,9 @@ def _with_weights(spec: Spec, runtime: Runtime, lock: Lock, *, accept: bool) -> 
                 continue
             raise
         if lock.weights.get(name, found) != found and not accept:
-            raise LockError(f"weights {name} differ from stagedkd.lock", hint="restore the file, or: stagedkd lock SPEC")
+            raise LockError(
+                f"weights {name} differ from stagedkd.lock", hint="restore the file, or: stagedkd lock SPEC"
+            )
         lock = lock.with_weights(name, found)
     return lock
 

@@ -27,7 +27,9 @@ def device_of(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind, found in there.items() if found))
     if not there[name]:
-        raise UsageError(f"no device {name} here", hint=f"use --device {next(k for k, v in there.items() if v)} or auto")
+        raise UsageError(
+            f"no device {name} here", hint=f"use --device {next(k for k, v in there.items() if v)} or auto"
+        )
     return torch.device(name)
 
 
@@ -52,7 +54,9 @@ def build_or_refuse(arch: Arch, classes: int, root: Path) -> Network:
         if not isinstance(arch, FileArch):
             raise
         message = f"{arch.path} cannot be built: {type(error).__name__}: {error}"
-        raise TrainingError(message, hint="it must have build(classes, **args) -> nn.Module, blocks first, head last") from error
+        raise TrainingError(
+            message, hint="it must have build(classes, **args) -> nn.Module, blocks first, head last"
+        ) from error
 
 
 def load_network(artifact: Artifact, arch: Arch, classes: int, root: Path) -> Network:

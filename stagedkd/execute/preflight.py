@@ -83,7 +83,9 @@ def _measure(arch: Arch, clip: Clip, classes: int, root: Path) -> NetworkShape:
 
 
 def _wrong_cut(name: str, cut: Cut, blocks: Sequence[str]) -> list[Problem]:
-    return [Problem(f"{name}: {fault}", None, hint) for fault, _, hint in (cut_faults(cut, tuple(blocks)) if cut else ())]
+    return [
+        Problem(f"{name}: {fault}", None, hint) for fault, _, hint in (cut_faults(cut, tuple(blocks)) if cut else ())
+    ]
 
 
 def _pairs(name: str, work: Distill, mine: NetworkShape, theirs: NetworkShape) -> list[Pair]:

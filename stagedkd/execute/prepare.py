@@ -82,7 +82,9 @@ def open_clips(context: Context, data: Grouped, clip: Clip) -> ClipCache:
     )  # fmt: skip
 
 
-def _sound(context: Context, data: Grouped, clip: Clip, listed: list[Entry]) -> tuple[list[Entry], list[dict[str, str]]]:
+def _sound(
+    context: Context, data: Grouped, clip: Clip, listed: list[Entry]
+) -> tuple[list[Entry], list[dict[str, str]]]:
     """Entries with enough decodable frames, and the others with their reasons.
 
     A sound short clip loops (or pads); a damaged one must have the frames of a whole clip before its first error.
@@ -102,10 +104,12 @@ def _sound(context: Context, data: Grouped, clip: Clip, listed: list[Entry]) -> 
     skipped = len(listed) - len(sound)
     for row in bad:
         context.listener.note(f"bad file {row['path']}: {row['reason']}")
-    if skipped and data.bad_files == "strict" or skipped > 3 and skipped > 0.01 * len(listed):
+    if (skipped and data.bad_files == "strict") or (skipped > 3 and skipped > 0.01 * len(listed)):
         rows = "\n    ".join(f"{row['path']}: {row['reason']}" for row in bad[:20])
         limit = "data.bad_files is strict" if data.bad_files == "strict" else "the limit is 3 files or 1%"
-        raise DataError(f"{skipped} of {len(listed)} files are bad ({limit}):\n    {rows}", hint="repair or remove them")
+        raise DataError(
+            f"{skipped} of {len(listed)} files are bad ({limit}):\n    {rows}", hint="repair or remove them"
+        )
     return sound, bad
 
 
@@ -123,9 +127,7 @@ def weaken_labels(context: Context, work: Weaken) -> Done:
     true = np.array([truth[i] for i in train], np.int64)
     trusted = np.array([clips["trusted"][i] for i in train], np.bool_)
     given, origin = weaken(true, trusted, work.labels, classes)
-    write_table(
-        context.workspace.files / "labels.parquet", {"clip": train, "label": given.tolist(), "origin": origin}
-    )
+    write_table(context.workspace.files / "labels.parquet", {"clip": train, "label": given.tolist(), "origin": origin})
     if not (given >= 0).any() and work.labels.clean + work.labels.noisy > 0:
         raise DataError("no training clip has a label", hint="raise labels.clean or labels.noisy")
     return Done(metrics={"labels": label_counts(origin)})

@@ -59,7 +59,8 @@ def distill(context: Context, work: Distill) -> Done:
         {k: mine[run[-1]][0] for k, run in enumerate(work.cut)},
         {k: theirs[run[-1]][0] for k, run in enumerate(work.teacher_cut)},
     )
-    student.to(device), lifts.to(device)
+    student.to(device)
+    lifts.to(device)
     feed = _feed(context, work, "same", device)
     job = _job(context, student, lifts, teacher, work.cut, work.teacher_cut, work.phases, feed, device)
     return _fit(context, job, labels="same")

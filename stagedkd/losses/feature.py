@@ -18,7 +18,11 @@ def pool_to_common(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> tuple[Tensor
 
 
 def _pool(feat_BCTHW: Tensor, grid: list[int]) -> Tensor:
-    return feat_BCTHW if list(feat_BCTHW.shape[2:]) == grid else F.adaptive_avg_pool3d(feat_BCTHW, grid)
+    return (
+        feat_BCTHW
+        if list(feat_BCTHW.shape[2:]) == grid
+        else F.adaptive_avg_pool3d(feat_BCTHW, (grid[0], grid[1], grid[2]))
+    )
 
 
 @full_precision

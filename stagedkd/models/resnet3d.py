@@ -54,10 +54,11 @@ class ResNet3d(nn.Module):
 
     def __init__(self, width: int, blocks: Sequence[int], conv: Conv, classes: int) -> None:
         super().__init__()
-        kinds = ["r2plus1d" if conv == "r2plus1d" else "flat" if conv == "mixed" and i else "full" for i in range(len(blocks))]
-        self.stem = nn.Sequential(
-            nn.Conv3d(3, width, 3, (1, 2, 2), 1, bias=False), nn.BatchNorm3d(width), nn.ReLU()
-        )
+        kinds = [
+            "r2plus1d" if conv == "r2plus1d" else "flat" if conv == "mixed" and i else "full"
+            for i in range(len(blocks))
+        ]
+        self.stem = nn.Sequential(nn.Conv3d(3, width, 3, (1, 2, 2), 1, bias=False), nn.BatchNorm3d(width), nn.ReLU())
         c_in = width
         for i, (count, kind) in enumerate(zip(blocks, kinds, strict=True)):
             c_out, stride = width * 2**i, 1 if i == 0 else 2

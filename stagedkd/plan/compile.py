@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 from stagedkd.plan.graph import Plan, Stage
 from stagedkd.plan.key import stage_key
 from stagedkd.plan.lock import Lock, data_id
@@ -167,7 +168,9 @@ class _Compiler:
                 self.notes.append(f"hop {i} goes from {above:,} to {below:,} parameters: the network grows")
             elif above and below and above / below > 8:
                 ratio = math.floor(above / below)
-                self.notes.append(f"hop {i} is a {ratio}x gap ({above:,} to {below:,} parameters); 8x is the usual limit")
+                self.notes.append(
+                    f"hop {i} is a {ratio}x gap ({above:,} to {below:,} parameters); 8x is the usual limit"
+                )
 
 
 def _phase_work(name: str, phase: Phase, trained: tuple[int, ...], train: Train, cut: Cut) -> PhaseWork:

@@ -59,7 +59,7 @@ def load_runtime(root: Path, **overrides: Any) -> Runtime:
         if value is not None:
             values[name] = str(value.resolve()) if isinstance(value, Path) else value
     try:
-        return Runtime(**values, root=str(root.resolve()))
+        return Runtime.model_validate({**values, "root": str(root.resolve())})
     except ValidationError as error:
         problems: list[Problem] = []
         for fault in error.errors():

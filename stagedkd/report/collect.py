@@ -122,7 +122,9 @@ def describe(work: Teach | Distill) -> str:
     """A network in a few words."""
     arch = work.arch
     if arch.arch == "resnet3d":
-        return f"resnet3d w{arch.width} {'-'.join(map(str, arch.blocks))}" + ("" if arch.conv == "full" else f" {arch.conv}")
+        return f"resnet3d w{arch.width} {'-'.join(map(str, arch.blocks))}" + (
+            "" if arch.conv == "full" else f" {arch.conv}"
+        )
     return arch.path if arch.arch == "file" else arch.arch
 
 

@@ -19,7 +19,7 @@ def loss_curves(results: Results) -> str:
     shown = {name: rows for name, rows in results.curves.items() if rows}
     if not shown:
         return ""
-    figure = Figure(figsize=(10, 2.5 * ((len(shown) + 1) // 2)), layout="constrained")
+    figure: Any = Figure(figsize=(10, 2.5 * ((len(shown) + 1) // 2)), layout="constrained")
     FigureCanvasSVG(figure)
     axes: Any = figure.subplots((len(shown) + 1) // 2, 2 if len(shown) > 1 else 1, squeeze=False)
     for axis in axes.flat[len(shown) :]:

@@ -41,8 +41,8 @@ def _row(n: NetworkResult, teacher: NetworkResult) -> tuple[str, ...]:
     low, high = n.interval
     labels = f"{n.labelled_clips} of {n.training_clips}" + (" (true)" if n.labels == "all" else "")
     return (
-        n.name, f"{100 * n.top1:.1f}%", f"{100 * low:.1f} to {100 * high:.1f}", f"{n.params:,}", f"{n.flops / 1e6:,.1f}",
-        f"{teacher.params / n.params:.1f}x", labels,
+        n.name, f"{100 * n.top1:.1f}%", f"{100 * low:.1f} to {100 * high:.1f}", f"{n.params:,}",
+        f"{n.flops / 1e6:,.1f}", f"{teacher.params / n.params:.1f}x", labels,
     )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ class Shown:
 
     def count(self, what: str, done: int, of: int) -> None:
         self._move(done / max(1, of), f"{done} of {of} {what}")
-        if not self.live and (done == of and what.endswith("decoded") or time.monotonic() - self.said > 10):
+        if not self.live and ((done == of and what.endswith("decoded")) or time.monotonic() - self.said > 10):
             self._say(f"{self.heading}: {done} of {of} {what}")
 
     def step(self, fields: Mapping[str, Any]) -> None:

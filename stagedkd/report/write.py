@@ -30,9 +30,13 @@ def report(plan: Plan, runtime: Runtime | None = None) -> Results:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / "metrics.json", json.dumps(as_json(results), indent=1, ensure_ascii=False) + "\n")
         _write(folder / "report.html", page(results))
-        shutil.copyfile(store.artifact(plan.stage("student")).file("student.safetensors"), folder / "student.safetensors")
+        shutil.copyfile(
+            store.artifact(plan.stage("student")).file("student.safetensors"), folder / "student.safetensors"
+        )
     except OSError as error:
-        raise StoreError(f"cannot write the report: {error}", hint="free some space, then: stagedkd report SPEC") from error
+        raise StoreError(
+            f"cannot write the report: {error}", hint="free some space, then: stagedkd report SPEC"
+        ) from error
     return results
 
 

@@ -28,7 +28,7 @@ def assistants(spec: Spec) -> tuple[Student, ...]:
     """
     if spec.cascade == "auto":
         return tuple(_widened(spec, share) for share in _auto_shares(spec))
-    return tuple(_widened(spec, item) if isinstance(item, float) else item for item in spec.cascade)
+    return tuple(item if isinstance(item, NetworkFields) else _widened(spec, item) for item in spec.cascade)
 
 
 def _widened(spec: Spec, share: float) -> Student:

@@ -57,7 +57,9 @@ def cut_faults(cut: Cut, names: tuple[str, ...]) -> list[tuple[str, tuple[int, .
         if block not in names:
             faults.append((f"there is no block '{block}'", at, f"the blocks are {', '.join(names)}"))
         elif block in seen:
-            faults.append((f"block '{block}' is in substage {seen[block][0] + 1} already", at, "substages do not overlap"))
+            faults.append(
+                (f"block '{block}' is in substage {seen[block][0] + 1} already", at, "substages do not overlap")
+            )
         seen.setdefault(block, at)
     if not faults and tuple(block for block, _ in flat) != names:
         missing = [name for name in names if name not in seen]

@@ -36,7 +36,8 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     for override in overrides:
         document = _override(document, override)
     assert isinstance(document.value, dict)
-    tree: dict[str, Value] = {"name": path.stem, **document.value}
+    tree = dict(document.value)
+    tree.setdefault("name", path.stem)
     problems = _read_own_code(tree, document, specs_root(path))
     try:
         spec = Spec.model_validate(_freeze(tree))
@@ -75,11 +76,12 @@ def _override(document: Document, override: str) -> Document:
 def _with(tree: dict[str, Value], keys: tuple[str, ...], value: Value) -> dict[str, Value]:
     head, rest = keys[0], keys[1:]
     if not rest:
-        return tree | {head: value}
+        return {**tree, head: value}
     inner = tree.get(head)
     if isinstance(inner, list):
         raise UsageError(f"--set cannot reach into the list '{head}'", hint=f"set the whole list: {head}=[...]")
-    return tree | {head: _with(inner if isinstance(inner, dict) else {}, rest, value)}
+    below: Value = _with(inner if isinstance(inner, dict) else {}, rest, value)
+    return {**tree, head: below}
 
 
 def _freeze(value: Value) -> Any:
@@ -149,18 +151,21 @@ def _problem(detail: ErrorDetails, document: Document) -> Problem:
 def _path_in_file(location: tuple[str | int, ...], document: Document) -> Path_:
     """pydantic's location without the names of union arms, which stand in no file."""
     path: list[str | int] = []
-    node: Any = document.value
+    node: Value = document.value
     for i, part in enumerate(location):
-        if isinstance(node, dict) and part in node:
-            node = node[part]
-        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
-            node = node[part]
-        elif i == len(location) - 1 and not _is_arm(part, location[:i]):
-            pass  # a missing key
-        else:
-            continue
+        below = _children(node)
+        if part in below:
+            node = below[part]
+        elif i < len(location) - 1 or _is_arm(part, location[:i]):
+            continue  # the name of a union's arm; a last part that is none is a missing key
         path.append(part)
     return tuple(path)
+
+
+def _children(node: Value) -> dict[str | int, Value]:
+    if isinstance(node, dict):
+        return {key: value for key, value in node.items()}  # noqa: C416 - a dict of another key type
+    return dict(enumerate(node)) if isinstance(node, list) else {}
 
 
 def _is_arm(part: str | int, parents: tuple[str | int, ...]) -> bool:
@@ -210,7 +215,9 @@ def _did_you_mean(location: tuple[str | int, ...], at: Path_) -> str:
 
 def _known_tags(detail: ErrorDetails) -> str:
     tag = str(detail.get("ctx", {}).get("discriminator", "")).strip("'")
-    found = [t for m in _models_at(detail["loc"]) if tag in m.model_fields for t in _tags(m.model_fields[tag].annotation)]
+    found = [
+        t for m in _models_at(detail["loc"]) if tag in m.model_fields for t in _tags(m.model_fields[tag].annotation)
+    ]
     return ", ".join(dict.fromkeys(map(str, found)))
 
 

@@ -25,7 +25,7 @@ def _all_networks(spec: Spec) -> Iterator[tuple[tuple[str | int, ...], NetworkFi
     yield ("teacher",), spec.teacher
     if spec.cascade != "auto":
         for i, item in enumerate(spec.cascade):
-            if not isinstance(item, float):
+            if isinstance(item, NetworkFields):
                 yield ("cascade", i), item
     yield ("student",), spec.student
 
@@ -40,8 +40,10 @@ def _networks(spec: Spec) -> Iterator[Fault]:
             entry = ZOO[network.arch]
             if entry.input and entry.input != (spec.clip.frames, spec.clip.size):
                 frames, size = entry.input
-                yield f"{network.arch} runs at {frames}x{size}x{size} only", (*at, "arch"), (
-                    f"set clip: {{frames: {frames}, size: {size}}}"
+                yield (
+                    f"{network.arch} runs at {frames}x{size}x{size} only",
+                    (*at, "arch"),
+                    (f"set clip: {{frames: {frames}, size: {size}}}"),
                 )
         yield from _weights(at, network)
     if spec.teacher.epochs == 0 and spec.teacher.weights is None:
@@ -55,7 +57,9 @@ def _weights(at: tuple[str | int, ...], network: NetworkFields) -> Iterator[Faul
     known = ZOO[network.arch].weights if isinstance(network, TorchvisionArch) else ()
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
-        mend = f"did you mean '{near[0]}'?" if near else f"{', '.join(known)}{' or ' if known else ''}a .safetensors path"
+        mend = (
+            f"did you mean '{near[0]}'?" if near else f"{', '.join(known)}{' or ' if known else ''}a .safetensors path"
+        )
         yield f"no weights '{name}'", (*at, "weights"), mend
 
 
@@ -66,8 +70,10 @@ def _phases(spec: Spec) -> Iterator[Fault]:
         response, feature = phase.losses.on(RESPONSE_LOSSES), phase.losses.on(FEATURE_LOSSES)
         if phase.substages == "one_by_one" and response:
             loss = min(response)
-            yield f"'{loss}' needs logits, and a phase one by one never reaches the head", (*at, "losses", loss), (
-                "move it to a phase over all substages"
+            yield (
+                f"'{loss}' needs logits, and a phase one by one never reaches the head",
+                (*at, "losses", loss),
+                ("move it to a phase over all substages"),
             )
         if isinstance(phase.substages, tuple):
             for i, number in enumerate(phase.substages):
@@ -76,8 +82,10 @@ def _phases(spec: Spec) -> Iterator[Fault]:
             if len(set(phase.substages)) != len(phase.substages):
                 yield "a substage stands twice", (*at, "substages"), "name each once"
         if feature and not parts:
-            yield f"'{min(feature)}' compares substages: the student must declare its own", (*at, "losses"), (
-                "add student.substages"
+            yield (
+                f"'{min(feature)}' compares substages: the student must declare its own",
+                (*at, "losses"),
+                ("add student.substages"),
             )
     trained = [p for p in spec.distill.phases.values() if p.losses.on(RESPONSE_LOSSES)]
     if not trained:
@@ -89,8 +97,10 @@ def _labels(spec: Spec) -> Iterator[Fault]:
         return
     for name, phase in spec.distill.phases.items():
         if phase.losses.ce:
-            yield "'ce' has no labels: clean and noisy are 0", ("distill", "phases", name, "losses", "ce"), (
-                "raise labels.clean, or leave ce out"
+            yield (
+                "'ce' has no labels: clean and noisy are 0",
+                ("distill", "phases", name, "losses", "ce"),
+                ("raise labels.clean, or leave ce out"),
             )
     if spec.teacher.epochs and spec.teacher.labels == "same":
         yield "the teacher has no labels: clean and noisy are 0", ("teacher",), "raise labels.clean, or labels: all"
@@ -126,5 +136,3 @@ def _cascade(spec: Spec) -> Iterator[Fault]:
         except ValueError as error:
             at: tuple[str | int, ...] = ("teacher",) if i == 0 else ("cascade",)
             yield f"the cut of {at[0]} does not match the student's: {error}", at, ""
-
-

@@ -7,16 +7,21 @@ nodes are composed by PyYAML and turned into values by the core schema's rules.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import yaml
 
 from stagedkd.errors import Place, Problem, SpecError, UsageError
 
-Value: TypeAlias = "None | bool | int | float | str | list[Value] | dict[str, Value]"
+Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 Path_: TypeAlias = tuple["str | int", ...]
+
+# PyYAML's own annotations are partial, so these two are taken untyped
+compose: Any = yaml.compose  # pyright: ignore[reportUnknownMemberType]
+parse: Any = yaml.parse  # pyright: ignore[reportUnknownMemberType]
 
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 1 << 20, 20_000, 64
 
@@ -105,7 +110,7 @@ class _Reader:
     def document(self) -> Document:
         self._refuse_aliases()
         try:
-            node = yaml.compose(self.text, Loader=yaml.SafeLoader)
+            node = cast("yaml.Node | None", compose(self.text, Loader=yaml.SafeLoader))
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             place = self._place(mark, 1) if mark else None
@@ -126,7 +131,7 @@ class _Reader:
         """Look at the event stream first: composing would expand aliases (and a billion laughs with them)."""
         depth = 0
         try:
-            for event in yaml.parse(self.text, Loader=yaml.SafeLoader):
+            for event in cast("Iterator[yaml.Event]", parse(self.text, Loader=yaml.SafeLoader)):
                 if isinstance(event, yaml.CollectionStartEvent):
                     depth += 1
                 elif isinstance(event, yaml.CollectionEndEvent):
@@ -137,7 +142,9 @@ class _Reader:
                 if anchor:
                     sign = "*" if isinstance(event, yaml.AliasEvent) else "&"
                     place = self._place(event.start_mark, len(anchor) + 1)
-                    raise SpecError([Problem(f"anchors and aliases are not read: {sign}{anchor}", place, "use extends")])
+                    raise SpecError(
+                        [Problem(f"anchors and aliases are not read: {sign}{anchor}", place, "use extends")]
+                    )
                 tag = getattr(event, "tag", None)
                 if tag and tag != "!":
                     place = self._place(event.start_mark, 1)

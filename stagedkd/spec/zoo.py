@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 Cut: TypeAlias = tuple[tuple[str, ...], ...]
@@ -52,9 +53,7 @@ ZOO: dict[str, ZooEntry] = {
     "r3d_18": _resnet(33_166_272),
     "mc3_18": _resnet(11_490_240),
     "r2plus1d_18": _resnet(31_300_125),
-    "s3d": ZooEntry(
-        "s3d", _S3D, (_S3D[:4], _S3D[4:7], _S3D[7:13], _S3D[13:]), 7_910_048, ("KINETICS400_V1",)
-    ),
+    "s3d": ZooEntry("s3d", _S3D, (_S3D[:4], _S3D[4:7], _S3D[7:13], _S3D[13:]), 7_910_048, ("KINETICS400_V1",)),
     "mvit_v1_b": _mvit(36_303_072, "KINETICS400_V1", (1, 2, 4, 15)),
     "mvit_v2_s": _mvit(34_230_144, "KINETICS400_V1", (1, 2, 4, 15)),
     "swin3d_t": _swin(27_850_470, "KINETICS400_V1"),
@@ -102,4 +101,4 @@ def merge_cut(stages: Cut, parts: int) -> Cut:
     if parts > count:
         raise ValueError(f"it has {count} natural substages, fewer than {parts}: declare its substages")
     ends = [round(i * count / parts) for i in range(parts + 1)]
-    return tuple(tuple(name for stage in stages[a:b] for name in stage) for a, b in zip(ends, ends[1:], strict=False))
+    return tuple(tuple(name for stage in stages[a:b] for name in stage) for a, b in pairwise(ends))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,9 @@ class Artifact:
         if expected is None or not path.is_file():
             raise StoreError(f"{path} is missing", hint=self._mend())
         if file_digest(path) != expected:
-            raise StoreError(f"{path} is not what was published: its SHA-256 differs from the manifest", hint=self._mend())
+            raise StoreError(
+                f"{path} is not what was published: its SHA-256 differs from the manifest", hint=self._mend()
+            )
         return path
 
     def verify(self) -> None:
@@ -115,7 +117,7 @@ class Store:
                 continue
 
     @contextmanager
-    def held(self, stage: Stage, waiting: Callable[[], None]) -> Iterator[None]:
+    def held(self, stage: Stage, waiting: Callable[[], None]) -> Generator[None]:
         """Hold the lock of a stage's key; `waiting` is called once if another process has it."""
         folder = self.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)

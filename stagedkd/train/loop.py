@@ -149,7 +149,14 @@ class _Run:
             at.sums[name] = at.sums.get(name, 0.0) + value
         means = {name: value / at.summed for name, value in at.sums.items()}
         epoch = (at.step - 1) // steps + 1
-        row = {"phase": phase.name, "epoch": epoch, "epochs": phase.epochs, "step": at.total, "lr": rate, "losses": means}
+        row = {
+            "phase": phase.name,
+            "epoch": epoch,
+            "epochs": phase.epochs,
+            "step": at.total,
+            "lr": rate,
+            "losses": means,
+        }
         row["clips_per_s"] = at.total * phase.train.batch / max(at.seconds, 1e-9)
         self.job.on_step({**row, "done": at.total / max(1, self._all_steps()), "seconds": at.seconds})
         if at.step % steps == 0:

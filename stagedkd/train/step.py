@@ -38,7 +38,9 @@ class Pieces:
     device: torch.device
 
 
-def train_step(pieces: Pieces, phase: PhaseWork, route: Route, clip_BCTHW: Tensor, labels_B: Tensor) -> dict[str, float]:
+def train_step(
+    pieces: Pieces, phase: PhaseWork, route: Route, clip_BCTHW: Tensor, labels_B: Tensor
+) -> dict[str, float]:
     """Take one step.
 
     Args:
@@ -94,9 +96,7 @@ def loss_parts(
         else:
             each: list[Tensor] = []
             for k in phase.pairs:
-                mine, theirs = losses.pool_to_common(
-                    feats[route.student_taps[k]], teacher_feats[route.teacher_taps[k]]
-                )
+                mine, theirs = losses.pool_to_common(feats[route.student_taps[k]], teacher_feats[route.teacher_taps[k]])
                 mine = pieces.lifts[str(k)](mine) if name in PROJECTED_LOSSES else mine
                 each.append(FEATURE[name](mine, theirs, **params))
             parts[name] = torch.stack(each).mean()

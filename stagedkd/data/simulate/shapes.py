@@ -45,7 +45,8 @@ def render(index: npt.NDArray[np.int64], data: Shapes, frames: int, size: int, d
     ground = _tensor(_colours(index, data, 0), device)[:, :, None, None, None]
     clip = ground.expand(-1, 3, frames, size, size)
     for body, course in enumerate(courses):
-        cover = _coverage(*(_tensor(part, device) for part in course), grid, size)[:, None]
+        x, y, half, angle, form = (_tensor(part, device) for part in course)
+        cover = _coverage(x, y, half, angle, form, grid, size)[:, None]
         colour = _tensor(_colours(index, data, 1 + body), device)[:, :, None, None, None]
         clip = clip * (1 - cover) + colour * cover
     if data.noise:
@@ -63,9 +64,7 @@ def _colours(index: npt.NDArray[np.int64], data: Shapes, body: int) -> npt.NDArr
     return 0.1 + 0.2 * tint if body == 0 else 0.2 + data.contrast * (0.4 + 0.4 * tint)
 
 
-def _course(
-    index: npt.NDArray[np.int64], data: Shapes, frames: int, body: int
-) -> tuple[npt.NDArray[np.float64], ...]:
+def _course(index: npt.NDArray[np.int64], data: Shapes, frames: int, body: int) -> tuple[npt.NDArray[np.float64], ...]:
     """x, y, half size, angle (each (B, T)) and form (B, 1); a distractor (body > 0) stands still."""
 
     def draw(slot: int) -> npt.NDArray[np.float64]:

@@ -1,0 +1,41 @@
+# Needs Python 3.11+ with venv, git and make. Everything else comes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: quickstart test test-fast check check-gpu lock-requirements clean
+
+quickstart: .venv/ready          ## set up and run specs/quickstart.yaml
+	$(BIN)/stagedkd run specs/quickstart.yaml
+
+test: .venv/ready                ## set up and run all tests
+	$(BIN)/python -m pytest
+
+test-fast: .venv/ready           ## the tests without those marked slow
+	$(BIN)/python -m pytest -m "not slow" -q
+
+check: .venv/ready               ## lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+
+check-gpu:                       ## on a machine with a CUDA GPU and torch: everything that needs one
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/check_gpu.py
+
+lock-requirements: .venv/bin/uv  ## pin anew what pyproject.toml asks for
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --no-header pyproject.toml -o requirements.txt -q
+
+# The hashed install first, then the editable one: a sync would remove it, and hashes refuse it.
+.venv/ready: requirements.txt pyproject.toml .venv/bin/uv
+	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q stagedkd
+	touch $@
+
+.venv/bin/uv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q uv
+
+clean:                           ## remove the environment; the store and results stay
+	rm -rf .venv
