@@ -71,6 +71,10 @@ def plan(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False, s
         return
     console = _console()
     console.print(plan_table(made, states))
+    if "unlocked" in states.values():
+        console.print(
+            "note: keys wait for stagedkd.lock: stagedkd lock SPEC writes it where the data are", soft_wrap=True
+        )
     for note in made.notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 

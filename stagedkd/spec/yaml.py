@@ -20,8 +20,8 @@ Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | 
 Path_: TypeAlias = tuple["str | int", ...]
 
 # PyYAML's own annotations are partial, so these two are taken untyped
-compose: Any = yaml.compose  # pyright: ignore[reportUnknownMemberType]
-parse: Any = yaml.parse  # pyright: ignore[reportUnknownMemberType]
+compose: Any = yaml.compose  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+parse: Any = yaml.parse  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 1 << 20, 20_000, 64
 
