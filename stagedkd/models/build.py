@@ -88,7 +88,7 @@ def load_weights(network: Network, path: Path) -> list[str]:
         DataError: other names or shapes do not match; lists them.
     """
     given, own = read_weights(path), network.net.state_dict()
-    skipped = [n for n in given if n in own and n.startswith(HEAD_NAMES) and given[n].shape != own[n].shape]
+    skipped = [n for n in sorted(given) if n in own and n.startswith(HEAD_NAMES) and given[n].shape != own[n].shape]
     wrong = [f"{n} is not in the network" for n in given if n not in own]
     wrong += [f"{n} is missing in the file" for n in own if n not in given]
     wrong += [

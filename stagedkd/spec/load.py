@@ -156,7 +156,7 @@ def _path_in_file(location: tuple[str | int, ...], document: Document) -> Path_:
         below = _children(node)
         if part in below:
             node = below[part]
-        elif i < len(location) - 1 or _is_arm(part, location[:i]):
+        elif i < len(location) - 1 or _is_arm(part, location[:i]) or not isinstance(node, dict):
             continue  # the name of a union's arm; a last part that is none is a missing key
         path.append(part)
     return tuple(path)
@@ -209,7 +209,7 @@ def _flatten(annotations: Iterable[Any]) -> Iterable[Any]:
 def _did_you_mean(location: tuple[str | int, ...], at: Path_) -> str:
     models = _models_at(location[:-1])
     fields = sorted({name for model in models for name in model.model_fields} - {"digest"})
-    near = difflib.get_close_matches(str(at[-1]), fields, 1)
+    near = difflib.get_close_matches(str(at[-1]).lower(), fields, 1)
     return f"did you mean '{near[0]}'?" if near else (f"known here: {', '.join(fields)}" if fields else "")
 
 

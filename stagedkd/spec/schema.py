@@ -9,16 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-TORCHVISION_ARCHS = (
-    "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b",
-)  # fmt: skip
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Weight = Annotated[float, Field(gt=0, lt=1e9, allow_inf_nan=False)]
+
+
+def _form(value: Any) -> str:
+    """How a value is written: the arm of a union whose members are of different forms."""
+    if isinstance(value, (int, float)):
+        return "number"
+    return "word" if isinstance(value, str) else "list" if isinstance(value, (tuple, list)) else "map"
+
+
+def _by_form(wanted: str) -> Discriminator:
+    """A union told apart by form, so that an error speaks of one arm, not of all."""
+    return Discriminator(_form, custom_error_type="form", custom_error_message=f"must be {wanted}")
 
 
 class Section(BaseModel):
@@ -272,6 +280,12 @@ Teacher: TypeAlias = Annotated[Resnet3dTeacher | TorchvisionTeacher | FileTeache
 Arch: TypeAlias = Annotated[Resnet3dArch | TorchvisionArch | FileArch, Field(discriminator="arch")]
 
 
+Hop: TypeAlias = Annotated[
+    Annotated[float, Field(gt=0, lt=1), Tag("number")] | Annotated[Student, Tag("map")],
+    _by_form("a share of the teacher's parameters or a network"),
+]
+
+
 def arch_of(network: Student | Teacher) -> Arch:
     """The architecture alone, without weights, cut and training: what enters keys and is built."""
     if isinstance(network, Resnet3dArch):
@@ -363,7 +377,11 @@ class Phase(Section):
 
     epochs: Annotated[int, Field(ge=1, le=100_000)]
     losses: Losses
-    substages: Literal["all", "one_by_one"] | Annotated[tuple[Count, ...], Field(min_length=1)] = "all"
+    substages: Annotated[
+        Annotated[Literal["all", "one_by_one"], Tag("word")]
+        | Annotated[tuple[Count, ...], Field(min_length=1), Tag("list")],
+        _by_form("all, one_by_one or a list of substage numbers"),
+    ] = "all"
     train: TrainPatch = TrainPatch()
 
 
@@ -391,7 +409,10 @@ class Spec(Section):
     labels: Labels = Labels()
     train: Train = Train()
     teacher: Teacher
-    cascade: Literal["auto"] | tuple[Annotated[float, Field(gt=0, lt=1)] | Student, ...] = ()
+    cascade: Annotated[
+        Annotated[Literal["auto"], Tag("word")] | Annotated[tuple[Hop, ...], Tag("list")],
+        _by_form("auto or a list of shares and networks"),
+    ] = ()
     student: Student
     distill: Distill
     evaluate: Evaluate = Evaluate()

@@ -1,0 +1,133 @@
+"""Keys: what changes them, what does not, and that they never change by accident."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stagedkd import compile_plan, load_spec
+from stagedkd.errors import LockError
+from stagedkd.plan.graph import Plan
+from stagedkd.plan.key import canonical, digest
+from stagedkd.plan.lock import DataLock, Lock, read_lock, write_lock
+from tests.conftest import REPO, TINY
+
+
+def keys(plan: Plan) -> dict[str, str | None]:
+    return {stage.name: stage.key for stage in plan.stages}
+
+
+def tiny(*overrides: str) -> dict[str, str | None]:
+    return keys(compile_plan(load_spec("specs/tiny.yaml", overrides)))
+
+
+def changed(project: Path, *overrides: str) -> set[str]:
+    before, after = tiny(), tiny(*overrides)
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def test_digests_are_pinned() -> None:
+    """A change here changes every key that anyone has stored: bump the versions of the kinds, and say so."""
+    value = [None, True, 1, 1.0, "1", {"b": 0.1, "a": (1, 2)}]
+    assert digest(value) == "a6210630374e857d539c446f941d46430a7d440dd6531e66634f7fdf9c4a08b7"
+    plan = compile_plan(load_spec(REPO / "specs" / "quickstart.yaml"))
+    assert {s.name: s.key[:12] for s in plan.stages if s.key} == PINNED
+
+
+PINNED = {
+    "data": "16bf667c96d0",
+    "labels": "ad6c4b9c03f9",
+    "teacher": "17480c9a9bb1",
+    "assistant-1": "3cba0aded33e",
+    "student": "d9216fe7ce70",
+    "control-ce": "61d6541b7d1a",
+    "evaluate-teacher": "a895dabf4fe1",
+    "evaluate-assistant-1": "0e16756aee93",
+    "evaluate-student": "49a7ac6e4295",
+    "evaluate-control-ce": "7a55b5470e67",
+}
+
+
+def test_types_are_told_apart() -> None:
+    found = [digest(v) for v in (1, 1.0, True, "1", None, [1], ["1"], {"1": 1}, [[1]], "", [], {})]
+    assert len(set(found)) == len(found)
+    assert canonical({"b": 1, "a": 2}) == canonical({"a": 2, "b": 1})
+    with pytest.raises(TypeError):
+        canonical({1, 2})
+
+
+def test_names_comments_and_runtime_change_no_key(project: Path) -> None:
+    before = tiny()
+    text = "# a comment\n" + TINY.replace("grow:", "first:").replace("joint:", "second:")
+    (project / "specs" / "other.yaml").write_text(text, "utf-8")
+    (project / "params.yaml").write_text("runtime: {device: cpu, threads: 1, workers: 7, store: elsewhere}\n", "utf-8")
+    assert keys(compile_plan(load_spec("specs/other.yaml"))) == before
+
+
+def test_the_joint_learning_rate_of_the_student_leaves_everything_above_alone(project: Path) -> None:
+    text = TINY.replace("cascade: [0.5]", "cascade: [{arch: resnet3d, width: 4, blocks: [1, 1], train: {lr: 1e-2}}]")
+    (project / "specs" / "tiny.yaml").write_text(text, "utf-8")
+    assert changed(project, "student.train.lr=5e-3") == {
+        "student", "evaluate-student", "control-ce", "evaluate-control-ce",
+    }  # fmt: skip
+    (project / "specs" / "tiny.yaml").write_text(TINY.replace("cascade: [0.5]", "cascade: []"), "utf-8")
+    assert changed(project, "distill.phases.joint.train.lr=5e-3") == {"student", "evaluate-student"}
+
+
+def test_what_changes_what(project: Path) -> None:
+    everything = set(tiny())
+    assert changed(project, "evaluate.split=test") == {n for n in everything if n.startswith("evaluate")}
+    assert changed(project, "seed=1") == everything - {"data", "labels", "teacher", "evaluate-teacher"}
+    assert changed(project, "labels.seed=1") == everything - {"data"}
+    assert changed(project, "data.seed=1") == everything
+    assert changed(project, "train.lr=2e-2") == everything - {"data", "labels"}
+
+
+def test_phase_order_counts(project: Path) -> None:
+    lines = TINY.splitlines()
+    grow = next(i for i, line in enumerate(lines) if "grow:" in line)
+    lines[grow], lines[grow + 1] = lines[grow + 1], lines[grow]
+    before = tiny()["student"]
+    (project / "specs" / "tiny.yaml").write_text("\n".join(lines), "utf-8")
+    assert tiny()["student"] != before
+
+
+def test_without_a_lock_keys_are_unknown_and_with_one_they_are_not(project: Path) -> None:
+    text = TINY.replace("kind: shapes, classes: 4, train: 48, val: 16, test: 16", "kind: csv, path: c.csv")
+    (project / "specs" / "real.yaml").write_text(text, "utf-8")
+    spec = load_spec("specs/real.yaml")
+    assert set(keys(compile_plan(spec)).values()) == {None}
+    entry = DataLock(fingerprint="f" * 64, classes=("a", "b"), clips=2, files={"x.avi": "1:ab"})
+    lock = Lock().with_data("csv:c.csv", entry)
+    assert None not in keys(compile_plan(spec, lock)).values()
+    write_lock(project / "stagedkd.lock", lock)
+    assert read_lock(project / "stagedkd.lock") == lock
+    (project / "stagedkd.lock").write_text("{", "utf-8")
+    with pytest.raises(LockError, match="not a lock file"):
+        read_lock(project / "stagedkd.lock")
+
+
+def test_one_by_one_becomes_a_phase_each(project: Path) -> None:
+    plan = compile_plan(load_spec("specs/tiny.yaml"))
+    phases = plan.stage("student").work.model_dump()["phases"]
+    assert [(p["name"], p["trained"], p["frozen"], p["pairs"], p["head"]) for p in phases] == [
+        ("grow.1", (0,), (), (0,), False),
+        ("grow.2", (1,), (0,), (1,), False),
+        ("joint", (0, 1), (), (0, 1), True),
+    ]
+
+
+LIGHT = ["import stagedkd", *(f"import sys; sys.argv = {argv!r}; from stagedkd.cli import main\ntry: main()\nexcept SystemExit: pass"
+         for argv in (["stagedkd", "--help"], ["stagedkd", "check", "specs/tiny.yaml"], ["stagedkd", "plan", "specs/tiny.yaml"]))]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", LIGHT)
+def test_nothing_heavy_is_imported(project: Path, code: str) -> None:
+    heavy = "import sys; heavy = {'torch', 'torchvision', 'matplotlib', 'dvc', 'av'} & set(sys.modules); assert not heavy, heavy"
+    found = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{heavy}"], cwd=project, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
