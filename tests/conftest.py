@@ -85,3 +85,7 @@ def clips() -> Path:
     if not (folder / "weizmann" / "clips.csv").is_file():
         pytest.skip(f"no test clips in {folder}: set STAGEDKD_TEST_DATA")
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", action="store_true", help="write the golden values anew")

@@ -80,4 +80,5 @@ def _nothing() -> npt.NDArray[np.uint8]:
 
 
 def _short(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:80]
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(said).splitlines()[0][:80]
