@@ -1,0 +1,123 @@
+"""Everything that needs a GPU, in one command and under ten minutes: `make check-gpu`.
+
+The quickstart; bf16, fp16 and torch.compile; every network forward and backward once; equal pixels and losses on CPU
+and GPU. `--device cpu` runs the same code without a GPU, small, to see that the script itself is sound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+
+from stagedkd import load_spec, losses, report, run
+from stagedkd.data.simulate import shapes
+from stagedkd.models.torchvision_video import torchvision_video
+from stagedkd.plan.runtime import load_runtime
+from stagedkd.spec.schema import Shapes
+from stagedkd.spec.zoo import ZOO
+
+ROOT = Path(__file__).resolve().parent.parent
+SHORT = ["teacher.epochs=4", "distill.phases.joint.epochs=3", "cascade=[]"]
+
+
+def quickstart(device: str, overrides: list[str], compiled: bool = False) -> str:
+    """Run the quickstart in a store of its own; give accuracies and seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        runtime = load_runtime(
+            ROOT, device=device, store=Path(folder) / "store", results=Path(folder) / "results", compile=compiled
+        )
+        started = time.monotonic()
+        outcome = run(load_spec(ROOT / "specs" / "quickstart.yaml", overrides), runtime)
+        results = report(outcome.plan, runtime)
+        seconds = time.monotonic() - started
+    tops = ", ".join(f"{n.name} {100 * n.top1:.1f}%" for n in results.networks)
+    assert results.teacher.top1 > 0.3, tops
+    return f"{tops}; {seconds:.0f} s"
+
+
+def every_network(device: str) -> str:
+    """Forward and backward of each torchvision network, with a step's memory."""
+    rows: list[str] = []
+    for arch in ZOO if device != "cpu" else ("r3d_18",):
+        frames, size = ZOO[arch].input or (16, 112)
+        frames, size = (frames, size) if device != "cpu" else (4, 32)
+        network = torchvision_video(arch, 10).to(device).train()
+        clip = torch.randn(2, 3, frames, size, size, device=device)
+        started = time.monotonic()
+        with torch.autocast(device, torch.bfloat16):
+            maps, logits = network.run(clip, taps=tuple(run[-1] for run in ZOO[arch].stages))
+        assert logits is not None and logits.isfinite().all() and len(maps) == 4
+        logits.float().square().mean().backward()
+        missing = [name for name, p in network.net.named_parameters() if p.grad is None]
+        assert not missing, f"{arch}: no gradient for {missing[:3]}"
+        rows.append(f"{arch} {time.monotonic() - started:.2f} s")
+    return ", ".join(rows)
+
+
+def same_pixels(device: str) -> str:
+    """Simulated clips differ by at most one step of 255 between CPU and device."""
+    data = Shapes(kind="shapes", classes=12, distractors=2)
+    here, there = (shapes.render(np.arange(96), data, 8, 32, torch.device(d)).cpu().int() for d in ("cpu", device))
+    gap = int((here - there).abs().max())
+    assert gap <= 1, gap
+    return f"largest difference {gap}/255"
+
+
+def same_losses(device: str) -> str:
+    """Every loss, CPU against device, float32, without TF32."""
+    torch.manual_seed(0)
+    worst = 0.0
+    for name in losses.__all__:
+        if name == "pool_to_common":
+            continue
+        shape = (16, 10) if name in ("ce", "kd") else (16, 8, 4, 6, 6)
+        first = torch.randn(shape)
+        second = torch.randint(-1, 10, (16,)) if name == "ce" else torch.randn(shape)
+        loss = getattr(losses, name)
+        here, there = loss(first, second), loss(first.to(device), second.to(device)).cpu()
+        worst = max(worst, float((here - there).abs() / here.abs()))
+    assert worst < 1e-4, worst
+    return f"largest relative difference {worst:.1e}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    device = parser.parse_args().device
+    if device == "cuda" and not torch.cuda.is_available():
+        sys.exit("no CUDA device here: make check-gpu needs one")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    print(f"torch {torch.__version__} on {torch.cuda.get_device_name() if device == 'cuda' else 'cpu'}", flush=True)
+    short = SHORT if device == "cuda" else [*SHORT, "data.train=320", "data.val=80", "teacher.epochs=12"]
+    checks: dict[str, Callable[[], str]] = {
+        "pixels": lambda: same_pixels(device),
+        "losses": lambda: same_losses(device),
+        "networks": lambda: every_network(device),
+        "quickstart": lambda: quickstart(device, [] if device == "cuda" else short),
+        "bf16": lambda: quickstart(device, [*short, "train.precision=bf16"]),
+        "compile": lambda: quickstart(device, short, compiled=True),
+    }
+    if device == "cuda":
+        checks["fp16"] = lambda: quickstart(device, [*short, "train.precision=fp16"])
+    failed = 0
+    for name, check in checks.items():
+        started = time.monotonic()
+        try:
+            said = check()
+        except Exception as error:  # every check is told of, whatever fails
+            failed, said = failed + 1, f"FAILED: {type(error).__name__}: {error}"
+        print(f"{name:<11} {said} [{time.monotonic() - started:.0f} s]", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
