@@ -186,3 +186,20 @@ def test_a_golden_run_keeps_its_loss(tmp_path: Path, request: pytest.FixtureRequ
         path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     golden = json.loads(path.read_text("utf-8"))
     assert found == pytest.approx(golden, rel=1e-4)  # other processors round the last bits otherwise
+
+
+def test_bf16_on_the_cpu_has_sound_gradients(tmp_path: Path) -> None:
+    """docs/decisions/0005: with oneDNN a tenth of these steps has gradients of 1e35."""
+    from stagedkd.train.step import sound_backend
+
+    torch.manual_seed(0)
+    conv = nn.Conv3d(64, 64, 3, padding=1, bias=False)
+    with sound_backend(CPU, "bf16"):
+        for _ in range(20):
+            x = torch.randn(32, 64, 2, 3, 3)
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = conv(x).square().mean()
+            conv.zero_grad()
+            loss.backward()
+            assert conv.weight.grad is not None and conv.weight.grad.abs().max() < 10
+    assert torch.backends.mkldnn.enabled

@@ -40,6 +40,7 @@ def teach(context: Context, work: Teach) -> Done:
         return Done(metrics={"steps": 0, "labels": work.labels}, run=run_facts(device, 0.0))
     feed = _feed(context, work, work.labels, device)
     network.to(device)
+    _say_precision(context, (work.phase,), device)
     job = _job(context, network, nn.ModuleDict(), None, (), (), (work.phase,), feed, device)
     return _fit(context, job, labels=work.labels)
 
@@ -62,6 +63,7 @@ def distill(context: Context, work: Distill) -> Done:
     student.to(device)
     lifts.to(device)
     feed = _feed(context, work, "same", device)
+    _say_precision(context, work.phases, device)
     job = _job(context, student, lifts, teacher, work.cut, work.teacher_cut, work.phases, feed, device)
     return _fit(context, job, labels="same")
 
@@ -85,6 +87,12 @@ def _device(context: Context) -> torch.device:
     if saved is not None and saved["device"] != device.type:
         context.listener.note(f"this stage began on {saved['device']} and goes on on {device.type}: other last bits")
     return device
+
+
+def _say_precision(context: Context, phases: tuple[PhaseWork, ...], device: torch.device) -> None:
+    half = sorted({phase.train.precision for phase in phases} - {"fp32"})
+    if half and device.type == "cpu":
+        context.listener.note(f"{' and '.join(half)} on the CPU runs without oneDNN, and slowly: fp32 is faster there")
 
 
 def classes_of(context: Context) -> int:

@@ -24,8 +24,8 @@ from stagedkd.spec.schema import Train
 from stagedkd.train import checkpoint
 from stagedkd.train.events import EventLog
 from stagedkd.train.feed import Feed
-from stagedkd.train.phases import optimizer, route, set_modes
-from stagedkd.train.step import Forward, Pieces, train_step
+from stagedkd.train.phases import Route, optimizer, route, set_modes
+from stagedkd.train.step import Forward, Pieces, sound_backend, train_step
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,6 @@ class _Run:
         self.average: Network | None = None
         self.saved: dict[str, Any] | None = None
         self.since = time.monotonic()
-        student, teacher = job.student.run, job.teacher.run if job.teacher else None
-        self.student: Forward = torch.compile(student) if job.compile else student
-        self.teacher: Forward | None = torch.compile(teacher) if job.compile and teacher else teacher
 
     def resume(self) -> None:
         """Take up the last checkpoint, if there is one."""
@@ -117,8 +114,14 @@ class _Run:
             scaler.load_state_dict(self.saved["scaler"])
             self.saved = None
         parameters = [p for group in update.param_groups for p in group["params"]]
-        pieces = Pieces(self.student, self.teacher, job.lifts, parameters, update, scaler, job.device)
+        student, teacher = self._forwards()
+        pieces = Pieces(student, teacher, job.lifts, parameters, update, scaler, job.device)
         path, steps = route(phase, job.cut, job.teacher_cut), job.feed.steps(phase)
+        with sound_backend(job.device, phase.train.precision):
+            self._steps(phase, pieces, path, steps)
+
+    def _steps(self, phase: PhaseWork, pieces: Pieces, path: Route, steps: int) -> None:
+        job, at, update, scaler = self.job, self.at, pieces.optimizer, pieces.scaler
         while at.step < phase.epochs * steps:
             rate = learning_rate(phase.train, at.step, phase.epochs * steps, steps)
             for group in update.param_groups:
@@ -138,6 +141,14 @@ class _Run:
             at.seconds += time.monotonic() - started
             self._count(phase, steps, values, rate)
             self._keep(update, scaler, epoch_ends=at.step % steps == 0)
+
+    def _forwards(self) -> tuple[Forward, Forward | None]:
+        """The networks' `run`, compiled anew for each phase: what it trains and runs is another graph."""
+        student, teacher = self.job.student.run, self.job.teacher.run if self.job.teacher else None
+        if not self.job.compile:
+            return student, teacher
+        torch.compiler.reset()
+        return torch.compile(student), torch.compile(teacher) if teacher else None
 
     def _where(self, phase: PhaseWork, steps: int) -> str:
         return f"phase {phase.name}, epoch {self.at.step // steps + 1}, step {self.at.step + 1}"

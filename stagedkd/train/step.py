@@ -6,7 +6,8 @@ Shape legend: B clips, C channels, T frames, H, W pixels, N classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,18 @@ class Pieces:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
+
+
+@contextmanager
+def sound_backend(device: torch.device, precision: str) -> Generator[None]:
+    """Half types on the CPU run without oneDNN: its bf16 gradients of small 3-D convolutions held garbage (measured,
+    docs/decisions/0005)."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = before and not (device.type == "cpu" and precision != "fp32")
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 def train_step(

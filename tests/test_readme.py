@@ -1,0 +1,65 @@
+"""The README says what is so: its error, its commands, its tree, its spec."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import stagedkd as package
+from stagedkd import load_spec
+from stagedkd.errors import SpecError
+from tests.conftest import REPO, Command
+
+README = (REPO / "README.md").read_text("utf-8")
+
+
+def test_the_error_is_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (REPO / "specs/quickstart.yaml").read_text("utf-8").replace("temperature: 4", "temprature: 4")
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "specs" / "quickstart.yaml").write_text(text, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError) as caught:
+        load_spec("specs/quickstart.yaml")
+    assert caught.value.render() in README
+
+
+def test_every_command_is_there(stagedkd: Command) -> None:
+    named = set(re.findall(r"^\| `stagedkd (\w+) SPEC`", README, re.MULTILINE))
+    assert named == {"check", "plan", "run", "show", "report", "lock"}
+    for name in named:
+        found = stagedkd(name, "--help")
+        assert found.returncode == 0 and "--set" in found.stdout
+
+
+def test_the_spec_in_short_is_the_quickstart(tmp_path: Path) -> None:
+    (short,) = re.findall(r"```yaml\n# specs/quickstart.yaml, in short\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "quickstart.yaml").write_text(short, "utf-8")
+    full = load_spec(REPO / "specs" / "quickstart.yaml")
+    assert load_spec(tmp_path / "quickstart.yaml") == full.model_copy(update={"augment": type(full.augment)()})
+
+
+def test_the_tree_names_every_folder() -> None:
+    folders = {p.name for p in (REPO / "stagedkd").iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert folders == set(re.findall(r"^  (\w+)/ ", README, re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (REPO / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert set(re.findall(r"^make ([\w-]+)", README, re.MULTILINE)) <= targets
+
+
+def test_the_public_names_are_pinned() -> None:
+    assert package.__all__ == ["__version__", "compile_plan", "load_spec", "report", "run"]
+    code = "import stagedkd; from stagedkd import load_spec, compile_plan, run, report; import stagedkd.report.write; assert callable(report)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    from stagedkd import compile_plan, report, run
+
+    assert all(function.__doc__ for function in (compile_plan, load_spec, report, run))
+
+
+def test_nothing_names_a_registry_or_a_path_of_ours() -> None:
+    text = (REPO / "requirements.txt").read_text("utf-8")
+    assert "://" not in text and "--index" not in text and text.count("--hash=sha256:") > 500
+    assert not re.search(r"^stagedkd", text, re.MULTILINE)
