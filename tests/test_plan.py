@@ -67,12 +67,9 @@ def test_names_comments_and_runtime_change_no_key(project: Path) -> None:
     assert keys(compile_plan(load_spec("specs/other.yaml"))) == before
 
 
-def test_the_joint_learning_rate_of_the_student_leaves_everything_above_alone(project: Path) -> None:
-    text = TINY.replace("cascade: [0.5]", "cascade: [{arch: resnet3d, width: 4, blocks: [1, 1], train: {lr: 1e-2}}]")
-    (project / "specs" / "tiny.yaml").write_text(text, "utf-8")
-    assert changed(project, "student.train.lr=5e-3") == {
-        "student", "evaluate-student", "control-ce", "evaluate-control-ce",
-    }  # fmt: skip
+def test_the_learning_rate_of_the_student_leaves_everything_above_alone(project: Path) -> None:
+    below = {"student", "evaluate-student", "control-ce", "evaluate-control-ce"}
+    assert changed(project, "student.train.lr=5e-3") == below
     (project / "specs" / "tiny.yaml").write_text(TINY.replace("cascade: [0.5]", "cascade: []"), "utf-8")
     assert changed(project, "distill.phases.joint.train.lr=5e-3") == {"student", "evaluate-student"}
 
@@ -131,3 +128,15 @@ def test_nothing_heavy_is_imported(project: Path, code: str) -> None:
         [sys.executable, "-c", f"{code}\n{heavy}"], cwd=project, capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stderr
+
+
+def test_a_wrong_runtime_is_refused_at_its_place(project: Path) -> None:
+    from stagedkd.errors import SpecError, UsageError
+    from stagedkd.plan.runtime import load_runtime
+
+    with pytest.raises(UsageError, match="--device gpu"):
+        load_runtime(project, device="gpu")
+    (project / "params.yaml").write_text("runtime:\n  threds: 2\n", "utf-8")
+    with pytest.raises(SpecError) as caught:
+        load_runtime(project)
+    assert str(caught.value.problems[0].place).endswith("params.yaml:2:3")

@@ -252,3 +252,44 @@ def test_real_clips_from_spec_to_student(project: Path, stagedkd: Command, clips
     assert found.returncode == 0, found.stderr
     metrics = json.loads((project / "results/weizmann/metrics.json").read_text("utf-8"))
     assert metrics["clips"] == {"train": 60, "val": 30, "test": 0} and metrics["teacher"]["top1"] > 0.1
+
+
+def test_weights_of_ones_own_are_taken_locked_and_guarded(project: Path, stagedkd: Command) -> None:
+    assert stagedkd("run", "specs/tiny.yaml", *FAST).returncode == 0
+    before = json.loads((project / "results/tiny/metrics.json").read_text("utf-8"))["teacher"]["top1"]
+    (source,) = (p for p in (project / "store").glob("teach-*/files/teacher.safetensors") if p.stat().st_size > 30_000)
+    (project / "teacher.safetensors").write_bytes(source.read_bytes())
+    loaded = [*FAST, "--set", "teacher.epochs=0", "--set", "teacher.weights=teacher.safetensors"]
+    assert "unlocked" in stagedkd("plan", "specs/tiny.yaml", *loaded).stdout
+    found = stagedkd("run", "specs/tiny.yaml", *loaded)
+    assert found.returncode == 0 and "locked weights teacher.safetensors" in found.stderr, found.stderr
+    assert json.loads((project / "results/tiny/metrics.json").read_text("utf-8"))["teacher"]["top1"] == before
+    with (project / "teacher.safetensors").open("ab") as stream:
+        stream.write(b"x")
+    changed = stagedkd("run", "specs/tiny.yaml", *loaded)
+    assert changed.returncode == 2 and "differ from stagedkd.lock" in changed.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["r3d_18", "swin3d_t", "s3d"])
+def test_torchvision_teachers_of_a_small_student(project: Path, stagedkd: Command, arch: str) -> None:
+    """Substages of a torchvision network, CNN or transformer, against those of a resnet3d."""
+    sizes = ["--set", "clip.frames=8", "--set", "clip.size=32", "--set", "data.train=16", "--set", "data.val=8"]
+    student = "{arch: resnet3d, width: 4, blocks: [1, 1, 1, 1]}"
+    teacher = f"{{arch: {arch}, labels: all, epochs: 1}}"
+    found = stagedkd(
+        "run", "specs/tiny.yaml", *FAST[:2], "--set", f"teacher={teacher}", "--set", f"student={student}", *sizes
+    )
+    assert found.returncode == 0, found.stderr
+    shapes = stagedkd(
+        "check",
+        "--shapes",
+        "specs/tiny.yaml",
+        *FAST[:2],
+        "--set",
+        f"teacher={teacher}",
+        "--set",
+        f"student={student}",
+        *sizes,
+    )
+    assert re.search(r"student +4 +32x1x2x2 +\d+x\dx\dx\d", shapes.stdout), shapes.stdout

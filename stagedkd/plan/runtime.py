@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from stagedkd.errors import Problem, SpecError
+from stagedkd.errors import Problem, SpecError, UsageError
 from stagedkd.spec.schema import Section
 from stagedkd.spec.yaml import read_yaml
 
@@ -46,7 +46,7 @@ def load_runtime(root: Path, **overrides: Any) -> Runtime:
     """Runtime knobs of `root`/params.yaml (section `runtime`), then STAGEDKD_DATA, then the set overrides.
 
     Raises:
-        SpecError: params.yaml is wrong, with places.
+        SpecError: params.yaml is wrong, with places. UsageError: an override is.
     """
     path, values = root / "params.yaml", dict[str, Any]()
     document = read_yaml(path) if path.exists() else None
@@ -63,6 +63,9 @@ def load_runtime(root: Path, **overrides: Any) -> Runtime:
     except ValidationError as error:
         problems: list[Problem] = []
         for fault in error.errors():
+            option = str(fault["loc"][0])
+            if overrides.get(option) is not None:
+                raise UsageError(f"--{option.replace('_', '-')} {overrides[option]}: {fault['msg']}") from None
             at = ("runtime", *fault["loc"])
             place = document.place(at) if document else None
             problems.append(Problem(f"'{'.'.join(map(str, at))}': {fault['msg']}", place))

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import math
 
-from stagedkd.spec.schema import FileArch, NetworkFields, Resnet3dArch, Resnet3dStudent, Spec, Student, TorchvisionArch
+from stagedkd.spec.schema import (
+    FileArch,
+    NetworkFields,
+    Resnet3dArch,
+    Resnet3dStudent,
+    Spec,
+    Student,
+    TorchvisionArch,
+    TrainPatch,
+)
 from stagedkd.spec.zoo import ZOO, resnet3d_trunk_params, width_for
 
 LARGEST_HOP = 8.0
@@ -32,13 +41,14 @@ def assistants(spec: Spec) -> tuple[Student, ...]:
 
 
 def _widened(spec: Spec, share: float) -> Student:
+    """The student's shape at another width, without its training settings: tuning the student moves no assistant."""
     student, total = spec.student, trunk_params(spec.teacher)
     if not isinstance(student, Resnet3dStudent):
         raise ValueError(f"shares widen a resnet3d; this student is {student.arch}: list its assistants in full")
     if total is None:
         raise ValueError("shares need the teacher's size: state params: at the teacher")
     width = width_for(share * total, student.blocks, student.conv)
-    return student.model_copy(update={"width": width, "weights": None})
+    return student.model_copy(update={"width": width, "weights": None, "train": TrainPatch()})
 
 
 def _auto_shares(spec: Spec) -> list[float]:

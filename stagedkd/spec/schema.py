@@ -164,7 +164,8 @@ class Labels(Section):
 
 class Train(Section):
     """How a network is trained; `lr` is the peak of the schedule, which restarts with each phase. `clip_grad` is the
-    largest gradient norm (0: none); `ema` the decay of averaged weights, which then are the result (0: none)."""
+    largest gradient norm (0: none); `ema` the decay of averaged weights, which restart with each phase and are the
+    result where the last phase has them (0: none)."""
 
     batch: Annotated[int, Field(ge=1, le=65536)] = 32
     lr: Annotated[float, Field(gt=0, lt=100)] = 1e-3

@@ -107,6 +107,8 @@ class _Run:
         job, at = self.job, self.at
         phase = job.phases[at.phase]
         set_modes(job.student, job.lifts, phase, job.cut)
+        if at.step == 0:
+            self.average = None  # like the schedule, the average restarts with each phase
         update = optimizer(job.student, job.lifts, phase)
         scaler = torch.amp.GradScaler(job.device.type, enabled=phase.train.precision == "fp16")
         if self.saved is not None:
