@@ -109,7 +109,9 @@ def test_weights_keep_torchvisions_names_and_the_head_is_replaced(tmp_path: Path
         save_file(plain.state_dict(), path) if suffix == ".safetensors" else torch.save(plain.state_dict(), path)
         network = torchvision_video("r3d_18", 5)
         assert load_weights(network, path) == ["fc.bias", "fc.weight"]
-        assert torch.equal(network.net.state_dict()["layer4.1.bn2.weight"], plain.state_dict()["layer4.1.bn2.weight"])
+        assert torch.equal(
+            network.net.state_dict()["layer4.1.conv2.1.weight"], plain.state_dict()["layer4.1.conv2.1.weight"]
+        )
         assert torch.equal(network.net.state_dict()["stem.0.weight"], plain.state_dict()["stem.0.weight"])
 
 

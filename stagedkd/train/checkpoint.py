@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
         hint = "free some space; the same command goes on from the last checkpoint"
-        raise TrainingError(f"cannot write the checkpoint in {folder}: {error}", hint=hint) from error
+        free = f"{shutil.disk_usage(folder).free:,} bytes free"  # torch wraps the system's own words in its
+        raise TrainingError(f"cannot write the checkpoint in {folder} ({free}): {error}", hint=hint) from error
 
 
 def load(folder: Path) -> dict[str, Any] | None:
