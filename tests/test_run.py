@@ -208,6 +208,7 @@ def test_real_files_are_locked_and_changed_ones_named(project: Path, stagedkd: C
     assert "nothing to do" in stagedkd("run", "specs/real.yaml", *FAST).stderr
 
 
+@pytest.mark.slow
 def test_bad_files_are_listed_and_skipped_up_to_the_limit(project: Path, stagedkd: Command, videos: Path) -> None:
     bad = bad_files(project / "bad")
     for i, name in enumerate(["zero.avi", "cut.avi"]):
@@ -254,6 +255,7 @@ def test_real_clips_from_spec_to_student(project: Path, stagedkd: Command, clips
     assert metrics["clips"] == {"train": 60, "val": 30, "test": 0} and metrics["teacher"]["top1"] > 0.1
 
 
+@pytest.mark.slow
 def test_weights_of_ones_own_are_taken_locked_and_guarded(project: Path, stagedkd: Command) -> None:
     assert stagedkd("run", "specs/tiny.yaml", *FAST).returncode == 0
     before = json.loads((project / "results/tiny/metrics.json").read_text("utf-8"))["teacher"]["top1"]

@@ -67,6 +67,6 @@ def load_runtime(root: Path, **overrides: Any) -> Runtime:
             if overrides.get(option) is not None:
                 raise UsageError(f"--{option.replace('_', '-')} {overrides[option]}: {fault['msg']}") from None
             at = ("runtime", *fault["loc"])
-            place = document.place(at) if document else None
+            place = document.place(at, key=True) if document else None
             problems.append(Problem(f"'{'.'.join(map(str, at))}': {fault['msg']}", place))
         raise SpecError(problems) from None
