@@ -21,7 +21,9 @@ def lock_spec(spec: Spec, runtime: Runtime, *, accept: bool) -> tuple[Lock, list
         LockError: the disk differs from an entry, and `accept` is off. UsageError: data or weights are missing.
     """
     path = runtime.lock_path
-    with FileLock(str(path.with_name(".stagedkd.lock.guard"))):
+    guard = runtime.folder("cache") / "lock.guard"
+    guard.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(guard):
         before = read_lock(path)
         lock = _with_weights(spec, runtime, _with_data(spec, runtime, before, accept=accept), accept=accept)
         if lock != before:
