@@ -73,12 +73,18 @@ def test_what_a_run_leaves(project: Path, stagedkd: Command) -> None:
     assert {stage["state"] for stage in plan["stages"]} == {"hit"}
     shown = json.loads(stagedkd("show", "specs/tiny.yaml", "--json").stdout)
     assert shown["student"]["top1"] == metrics["student"]["top1"]
+    for volatile in [*(project / "store").glob("*/run.json"), *(project / "store").glob("evaluate-*/events.jsonl")]:
+        volatile.rename(volatile.with_suffix(".away"))
+    pulled = stagedkd("report", "specs/tiny.yaml", "--results", "pulled")
+    assert pulled.returncode == 0 and "no run.json" in (project / "pulled/tiny/report.html").read_text("utf-8")
+    for away in (project / "store").glob("*/*.away"):
+        away.rename(away.with_suffix(".json"))
     for events in (project / "store").glob("distill-*/events.jsonl"):
         rows = [json.loads(line) for line in events.read_text("utf-8").splitlines()]
         assert [row["event"] for row in rows] == ["epoch"] * 4
     volatile = {"run.json", "events.jsonl"}
     for folder in (project / "store").glob("*-*"):
-        assert {p.name for p in folder.iterdir()} - volatile == {"files"}
+        assert {p.name for p in folder.iterdir()} - volatile == {"files"}, folder
         assert not any(p.suffix in (".pt", ".pkl", ".pth") for p in folder.rglob("*"))
 
 

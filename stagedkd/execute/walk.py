@@ -52,8 +52,10 @@ def run(spec: Spec, runtime: Runtime | None = None, listener: Listener | None = 
         show.note(note)
     store = Store(runtime.folder("store"))
     if any(store.state(stage) != "hit" for stage in plan.stages):
+        from stagedkd.execute.networks import device_of
         from stagedkd.execute.preflight import preflight
 
+        device_of(runtime.device)
         preflight(plan, Path(runtime.root))
     artifacts: dict[str, Artifact] = {}
     ran: list[str] = []

@@ -73,7 +73,8 @@ class Results:
         if self.plan.spec.teacher.seed != self.plan.spec.seed:
             rows.append(f"the teacher has seed {self.plan.spec.teacher.seed}, shared by every student seed")
         rows += [f"bad file {row['path']}: {row['reason']}" for row in self.data["bad_files"]]
-        rows += [f"{name}: run.json is not here, so no time or device is known" for name in self.without_run]
+        if self.without_run:
+            rows.append(f"no run.json, so no time or device is known, of {', '.join(self.without_run)}")
         return tuple(rows)
 
 
@@ -100,7 +101,7 @@ def collect(plan: Plan, store: Store) -> Results:
         labels=dict(artifacts["labels"].manifest.metrics["labels"]),
         curves={s.name: read_events(artifacts[s.name].events) for s in trained},
         without_run=tuple(name for name, artifact in artifacts.items() if artifact.run is None),
-        device=f"{run.get('device_name') or run.get('device') or 'unknown device'}, {run.get('threads', '?')} threads",
+        device=f"{run.get('device_name') or run['device']}, {run['threads']} threads" if run else "Device unknown",
     )
 
 
