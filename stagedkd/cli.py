@@ -57,20 +57,24 @@ def plan(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False, s
     """List the stages, their keys, and whether the store has them."""
     from stagedkd.report.terminal import plan_table
     from stagedkd.store.store import Store
+    from stagedkd.store.why import why_miss
 
     runtime = _runtime(spec, store=store)
     made = _plan(_load(spec, overrides), runtime)
-    states = {stage.name: Store(runtime.folder("store")).state(stage) for stage in made.stages}
+    kept = Store(runtime.folder("store"))
+    states = {stage.name: kept.state(stage) for stage in made.stages}
+    stored = list(kept.manifests()) if "miss" in states.values() else []
+    why = {s.name: why_miss(made, s, stored) for s in made.stages if states[s.name] == "miss"}
     if as_json:
         stages = [
             {"stage": s.name, "kind": s.work.kind, "key": s.key, "state": states[s.name], "needs": dict(s.needs),
-             "work": s.work.model_dump(mode="json")}
+             "why": why.get(s.name, ""), "work": s.work.model_dump(mode="json")}
             for s in made.stages
         ]  # fmt: skip
         print(json.dumps({"name": made.name, "notes": made.notes, "stages": stages}, indent=1))
         return
     console = _console()
-    console.print(plan_table(made, states))
+    console.print(plan_table(made, states, why))
     if "unlocked" in states.values():
         console.print(
             "note: keys wait for stagedkd.lock: stagedkd lock SPEC writes it where the data are", soft_wrap=True

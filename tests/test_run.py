@@ -88,6 +88,17 @@ def test_what_a_run_leaves(project: Path, stagedkd: Command) -> None:
         assert not any(p.suffix in (".pt", ".pkl", ".pth") for p in folder.rglob("*"))
 
 
+def test_plan_says_why_a_stage_is_a_miss(project: Path, stagedkd: Command) -> None:
+    first = json.loads(stagedkd("plan", "specs/tiny.yaml", "--json").stdout)["stages"]
+    assert {stage["why"] for stage in first} == {"nothing of its kind is stored"}
+    assert stagedkd("run", "specs/tiny.yaml", *FAST).returncode == 0
+    plan = json.loads(stagedkd("plan", "specs/tiny.yaml", *FAST, "--set", "student.train.lr=0.02", "--json").stdout)
+    why = {stage["stage"]: stage["why"] for stage in plan["stages"]}
+    assert why["teacher"] == "" and why["evaluate-student"] == "another network"
+    assert why["student"] == "phases.0.train.lr 0.01 -> 0.02, phases.1.train.lr 0.01 -> 0.02, and 1 more"
+    assert why["control-ce"] == "phase.train.lr 0.01 -> 0.02"
+
+
 def test_a_tampered_artifact_is_refused_and_named(project: Path, stagedkd: Command) -> None:
     assert stagedkd("run", "specs/tiny.yaml", *FAST).returncode == 0
     (weights,) = (project / "store").glob("distill-*/files/student.safetensors")

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from stagedkd.plan.graph import Plan, Stage
 from stagedkd.report.collect import NetworkResult, Results
@@ -16,14 +17,16 @@ from stagedkd.report.collect import NetworkResult, Results
 STATE_COLOURS = {"hit": "green", "resumable": "yellow", "miss": "cyan", "unlocked": "magenta"}
 
 
-def plan_table(plan: Plan, states: Mapping[str, str]) -> Table:
-    """Stages with their keys and where they stand."""
-    table = Table("stage", "kind", "key", "state", "needs", box=None, header_style="bold", pad_edge=False)
+def plan_table(plan: Plan, states: Mapping[str, str], why: Mapping[str, str]) -> Table:
+    """Stages with their keys, where they stand, and why a miss is one."""
+    table = Table("stage", "kind", "key", "state", "needs", "why", box=None, header_style="bold", pad_edge=False)
     for stage in plan.stages:
         state = states[stage.name]
         needs = ", ".join(stage.needs.values())
         shown = f"[{STATE_COLOURS[state]}]{state}[/]"
-        table.add_row(stage.name, stage.work.kind, (stage.key or "unlocked")[:12], shown, needs)
+        table.add_row(
+            stage.name, stage.work.kind, (stage.key or "unlocked")[:12], shown, needs, Text(why.get(stage.name, ""))
+        )
     return table
 
 
