@@ -6,10 +6,11 @@ from filelock import FileLock
 
 from stagedkd.data.fingerprint import HashMemo, fingerprint, require_equal
 from stagedkd.errors import LockError, UsageError
-from stagedkd.execute.weights import all_weights, sha256_of, weights_file
+from stagedkd.execute.weights import all_weights, weights_file
 from stagedkd.plan.lock import Lock, data_id, read_lock, write_lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.spec.schema import Spec
+from stagedkd.store.manifest import file_digest
 
 
 def lock_spec(spec: Spec, runtime: Runtime, *, accept: bool) -> tuple[Lock, list[str]]:
@@ -55,7 +56,7 @@ def _with_weights(spec: Spec, runtime: Runtime, lock: Lock, *, accept: bool) -> 
         if name in lock.weights and not accept and not _is_local(name):
             continue  # torch checks the hash of what it fetches; the stage checks the rest
         try:
-            found = sha256_of(weights_file(name, network, runtime))
+            found = file_digest(weights_file(name, network, runtime))
         except UsageError:
             if name in lock.weights and not accept:
                 continue

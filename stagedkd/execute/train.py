@@ -15,9 +15,10 @@ from stagedkd.data.draws import bits
 from stagedkd.data.source import CachedClips, ClipSource, SimulatedClips
 from stagedkd.errors import DataError, TrainingError
 from stagedkd.execute.context import Context, Done
-from stagedkd.execute.networks import device_of, load_network, new_network, save_network
+from stagedkd.execute.networks import build_or_refuse, device_of, load_network, new_network, save_network
 from stagedkd.execute.prepare import open_clips
 from stagedkd.execute.tables import read_table
+from stagedkd.execute.weights import weights_file
 from stagedkd.models.network import Network
 from stagedkd.models.shapes import measure
 from stagedkd.plan.work import Cut, Distill, PhaseWork, Prepare, Teach
@@ -69,8 +70,6 @@ def distill(context: Context, work: Distill) -> Done:
 
 
 def _meta(context: Context, work: Distill, which: Literal["arch", "teacher"], classes: int) -> Network:
-    from stagedkd.execute.networks import build_or_refuse
-
     return build_or_refuse(getattr(work, which), classes, context.root)
 
 
@@ -126,8 +125,6 @@ def open_source(context: Context, clip: Clip, device: torch.device) -> ClipSourc
 
 
 def _check_weights(context: Context, work: Teach | Distill) -> None:
-    from stagedkd.execute.weights import weights_file
-
     if work.weights is None:
         return
     path = weights_file(work.weights.name, work.arch, context.runtime)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path, PurePath
 
 from stagedkd.errors import UsageError
@@ -47,9 +46,3 @@ def all_weights(spec: Spec) -> dict[str, NetworkFields]:
     networks: list[NetworkFields] = [spec.teacher, spec.student]
     networks += [n for n in listed if isinstance(n, NetworkFields)]
     return {n.weights: n for n in networks if n.weights is not None}
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a weight file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
