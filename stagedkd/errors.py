@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -29,29 +30,46 @@ class Place:
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
 
+    def as_json(self) -> dict[str, object]:
+        """Plain values for editors."""
+        end = self.column + self.width
+        return {"file": self.file, "line": self.line, "column": self.column, "end_column": end}
+
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault in a spec: what is wrong, where, and the mend (shown behind the caret)."""
+    """One fault in a spec: what is wrong, where, and the mend (shown behind the caret). `related` are further places
+    with what they are, such as the value that was overridden."""
 
     message: str
     place: Place | None = None
     hint: str = ""
+    related: tuple[tuple[str, Place], ...] = ()
+    severity: Literal["error", "warning", "note"] = "error"
 
     def render(self) -> str:
         """The problem as a compiler would print it: message, place, source line and caret."""
+        first = f"{self.severity}: {self.message}"
         if self.place is None:
-            return f"error: {self.message}" + (f"\n  help: {self.hint}" if self.hint else "")
+            return first + (f"\n  help: {self.hint}" if self.hint else "")
         place, gutter = self.place, " " * len(str(self.place.line))
         text, column = _excerpt(place.text, place.column)
         caret = " " * (column - 1) + "^" * max(1, min(place.width, len(text) - column + 1))
         lines = [
-            f"error: {self.message}",
+            first,
             f"{gutter}--> {place}",
             f"{place.line} | {text}",
             f"{gutter} | {caret}" + (f" {self.hint}" if self.hint else ""),
+            *(f"{gutter} = {what} {where}" for what, where in self.related),
         ]
         return "\n".join(lines)
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values for editors; lines and columns count from 1, `end_column` is the first one behind."""
+        found: dict[str, object] = {"severity": self.severity, "message": self.message, "hint": self.hint}
+        if self.place is not None:
+            found |= self.place.as_json()
+        return found | {"related": [{"message": what, **where.as_json()} for what, where in self.related]}
 
 
 def _excerpt(text: str, column: int, limit: int = 100) -> tuple[str, int]:

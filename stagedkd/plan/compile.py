@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 from stagedkd.plan.graph import Plan, Stage
 from stagedkd.plan.key import stage_key
 from stagedkd.plan.lock import Lock, data_id
 from stagedkd.plan.work import Cut, Distill, Evaluate, PhaseWork, Prepare, Teach, Weaken, Weights, Work
-from stagedkd.spec.cascade import assistants, trunk_params
+from stagedkd.spec.cascade import assistants
 from stagedkd.spec.cuts import matching_cut, student_cut
+from stagedkd.spec.rules import warnings
+from stagedkd.spec.schedule import phase_epochs
 from stagedkd.spec.schema import (
     FEATURE_LOSSES,
     RESPONSE_LOSSES,
@@ -62,7 +62,7 @@ class _Compiler:
             networks.append("control-ce")
         for name in networks:
             self._evaluate(name, data)
-        self._note_sizes(listed)
+        self.notes += [message for message, _, _ in warnings(spec)]
         return Plan(spec.name, spec, self.lock, tuple(self.stages.values()), tuple(self.notes))
 
     def _add(self, name: str, work: Work, *, locked: bool = True, **needs: str) -> str:
@@ -141,14 +141,16 @@ class _Compiler:
     def _phases(self, network: Student) -> tuple[PhaseWork, ...]:
         train = self.spec.train.patched(network.train)
         cut = student_cut(network)
+        declared = self.spec.distill.phases
+        epochs = phase_epochs(declared, network.epochs or self.spec.student.epochs, len(cut))
         phases: list[PhaseWork] = []
-        for name, phase in self.spec.distill.phases.items():
-            patched = train.patched(phase.train)
+        for name, phase in declared.items():
+            patched, count = train.patched(phase.train), epochs[name]
             if phase.substages == "one_by_one":
-                phases += [_phase_work(f"{name}.{k + 1}", phase, (k,), patched, cut) for k in range(len(cut))]
+                phases += [_phase_work(f"{name}.{k + 1}", count, phase, (k,), patched, cut) for k in range(len(cut))]
             else:
                 numbers = range(len(cut)) if phase.substages == "all" else sorted(k - 1 for k in phase.substages)
-                phases.append(_phase_work(name, phase, tuple(numbers), patched, cut))
+                phases.append(_phase_work(name, count, phase, tuple(numbers), patched, cut))
         return tuple(phases)
 
     def _evaluate(self, name: str, data: str) -> None:
@@ -160,25 +162,13 @@ class _Compiler:
         )  # fmt: skip
         self._add(f"evaluate-{name}", work, data=data, network=name)
 
-    def _note_sizes(self, listed: tuple[Student, ...]) -> None:
-        sizes = [trunk_params(n) for n in (self.spec.teacher, *listed, self.spec.student)]
-        for i in range(1, len(sizes)):
-            above, below = sizes[i - 1], sizes[i]
-            if above and below and below > above:
-                self.notes.append(f"hop {i} goes from {above:,} to {below:,} parameters: the network grows")
-            elif above and below and above / below > 8:
-                ratio = math.floor(above / below)
-                self.notes.append(
-                    f"hop {i} is a {ratio}x gap ({above:,} to {below:,} parameters); 8x is the usual limit"
-                )
 
-
-def _phase_work(name: str, phase: Phase, trained: tuple[int, ...], train: Train, cut: Cut) -> PhaseWork:
+def _phase_work(name: str, epochs: int, phase: Phase, trained: tuple[int, ...], train: Train, cut: Cut) -> PhaseWork:
     """Which substages a phase trains, runs frozen and compares. The head is run where a loss needs logits."""
     head = bool(phase.losses.on(RESPONSE_LOSSES))
     last = len(cut) - 1 if head else max(trained)
     return PhaseWork(
-        name=name, epochs=phase.epochs, trained=trained, frozen=tuple(k for k in range(last + 1) if k not in trained),
+        name=name, epochs=epochs, trained=trained, frozen=tuple(k for k in range(last + 1) if k not in trained),
         pairs=trained if phase.losses.on(FEATURE_LOSSES) else (), head=head, losses=phase.losses,
         train=train,
     )  # fmt: skip

@@ -13,7 +13,8 @@ from stagedkd.plan.work import Work
 
 
 def canonical(value: Any) -> Any:
-    """A type-tagged JSON value. Models lose their `unkeyed` fields; maps are sorted, sequences keep their order.
+    """A type-tagged JSON value. Models lose their `unkeyed` fields and those that are None, so that a new optional
+    field changes no old key; maps are sorted, sequences keep their order.
 
     Raises:
         TypeError: a value of another type.
@@ -31,8 +32,8 @@ def canonical(value: Any) -> Any:
             return ["str", value]
         case BaseModel():
             unkeyed: frozenset[str] = getattr(type(value), "unkeyed", frozenset())
-            names = sorted(set(type(value).model_fields) - unkeyed)
-            return ["map", [[name, canonical(getattr(value, name))] for name in names]]
+            fields = ((name, getattr(value, name)) for name in sorted(set(type(value).model_fields) - unkeyed))
+            return ["map", [[name, canonical(item)] for name, item in fields if item is not None]]
         case tuple() | list():
             return ["seq", [canonical(item) for item in value]]  # pyright: ignore[reportUnknownVariableType]
         case Mapping():

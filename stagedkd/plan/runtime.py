@@ -48,11 +48,10 @@ def load_runtime(root: Path, **overrides: Any) -> Runtime:
     Raises:
         SpecError: params.yaml is wrong, with places. UsageError: an override is.
     """
-    path, values = root / "params.yaml", dict[str, Any]()
+    path = root / "params.yaml"
     document = read_yaml(path) if path.exists() else None
-    if document and isinstance(document.value, dict):
-        section = document.value.get("runtime") or {}
-        values = dict(section) if isinstance(section, dict) else {}
+    section = document.below("runtime") if document else None
+    values: dict[str, Any] = dict(section.plain()) if section and section.map else {}
     if os.environ.get("STAGEDKD_DATA"):
         values["data_dir"] = str(Path(os.environ["STAGEDKD_DATA"]).resolve())
     for name, value in overrides.items():
@@ -67,6 +66,6 @@ def load_runtime(root: Path, **overrides: Any) -> Runtime:
             if overrides.get(option) is not None:
                 raise UsageError(f"--{option.replace('_', '-')} {overrides[option]}: {fault['msg']}") from None
             at = ("runtime", *fault["loc"])
-            place = document.place(at, key=True) if document else None
+            place = document.where(at, key=True) if document else None
             problems.append(Problem(f"'{'.'.join(map(str, at))}': {fault['msg']}", place))
         raise SpecError(problems) from None

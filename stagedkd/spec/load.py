@@ -1,230 +1,310 @@
-"""From a file to a validated `Spec`: read, lay `--set` over it, validate once, place every error."""
+"""From a file to validated specs: parents < recipe < file < the cell's recipe < the cell < --set, validated once a
+cell, every problem of every cell reported together."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import types
-import typing
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from stagedkd.errors import Place, Problem, SpecError, UsageError
-from stagedkd.spec.rules import check_rules
+from stagedkd.spec.faults import at, problem_of
+from stagedkd.spec.fields import ROOT, Slot, child, chosen, field_names, nearest
+from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid
+from stagedkd.spec.inherit import OWN, Source, read_source, specs_root, with_recipe
+from stagedkd.spec.merge import Merger, overlay
+from stagedkd.spec.rules import check_rules, warnings
 from stagedkd.spec.schema import Spec
-from stagedkd.spec.yaml import Document, Path_, Value, parse_yaml, read_yaml
+from stagedkd.spec.yaml import Node, Path_, parse_yaml
 
-ROOT_MARKS = ("params.yaml", "stagedkd.lock", "dvc.yaml", ".git")
+__all__ = ["Cell", "Experiment", "load_experiment", "load_spec", "specs_root"]
+LONGEST_NAME = 120
 
 
-def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
+@dataclass(frozen=True)
+class Cell:
+    """One validated spec: `labels` maps axis to label (none without a grid), `tree` keeps where each value stands."""
+
+    name: str
+    labels: Mapping[str, str]
+    spec: Spec
+    tree: Node
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A spec file: one cell, or those of its grid. `axes` maps axis to the labels that occur; `notes` are what a
+    reader should know: what fell in a merge, and warnings, each with its place."""
+
+    name: str
+    path: Path
+    axes: Mapping[str, tuple[str, ...]]
+    cells: tuple[Cell, ...]
+    notes: tuple[Problem, ...] = ()
+    values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether the file has a grid, of which there may be one cell."""
+        return bool(self.axes)
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = (), cell: str | None = None) -> Spec:
     """Read and validate a spec.
 
     Args:
         path: the YAML file.
-        overrides: `a.b=c` strings, scalars typed by the rules of the file.
+        overrides: `a.b=c` strings, values typed by the rules of the file.
+        cell: of a grid, the one to take, such as "student=w8,seed=3".
     Raises:
         SpecError: with every problem found, each with its place.
-        UsageError: no such file, or an override that is not of the form a.b=c.
+        UsageError: no such file, a wrong override, or a grid of which no one cell is picked.
     """
-    path = Path(path)
-    document = read_yaml(path)
-    for override in overrides:
-        document = _override(document, override)
-    assert isinstance(document.value, dict)
-    tree = dict(document.value)
-    tree.setdefault("name", path.stem)
-    problems = _read_own_code(tree, document, specs_root(path))
-    try:
-        spec = Spec.model_validate(_freeze(tree))
-    except ValidationError as error:
-        problems += [_problem(detail, document) for detail in error.errors(include_url=False)]
-        raise SpecError(_in_file_order(_unique(problems))) from None
-    problems += [Problem(fault, document.place(at, key=True), hint) for fault, at, hint in check_rules(spec)]
-    if problems:
-        raise SpecError(_in_file_order(problems))
-    return spec
+    found = load_experiment(path, overrides, (cell,) if cell else ())
+    if len(found.cells) != 1:
+        some = "\n    ".join(c.name for c in found.cells[:8])
+        raise UsageError(f"{path} has {len(found.cells)} cells:\n    {some}", hint="pick one with --cell")
+    return found.cells[0].spec
 
 
-def specs_root(path: Path) -> Path:
-    """The project's folder: the nearest one above the spec that has params.yaml, a lock, dvc.yaml or .git."""
-    folder = path.resolve().parent
-    for candidate in (folder, *folder.parents):
-        if any((candidate / mark).exists() for mark in ROOT_MARKS):
-            return candidate
-    return folder
+def load_experiment(path: str | Path, overrides: Sequence[str] = (), cells: Sequence[str] = ()) -> Experiment:
+    """Read and validate a spec file with all cells of its grid, or those that any of `cells` matches.
+
+    Raises:
+        SpecError: with every problem of every cell, each with its place.
+        UsageError: no such file, a wrong override, or a pick that matches nothing.
+    """
+    return _Loader(Path(path), overrides).load(cells)
 
 
-def _override(document: Document, override: str) -> Document:
-    name, sign, text = override.partition("=")
+@dataclass(frozen=True)
+class _Override:
+    text: str
+    path: tuple[str, ...]
+    node: Node
+
+
+class _Loader:
+    def __init__(self, path: Path, overrides: Sequence[str]) -> None:
+        self.path, self.root = path, specs_root(path)
+        self.merger = Merger()
+        self.source: Source = read_source(path, self.merger)
+        self.sets = [_parse_override(text) for text in overrides]
+        self.digests: dict[Path, str] = {}
+        self.found: dict[tuple[str, Place | None], tuple[Problem, list[str]]] = {}
+
+    def load(self, picked: Sequence[str]) -> Experiment:
+        axes, faults = read_grid(self.source.grid)
+        for problem in (*self.merger.problems, *faults):
+            self._say(problem, "")
+        points = axes.points if not faults else ((),)
+        self._check_overrides(axes)
+        points = _picked(axes, points, picked) if not faults else points
+        cells = [cell for point in points if (cell := self._cell(point)) is not None]
+        errors = [p for p in self._problems(len(points)) if p.severity == "error"]
+        if errors:
+            raise SpecError(errors)
+        name = cells[0].spec.name if not axes.axes else self._named("")
+        labels = {a.name: tuple(dict.fromkeys(labels_of(p)[a.name] for p in points)) for a in axes.axes}
+        values = {a.name: {k: v.plain() for k, v in a.values.items()} for a in axes.axes}
+        notes = tuple(p for p in self._problems(len(points)) if p.severity != "error")
+        return Experiment(name, self.path, labels, tuple(cells), notes, values)
+
+    # ------------------------------------------------------------ one cell
+
+    def _cell(self, point: Point) -> Cell | None:
+        cell, merger = cell_name(point), Merger(list(self.merger.notes))
+        try:
+            tree = self._tree(point, merger)
+        except SpecError as error:
+            for problem in error.problems:
+                self._say(problem, cell)
+            return None
+        values: dict[str, Any] = tree.plain()
+        values["name"] = self._named(cell)
+        problems = [*merger.problems, *self._read_own_code(values, tree)]
+        spec = None
+        try:
+            spec = Spec.model_validate(values)
+        except ValidationError as error:
+            problems += [problem_of(detail, self._with_name(tree)) for detail in error.errors(include_url=False)]
+        if spec is not None:
+            problems += [at(tree, path, fault, hint, key=True) for fault, path, hint in check_rules(spec)]
+            if not problems:
+                soft = [at(tree, path, fault, hint, key=True) for fault, path, hint in warnings(spec)]
+                problems += [replace(p, severity="warning") for p in soft]
+        for problem in (*problems, *merger.notes):
+            self._say(problem, cell)
+        return Cell(cell, labels_of(point), spec, tree) if spec else None
+
+    def _tree(self, point: Point, merger: Merger) -> Node:
+        tree, folder = self.source.tree, self.path.parent
+        recipes = [value for axis, _, value in point if axis.path == ("recipe",)]
+        recipes += [given.node for given in self.sets if given.path == ("recipe",)]
+        for named in recipes:
+            tree = with_recipe(tree, named, self.root, folder, merger)
+        for axis, _, value in point:
+            if axis.path != ("recipe",):
+                tree = merger.merge(tree, overlay(tree, axis.path, value))
+        for given in self.sets:
+            if given.path[0] not in OWN:
+                tree = merger.merge(tree, overlay(tree, given.path, given.node))
+        return tree
+
+    def _with_name(self, tree: Node) -> Node:
+        return replace(tree, value={**tree.map, "name": self.source.name}) if self.source.name else tree
+
+    def _named(self, cell: str) -> Any:
+        """The file's name, or its own `name`, and what tells this run from others: the cell and the overrides."""
+        said = [given.node.value for given in self.sets if given.path == ("name",)]
+        own = self.source.name.plain() if self.source.name else re.sub(r"[^A-Za-z0-9_.=,+-]", "_", self.path.stem)
+        name = said[-1] if said else own
+        if not isinstance(name, str):
+            return name
+        told = [cell] if cell else []
+        told += [given.text for given in self.sets if given.path != ("name",)] if not said else []
+        return short_name("+".join([name, *told]))
+
+    # ------------------------------------------------------------ --set
+
+    def _check_overrides(self, axes: Axes) -> None:
+        for given in self.sets:
+            for axis in axes.axes:
+                hit = [path for path in axis.leaves() if overlap(path, given.path)]
+                if hit:
+                    raise UsageError(
+                        f"--set {given.text}: the grid's axis '{axis.name}' sets '{'.'.join(hit[0])}'",
+                        hint=f"pick cells with --cell '{axis.name}={next(iter(axis.values))}'",
+                    )
+            if given.path[0] in ("extends", "grid"):
+                raise UsageError(f"--set {given.text}: '{given.path[0]}' is not set from the command line")
+            self._check_path(given)
+
+    def _check_path(self, given: _Override) -> None:
+        if given.path in (("recipe",), ("name",)):
+            return
+        slot: Slot = ROOT
+        node: Node | None = self.source.tree
+        for i, part in enumerate(given.path):
+            if node is not None and isinstance(node.value, tuple):
+                here = ".".join(given.path[:i])
+                raise UsageError(f"--set cannot reach into the list '{here}'", hint=f"set the whole list: {here}=[...]")
+            slot = chosen(slot, node)
+            below = child(slot, part)
+            if not below and any(s is not Any for s in slot):
+                hint = nearest(part, field_names(slot), "known here:")
+                key = ".".join(given.path[: i + 1])
+                raise SpecError([Problem(f"unknown key '{key}'", given.node.place, hint)])
+            slot, node = below, node.below(part) if node is not None else None
+
+    # ------------------------------------------------------------ one's own code
+
+    def _read_own_code(self, values: dict[str, Any], tree: Node) -> list[Problem]:
+        """Put the digest of each `arch: file` network into the values; the file is read, never run."""
+        problems: list[Problem] = []
+        for path, network in _networks(values):
+            if "digest" in network:
+                problems.append(at(tree, (*path, "digest"), "'digest' is not yours to set", "", key=True))
+            name = network.get("path")
+            if network.get("arch") != "file" or not isinstance(name, str) or not name:
+                continue
+            file = self.root / name
+            try:
+                inside, there = file.resolve().is_relative_to(self.root.resolve()), file.is_file()
+            except (OSError, ValueError, RuntimeError):
+                inside, there = True, False
+            if not inside:
+                hint = "move it into the project"
+                problems.append(at(tree, (*path, "path"), f"{name} lies outside the specs' root", hint))
+            elif not there:
+                problems.append(at(tree, (*path, "path"), f"no file {name} below the specs' root", ""))
+            else:
+                if file not in self.digests:
+                    self.digests[file] = hashlib.sha256(file.read_bytes()).hexdigest()
+                network["digest"] = self.digests[file]
+        return problems
+
+    # ------------------------------------------------------------ problems
+
+    def _say(self, problem: Problem, cell: str) -> None:
+        _, cells = self.found.setdefault((problem.message, problem.place), (problem, []))
+        cells.append(cell)
+
+    def _problems(self, count: int) -> list[Problem]:
+        """Each problem once, in the order of the files; where only some cells have it, with the first of them."""
+        found: list[Problem] = []
+        for problem, cells in self.found.values():
+            grid = self.source.grid
+            if grid is not None and cells[0] and len(set(cells)) < count:
+                which = f"in {len(set(cells))} of {count} cells, the first is {cells[0]}; grid at"
+                problem = replace(problem, related=(*problem.related, (which, grid.key or grid.place)))
+            found.append(problem)
+        return sorted(found, key=self._order)
+
+    def _order(self, problem: Problem) -> tuple[bool, str, int, int]:
+        """The file itself first, then its parents."""
+        place = problem.place
+        return (place.file != str(self.path), place.file, place.line, place.column) if place else (False, "", 0, 0)
+
+
+def short_name(name: str) -> str:
+    """A name that can be a folder: other characters become _, and what is too long is cut and told by its digest."""
+    plain = re.sub(r"[^A-Za-z0-9_.=,+-]", "_", name)
+    plain = plain if plain[:1].isalnum() else "x" + plain
+    if plain == name and len(name) <= LONGEST_NAME:
+        return name
+    tail = "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
+    return plain[: LONGEST_NAME - len(tail)] + tail
+
+
+def _parse_override(text: str) -> _Override:
+    name, sign, value = text.partition("=")
     keys = tuple(name.strip().split("."))
     if not sign or not all(keys):
-        raise UsageError(f"--set {override!r} is not of the form a.b=c", hint="for example --set train.lr=1e-3")
-    source = f"--set {override}"
-    given = parse_yaml(f"value: {text}", source)
-    assert isinstance(given.value, dict) and isinstance(document.value, dict)
-    place = Place("--set", 1, 1, len(name), override)
-    tree = _with(document.value, keys, given.value["value"])
-    values = {at: p for at, p in document.values.items() if at[: len(keys)] != keys} | {keys: place}
-    return Document(tree, document.keys | {keys: place}, values)
+        raise UsageError(f"--set {text!r} is not of the form a.b=c", hint="for example --set train.lr=1e-3")
+    try:
+        node = parse_yaml(f"value: {value}", "--set").map["value"]
+    except SpecError as error:
+        raise UsageError(
+            f"--set {text}: {error.problems[0].message}", hint="a YAML value, such as 3 or [a, b]"
+        ) from None
+    return _Override(text, keys, _placed(node, Place("--set", 1, 1, len(name), text)))
 
 
-def _with(tree: dict[str, Value], keys: tuple[str, ...], value: Value) -> dict[str, Value]:
-    head, rest = keys[0], keys[1:]
-    if not rest:
-        return {**tree, head: value}
-    inner = tree.get(head)
-    if isinstance(inner, list):
-        raise UsageError(f"--set cannot reach into the list '{head}'", hint=f"set the whole list: {head}=[...]")
-    below: Value = _with(inner if isinstance(inner, dict) else {}, rest, value)
-    return {**tree, head: below}
+def _placed(node: Node, place: Place) -> Node:
+    """A node and all below it, at one place."""
+    value = node.value
+    if isinstance(value, Mapping):
+        value = {name: _placed(below, place) for name, below in value.items()}
+    elif isinstance(value, tuple):
+        value = tuple(_placed(item, place) for item in value)
+    return Node(value, place, place)
 
 
-def _freeze(value: Value) -> Any:
-    """Lists to tuples: strict frozen models take no lists."""
-    if isinstance(value, dict):
-        return {key: _freeze(item) for key, item in value.items()}
-    return tuple(_freeze(item) for item in value) if isinstance(value, list) else value
+def _picked(axes: Axes, points: tuple[Point, ...], picked: Sequence[str]) -> tuple[Point, ...]:
+    if not picked:
+        return points
+    if not axes.axes:
+        raise UsageError("--cell is for grids, and this spec has none", hint="leave --cell out")
+    kept: dict[str, Point] = {}
+    for text in picked:
+        found, fault, hint = matching(axes, text)
+        if fault:
+            raise UsageError(f"--cell {text}: {fault}", hint=hint)
+        kept |= {cell_name(point): point for point in found}
+    return tuple(point for point in points if cell_name(point) in kept)
 
 
-def _networks(tree: dict[str, Value]) -> Iterable[tuple[Path_, dict[str, Value]]]:
-    cascade = tree.get("cascade")
-    listed = [(("cascade", i), net) for i, net in enumerate(cascade)] if isinstance(cascade, list) else []
-    for at, network in [(("teacher",), tree.get("teacher")), *listed, (("student",), tree.get("student"))]:
+def _networks(values: Mapping[str, Any]) -> Iterable[tuple[Path_, dict[str, Any]]]:
+    listed = values.get("cascade")
+    cascade: tuple[Any, ...] = listed if isinstance(listed, tuple) else ()
+    found: list[tuple[Path_, Any]] = [(("teacher",), values.get("teacher")), (("student",), values.get("student"))]
+    found += [(("cascade", i), network) for i, network in enumerate(cascade)]
+    for path, network in found:
         if isinstance(network, dict):
-            yield at, network
-
-
-def _read_own_code(tree: dict[str, Value], document: Document, root: Path) -> list[Problem]:
-    """Put the digest of each `arch: file` network into the tree; the file is read, never run."""
-    problems: list[Problem] = []
-    for at, network in _networks(tree):
-        if "digest" in network:
-            problems.append(Problem("'digest' is not yours to set", document.place((*at, "digest"), key=True)))
-        name = network.get("path")
-        if network.get("arch") != "file" or not isinstance(name, str):
-            continue
-        path, place = (root / name).resolve(), document.place((*at, "path"))
-        if not path.is_relative_to(root.resolve()):
-            problems.append(Problem(f"{name} lies outside the specs' root", place, "move it into the project"))
-        elif not path.is_file():
-            problems.append(Problem(f"no file {name} below the specs' root", place))
-        else:
-            network["digest"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return problems
-
-
-# ---------------------------------------------------------------- from pydantic's errors to places
-
-
-def _problem(detail: ErrorDetails, document: Document) -> Problem:
-    at = _path_in_file(detail["loc"], document)
-    kind, context = detail["type"], detail.get("ctx", {})
-    name = ".".join(str(part) for part in at) or "the spec"
-    if kind == "extra_forbidden":
-        return Problem(f"unknown key '{name}'", document.place(at, key=True), _did_you_mean(detail["loc"], at))
-    if kind == "missing":
-        return Problem(f"'{name}' is missing", document.place(at[:-1], key=True), f"add {at[-1]}: ...")
-    if kind == "union_tag_not_found":
-        tag = str(context.get("discriminator", "kind")).strip("'")
-        known = _known_tags(detail)
-        return Problem(f"'{name}' needs '{tag}'", document.place(at, key=True), f"one of {known}" if known else "")
-    if kind == "union_tag_invalid":
-        tag, got = str(context["discriminator"]).strip("'"), str(context["tag"])
-        allowed = str(context["expected_tags"]).replace("'", "").split(", ")
-        near = difflib.get_close_matches(got, allowed, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(allowed)}"
-        return Problem(f"'{name}.{tag}' cannot be {got!r}", document.place((*at, tag)), hint)
-    if kind == "value_error":
-        return Problem(f"'{name}': {context['error']}", document.place(at))
-    message = detail["msg"][:1].lower() + detail["msg"][1:]
-    message = message.replace("input should be", "must be").replace("tuple", "list").replace("dictionary", "map")
-    got = detail["input"]
-    shown = f", not {got!r}" if isinstance(got, (str, int, float, bool)) or got is None else ""
-    return Problem(f"'{name}' {message}{shown}", document.place(at))
-
-
-def _path_in_file(location: tuple[str | int, ...], document: Document) -> Path_:
-    """pydantic's location without the names of union arms, which stand in no file."""
-    path: list[str | int] = []
-    node: Value = document.value
-    for i, part in enumerate(location):
-        below = _children(node)
-        if part in below:
-            node = below[part]
-        elif i < len(location) - 1 or _is_arm(part, location[:i]) or not isinstance(node, dict):
-            continue  # the name of a union's arm; a last part that is none is a missing key
-        path.append(part)
-    return tuple(path)
-
-
-def _children(node: Value) -> dict[str | int, Value]:
-    if isinstance(node, dict):
-        return {key: value for key, value in node.items()}  # noqa: C416 - a dict of another key type
-    return dict(enumerate(node)) if isinstance(node, list) else {}
-
-
-def _is_arm(part: str | int, parents: tuple[str | int, ...]) -> bool:
-    found = _models_at(parents)
-    return not any(part in model.model_fields for model in found)
-
-
-def _models_at(location: tuple[str | int, ...]) -> list[type[BaseModel]]:
-    """The models that can stand at a pydantic location (with or without arm names in it)."""
-    annotations: list[Any] = [Spec]
-    for part in location:
-        following: list[Any] = []
-        for model in _flatten(annotations):
-            if isinstance(model, type) and issubclass(model, BaseModel):
-                if str(part) in model.model_fields:
-                    following.append(model.model_fields[str(part)].annotation)
-                elif any(part in _tags(field.annotation) for field in model.model_fields.values()):
-                    following.append(model)
-            else:  # a map's or a list's items
-                following += [arg for arg in typing.get_args(model) if arg is not Ellipsis]
-        annotations = following or annotations
-    return [m for m in _flatten(annotations) if isinstance(m, type) and issubclass(m, BaseModel)]
-
-
-def _tags(annotation: Any) -> tuple[Any, ...]:
-    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
-
-
-def _flatten(annotations: Iterable[Any]) -> Iterable[Any]:
-    """Unions and Annotated taken apart; maps, lists and models as they are."""
-    for annotation in annotations:
-        origin = typing.get_origin(annotation)
-        if origin is typing.Annotated:
-            yield from _flatten([typing.get_args(annotation)[0]])
-        elif origin in (typing.Union, types.UnionType):
-            yield from _flatten(typing.get_args(annotation))
-        elif annotation is not type(None):
-            yield annotation
-
-
-def _did_you_mean(location: tuple[str | int, ...], at: Path_) -> str:
-    models = _models_at(location[:-1])
-    fields = sorted({name for model in models for name in model.model_fields} - {"digest"})
-    near = difflib.get_close_matches(str(at[-1]).lower(), fields, 1)
-    return f"did you mean '{near[0]}'?" if near else (f"known here: {', '.join(fields)}" if fields else "")
-
-
-def _known_tags(detail: ErrorDetails) -> str:
-    tag = str(detail.get("ctx", {}).get("discriminator", "")).strip("'")
-    found = [
-        t for m in _models_at(detail["loc"]) if tag in m.model_fields for t in _tags(m.model_fields[tag].annotation)
-    ]
-    return ", ".join(dict.fromkeys(map(str, found)))
-
-
-def _unique(problems: list[Problem]) -> list[Problem]:
-    """A union's arms report the same place each: keep the first of each message and place."""
-    return list({(p.message, p.place): p for p in problems}.values())
-
-
-def _in_file_order(problems: list[Problem]) -> list[Problem]:
-    return sorted(problems, key=lambda p: (p.place.line, p.place.column) if p.place else (0, 0))
+            yield path, network

@@ -7,9 +7,18 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TypeAlias
 
-from stagedkd.spec.cascade import assistants
+from stagedkd.spec.cascade import LARGEST_HOP, assistants, trunk_params
 from stagedkd.spec.cuts import block_names, cut_faults, matching_cut, student_cut
-from stagedkd.spec.schema import FEATURE_LOSSES, RESPONSE_LOSSES, NetworkFields, Shapes, Spec, TorchvisionArch
+from stagedkd.spec.schedule import PhaseFault, phase_epochs
+from stagedkd.spec.schema import (
+    FEATURE_LOSSES,
+    RESPONSE_LOSSES,
+    NetworkFields,
+    Shapes,
+    Spec,
+    StudentFields,
+    TorchvisionArch,
+)
 from stagedkd.spec.zoo import ZOO
 
 Fault: TypeAlias = tuple[str, tuple["str | int", ...], str]
@@ -17,8 +26,25 @@ Fault: TypeAlias = tuple[str, tuple["str | int", ...], str]
 
 def check_rules(spec: Spec) -> list[Fault]:
     """All faults that no single field shows: (message, path in the spec, mend)."""
-    faults = [*_networks(spec), *_phases(spec), *_labels(spec), *_views(spec)]
-    return faults or [*_cascade(spec)]
+    faults = [*_networks(spec), *_phases(spec), *_epochs(spec), *_labels(spec), *_refined(spec), *_views(spec)]
+    return faults or [*_cascade(spec)] or [*_not_yet(spec)]
+
+
+def warnings(spec: Spec) -> list[Fault]:
+    """What is allowed and probably not meant, for a spec without fault."""
+    row: list[NetworkFields] = [spec.teacher, *assistants(spec), spec.student]
+    sizes, found = [trunk_params(network) for network in row], list[Fault]()
+    for hop in range(1, len(row)):
+        above, below = sizes[hop - 1], sizes[hop]
+        at: tuple[str | int, ...] = ("student",) if hop == len(row) - 1 else ("cascade",)
+        if at == ("cascade",) and spec.cascade != "auto":
+            at = ("cascade", hop - 1)
+        if above and below and below > above:
+            found.append((f"hop {hop} goes from {above:,} to {below:,} parameters: the network grows", at, ""))
+        elif above and below and above / below > LARGEST_HOP:
+            gap = f"hop {hop} is a {above // below}x gap ({above:,} to {below:,} parameters)"
+            found.append((gap, at, f"{LARGEST_HOP:g}x is the usual limit: cascade: auto adds assistants"))
+    return found
 
 
 def _all_networks(spec: Spec) -> Iterator[tuple[tuple[str | int, ...], NetworkFields]]:
@@ -90,6 +116,47 @@ def _phases(spec: Spec) -> Iterator[Fault]:
     trained = [p for p in spec.distill.phases.values() if p.losses.on(RESPONSE_LOSSES)]
     if not trained:
         yield "no phase trains the head", ("distill", "phases"), "add a phase with kd or ce"
+
+
+def _epochs(spec: Spec) -> Iterator[Fault]:
+    for at, network in _all_networks(spec):
+        if not isinstance(network, StudentFields):
+            continue
+        try:
+            phase_epochs(spec.distill.phases, network.epochs or spec.student.epochs, len(student_cut(network)))
+        except PhaseFault as fault:
+            own = network.epochs is not None
+            at = ("distill", "phases", fault.phase) if fault.phase else (*(at if own else ("student",)), "epochs")
+            yield str(fault), at, fault.hint
+
+
+def _refined(spec: Spec) -> Iterator[Fault]:
+    using = [name for name, phase in spec.distill.phases.items() if phase.losses.pseudo]
+    if spec.refine is None:
+        for name in using:
+            at = ("distill", "phases", name, "losses", "pseudo")
+            yield "'pseudo' needs refined labels", at, "add refine: {kind: noise_model}, or leave pseudo out"
+        return
+    if spec.labels.clean == 0:
+        yield "'refine' needs clean labels: labels.clean is 0", ("refine",), "raise labels.clean"
+    if spec.teacher.labels == "all":
+        hint = "labels: same, or leave refine out"
+        yield (
+            "a teacher of the true labels cannot refine them: that reads the hidden truth",
+            ("teacher", "labels"),
+            hint,
+        )
+    if not using:
+        yield "no phase uses the refined labels", ("refine",), "add the loss pseudo, or leave refine out"
+
+
+def _not_yet(spec: Spec) -> Iterator[Fault]:
+    if spec.refine is not None:
+        yield (
+            "'refine' is checked, but this version has no stage for it yet",
+            ("refine",),
+            "leave refine and pseudo out",
+        )
 
 
 def _labels(spec: Spec) -> Iterator[Fault]:

@@ -7,8 +7,8 @@ nodes are composed by PyYAML and turned into values by the core schema's rules.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -16,19 +16,20 @@ import yaml
 
 from stagedkd.errors import Place, Problem, SpecError, UsageError
 
-Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
+Scalar: TypeAlias = "bool | int | float | str | None"
 Path_: TypeAlias = tuple["str | int", ...]
 
-# PyYAML's own annotations are partial, so these two are taken untyped
+# PyYAML's own annotations are partial, so these are taken untyped; the C loader is ten times as fast
 compose: Any = yaml.compose  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 parse: Any = yaml.parse  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 1 << 20, 20_000, 64
 
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _OCT, _HEX = re.compile(r"0o[0-7]+\Z"), re.compile(r"0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
-_SPECIAL = {
+_SPECIAL: dict[str, Scalar] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -38,25 +39,62 @@ _SPECIAL = {
 }
 
 
-@dataclass(frozen=True)
-class Document:
-    """A YAML file as plain values, and where each key and value stands (by path from the root)."""
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A value and where it comes from. `key` is the place of its key (None in a list and at the root); `over` what
+    stood here before a child, a cell or --set took its place, and may itself have stood over something."""
 
-    value: Value
-    keys: dict[Path_, Place] = field(default_factory=dict[Path_, Place])
-    values: dict[Path_, Place] = field(default_factory=dict[Path_, Place])
+    value: Scalar | Mapping[str, Node] | tuple[Node, ...]
+    place: Place
+    key: Place | None = None
+    over: Node | None = None
 
-    def place(self, path: Path_, *, key: bool = False) -> Place | None:
-        """The place of `path`, or of its nearest ancestor that stands in the file."""
-        for end in range(len(path), -1, -1):
-            first, second = (self.keys, self.values) if key or end < len(path) else (self.values, self.keys)
-            found = first.get(path[:end]) or second.get(path[:end])
-            if found:
-                return found
-        return None
+    @property
+    def map(self) -> Mapping[str, Node]:
+        """The entries of a map; none of anything else."""
+        return self.value if isinstance(self.value, Mapping) else {}
+
+    @property
+    def items(self) -> tuple[Node, ...]:
+        """The items of a list; none of anything else."""
+        return self.value if isinstance(self.value, tuple) else ()
+
+    def below(self, part: str | int) -> Node | None:
+        """The child of that key or index."""
+        if isinstance(part, str):
+            return self.map.get(part)
+        return self.items[part] if 0 <= part < len(self.items) else None
+
+    def at(self, path: Path_) -> Node | None:
+        """The node of exactly this path."""
+        node: Node | None = self
+        for part in path:
+            node = node.below(part) if node is not None else None
+        return node
+
+    def nearest(self, path: Path_) -> tuple[Node, bool]:
+        """The node of this path, or of its nearest ancestor that is here; and whether it is the path itself."""
+        node = self
+        for part in path:
+            found = node.below(part)
+            if found is None:
+                return node, False
+            node = found
+        return node, True
+
+    def where(self, path: Path_, *, key: bool = False) -> Place:
+        """The place of the value (or the key) of `path`; of the key of its nearest ancestor where it is not here."""
+        node, exact = self.nearest(path)
+        return (node.key or node.place) if key or not exact else node.place
+
+    def plain(self) -> Any:
+        """The value without places: dicts, and tuples for lists, since strict frozen models take no lists."""
+        if isinstance(self.value, Mapping):
+            return {name: child.plain() for name, child in self.value.items()}
+        return tuple(item.plain() for item in self.value) if isinstance(self.value, tuple) else self.value
 
 
-def scalar(text: str) -> Value:
+def scalar(text: str) -> Scalar:
     """A plain scalar by the YAML 1.2 core schema: `1e-3` is a float, `no` and `1_000` strings, `010` is ten."""
     if text in _SPECIAL:
         return _SPECIAL[text]
@@ -71,8 +109,8 @@ def scalar(text: str) -> Value:
     return text
 
 
-def read_yaml(path: Path) -> Document:
-    """Read one file.
+def read_yaml(path: Path) -> Node:
+    """Read one file; the root is a map.
 
     Raises:
         UsageError: there is no such file.
@@ -84,8 +122,11 @@ def read_yaml(path: Path) -> Document:
         raise UsageError(f"{path} is a folder", hint="name a spec file, for example specs/quickstart.yaml") from None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="name an existing spec file") from None
+    except ValueError:
+        raise UsageError(f"{str(path)!r} is no file name") from None
     if len(raw) > MAX_BYTES:
-        raise SpecError([Problem(f"{path} is {len(raw):,} bytes; a spec has at most {MAX_BYTES:,}")])
+        place = Place(str(path), 1, 1, 1, "...")
+        raise SpecError([Problem(f"the file has {len(raw):,} bytes; a spec has at most {MAX_BYTES:,}", place)])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -94,93 +135,85 @@ def read_yaml(path: Path) -> Document:
     return parse_yaml(text, str(path))
 
 
-def parse_yaml(text: str, name: str) -> Document:
+def parse_yaml(text: str, name: str) -> Node:
     """Parse YAML text; `name` stands in positions. Raises SpecError as `read_yaml`."""
     return _Reader(text, name).document()
 
 
 class _Reader:
     def __init__(self, text: str, name: str) -> None:
-        self.text, self.name, self.lines = text, name, text.splitlines() or [""]
-        self.keys: dict[Path_, Place] = {}
-        self.values: dict[Path_, Place] = {}
+        self.text, self.name = text, name
+        self.lines = re.split(r"\r\n|[\n\r\x85\u2028\u2029]", text)  # YAML's line breaks, and no others
         self.problems: list[Problem] = []
-        self.nodes = 0
 
-    def document(self) -> Document:
-        self._refuse_aliases()
+    def document(self) -> Node:
         try:
-            node = cast("yaml.Node | None", compose(self.text, Loader=yaml.SafeLoader))
+            self._look_ahead()
+            node = cast("yaml.Node | None", compose(self.text, Loader=LOADER))
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            place = self._place(mark, 1) if mark else None
+            place = self._place(mark, 1) if mark else self._at(1, 1, 1)
             raise SpecError([Problem(f"not YAML: {error.problem or error.context}", place)]) from None
         except yaml.YAMLError as error:
-            raise SpecError([Problem(f"not YAML: {error}", self._at(1, 1, 1))]) from None
-        except RecursionError:
-            raise SpecError([Problem(f"nested deeper than {MAX_DEPTH}", self._at(1, 1, 1))]) from None
-        value = {} if node is None else self._value(node, (), 0)
-        if not isinstance(value, dict):
+            raise SpecError([Problem(f"not YAML: {str(error).splitlines()[0]}", self._at(1, 1, 1))]) from None
+        root = Node({}, self._at(1, 1, 1)) if node is None else self._value(node, None)
+        if not isinstance(root.value, Mapping):
             self.problems.append(Problem("a spec is a map of sections", self._at(1, 1, 1), "for example data: ..."))
         if self.problems:
             raise SpecError(self.problems)
-        self.values.setdefault((), self._at(1, 1, 1))
-        return Document(value, self.keys, self.values)
+        return Node(root.value, self._at(1, 1, 1))
 
-    def _refuse_aliases(self) -> None:
-        """Look at the event stream first: composing would expand aliases (and a billion laughs with them)."""
-        depth = 0
-        try:
-            for event in cast("Iterator[yaml.Event]", parse(self.text, Loader=yaml.SafeLoader)):
-                if isinstance(event, yaml.CollectionStartEvent):
-                    depth += 1
-                elif isinstance(event, yaml.CollectionEndEvent):
-                    depth -= 1
-                if depth > MAX_DEPTH:
-                    raise SpecError([Problem(f"nested deeper than {MAX_DEPTH}", self._place(event.start_mark, 1))])
-                anchor = getattr(event, "anchor", None)
-                if anchor:
-                    sign = "*" if isinstance(event, yaml.AliasEvent) else "&"
-                    place = self._place(event.start_mark, len(anchor) + 1)
-                    raise SpecError(
-                        [Problem(f"anchors and aliases are not read: {sign}{anchor}", place, "use extends")]
-                    )
-                tag = getattr(event, "tag", None)
-                if tag and tag != "!":
-                    place = self._place(event.start_mark, 1)
-                    raise SpecError([Problem(f"tags are not read: {tag}", place, "write the plain value")])
-        except (yaml.YAMLError, RecursionError):
-            return  # compose() meets the same fault and reports it
+    def _look_ahead(self) -> None:
+        """Hold the event stream against the limits before composing, which would expand aliases (and a billion laughs
+        with them) and recurse."""
+        depth = count = 0
+        for event in cast("Iterator[yaml.Event]", parse(self.text, Loader=LOADER)):
+            if isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if not isinstance(event, yaml.NodeEvent):
+                continue
+            count += 1
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            if event.anchor:
+                sign = "*" if isinstance(event, yaml.AliasEvent) else "&"
+                self._stop(
+                    event, f"anchors and aliases are not read: {sign}{event.anchor}", "use extends", event.anchor
+                )
+            tag = getattr(event, "tag", None)
+            if tag and tag != "!":
+                self._stop(event, f"tags are not read: {tag}", "write the plain value")
+            if depth > MAX_DEPTH:
+                self._stop(event, f"nested deeper than {MAX_DEPTH}")
+            if count > MAX_NODES:
+                self._stop(event, f"more than {MAX_NODES:,} values")
 
-    def _value(self, node: yaml.Node, path: Path_, depth: int) -> Value:
-        self.nodes += 1
-        if self.nodes > MAX_NODES or depth > MAX_DEPTH:
-            limit = f"more than {MAX_NODES:,} values" if self.nodes > MAX_NODES else f"nested deeper than {MAX_DEPTH}"
-            raise SpecError([Problem(limit, self._place(node.start_mark, 1))])
-        self.values[path] = self._node_place(node)
+    def _stop(self, event: yaml.Event, message: str, hint: str = "", anchor: str = "") -> None:
+        raise SpecError([Problem(message, self._place(event.start_mark, len(anchor) + 1), hint)])
+
+    def _value(self, node: yaml.Node, key: Place | None) -> Node:
+        place = self._node_place(node)
         if isinstance(node, yaml.MappingNode):
-            return self._map(node, path, depth)
+            return Node(self._map(node), place, key)
         if isinstance(node, yaml.SequenceNode):
-            return [self._value(item, (*path, i), depth + 1) for i, item in enumerate(node.value)]
+            return Node(tuple(self._value(item, None) for item in node.value), place, key)
         assert isinstance(node, yaml.ScalarNode)
         text: str = node.value
-        return scalar(text) if node.style is None else text
+        return Node(text if node.style else scalar(text), place, key)
 
-    def _map(self, node: yaml.MappingNode, path: Path_, depth: int) -> Value:
-        found: dict[str, Value] = {}
+    def _map(self, node: yaml.MappingNode) -> Mapping[str, Node]:
+        found: dict[str, Node] = {}
         for key_node, value_node in node.value:
             place = self._node_place(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
                 self.problems.append(Problem("a key must be a word", place))
                 continue
-            key: str = key_node.value
-            here = (*path, key)
-            if key in found:
-                first = self.keys[here]
-                self.problems.append(Problem(f"'{key}' stands twice", place, f"first at {first}"))
+            name: str = key_node.value
+            if name in found:
+                first = found[name].key
+                assert first is not None
+                self.problems.append(Problem(f"'{name}' stands twice", place, "leave one out", (("first at", first),)))
                 continue
-            self.keys[here] = place
-            found[key] = self._value(value_node, here, depth + 1)
+            found[name] = self._value(value_node, place)
         return found
 
     def _node_place(self, node: yaml.Node) -> Place:
@@ -192,5 +225,6 @@ class _Reader:
         return self._at(mark.line + 1, mark.column + 1, width)
 
     def _at(self, line: int, column: int, width: int) -> Place:
-        text = self.lines[line - 1] if line <= len(self.lines) else ""
-        return Place(self.name, line, column, width, text)
+        if line > len(self.lines):  # the end of the file, behind its last line break
+            line, column = len(self.lines), len(self.lines[-1]) + 1
+        return Place(self.name, line, column, width, self.lines[line - 1])

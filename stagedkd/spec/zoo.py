@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
@@ -90,7 +91,8 @@ def _conv_params(c_in: int, c_out: int, kind: str) -> int:
     return c_in * c_out * (9 if kind == "flat" else 27)
 
 
-def width_for(params: float, blocks: Sequence[int], conv: str) -> int:
+@lru_cache(maxsize=4096)
+def width_for(params: float, blocks: tuple[int, ...], conv: str) -> int:
     """The multiple of 4 whose resnet3d has the trunk nearest to `params`; at least 4, at most 1024."""
     return min(range(4, 1025, 4), key=lambda width: abs(resnet3d_trunk_params(width, blocks, conv) - params))
 

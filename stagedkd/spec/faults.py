@@ -1,0 +1,174 @@
+"""pydantic's errors as problems with a place, the allowed values, and what was probably meant."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic_core import ErrorDetails
+
+from stagedkd.errors import Place, Problem
+from stagedkd.spec.fields import chosen, field_names, is_section, nearest, slot_at, tag_values, unlabelled
+from stagedkd.spec.yaml import Node, Path_
+
+FORMS = {
+    "int_type": "a whole number", "float_type": "a number", "string_type": "a word", "tuple_type": "a list",
+    "dict_type": "a map", "mapping_type": "a map", "model_type": "a map", "model_attributes_type": "a map",
+    "finite_number": "a finite number", "bool_type": "true or false",
+}  # fmt: skip
+LIMITS = {
+    "greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most",
+}  # fmt: skip
+
+
+def problem_of(detail: ErrorDetails, tree: Node) -> Problem:
+    """One of pydantic's errors at its place in `tree`."""
+    path = unlabelled(detail["loc"])
+    name = ".".join(map(str, path)) or "the spec"
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return at(tree, path, f"unknown key '{name}'", _known_beside(path, tree), key=True)
+    if kind == "missing":
+        return at(tree, path, f"'{name}' is missing", f"add {path[-1]}: ...", key=True)
+    if kind == "union_tag_not_found":
+        tag = str(context["discriminator"]).strip("'")
+        return at(tree, path, f"'{name}' needs '{tag}'", f"one of {', '.join(_tags(path, tag))}", key=True)
+    if kind == "union_tag_invalid":
+        tag = str(context["discriminator"]).strip("'")
+        message = f"'{name}.{tag}' cannot be {_shown(context['tag'])}"
+        return at(tree, (*path, tag), message, nearest(context["tag"], _tags(path, tag)))
+    if kind == "value_error":
+        return at(tree, path, f"'{name}': {context['error']}", "", key=not isinstance(path[-1], str) if path else True)
+    if detail["loc"][-1:] == ("[key]",):
+        return at(tree, path, f"'{name}' cannot be a name", "letters, digits, _ and -", key=True)
+    message, hint = _wrong_value(kind, context, detail["input"], path)
+    return at(tree, path, f"'{name}' {message}", hint)
+
+
+def at(tree: Node, path: Path_, message: str, hint: str, *, key: bool = False) -> Problem:
+    """A problem at a path, with the places of the values that the faulty one stands over."""
+    node, exact = tree.nearest(path)
+    related: list[tuple[str, Place]] = []
+    over = node.over if exact else None
+    while over is not None:
+        related.append((f"overrides {_shown(over.plain())} at", over.place))
+        over = over.over
+    return Problem(message, tree.where(path, key=key), hint, tuple(related))
+
+
+def _wrong_value(kind: str, context: Mapping[str, Any], got: Any, path: Path_) -> tuple[str, str]:
+    allowed = _range(path)
+    if kind == "literal_error":
+        literals = [arm for arm in slot_at(path) if typing.get_origin(arm) is typing.Literal]
+        known = [word for arm in literals for word in typing.get_args(arm)]
+        words = ", ".join(map(str, known))
+        return f"must be {' or '.join(words.rsplit(', ', 1))}, not {_shown(got)}", _close(got, known)
+    if kind in FORMS:
+        return f"must be {FORMS[kind]}, not {_shown(got)}", _as_number(got, kind) or allowed
+    if kind in LIMITS:
+        return f"must be {LIMITS[kind]} {next(iter(context.values()))}, not {_shown(got)}", allowed
+    if kind == "form":
+        return f"{context.get('message', '') or 'has the wrong form'}, not {_shown(got)}", ""
+    if kind in ("too_short", "string_too_short"):
+        return "must not be empty", ""
+    if kind in ("too_long", "string_too_long"):
+        return f"is too long: at most {context['max_length']}", ""
+    if kind == "multiple_of":
+        return f"must be a multiple of {context['multiple_of']}, not {_shown(got)}", allowed
+    if kind == "string_pattern_mismatch":
+        return f"cannot be {_shown(got)}", "letters, digits and _ . = , + -"
+    return f"is wrong: {kind.replace('_', ' ')}, {_shown(got)}", allowed
+
+
+def _shown(value: Any) -> str:
+    """A value as it would be written, cut short."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, Mapping):
+        return "a map"
+    if isinstance(value, tuple):
+        return "a list"
+    text = f"{value:g}" if isinstance(value, float) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _close(got: Any, known: list[Any]) -> str:
+    hint = nearest(got, map(str, known))
+    return hint if hint.startswith("did you") else ""
+
+
+def _as_number(got: Any, kind: str) -> str:
+    """What a word that looks like a number in other languages would be here."""
+    if not isinstance(got, str) or kind not in ("int_type", "float_type"):
+        return ""
+    plain = got.replace("_", "").replace(",", "") if kind == "int_type" else got.replace("_", "").replace(",", ".")
+    try:
+        float(plain)
+    except ValueError:
+        return ""
+    return f"write {plain}, without quotes" if len(plain) < 40 else ""
+
+
+def _known_beside(path: Path_, tree: Node) -> str:
+    """The keys that the section above a wrong one knows, in the arm that its tag chooses."""
+    slot = chosen(slot_at(path[:-1], tree), tree.at(path[:-1]))
+    return nearest(path[-1], field_names(slot), "known here:")
+
+
+def _tags(path: Path_, tag: str) -> list[str]:
+    return [str(value) for arm in slot_at(path) if is_section(arm) for value in tag_values(arm, tag)]
+
+
+def _range(path: Path_) -> str:
+    """The allowed range of a number, in words: `1 to 512`, `above 0, below 100`."""
+    return f"allowed: {found}" if (found := range_of(constraints(path))) else ""
+
+
+def range_of(limits: list[Any]) -> str:
+    """A range from annotated limits."""
+    low = next((m for m in limits if isinstance(m, Ge | Gt)), None)
+    high = next((m for m in limits if isinstance(m, Le | Lt)), None)
+    if isinstance(low, Ge) and isinstance(high, Le):
+        return f"{_limit(low.ge)} to {_limit(high.le)}"
+    words = [f"at least {_limit(low.ge)}" if isinstance(low, Ge) else f"above {_limit(low.gt)}" if low else ""]
+    words.append(f"at most {_limit(high.le)}" if isinstance(high, Le) else f"below {_limit(high.lt)}" if high else "")
+    return ", ".join(word for word in words if word)
+
+
+def _limit(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def constraints(path: Path_) -> list[Any]:
+    """The limits of the field at a path: of its own annotation, of a list's items, of optional values."""
+    end = len(path)
+    while end and isinstance(path[end - 1], int):
+        end -= 1
+    for arm in slot_at(path[: end - 1]) if end else ():
+        field = arm.model_fields.get(str(path[end - 1])) if is_section(arm) else None
+        if field is not None:
+            annotation: Any = field.annotation
+            found = list(field.metadata)
+            for _ in path[end:]:
+                found, annotation = _item(annotation)
+            return [*found, *_nested(annotation)]
+    return []
+
+
+def _nested(annotation: Any) -> list[Any]:
+    found: list[Any] = list(getattr(annotation, "__metadata__", ()))
+    if typing.get_origin(annotation) not in (tuple, typing.Literal):
+        for arg in typing.get_args(annotation):
+            found += _nested(arg)
+    return [m for item in found for m in (getattr(item, "metadata", None) or [item])]
+
+
+def _item(annotation: Any) -> tuple[list[Any], Any]:
+    for arm in (annotation, *typing.get_args(annotation)):
+        if typing.get_origin(arm) is typing.Annotated:
+            arm = typing.get_args(arm)[0]
+        if typing.get_origin(arm) is tuple:
+            return _nested(typing.get_args(arm)[0]), typing.get_args(arm)[0]
+    return [], Any
