@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stagedkd.errors import StagedkdError
+from stagedkd.errors import Problem, SpecError, StagedkdError, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from stagedkd.plan.graph import Plan
+    from stagedkd.execute.walk import GridOutcome
+    from stagedkd.plan.graph import Plan, Plans
     from stagedkd.plan.runtime import Runtime
-    from stagedkd.spec.schema import Spec
+    from stagedkd.spec.load import Experiment
 app = typer.Typer(
     name="stagedkd", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
     help="Staged knowledge distillation for video classification, from one YAML spec.",
@@ -27,6 +29,7 @@ app = typer.Typer(
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML spec.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Set a value of the spec.")]
+Cells = Annotated[list[str] | None, typer.Option("--cell", metavar="axis=label,...", help="Pick cells of a grid.")]
 StoreDir = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="Folder of artifacts.")]
 ResultsDir = Annotated[Path | None, typer.Option("--results", metavar="DIR", help="Folder of reports.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Root of the data sets.")]
@@ -39,124 +42,237 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say errors and resul
 
 @app.command()
 def check(
-    spec: SpecPath, overrides: Overrides = None,
+    spec: SpecPath, overrides: Overrides = None, cells: Cells = None,
     shapes: Annotated[bool, typer.Option("--shapes", help="Build all networks on the meta device.")] = False,
+    form: Annotated[Literal["text", "json"], typer.Option("--format", help="text, or json for editors.")] = "text",
 ) -> None:  # fmt: skip
-    """Check a spec: every fault at once, each with its place."""
-    loaded = _load(spec, overrides)
-    plan = _plan(loaded, _runtime(spec))
-    for note in plan.notes:
-        _console().print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    if shapes:
-        _print_shapes(plan, _runtime(spec))
-    _console().print(f"{spec}: {len(plan.stages)} stages, no fault found", highlight=False)
+    """Check a spec and every cell of its grid: every fault at once, each with its place."""
+    try:
+        experiment = _load(spec, overrides, cells)
+    except SpecError as error:
+        if form == "json":
+            _print_problems(error.problems)
+            raise typer.Exit(error.exit_code) from None
+        raise
+    plans = _plans(experiment, _runtime(spec))
+    if form == "json":
+        _print_problems(experiment.notes)
+        return
+    for problem in experiment.notes:
+        _say([problem.render(), ""])
+    _notes(_plan_notes(experiment, plans))
+    for made in plans.cells.values() if shapes else ():
+        _print_shapes(made, _runtime(spec))
+    count = f"{len(plans.cells)} cells, {len(plans.unique)} unique" if plans.is_grid else f"{len(plans.unique)}"
+    _say([f"{spec}: {count} stages, no fault found"])
 
 
 @app.command()
-def plan(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False, store: StoreDir = None) -> None:
-    """List the stages, their keys, and whether the store has them."""
-    from stagedkd.report.terminal import plan_table
+def plan(
+    spec: SpecPath, overrides: Overrides = None, cells: Cells = None, as_json: AsJson = False, store: StoreDir = None
+) -> None:
+    """List the stages, their keys, and whether the store has them; of a grid its cells, and what sharing saves."""
+    from stagedkd.report.terminal import grid_plan_lines, plan_json, plan_table
     from stagedkd.store.store import Store
     from stagedkd.store.why import why_miss
 
     runtime = _runtime(spec, store=store)
-    made = _plan(_load(spec, overrides), runtime)
-    kept = Store(runtime.folder("store"))
-    states = {stage.name: kept.state(stage) for stage in made.stages}
-    stored = list(kept.manifests()) if "miss" in states.values() else []
-    why = {s.name: why_miss(made, s, stored) for s in made.stages if states[s.name] == "miss"}
+    experiment = _load(spec, overrides, cells)
+    plans, kept = _plans(experiment, runtime), Store(runtime.folder("store"))
+    states = {key: kept.state(stage) for key, stage in plans.unique.items()}
+    stored = list(kept.manifests()) if "miss" in states.values() and len(plans.cells) == 1 else []
+    made = next(iter(plans.cells.values()))
+    why = {s.name: why_miss(made, s, stored) for s in made.stages if stored and states[s.identity] == "miss"}
     if as_json:
-        stages = [
-            {"stage": s.name, "kind": s.work.kind, "key": s.key, "state": states[s.name], "needs": dict(s.needs),
-             "why": why.get(s.name, ""), "work": s.work.model_dump(mode="json")}
-            for s in made.stages
-        ]  # fmt: skip
-        print(json.dumps({"name": made.name, "notes": made.notes, "stages": stages}, indent=1))
+        print(json.dumps(plan_json(plans, states, why), indent=1))
         return
-    console = _console()
-    console.print(plan_table(made, states, why))
+    if len(plans.cells) == 1:
+        _console().print(plan_table(made, states, why))
+    else:
+        _say(grid_plan_lines(plans, states))
     if "unlocked" in states.values():
-        console.print(
-            "note: keys wait for stagedkd.lock: stagedkd lock SPEC writes it where the data are", soft_wrap=True
-        )
-    for note in made.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        _notes(["keys wait for stagedkd.lock: stagedkd lock SPEC writes it where the data are"])
+    _notes([*map(_on_a_line, experiment.notes), *_plan_notes(experiment, plans)])
 
 
 @app.command()
 def run(
-    spec: SpecPath, overrides: Overrides = None, store: StoreDir = None, results: ResultsDir = None,
-    data_dir: DataDir = None, device: Device = None, threads: Threads = None, verbose: Verbose = False,
-    quiet: Quiet = False,
+    spec: SpecPath, overrides: Overrides = None, cells: Cells = None, store: StoreDir = None,
+    results: ResultsDir = None, data_dir: DataDir = None, device: Device = None, threads: Threads = None,
+    verbose: Verbose = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Run every stage that the store does not have, then report."""
-    from stagedkd.execute.walk import run as walk
-    from stagedkd.report.collect import collect
-    from stagedkd.report.terminal import Shown, results_table
-    from stagedkd.report.write import report as write
-    from stagedkd.report.write import results_folder
-    from stagedkd.store.store import Store
+    from stagedkd.execute.walk import run_experiment
+    from stagedkd.report.terminal import Shown
 
-    loaded = _load(spec, overrides)
+    experiment = _load(spec, overrides, cells)
     runtime = _runtime(spec, store=store, results=results, data_dir=data_dir, device=device, threads=threads)
     console = _console(err=True)
     with Shown(console, verbose - quiet) as shown:
-        outcome = walk(loaded, runtime, shown)
-    folder = results_folder(outcome.plan, runtime)
-    if outcome.ran or not (folder / "report.html").exists():
-        found = write(outcome.plan, runtime)
-    else:
+        for note in experiment.notes:
+            if note.severity == "note":
+                shown.note(_on_a_line(note))
+        outcome = run_experiment(experiment, runtime, shown)
+    if not outcome.ran and not outcome.failed:
         console.print("nothing to do: every stage is in the store", highlight=False)
-        found = collect(outcome.plan, Store(runtime.folder("store")))
-    out = _console()
-    out.print(results_table(found))
-    for note in found.notes:
-        out.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    out.print(f"top-1 on the {found.split} split; report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    if len(outcome.plans.cells) == 1:
+        for error in outcome.failed.values():
+            raise error
+        _print_results(next(iter(outcome.finished.values())).plan, runtime, wrote=bool(outcome.ran))
+    else:
+        _print_grid(outcome, runtime)
 
 
 @app.command()
-def show(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False, store: StoreDir = None) -> None:
-    """Show the results of a spec that has run."""
+def show(
+    spec: SpecPath, overrides: Overrides = None, cells: Cells = None, as_json: AsJson = False, store: StoreDir = None
+) -> None:
+    """Show the results of a spec or a grid that has run."""
+    from stagedkd.report import grid, terminal, write
     from stagedkd.report.collect import collect
-    from stagedkd.report.terminal import results_table
-    from stagedkd.report.write import as_json as to_json
     from stagedkd.store.store import Store
 
     runtime = _runtime(spec, store=store)
-    found = collect(_plan(_load(spec, overrides), runtime), Store(runtime.folder("store")))
+    plans, kept = _plans(_load(spec, overrides, cells), runtime), Store(runtime.folder("store"))
+    if len(plans.cells) == 1:
+        found = collect(next(iter(plans.cells.values())), kept)
+        values, table = write.as_json(found), terminal.results_table(found)
+    else:
+        several = grid.collect_grid(plans, kept)
+        values, table = grid.as_json(several), terminal.grid_table(several)
     if as_json:
-        print(json.dumps(to_json(found), indent=1))
-        return
-    _console().print(results_table(found))
+        print(json.dumps(values, indent=1))
+    else:
+        _console().print(table)
 
 
 @app.command()
-def report(spec: SpecPath, overrides: Overrides = None, store: StoreDir = None, results: ResultsDir = None) -> None:
-    """Write results/<name>/metrics.json and report.html from the store."""
-    from stagedkd.report.write import report as write
-    from stagedkd.report.write import results_folder
+def report(
+    spec: SpecPath, overrides: Overrides = None, cells: Cells = None, store: StoreDir = None,
+    results: ResultsDir = None,
+    form: Annotated[Literal["html", "csv", "latex"], typer.Option("--format", help="html writes all files of the "
+                    "report; csv and latex print.")] = "html",
+) -> None:  # fmt: skip
+    """Write results/<name>/ from the store: report.html, metrics.json, and of a grid cells.csv and table.tex."""
+    from stagedkd.report import formats, write
+    from stagedkd.report.grid import collect_grid
+    from stagedkd.store.store import Store
 
     runtime = _runtime(spec, store=store, results=results)
-    made = _plan(_load(spec, overrides), runtime)
-    write(made, runtime)
-    _console().print(f"wrote {results_folder(made, runtime) / 'report.html'}", highlight=False, soft_wrap=True)
+    plans = _plans(_load(spec, overrides, cells), runtime)
+    if form != "html":
+        found = collect_grid(plans, Store(runtime.folder("store")))
+        print({"csv": formats.as_csv, "latex": formats.as_latex}[form](found), end="")
+        return
+    made: Plan | Plans = plans
+    if len(plans.cells) == 1:
+        made = next(iter(plans.cells.values()))
+        write.report(made, runtime)
+    else:
+        write.report_grid(plans, runtime)
+    _say([f"wrote {write.results_folder(made, runtime) / 'report.html'}"])
 
 
 @app.command()
-def lock(spec: SpecPath, overrides: Overrides = None, data_dir: DataDir = None) -> None:
+def lock(spec: SpecPath, overrides: Overrides = None, cells: Cells = None, data_dir: DataDir = None) -> None:
     """Write stagedkd.lock: accept data and weights as they are on the disk."""
-    from stagedkd.execute.locking import lock_spec
+    from stagedkd.execute.locking import lock_specs
 
-    _, lines = lock_spec(_load(spec, overrides), _runtime(spec, data_dir=data_dir), accept=True)
-    for line in lines or ["stagedkd.lock is up to date"]:
-        _console().print(line, markup=False, highlight=False, soft_wrap=True)
+    specs = [cell.spec for cell in _load(spec, overrides, cells).cells]
+    _, lines = lock_specs(specs, _runtime(spec, data_dir=data_dir), accept=True)
+    _say(lines or ["stagedkd.lock is up to date"])
 
 
-def _load(path: Path, overrides: list[str] | None) -> Spec:
-    from stagedkd.spec.load import load_spec
+@app.command()
+def explain(
+    spec: SpecPath,
+    path: Annotated[str, typer.Argument(metavar="[PATH]", help="Such as train.lr.", show_default=False)] = "",
+    overrides: Overrides = None, cells: Cells = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say of every resolved value where it stands and what it took the place of."""
+    from stagedkd.report.language import explain_lines
+    from stagedkd.spec.explain import explain as rows_of
 
-    return load_spec(path, overrides or ())
+    experiment = _one(spec, overrides, cells)
+    rows = rows_of(experiment.cells[0], experiment.trees[experiment.cells[0].name], path)
+    if as_json:
+        print(json.dumps([row.as_json() for row in rows], indent=1))
+        return
+    _say(explain_lines(rows))
+    _notes(_on_a_line(note) for note in experiment.notes if not path)
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A spec.", show_default=False)],
+    second: Annotated[Path | None, typer.Argument(metavar="[B]", help="Another; A itself if left out.")] = None,
+    overrides: Overrides = None, cells: Cells = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say what differs between two specs, and which stages that invalidates. --set applies to the second."""
+    from stagedkd.plan.compare import stage_changes
+    from stagedkd.report.language import diff_json, diff_lines
+    from stagedkd.spec.explain import differences
+    from stagedkd.spec.explain import explain as rows_of
+
+    pair = [_one(first, None, cells), _one(second or first, overrides, cells)]
+    rows = [rows_of(e.cells[0], e.trees[e.cells[0].name]) for e in pair]
+    plans = [next(iter(_plans(e, _runtime(first)).cells.values())) for e in pair]
+    values, stages = differences(*rows), stage_changes(*plans)
+    if as_json:
+        print(json.dumps(diff_json(values, stages), indent=1))
+    else:
+        _say(diff_lines(values, stages))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema for editors: stagedkd schema > stagedkd.schema.json"""
+    from stagedkd.spec.jsonschema import json_schema
+
+    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+
+
+@app.command()
+def recipes(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The one to show.", show_default=False)] = "",
+) -> None:
+    """List the methods that come with the package, or show one."""
+    from stagedkd.spec.fields import nearest
+    from stagedkd.spec.inherit import shipped_recipes
+
+    known = shipped_recipes()
+    if name and name not in known:
+        raise UsageError(f"there is no recipe '{name}'", hint=nearest(name, known))
+    if name:
+        print(known[name].read_text("utf-8"), end="")
+        return
+    texts = {found: path.read_text("utf-8").split("\n", 1)[0].lstrip("# ") for found, path in known.items()}
+    _say(f"{found:<{max(map(len, texts))}}  {text}" for found, text in texts.items())
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Videos, one folder a class.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", metavar="SPEC", help="Where: specs/<folder>.yaml.")] = None,
+) -> None:
+    """Write a small commented spec for a folder of one's own videos, that runs as it stands."""
+    from stagedkd.execute.start import start
+
+    made = start(folder, out)
+    _say(made.lines)
+    _say([f"next: stagedkd run {made.spec}"])
+
+
+def _load(path: Path, overrides: list[str] | None, cells: list[str] | None) -> Experiment:
+    from stagedkd.spec.load import load_experiment
+
+    return load_experiment(path, overrides or (), cells or ())
+
+
+def _one(path: Path, overrides: list[str] | None, cells: list[str] | None) -> Experiment:
+    from stagedkd.spec.load import load_one
+
+    return load_one(path, overrides or (), cells or ())
 
 
 def _runtime(spec: Path, **overrides: Any) -> Runtime:
@@ -166,11 +282,42 @@ def _runtime(spec: Path, **overrides: Any) -> Runtime:
     return load_runtime(specs_root(spec), **overrides)
 
 
-def _plan(spec: Spec, runtime: Runtime) -> Plan:
-    from stagedkd.plan.compile import compile_plan
+def _plans(experiment: Experiment, runtime: Runtime) -> Plans:
+    from stagedkd.plan.compile import compile_experiment
     from stagedkd.plan.lock import read_lock
 
-    return compile_plan(spec, read_lock(runtime.lock_path))
+    return compile_experiment(experiment, read_lock(runtime.lock_path))
+
+
+def _print_results(plan: Plan, runtime: Runtime, *, wrote: bool) -> None:
+    from stagedkd.report.collect import collect
+    from stagedkd.report.terminal import results_table
+    from stagedkd.report.write import report as write
+    from stagedkd.report.write import results_folder
+    from stagedkd.store.store import Store
+
+    page = results_folder(plan, runtime) / "report.html"
+    found = write(plan, runtime) if wrote or not page.exists() else collect(plan, Store(runtime.folder("store")))
+    _console().print(results_table(found))
+    _notes(found.notes)
+    _say([f"top-1 on the {found.split} split; report: {page}"])
+
+
+def _print_grid(outcome: GridOutcome, runtime: Runtime) -> None:
+    """The table of what is there, then the cells that failed: these make the command fail."""
+    from stagedkd.report.terminal import grid_table
+    from stagedkd.report.write import report_grid, results_folder
+
+    if outcome.finished:
+        found = report_grid(outcome.plans, runtime)
+        _console().print(grid_table(found))
+        _notes(note for note in found.notes if not note.startswith("no result for"))
+        page = results_folder(outcome.plans, runtime) / "report.html"
+        _say([f"top-1 in percent on the {found.split} split, 95% intervals ({found.intervals}); report: {page}"])
+    if outcome.failed:
+        rows = "\n".join(f"  {name}: {error.message}" for name, error in outcome.failed.items())
+        message = f"{len(outcome.failed)} of {len(outcome.plans.cells)} cells failed:\n{rows}"
+        raise TrainingError(message, hint="mend them; the same command runs what is missing")
 
 
 def _print_shapes(plan: Plan, runtime: Runtime) -> None:
@@ -182,6 +329,31 @@ def _print_shapes(plan: Plan, runtime: Runtime) -> None:
     pairs = [(p.hop, p.number, p.student, p.teacher, p.grid) for p in found.pairs]
     for table in shapes_tables(networks, pairs):
         _console().print(table)
+
+
+def _print_problems(problems: Iterable[Problem]) -> None:
+    listed = [problem.as_json() for problem in problems]
+    print(json.dumps({"ok": all(p["severity"] != "error" for p in listed), "problems": listed}, indent=1))
+
+
+def _plan_notes(experiment: Experiment, plans: Plans) -> list[str]:
+    """The notes of the plans, each once, without those that the spec's own notes show with a place."""
+    told = {problem.message for problem in experiment.notes}
+    return [note for note in dict.fromkeys(n for p in plans.cells.values() for n in p.notes) if note not in told]
+
+
+def _on_a_line(problem: Problem) -> str:
+    hint = f" ({problem.hint})" if problem.hint else ""
+    return f"{problem.message}{hint}" + (f" at {problem.place}" if problem.place else "")
+
+
+def _notes(notes: Iterable[str]) -> None:
+    _say(f"note: {note}" for note in notes)
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
 
 
 def _console(err: bool = False) -> Console:
@@ -204,6 +376,9 @@ def main() -> None:
         sys.exit(130)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has seen enough
+        sys.exit(141)
     except Exception as error:
         show_usage = getattr(error, "show", None)  # click's usage errors print themselves
         if show_usage is None:

@@ -38,16 +38,16 @@ def test_digests_are_pinned() -> None:
 
 
 PINNED = {
-    "data": "16bf667c96d0",
-    "labels": "ad6c4b9c03f9",
-    "teacher": "17480c9a9bb1",
-    "assistant-1": "3cba0aded33e",
-    "student": "d9216fe7ce70",
-    "control-ce": "61d6541b7d1a",
-    "evaluate-teacher": "a895dabf4fe1",
-    "evaluate-assistant-1": "0e16756aee93",
-    "evaluate-student": "49a7ac6e4295",
-    "evaluate-control-ce": "7a55b5470e67",
+    "data": "06dd09d4c873",
+    "labels": "eb60f98277ee",
+    "teacher": "f41e3c6696f8",
+    "assistant-1": "d2e2cd082eca",
+    "student": "b9f8f79a8854",
+    "control-ce": "212d549350bd",
+    "evaluate-teacher": "a338d622b0b6",
+    "evaluate-assistant-1": "b7bd71e73d19",
+    "evaluate-student": "19c513d24161",
+    "evaluate-control-ce": "4b6960e176cc",
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from filelock import FileLock
 
 from stagedkd.data.fingerprint import HashMemo, fingerprint, require_equal
@@ -13,8 +15,9 @@ from stagedkd.spec.schema import Spec
 from stagedkd.store.manifest import file_digest
 
 
-def lock_spec(spec: Spec, runtime: Runtime, *, accept: bool) -> tuple[Lock, list[str]]:
-    """Add what is missing in the lock; with `accept`, take what is on the disk where it differs.
+def lock_specs(specs: Iterable[Spec], runtime: Runtime, *, accept: bool) -> tuple[Lock, list[str]]:
+    """Add what is missing in the lock; with `accept`, take what is on the disk where it differs. Data and weights that
+    several specs share are read once.
 
     Returns:
         the lock, and a line for each entry that was written.
@@ -25,8 +28,16 @@ def lock_spec(spec: Spec, runtime: Runtime, *, accept: bool) -> tuple[Lock, list
     guard = runtime.folder("cache") / "lock.guard"
     guard.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(guard):
-        before = read_lock(path)
-        lock = _with_weights(spec, runtime, _with_data(spec, runtime, before, accept=accept), accept=accept)
+        lock = before = read_lock(path)
+        data: set[str | None] = set()
+        weights: set[str] = set()
+        for spec in specs:
+            if data_id(spec.data) not in data:
+                lock = _with_data(spec, runtime, lock, accept=accept)
+            if not all_weights(spec).keys() <= weights:
+                lock = _with_weights(spec, runtime, lock, accept=accept)
+            data.add(data_id(spec.data))
+            weights |= all_weights(spec).keys()
         if lock != before:
             write_lock(path, lock)
     lines = [f"data {n}: {e.clips} clips, {len(e.classes)} classes, {e.fingerprint[:12]}" for n, e in lock.data.items()

@@ -10,6 +10,7 @@ from stagedkd.errors import Problem, SpecError, StagedkdError
 from stagedkd.execute.networks import build_or_refuse
 from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.graph import Plan
+from stagedkd.plan.key import digest
 from stagedkd.plan.lock import data_id
 from stagedkd.plan.work import Cut, Distill, Teach
 from stagedkd.spec.cuts import cut_faults
@@ -38,8 +39,8 @@ class Preflight:
     pairs: tuple[Pair, ...]
 
 
-def preflight(plan: Plan, root: Path) -> Preflight:
-    """Measure every network of a plan and every pair of every hop.
+def preflight(plan: Plan, root: Path, seen: dict[str, NetworkShape] | None = None) -> Preflight:
+    """Measure every network of a plan and every pair of every hop. `seen` keeps shapes from one call to the next.
 
     Raises:
         SpecError: a network cannot be built or cannot take the clips, or a cut names blocks that are not there.
@@ -52,7 +53,7 @@ def preflight(plan: Plan, root: Path) -> Preflight:
         if not isinstance(stage.work, (Teach, Distill)):
             continue
         try:
-            networks[stage.name] = _measure(stage.work.arch, stage.work.clip, classes, root)
+            networks[stage.name] = _measure(stage.work.arch, stage.work.clip, classes, root, seen)
         except (StagedkdError, ValueError, RuntimeError) as error:
             fault = str(error).splitlines()[0]
             problems.append(Problem(f"{stage.name}: {stage.work.arch.arch} cannot run here: {fault}"))
@@ -78,8 +79,12 @@ def class_count(plan: Plan) -> int:
     return len(entry.classes) if entry else 2
 
 
-def _measure(arch: Arch, clip: Clip, classes: int, root: Path) -> NetworkShape:
-    return measure(lambda: build_or_refuse(arch, classes, root), clip.frames, clip.size)
+def _measure(arch: Arch, clip: Clip, classes: int, root: Path, seen: dict[str, NetworkShape] | None) -> NetworkShape:
+    known = {} if seen is None else seen
+    name = digest([arch, clip.frames, clip.size, classes])
+    if name not in known:
+        known[name] = measure(lambda: build_or_refuse(arch, classes, root), clip.frames, clip.size)
+    return known[name]
 
 
 def _wrong_cut(name: str, cut: Cut, blocks: Sequence[str]) -> list[Problem]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import errno
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from stagedkd._version import __version__
-from stagedkd.errors import StagedkdError, StoreError, TrainingError
+from stagedkd.errors import Interrupted, StagedkdError, StoreError, TrainingError
 from stagedkd.execute.context import Context, Done, Listener, Silent, Stop, catching_signals
-from stagedkd.execute.locking import lock_spec
-from stagedkd.plan.compile import compile_plan
-from stagedkd.plan.graph import Plan, Stage
+from stagedkd.execute.locking import lock_specs
+from stagedkd.plan.compile import compile_experiment
+from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.plan.work import Distill, Evaluate, Prepare, Teach, Weaken
+from stagedkd.spec.load import Experiment
 from stagedkd.spec.schema import Spec
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Artifact, Store
@@ -32,6 +34,17 @@ class Outcome:
     runtime: Runtime
 
 
+@dataclass(frozen=True)
+class GridOutcome:
+    """What the run of an experiment gave: the cells that finished, why others did not, and the keys run just now."""
+
+    plans: Plans
+    finished: Mapping[str, Outcome]
+    failed: Mapping[str, StagedkdError]
+    ran: tuple[str, ...]
+    runtime: Runtime
+
+
 def run(spec: Spec, runtime: Runtime | None = None, listener: Listener | None = None) -> Outcome:
     """Execute a spec: run every stage that the store does not have.
 
@@ -42,38 +55,105 @@ def run(spec: Spec, runtime: Runtime | None = None, listener: Listener | None = 
         DataError, TrainingError, StoreError: a stage failed; what was finished stays.
         Interrupted: a signal came; the same call goes on.
     """
+    outcome = run_experiment(Experiment.of(spec), runtime, listener)
+    for error in outcome.failed.values():
+        raise error
+    return outcome.finished[""]
+
+
+def run_experiment(
+    experiment: Experiment, runtime: Runtime | None = None, listener: Listener | None = None
+) -> GridOutcome:
+    """Execute all cells of an experiment, each unique stage once. A cell that fails does not stop the others.
+
+    Raises:
+        SpecError, LockError, UsageError: before anything is run.
+        Interrupted: a signal came; the same call goes on.
+    """
     runtime = runtime or load_runtime(Path())
     show = listener or Silent()
-    lock, lines = lock_spec(spec, runtime, accept=False)
+    plans, walk = _prepared(experiment, runtime, show)
+    finished: dict[str, Outcome] = {}
+    failed: dict[str, StagedkdError] = {}
+    with catching_signals() as stop:
+        for number, (name, plan) in enumerate(plans.cells.items(), 1):
+            if plans.is_grid:
+                show.cell(number, len(plans.cells), name)
+            try:
+                finished[name] = walk.plan(plan, stop)
+            except Interrupted:
+                raise
+            except StagedkdError as error:
+                failed[name] = error
+                if plans.is_grid:
+                    show.note(f"cell {name} failed: {error.message}")
+    return GridOutcome(plans, finished, failed, tuple(walk.ran), runtime)
+
+
+def _prepared(experiment: Experiment, runtime: Runtime, show: Listener) -> tuple[Plans, _Walk]:
+    """Everything that can be found wrong before a stage runs: data and weights, networks, pairs, the device."""
+    lock, lines = lock_specs((cell.spec for cell in experiment.cells), runtime, accept=False)
     for line in lines:
         show.note(f"locked {line}")
-    plan = compile_plan(spec, lock)
-    for note in plan.notes:
+    plans = compile_experiment(experiment, lock)
+    for note in dict.fromkeys(note for plan in plans.cells.values() for note in plan.notes):
         show.note(note)
-    store = Store(runtime.folder("store"))
-    if any(store.state(stage) != "hit" for stage in plan.stages):
+    walk = _Walk(Store(runtime.folder("store")), runtime, show, {key: i for i, key in enumerate(plans.unique, 1)})
+    if any(walk.store.state(stage) != "hit" for stage in plans.unique.values()):
         from stagedkd.execute.networks import device_of
         from stagedkd.execute.preflight import preflight
 
         device_of(runtime.device)
-        preflight(plan, Path(runtime.root))
-    artifacts: dict[str, Artifact] = {}
-    ran: list[str] = []
-    with catching_signals() as stop:
-        for number, stage in enumerate(plan.stages, 1):
+        seen: dict[str, Any] = {}
+        for plan in plans.cells.values():
+            preflight(plan, Path(runtime.root), seen)
+    return plans, walk
+
+
+@dataclass
+class _Walk:
+    """One pass over the plans of an experiment: what was made or found, and what failed, by key."""
+
+    store: Store
+    runtime: Runtime
+    show: Listener
+    numbers: Mapping[str, int]
+    made: dict[str, Artifact] = field(default_factory=dict[str, Artifact])
+    failed: dict[str, StagedkdError] = field(default_factory=dict[str, StagedkdError])
+    ran: list[str] = field(default_factory=list[str])
+
+    def plan(self, plan: Plan, stop: Stop) -> Outcome:
+        """Every stage of a plan in turn; raises what a stage raises, and again for each plan that needs it."""
+        before = len(self.ran)
+        artifacts: dict[str, Artifact] = {}
+        for stage in plan.stages:
             stop.check()
-            state = store.state(stage)
-            show.stage(number, len(plan.stages), stage, state)
-            if state == "hit":
-                artifacts[stage.name] = store.artifact(stage)
-                artifacts[stage.name].verify()
-                continue
-            with store.held(stage, lambda: show.note("another run holds this stage; waiting for it")):
-                if store.state(stage) != "hit":  # it may have been made while we waited
-                    _run_stage(plan, stage, artifacts, store, runtime, show, stop)
-                    ran.append(stage.name)
-                artifacts[stage.name] = store.artifact(stage)
-    return Outcome(plan, artifacts, tuple(ran), runtime)
+            if stage.identity in self.failed:
+                raise self.failed[stage.identity]
+            try:
+                if stage.identity not in self.made:
+                    self.made[stage.identity] = self._stage(plan, stage, artifacts, stop)
+            except Interrupted:
+                raise
+            except StagedkdError as error:
+                self.failed[stage.identity] = error
+                raise
+            artifacts[stage.name] = self.made[stage.identity]
+        ran = set(self.ran[before:])
+        return Outcome(plan, artifacts, tuple(s.name for s in plan.stages if s.identity in ran), self.runtime)
+
+    def _stage(self, plan: Plan, stage: Stage, artifacts: dict[str, Artifact], stop: Stop) -> Artifact:
+        store, state = self.store, self.store.state(stage)
+        self.show.stage(self.numbers[stage.identity], len(self.numbers), stage, state)
+        if state == "hit":
+            artifact = store.artifact(stage)
+            artifact.verify()
+            return artifact
+        with store.held(stage, lambda: self.show.note("another run holds this stage; waiting for it")):
+            if store.state(stage) != "hit":  # it may have been made while we waited
+                _run_stage(plan, stage, artifacts, store, self.runtime, self.show, stop)
+                self.ran.append(stage.identity)
+            return store.artifact(stage)
 
 
 def _run_stage(

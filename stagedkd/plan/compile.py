@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from stagedkd.plan.graph import Plan, Stage
+from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.key import stage_key
 from stagedkd.plan.lock import Lock, data_id
 from stagedkd.plan.work import Cut, Distill, Evaluate, PhaseWork, Prepare, Teach, Weaken, Weights, Work
 from stagedkd.spec.cascade import assistants
 from stagedkd.spec.cuts import matching_cut, student_cut
+from stagedkd.spec.load import Experiment
 from stagedkd.spec.rules import warnings
 from stagedkd.spec.schedule import phase_epochs
 from stagedkd.spec.schema import (
@@ -35,6 +36,13 @@ def compile_plan(spec: Spec, lock: Lock | None = None) -> Plan:
         lock: from `read_lock`; without an entry for the data or weights, keys downstream are None ("unlocked").
     """
     return _Compiler(spec, lock or Lock()).plan()
+
+
+def compile_experiment(experiment: Experiment, lock: Lock | None = None) -> Plans:
+    """Compile every cell of an experiment; see `compile_plan`."""
+    cells = {cell.name: compile_plan(cell.spec, lock) for cell in experiment.cells}
+    labels = {cell.name: cell.labels for cell in experiment.cells}
+    return Plans(experiment.name, experiment.axes, cells, labels)
 
 
 class _Compiler:
@@ -66,10 +74,10 @@ class _Compiler:
         return Plan(spec.name, spec, self.lock, tuple(self.stages.values()), tuple(self.notes))
 
     def _add(self, name: str, work: Work, *, locked: bool = True, **needs: str) -> str:
-        keys = {role: self.stages[upstream].key for role, upstream in needs.items()}
-        known = {role: key for role, key in keys.items() if key is not None}
-        key = stage_key(work, known) if locked and len(known) == len(keys) else None
-        self.stages[name] = Stage(name, work, needs, key)
+        above = {role: self.stages[upstream] for role, upstream in needs.items()}
+        identity = stage_key(work, {role: stage.identity for role, stage in above.items()})
+        locked = locked and all(stage.locked for stage in above.values())
+        self.stages[name] = Stage(name, work, needs, identity, locked)
         return name
 
     def _data_stages(self) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Stages and plans."""
+"""Stages, plans, and the plans of a whole experiment."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ from stagedkd.spec.schema import Spec
 @dataclass(frozen=True)
 class Stage:
     """One unit of work. `needs` maps a role (data, labels, teacher, network) to the name of the stage that gives it.
-    `key` is None while something upstream is not in the lock."""
+    `identity` tells the work from any other; it is the key unless something upstream is not in the lock yet."""
 
     name: str
     work: Work
     needs: Mapping[str, str] = field(default_factory=dict[str, str])
-    key: str | None = None
+    identity: str = ""
+    locked: bool = True
+
+    @property
+    def key(self) -> str | None:
+        """The content key; None while data or weights upstream are not in the lock."""
+        return self.identity if self.locked else None
 
     @property
     def folder(self) -> str:
         """Folder of the stage's artifact in the store."""
-        return f"{self.work.kind}-{self.key[:12]}" if self.key else "unlocked"
+        return f"{self.work.kind}-{self.identity[:12]}" if self.locked else "unlocked"
 
 
 @dataclass(frozen=True)
@@ -51,3 +57,37 @@ class Plan:
             if other.name in wanted:
                 wanted |= set(other.needs.values())
         return tuple(other for other in self.stages if other.name in wanted)
+
+
+@dataclass(frozen=True)
+class Plans:
+    """The plans of an experiment by cell name, in order; one, named "", where there is no grid."""
+
+    name: str
+    axes: Mapping[str, tuple[str, ...]]
+    cells: Mapping[str, Plan]
+    labels: Mapping[str, Mapping[str, str]]
+
+    @property
+    def is_grid(self) -> bool:
+        return bool(self.axes)
+
+    @property
+    def unique(self) -> Mapping[str, Stage]:
+        """Every stage once, by identity, in the order in which it is first met."""
+        found: dict[str, Stage] = {}
+        for plan in self.cells.values():
+            for stage in plan.stages:
+                found.setdefault(stage.identity, stage)
+        return found
+
+    @property
+    def twins(self) -> tuple[tuple[str, str], ...]:
+        """Cells that are the same experiment under two names."""
+        first: dict[tuple[str, ...], str] = {}
+        found: list[tuple[str, str]] = []
+        for name, plan in self.cells.items():
+            same = first.setdefault(tuple(stage.identity for stage in plan.stages), name)
+            if same != name:
+                found.append((same, name))
+        return tuple(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -31,8 +32,7 @@ def canonical(value: Any) -> Any:
         case str():
             return ["str", value]
         case BaseModel():
-            unkeyed: frozenset[str] = getattr(type(value), "unkeyed", frozenset())
-            fields = ((name, getattr(value, name)) for name in sorted(set(type(value).model_fields) - unkeyed))
+            fields = ((name, getattr(value, name)) for name in keyed_fields(type(value)))
             return ["map", [[name, canonical(item)] for name, item in fields if item is not None]]
         case tuple() | list():
             return ["seq", [canonical(item) for item in value]]  # pyright: ignore[reportUnknownVariableType]
@@ -40,6 +40,13 @@ def canonical(value: Any) -> Any:
             return ["map", [[str(k), canonical(v)] for k, v in sorted(value.items())]]  # pyright: ignore
         case _:
             raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+@cache
+def keyed_fields(section: type[BaseModel]) -> tuple[str, ...]:
+    """The fields of a section that enter keys, sorted."""
+    unkeyed: frozenset[str] = getattr(section, "unkeyed", frozenset())
+    return tuple(sorted(set(section.model_fields) - unkeyed))
 
 
 def digest(value: Any) -> str:

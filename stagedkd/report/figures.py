@@ -6,8 +6,36 @@ import io
 from typing import Any
 
 from stagedkd.report.collect import Results
+from stagedkd.report.grid import GridResults
 
 COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#b8860b", "#6a4c93", "#4a4a4a")
+
+
+def settings_plot(found: GridResults) -> str:
+    """Top-1 of every network at every setting, with its 95% interval, settings from above."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    rows = found.rows
+    figure: Any = Figure(figsize=(8, 1.2 + 0.42 * len(rows)), layout="constrained")
+    FigureCanvasSVG(figure)
+    axis: Any = figure.subplots()
+    for i, name in enumerate(("student", "teacher", "control")):
+        shown = [(y, getattr(row, name)) for y, row in enumerate(rows) if getattr(row, name)]
+        if not shown:
+            continue
+        middle = [100 * s.top1 for _, s in shown]
+        reach = [[100 * (s.top1 - s.interval[0]) for _, s in shown], [100 * (s.interval[1] - s.top1) for _, s in shown]]
+        at = [y + 0.18 * (i - 1) for y, _ in shown]
+        axis.errorbar(middle, at, xerr=reach, fmt="o", ms=4, lw=1.2, color=COLOURS[i], label=name)
+    axis.set_yticks(range(len(rows)), [", ".join(row.labels.values()) or found.plans.name for row in rows], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlabel(f"top-1 in percent on the {found.split} split", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.grid(axis="x", color="#e5e5e5")
+    axis.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    axis.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
 
 
 def loss_curves(results: Results) -> str:
@@ -40,6 +68,10 @@ def loss_curves(results: Results) -> str:
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=8, frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
+
+
+def _svg(figure: Any) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return text.getvalue()[text.getvalue().index("<svg") :]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -11,23 +12,90 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from stagedkd.plan.graph import Plan, Stage
+from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.report.collect import NetworkResult, Results
+from stagedkd.report.grid import GridResults, Summary
 
 STATE_COLOURS = {"hit": "green", "resumable": "yellow", "miss": "cyan", "unlocked": "magenta"}
 
 
 def plan_table(plan: Plan, states: Mapping[str, str], why: Mapping[str, str]) -> Table:
-    """Stages with their keys, where they stand, and why a miss is one."""
+    """Stages with their keys, where they stand (by identity), and why a miss is one (by name)."""
     table = Table("stage", "kind", "key", "state", "needs", "why", box=None, header_style="bold", pad_edge=False)
     for stage in plan.stages:
-        state = states[stage.name]
+        state = states[stage.identity]
         needs = ", ".join(stage.needs.values())
         shown = f"[{STATE_COLOURS[state]}]{state}[/]"
         table.add_row(
             stage.name, stage.work.kind, (stage.key or "unlocked")[:12], shown, needs, Text(why.get(stage.name, ""))
         )
     return table
+
+
+def plan_json(plans: Plans, states: Mapping[str, str], why: Mapping[str, str]) -> dict[str, Any]:
+    """Plans as plain values: for a grid its cells, each with its stages."""
+    cells = [
+        {"cell": name, "labels": dict(plans.labels[name]), "notes": plan.notes, "stages": [
+            {"stage": s.name, "kind": s.work.kind, "key": s.key, "state": states[s.identity], "needs": dict(s.needs),
+             "why": why.get(s.name, ""), "work": s.work.model_dump(mode="json")}
+            for s in plan.stages
+        ]}
+        for name, plan in plans.cells.items()
+    ]  # fmt: skip
+    if plans.is_grid:
+        return {"name": plans.name, "unique": len(plans.unique), "cells": cells}
+    return {"name": plans.name, "notes": cells[0]["notes"], "stages": cells[0]["stages"]}
+
+
+def grid_plan_lines(plans: Plans, states: Mapping[str, str]) -> Iterator[str]:
+    """Cells with how many of their stages are there; then the unique stages by kind, and what sharing saves."""
+    width = max(len(name) for name in plans.cells)
+    for name, plan in plans.cells.items():
+        count = Counter(states[stage.identity] for stage in plan.stages)
+        yield f"{name:<{width}}  " + ", ".join(f"{count[state]} {state}" for state in STATE_COLOURS if count[state])
+    unique, total = plans.unique, sum(len(plan.stages) for plan in plans.cells.values())
+    kinds = Counter(stage.work.kind for stage in unique.values())
+    yield ""
+    yield f"{len(plans.cells)} cells, {total} stages, {len(unique)} of them unique: " + ", ".join(
+        f"{count} {kind}" for kind, count in kinds.items()
+    )
+    alone = sum(_epochs(stage) for plan in plans.cells.values() for stage in plan.stages)
+    shared = sum(_epochs(stage) for stage in unique.values())
+    saved = 100 * (1 - shared / alone) if alone else 0.0
+    yield f"sharing saves {saved:.0f}% of the training: {shared:,} epochs instead of {alone:,}"
+    left = Counter(states[key] for key in unique)
+    yield "of the unique stages: " + ", ".join(f"{left[state]} {state}" for state in STATE_COLOURS if left[state])
+    for first, second in plans.twins:
+        yield f"note: {first} and {second} are the same experiment"
+
+
+def _epochs(stage: Stage) -> int:
+    work = stage.work
+    if work.kind == "teach":
+        return work.phase.epochs if work.phase else 0
+    return sum(phase.epochs for phase in work.phases) if work.kind == "distill" else 0
+
+
+def grid_table(found: GridResults) -> Table:
+    """A row for every setting of the axes, aggregated over seeds."""
+    rows = found.rows
+    table = Table(*found.axes, box=None, header_style="bold", pad_edge=False)
+    names = ["student", "teacher", *(["control"] if any(row.control for row in rows) else [])]
+    for column in ("seeds", *names, "parameters"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        shown = [_summary(getattr(row, name)) for name in names]
+        seeds = (str(row.student.seeds) if row.student else "0") + (f" ({row.missing} missing)" if row.missing else "")
+        labels = [row.labels[axis] for axis in found.axes]
+        table.add_row(*labels, seeds, *shown, f"{row.params:,}" if row.student else "-")
+    return table
+
+
+def _summary(found: Summary | None) -> str:
+    if found is None:
+        return "-"
+    low, high = found.interval
+    return f"{100 * found.top1:.1f} \\[{100 * low:.1f} to {100 * high:.1f}]"
 
 
 def results_table(results: Results) -> Table:
@@ -66,6 +134,9 @@ class Shown:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
+
+    def cell(self, number: int, of: int, name: str) -> None:
+        self._say(f"cell {number}/{of}: {name}")
 
     def stage(self, number: int, of: int, stage: Stage, state: str) -> None:
         self.heading = f"[{number}/{of}] {stage.name}"

@@ -10,9 +10,12 @@ from typing import Any
 import yaml
 
 from stagedkd.errors import StoreError
-from stagedkd.plan.graph import Plan
+from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.report.collect import Results, collect
+from stagedkd.report.formats import as_csv, as_latex
+from stagedkd.report.grid import GridResults, collect_grid
+from stagedkd.report.grid import as_json as grid_json
 from stagedkd.store.store import Store
 
 
@@ -40,7 +43,28 @@ def report(plan: Plan, runtime: Runtime | None = None) -> Results:
     return results
 
 
-def results_folder(plan: Plan, runtime: Runtime) -> Path:
+def report_grid(plans: Plans, runtime: Runtime) -> GridResults:
+    """Collect what the store has of a grid and write results/<name>/: metrics.json, cells.csv, table.tex, report.html.
+
+    Raises:
+        StoreError: it has no finished cell.
+    """
+    found = collect_grid(plans, Store(runtime.folder("store")))
+    folder = results_folder(plans, runtime)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "metrics.json", json.dumps(grid_json(found), indent=1, ensure_ascii=False) + "\n")
+        _write(folder / "cells.csv", as_csv(found))
+        _write(folder / "table.tex", as_latex(found))
+        _write(folder / "report.html", grid_page(found))
+    except OSError as error:
+        raise StoreError(
+            f"cannot write the report: {error}", hint="free some space, then: stagedkd report SPEC"
+        ) from error
+    return found
+
+
+def results_folder(plan: Plan | Plans, runtime: Runtime) -> Path:
     """results/<name>."""
     return runtime.folder("results") / plan.name
 
@@ -64,13 +88,32 @@ def as_json(results: Results) -> dict[str, Any]:
 
 def page(results: Results) -> str:
     """report.html: one file that needs no network."""
-    from jinja2 import Environment, PackageLoader
-
     from stagedkd.report.figures import loss_curves
 
-    template = Environment(loader=PackageLoader("stagedkd.report", "."), autoescape=True).get_template("report.html.j2")
     spec = yaml.safe_dump(results.plan.spec.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
-    return template.render(r=results, curves=loss_curves(results), spec=spec, pct=lambda x: f"{100 * x:.1f}%")  # pyright: ignore
+    values = {"r": results, "curves": loss_curves(results), "spec": spec}
+    return _template("report.html.j2").render(**values, pct=_share)
+
+
+def grid_page(found: GridResults) -> str:
+    """report.html of a grid: one file that needs no network."""
+    from stagedkd.report.figures import settings_plot
+
+    return _template("grid.html.j2").render(r=found, plot=settings_plot(found), pct=_percent)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _template(name: str) -> Any:
+    from jinja2 import Environment, PackageLoader
+
+    return Environment(loader=PackageLoader("stagedkd.report", "."), autoescape=True).get_template(name)
 
 
 def _write(path: Path, text: str) -> None:

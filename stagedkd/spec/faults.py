@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -149,12 +149,16 @@ def constraints(path: Path_) -> list[Any]:
     for arm in slot_at(path[: end - 1]) if end else ():
         field = arm.model_fields.get(str(path[end - 1])) if is_section(arm) else None
         if field is not None:
-            annotation: Any = field.annotation
-            found = list(field.metadata)
+            metadata, annotation = list(field.metadata), field.annotation
             for _ in path[end:]:
-                found, annotation = _item(annotation)
-            return [*found, *_nested(annotation)]
+                metadata, annotation = _item(annotation)
+            return limits_of(metadata, annotation)
     return []
+
+
+def limits_of(metadata: Sequence[Any], annotation: Any) -> list[Any]:
+    """The limits of a field, those inside optional values included."""
+    return [*metadata, *_nested(annotation)]
 
 
 def _nested(annotation: Any) -> list[Any]:

@@ -68,22 +68,22 @@ def child(slot: Slot, part: str | int) -> Slot:
 def _below(arm: Any, part: str | int) -> Slot:
     if is_section(arm):
         field = None if part in HIDDEN else arm.model_fields.get(part)
-        return tuple(_arms(field.annotation)) if field else ()
+        return tuple(arms_of(field.annotation)) if field else ()
     wanted = Mapping if isinstance(part, str) else Sequence
     origin = typing.get_origin(arm)
     if not (isinstance(origin, type) and issubclass(origin, wanted)):
         return (Any,) if arm is Any else ()
-    return tuple(_arms(typing.get_args(arm)[-1 if origin is not tuple else 0]))
+    return tuple(arms_of(typing.get_args(arm)[-1 if origin is not tuple else 0]))
 
 
-def _arms(annotation: Any) -> Iterator[Any]:
+def arms_of(annotation: Any) -> Iterator[Any]:
     """Unions and Annotated taken apart; sections, maps, lists, words and numbers as they are."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
-        yield from _arms(typing.get_args(annotation)[0])
+        yield from arms_of(typing.get_args(annotation)[0])
     elif origin in (typing.Union, types.UnionType):
         for arm in typing.get_args(annotation):
-            yield from _arms(arm)
+            yield from arms_of(arm)
     elif annotation is not type(None):
         yield annotation
 
@@ -131,7 +131,7 @@ def _labelled(annotation: Any, label: str | int) -> list[Any]:
 def _raw_below(annotation: Any, part: str | int) -> list[Any]:
     """The annotations below, unions left whole, so that a label can still be met."""
     found: list[Any] = []
-    for arm in _arms(annotation):
+    for arm in arms_of(annotation):
         if is_section(arm):
             found += [arm.model_fields[part].annotation] if part in arm.model_fields else []
         elif typing.get_origin(arm) is not typing.Literal:

@@ -107,7 +107,7 @@ def _label_of(value: object) -> str:
 
 def _leaves(node: Node, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """The paths that laying `node` at `path` sets; an empty map sets none."""
-    if not isinstance(node.value, Mapping) or any(name.startswith("$") for name in node.map):
+    if not isinstance(node.value, dict) or any(name.startswith("$") for name in node.map):
         yield path
         return
     for name, below in node.map.items():
@@ -125,7 +125,7 @@ class _Reader:
     problems: list[Problem] = field(default_factory=list[Problem])
 
     def read(self) -> Axes:
-        if not isinstance(self.node.value, Mapping):
+        if not isinstance(self.node.value, dict):
             self._fault("'grid' is a map", self.node.place, "grid: {axes: {...}}")
             return Axes()
         for name, node in self.node.map.items():
@@ -153,7 +153,7 @@ class _Reader:
     def _axes(self) -> tuple[Axis, ...]:
         found: list[Axis] = []
         said = self.node.below("axes")
-        if said is not None and not isinstance(said.value, Mapping):
+        if said is not None and not isinstance(said.value, dict):
             self._fault("'grid.axes' is a map from paths to values", said.place, "axes: {train.lr: [1e-3, 3e-3]}")
         for name, node in said.map.items() if said else ():
             axis = self._axis(name, node)
@@ -189,13 +189,13 @@ class _Reader:
             return None
         values: dict[str, Node] = {}
         listed = isinstance(node.value, tuple)
-        if not listed and not isinstance(node.value, Mapping):
+        if not listed and not isinstance(node.value, dict):
             self._fault(f"axis '{name}' is a list or a map of labelled values", node.place, f"{name}: [...]")
             return None
         if listed:
             for item in node.items:
                 label = _label_of(item.value)
-                if isinstance(item.value, Mapping | tuple):
+                if isinstance(item.value, dict | tuple):
                     self._fault("this value needs a label", item.place, f"{name}: {{label: value, ...}}")
                     continue
                 if name == "recipe" and isinstance(item.value, str):
@@ -214,7 +214,7 @@ class _Reader:
             self._fault(f"'{label}' stands twice on axis '{axis}'", place, "leave one out")
         elif not LABEL.match(label):
             self._fault(f"'{label}' cannot be a label", place, "letters, digits and . _ + -")
-        elif axis.startswith("$") and not isinstance(node.value, Mapping):
+        elif axis.startswith("$") and not isinstance(node.value, dict):
             self._fault(f"a value of axis '{axis}' is a map of sections", node.place)
         else:
             values[label] = node
@@ -286,7 +286,7 @@ class _Reader:
                 self._fault(f"there is no axis '{name}'", node.key, nearest(name, known))
             elif label in axis.values:
                 found.append((axis, label, axis.values[label]))
-            elif new and axis.open and not isinstance(node.value, Mapping | tuple) and LABEL.match(label):
+            elif new and axis.open and not isinstance(node.value, dict | tuple) and LABEL.match(label):
                 found.append((axis, label, node))
             else:
                 self._fault(f"axis '{name}' has no '{label}'", node.place, nearest(label, axis.values))

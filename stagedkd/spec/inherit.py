@@ -61,16 +61,21 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
 
 
-def with_recipe(tree: Node, named: Node, root: Path, folder: Path, merger: Merger) -> Node:
-    """`tree` with the recipe that `named` says instead of its method; null is no recipe.
+def with_recipe(tree: Node, recipe: Node | None, merger: Merger) -> Node:
+    """`tree` with a recipe instead of its method; None leaves the method as it is."""
+    return merger.merge(without(tree, METHOD), replace(recipe, place=tree.place)) if recipe else tree
+
+
+def read_recipe(named: Node, root: Path, folder: Path) -> Node | None:
+    """The recipe that a value names, by name or by a path relative to `folder`; None for null.
 
     Raises:
         SpecError: there is no such recipe, or it sets something else than the method.
     """
     if named.value is None:
-        return tree
+        return None
     try:
-        recipe = read_yaml(_recipe_path(named, root, folder))
+        recipe = read_yaml(tidy_path(_recipe_path(named, root, folder)))
     except UsageError as error:
         raise SpecError([Problem(error.message, named.place, error.hint)]) from None
     if recipe.map.keys() - METHOD:
@@ -80,8 +85,7 @@ def with_recipe(tree: Node, named: Node, root: Path, folder: Path, merger: Merge
         ])  # fmt: skip
     if "distill" not in recipe.map:
         raise SpecError([Problem("a recipe needs distill", recipe.place, "add distill: {phases: ...}")])
-    kept = without(tree, METHOD)
-    return merger.merge(kept, replace(recipe, place=tree.place))
+    return recipe
 
 
 def _recipe_path(named: Node, root: Path, folder: Path) -> Path:
@@ -98,6 +102,14 @@ def _recipe_path(named: Node, root: Path, folder: Path) -> Path:
     if not _inside(path, root):
         raise SpecError([Problem(f"recipe {said} lies outside {root}", named.place, "move it into the project")])
     return path
+
+
+def tidy_path(path: Path) -> Path:
+    """A path without `..` on the way, relative to the working folder where it lies below."""
+    try:
+        return path.resolve().relative_to(Path.cwd())
+    except (OSError, ValueError, RuntimeError):
+        return path
 
 
 def _inside(path: Path, root: Path) -> bool:
@@ -139,7 +151,7 @@ class _Reader:
         recipe = own.below("recipe")
         if recipe is not None:
             try:
-                below = with_recipe(below, recipe, self.root, path.parent, self.merger)
+                below = with_recipe(below, read_recipe(recipe, self.root, path.parent), self.merger)
             except SpecError as error:
                 self.problems += error.problems
         return self.merger.merge(below, without(own, OWN))
@@ -156,7 +168,7 @@ class _Reader:
         return [node for node in named if isinstance(node.value, str) and node.value]
 
     def _parent(self, named: Node, child: Path, chain: tuple[Path, ...]) -> Path | None:
-        parent = child.parent / str(named.value)
+        parent = tidy_path(child.parent / str(named.value))
         if not _inside(parent, self.root):
             self.problems.append(
                 Problem(f"parent {named.value} lies outside {self.root}", named.place, "move it into the project")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -16,37 +16,41 @@ from stagedkd.errors import Place, Problem, SpecError, UsageError
 from stagedkd.spec.faults import at, problem_of
 from stagedkd.spec.fields import ROOT, Slot, child, chosen, field_names, nearest
 from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid
-from stagedkd.spec.inherit import OWN, Source, read_source, specs_root, with_recipe
+from stagedkd.spec.inherit import OWN, Source, read_recipe, read_source, specs_root, with_recipe
 from stagedkd.spec.merge import Merger, overlay
 from stagedkd.spec.rules import check_rules, warnings
 from stagedkd.spec.schema import Spec
 from stagedkd.spec.yaml import Node, Path_, parse_yaml
 
-__all__ = ["Cell", "Experiment", "load_experiment", "load_spec", "specs_root"]
+__all__ = ["Cell", "Experiment", "load_experiment", "load_one", "load_spec", "specs_root"]
 LONGEST_NAME = 120
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One validated spec: `labels` maps axis to label (none without a grid), `tree` keeps where each value stands."""
+    """One validated spec of an experiment; `labels` maps axis to label (none without a grid)."""
 
     name: str
     labels: Mapping[str, str]
     spec: Spec
-    tree: Node
 
 
 @dataclass(frozen=True)
 class Experiment:
     """A spec file: one cell, or those of its grid. `axes` maps axis to the labels that occur; `notes` are what a
-    reader should know: what fell in a merge, and warnings, each with its place."""
+    reader should know: what fell in a merge, and warnings, each with its place; `trees` keep, for each cell, where
+    every value stands."""
 
     name: str
-    path: Path
-    axes: Mapping[str, tuple[str, ...]]
     cells: tuple[Cell, ...]
+    axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     notes: tuple[Problem, ...] = ()
-    values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    trees: Mapping[str, Node] = field(default_factory=dict[str, Node])
+
+    @classmethod
+    def of(cls, spec: Spec) -> Experiment:
+        """A spec on its own."""
+        return cls(spec.name, (Cell("", {}, spec),))
 
     @property
     def is_grid(self) -> bool:
@@ -65,11 +69,16 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), cell: str | None 
         SpecError: with every problem found, each with its place.
         UsageError: no such file, a wrong override, or a grid of which no one cell is picked.
     """
-    found = load_experiment(path, overrides, (cell,) if cell else ())
+    return load_one(path, overrides, (cell,) if cell else ()).cells[0].spec
+
+
+def load_one(path: str | Path, overrides: Sequence[str] = (), cells: Sequence[str] = ()) -> Experiment:
+    """As `load_experiment`, for one cell. Raises UsageError, too, where there are several."""
+    found = load_experiment(path, overrides, cells)
     if len(found.cells) != 1:
-        some = "\n    ".join(c.name for c in found.cells[:8])
+        some = "\n    ".join(c.name for c in found.cells[:8]) + ("\n    ..." if len(found.cells) > 8 else "")
         raise UsageError(f"{path} has {len(found.cells)} cells:\n    {some}", hint="pick one with --cell")
-    return found.cells[0].spec
+    return found
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = (), cells: Sequence[str] = ()) -> Experiment:
@@ -96,6 +105,8 @@ class _Loader:
         self.source: Source = read_source(path, self.merger)
         self.sets = [_parse_override(text) for text in overrides]
         self.digests: dict[Path, str] = {}
+        self.trees: dict[str, Node] = {}
+        self.recipes: dict[str, Node | None] = {}
         self.found: dict[tuple[str, Place | None], tuple[Problem, list[str]]] = {}
 
     def load(self, picked: Sequence[str]) -> Experiment:
@@ -111,9 +122,8 @@ class _Loader:
             raise SpecError(errors)
         name = cells[0].spec.name if not axes.axes else self._named("")
         labels = {a.name: tuple(dict.fromkeys(labels_of(p)[a.name] for p in points)) for a in axes.axes}
-        values = {a.name: {k: v.plain() for k, v in a.values.items()} for a in axes.axes}
         notes = tuple(p for p in self._problems(len(points)) if p.severity != "error")
-        return Experiment(name, self.path, labels, tuple(cells), notes, values)
+        return Experiment(name, tuple(cells), labels, notes, self.trees)
 
     # ------------------------------------------------------------ one cell
 
@@ -140,14 +150,18 @@ class _Loader:
                 problems += [replace(p, severity="warning") for p in soft]
         for problem in (*problems, *merger.notes):
             self._say(problem, cell)
-        return Cell(cell, labels_of(point), spec, tree) if spec else None
+        self.trees[cell] = tree
+        return Cell(cell, labels_of(point), spec) if spec else None
 
     def _tree(self, point: Point, merger: Merger) -> Node:
-        tree, folder = self.source.tree, self.path.parent
+        tree = self.source.tree
         recipes = [value for axis, _, value in point if axis.path == ("recipe",)]
         recipes += [given.node for given in self.sets if given.path == ("recipe",)]
         for named in recipes:
-            tree = with_recipe(tree, named, self.root, folder, merger)
+            said = str(named.value)  # what is no word is refused, and so never kept
+            if said not in self.recipes:
+                self.recipes[said] = read_recipe(named, self.root, self.path.parent)
+            tree = with_recipe(tree, self.recipes[said], merger)
         for axis, _, value in point:
             if axis.path != ("recipe",):
                 tree = merger.merge(tree, overlay(tree, axis.path, value))
@@ -279,7 +293,7 @@ def _parse_override(text: str) -> _Override:
 def _placed(node: Node, place: Place) -> Node:
     """A node and all below it, at one place."""
     value = node.value
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         value = {name: _placed(below, place) for name, below in value.items()}
     elif isinstance(value, tuple):
         value = tuple(_placed(item, place) for item in value)
@@ -302,7 +316,7 @@ def _picked(axes: Axes, points: tuple[Point, ...], picked: Sequence[str]) -> tup
 
 def _networks(values: Mapping[str, Any]) -> Iterable[tuple[Path_, dict[str, Any]]]:
     listed = values.get("cascade")
-    cascade: tuple[Any, ...] = listed if isinstance(listed, tuple) else ()
+    cascade = cast("tuple[Any, ...]", listed) if isinstance(listed, tuple) else ()
     found: list[tuple[Path_, Any]] = [(("teacher",), values.get("teacher")), (("student",), values.get("student"))]
     found += [(("cascade", i), network) for i, network in enumerate(cascade)]
     for path, network in found:

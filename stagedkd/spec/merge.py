@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from stagedkd.errors import Problem
@@ -49,13 +48,13 @@ class Merger:
         if below is None:
             return self._new(above, path, slot)
         below, above = _spelt_out(below, above, slot), _spelt_out(above, below, slot)
-        if isinstance(below.value, Mapping) and isinstance(above.value, Mapping):
+        if isinstance(below.value, dict) and isinstance(above.value, dict):
             return self._maps(below, above, path, slot)
         return replace(self._new(above, path, slot), over=below)
 
     def _new(self, node: Node, path: Path_, slot: Slot) -> Node:
         """A value over nothing: directives inside of it are still acted on."""
-        if not isinstance(node.value, Mapping):
+        if not isinstance(node.value, dict):
             return node
         return self._maps(Node({}, node.place, node.key), node, path, slot)
 
@@ -101,7 +100,7 @@ class Merger:
 def _spelt_out(node: Node, other: Node, slot: Slot) -> Node:
     """A bare number beside a map, as the map that it stands for."""
     number = isinstance(node.value, int | float) and not isinstance(node.value, bool)
-    if not number or not isinstance(other.value, Mapping):
+    if not number or not isinstance(other.value, dict):
         return node
     name = next((arm.bare for arm in slot if is_section(arm) and arm.bare), None)
     return Node({name: Node(node.value, node.place, node.key, node.over)}, node.place, node.key) if name else node

@@ -42,8 +42,8 @@ def warnings(spec: Spec) -> list[Fault]:
         if above and below and below > above:
             found.append((f"hop {hop} goes from {above:,} to {below:,} parameters: the network grows", at, ""))
         elif above and below and above / below > LARGEST_HOP:
-            gap = f"hop {hop} is a {above // below}x gap ({above:,} to {below:,} parameters)"
-            found.append((gap, at, f"{LARGEST_HOP:g}x is the usual limit: cascade: auto adds assistants"))
+            gap = f"hop {hop} is a {above / below:.1f}x gap ({above:,} to {below:,} parameters)"
+            found.append((gap, at, f"{LARGEST_HOP:g}x is the usual limit; cascade: auto adds assistants"))
     return found
 
 

@@ -7,7 +7,7 @@ nodes are composed by PyYAML and turned into values by the core schema's rules.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -44,15 +44,15 @@ class Node:
     """A value and where it comes from. `key` is the place of its key (None in a list and at the root); `over` what
     stood here before a child, a cell or --set took its place, and may itself have stood over something."""
 
-    value: Scalar | Mapping[str, Node] | tuple[Node, ...]
+    value: Scalar | dict[str, Node] | tuple[Node, ...]
     place: Place
     key: Place | None = None
     over: Node | None = None
 
     @property
-    def map(self) -> Mapping[str, Node]:
+    def map(self) -> dict[str, Node]:
         """The entries of a map; none of anything else."""
-        return self.value if isinstance(self.value, Mapping) else {}
+        return self.value if isinstance(self.value, dict) else {}
 
     @property
     def items(self) -> tuple[Node, ...]:
@@ -89,7 +89,7 @@ class Node:
 
     def plain(self) -> Any:
         """The value without places: dicts, and tuples for lists, since strict frozen models take no lists."""
-        if isinstance(self.value, Mapping):
+        if isinstance(self.value, dict):
             return {name: child.plain() for name, child in self.value.items()}
         return tuple(item.plain() for item in self.value) if isinstance(self.value, tuple) else self.value
 
@@ -157,7 +157,7 @@ class _Reader:
         except yaml.YAMLError as error:
             raise SpecError([Problem(f"not YAML: {str(error).splitlines()[0]}", self._at(1, 1, 1))]) from None
         root = Node({}, self._at(1, 1, 1)) if node is None else self._value(node, None)
-        if not isinstance(root.value, Mapping):
+        if not isinstance(root.value, dict):
             self.problems.append(Problem("a spec is a map of sections", self._at(1, 1, 1), "for example data: ..."))
         if self.problems:
             raise SpecError(self.problems)
@@ -200,7 +200,7 @@ class _Reader:
         text: str = node.value
         return Node(text if node.style else scalar(text), place, key)
 
-    def _map(self, node: yaml.MappingNode) -> Mapping[str, Node]:
+    def _map(self, node: yaml.MappingNode) -> dict[str, Node]:
         found: dict[str, Node] = {}
         for key_node, value_node in node.value:
             place = self._node_place(key_node)

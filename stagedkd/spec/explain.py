@@ -1,0 +1,124 @@
+"""Where every value of a resolved spec comes from, and what differs between two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from stagedkd.errors import Place, UsageError
+from stagedkd.spec.describe import entry, written
+from stagedkd.spec.fields import HIDDEN, nearest
+from stagedkd.spec.load import Cell
+from stagedkd.spec.schema import Losses, Section, TrainPatch
+from stagedkd.spec.yaml import Node, Path_
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One resolved value. `place` is where it stands, None for a default; `over` are the values that it took the place
+    of, nearest first; `section` and `field` say where it is declared (None inside maps and lists)."""
+
+    path: Path_
+    value: Any
+    place: Place | None
+    over: tuple[tuple[Any, Place], ...] = ()
+    section: type[Section] | None = None
+
+    @property
+    def name(self) -> str:
+        return ".".join(map(str, self.path))
+
+    @property
+    def source(self) -> str:
+        """file:line:col, or what gave the default."""
+        if self.place is not None:
+            return "--set" if self.place.file == "--set" else str(self.place)
+        return "the file's name" if self.path == ("name",) else "default"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        over = [{"value": written(value), **place.as_json()} for value, place in self.over]
+        found = {"path": self.name, "value": written(self.value), "source": self.source, "overrides": over}
+        return found | (self.place.as_json() if self.place else {})
+
+
+def explain(cell: Cell, tree: Node, under: str = "") -> list[Explained]:
+    """Every resolved value of a spec, or those at and below the path `under`.
+
+    Raises:
+        UsageError: there is no such path.
+    """
+    found = [row for row in _section(cell.spec, tree, ()) if row.path != ("name",) or tree.below("name")]
+    if not any(row.path == ("name",) for row in found):
+        found.append(Explained(("name",), cell.spec.name, None, (), type(cell.spec)))
+    wanted = tuple(under.split(".")) if under else ()
+    rows = [row for row in found if tuple(map(str, row.path[: len(wanted)])) == wanted]
+    if not rows:
+        ends = ((row, end) for row in found for end in range(1, len(row.path) + 1))
+        hint = nearest(under, dict.fromkeys(".".join(map(str, row.path[:end])) for row, end in ends))
+        if not hint.startswith("did"):
+            hint = f"known here: {', '.join(dict.fromkeys(str(row.path[0]) for row in found))}"
+        raise UsageError(f"there is no '{under}' in this spec", hint=hint)
+    return rows
+
+
+def _section(section: Section, node: Node | None, path: Path_) -> Iterator[Explained]:
+    sparse = isinstance(section, TrainPatch | Losses)
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        below = node.below(name) if node is not None else None
+        if name in HIDDEN or (sparse and value is None and below is None):
+            continue
+        if node is not None and name == section.bare and not isinstance(node.value, Mapping):
+            below = node  # a bare number stands for this field
+        yield from _value(value, below, (*path, name), type(section))
+
+
+def _value(value: Any, node: Node | None, path: Path_, owner: type[Section] | None) -> Iterator[Explained]:
+    if isinstance(value, Section):
+        yield from _section(value, node, path)
+    elif isinstance(value, Mapping) and value:
+        for name, item in cast("Mapping[str, Any]", value).items():
+            yield from _value(item, node.below(name) if node else None, (*path, name), None)
+    elif isinstance(value, tuple) and any(isinstance(item, Section) for item in cast("tuple[Any, ...]", value)):
+        for i, item in enumerate(cast("tuple[Any, ...]", value)):
+            yield from _value(item, node.below(i) if node else None, (*path, i), None)
+    else:
+        yield Explained(path, value, node.place if node else None, tuple(_over(node)), owner)
+
+
+def _over(node: Node | None) -> Iterator[tuple[Any, Place]]:
+    below = node.over if node is not None else None
+    while below is not None:
+        yield below.plain(), below.place
+        below = below.over
+
+
+def documented(row: Explained) -> str:
+    """Type, range, default and meaning of a value's field; "" inside maps and lists."""
+    if row.section is None:
+        return ""
+    found = entry(row.section, str(row.path[-1]))
+    facts = [found.type, found.range, f"default {found.default}" if found.default else "required"]
+    return f"{found.doc} ({'; '.join(fact for fact in facts if fact)})"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A value that two specs do not share; None where one of them has no such value."""
+
+    name: str
+    first: Explained | None
+    second: Explained | None
+
+
+def differences(first: list[Explained], second: list[Explained]) -> list[Difference]:
+    """The values in which two explained specs differ, in the order of the first."""
+    left, right = ({row.name: row for row in rows if row.path != ("name",)} for rows in (first, second))
+    found: list[Difference] = []
+    for name in dict.fromkeys([*left, *right]):
+        a, b = left.get(name), right.get(name)
+        if a is None or b is None or a.value != b.value or type(a.value) is not type(b.value):
+            found.append(Difference(name, a, b))
+    return found

@@ -1,0 +1,124 @@
+"""The JSON Schema for editors. It is partial: nothing is required but the fields that choose an arm, since a child says
+only what it changes; and it knows what the language adds: `extends`, `recipe`, `grid`, `$delete`, `$replace`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from stagedkd.spec.describe import entries
+from stagedkd.spec.fields import HIDDEN, TAGS
+from stagedkd.spec.inherit import shipped_recipes
+from stagedkd.spec.schema import Section, Spec
+
+Schema = dict[str, Any]
+
+DIRECTIVE = r"^\$(delete|replace)$"
+_LABEL = {"type": ["string", "number", "boolean", "null"]}
+_ROWS = {"type": "array", "items": {"type": "object", "additionalProperties": _LABEL}}
+_GRID: Schema = {
+    "type": "object", "additionalProperties": False,
+    "description": "Every combination of the axes is a cell.",
+    "properties": {
+        "axes": {"type": "object", "description": "Paths of the spec, each with a list of values or labelled values.",
+                 "additionalProperties": {"type": ["array", "object"], "minItems": 1, "minProperties": 1}},
+        "seeds": {"description": "Student seeds: how many, or which.", "anyOf": [
+            {"type": "integer", "minimum": 1}, {"type": "array", "items": {"type": "integer"}, "minItems": 1}]},
+        "exclude": {"description": "Cells that are left out: every cell that matches.", **_ROWS},
+        "include": {"description": "Further cells, each naming all axes.", **_ROWS},
+    },
+}  # fmt: skip
+
+
+def json_schema() -> Schema:
+    """The partial JSON Schema (draft 2020-12) of a spec file."""
+    schema = Spec.model_json_schema()
+    definitions: dict[str, Schema] = schema.pop("$defs")
+    sections = {arm.__name__: arm for arm in _sections(Section) if arm.__name__ in definitions}
+    for name, definition in definitions.items():
+        _describe(definition, sections[name])
+        _loosen(definition)
+    _describe(schema, Spec)
+    _loosen(schema)
+    for part in (*definitions.values(), schema):
+        _partial_unions(part, definitions)
+    path = {"type": "string", "minLength": 1}
+    paths = [path, {"type": "array", "items": path}]
+    schema["properties"] |= {
+        "extends": {"description": "Parents, relative to this file.", "anyOf": paths},
+        "recipe": {"description": f"A method: {', '.join(shipped_recipes())}, or the path of a file.",
+                   "type": ["string", "null"]},
+        "grid": _GRID,
+    }  # fmt: skip
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A spec of stagedkd",
+        "description": "Partial: a child says only what it changes. `stagedkd check` says the rest.",
+        **{key: value for key, value in schema.items() if key not in ("title", "description")},
+        "$defs": definitions,
+    }  # fmt: skip
+
+
+def _sections(base: type[Section]) -> list[type[Section]]:
+    return [found for below in base.__subclasses__() for found in (below, *_sections(below))]
+
+
+def _describe(definition: Schema, section: type[Section]) -> None:
+    docs = {field.name: field.doc for field in entries(section)}
+    for name in HIDDEN:
+        definition.get("properties", {}).pop(name, None)
+    for name, field in definition.get("properties", {}).items():
+        field.pop("title", None)
+        field.pop("default", None)
+        if docs.get(name):
+            field["description"] = docs[name]
+    definition.pop("title", None)
+    definition["description"] = " ".join((section.__doc__ or "").split())
+    if section.bare:
+        bare = dict(definition["properties"][section.bare])
+        whole = {key: definition.pop(key) for key in list(definition)}
+        definition |= {"description": whole.pop("description"), "anyOf": [bare, whole]}
+
+
+def _maps(schema: Any) -> Iterator[Schema]:
+    """A schema and every map below it."""
+    if isinstance(schema, list):
+        for item in cast("list[Any]", schema):
+            yield from _maps(item)
+    if isinstance(schema, dict):
+        found = cast("Schema", schema)
+        yield found
+        for value in list(found.values()):
+            yield from _maps(value)
+
+
+def _loosen(schema: Schema) -> None:
+    """Nothing required but discriminators; directives allowed in every map."""
+    for part in _maps(schema):
+        if part.get("type") != "object":
+            continue
+        tags = [tag for tag in TAGS if tag in part.get("required", ())]
+        part.pop("required", None)
+        part.pop("minProperties", None)
+        if tags:
+            part["required"] = tags
+        part["patternProperties"] = {**part.get("patternProperties", {}), DIRECTIVE: {}}
+        if "propertyNames" in part:
+            part["propertyNames"] = {"pattern": f"{part['propertyNames']['pattern']}|{DIRECTIVE}"}
+
+
+def _partial_unions(schema: Schema, definitions: dict[str, Schema]) -> None:
+    """A map that does not say which arm it is may say what any of them knows: its parent chose."""
+    for part in _maps(schema):
+        found: Any = part.pop("discriminator", None)
+        if not found or "propertyName" not in found:
+            continue
+        tag: str = found["propertyName"]
+        arms: list[Schema] = part.pop("oneOf")
+        known: Schema = {}
+        for arm in arms:
+            fields: Schema = definitions[arm["$ref"].rsplit("/", 1)[-1]]["properties"]
+            known |= {name: {"description": field.get("description", "")} for name, field in fields.items()}
+        known.pop(tag)
+        loose: Schema = {"type": "object", "not": {"required": [tag]}, "properties": known}
+        loose |= {"patternProperties": {DIRECTIVE: {}}, "additionalProperties": False}
+        part["anyOf"] = [*arms, loose]
