@@ -366,7 +366,9 @@ def _console(err: bool = False) -> Console:
 def main() -> None:
     """Entry point: errors of ours are rendered, never traced, unless -v asks."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
+        if isinstance(code, int):  # of a typer.Exit
+            sys.exit(code)
     except StagedkdError as error:
         print(error.render(), file=sys.stderr)
         if {"-v", "--verbose"} & set(sys.argv) and error.__cause__ is not None:

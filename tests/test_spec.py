@@ -13,6 +13,7 @@ from stagedkd import load_spec
 from stagedkd.errors import SpecError, UsageError
 from stagedkd.plan.compile import compile_plan
 from stagedkd.spec.yaml import parse_yaml
+from tests.broken import BROKEN
 from tests.conftest import REPO, TINY
 
 SPECS = sorted((REPO / "specs").rglob("*.yaml"))
@@ -40,61 +41,22 @@ def test_scalars_are_yaml_1_2(text: str, value: object) -> None:
     assert found == value and type(found) is type(value)
 
 
-BROKEN = [  # what replaces what in the tiny spec, where the error stands (at ^), its words
-    ("classes: 4", "clases: 4", "^clases", "unknown key 'data.clases'", "did you mean 'classes'?"),
-    ("kind: shapes", "kind: shape", "{kind: ^shape,", "'data.kind' cannot be 'shape'", "did you mean 'shapes'?"),
-    ("kind: shapes, ", "", "^data: {", "'data' needs 'kind'", "shapes, folder, csv, ucf101"),
-    ("size: 16", "size: big", "^big", "'clip.size' must be a valid integer, not 'big'", ""),
-    ("size: 16}", "size: 4}", "^4}", "'clip.size' must be greater than or equal to 8, not 4", ""),
-    ("clean: 0.5", "clean: 0.9", "labels: ^{clean", "clean 0.9 and noisy 0.25 are more than 1 together", ""),
-    ("rate: 0.5", "rate: 1.5", "^1.5", "'labels.noise.rate' must be less than or equal to 1, not 1.5", ""),
-    ("lr: 1e-2", "lr: fast", "^fast", "'train.lr' must be a valid number, not 'fast'", ""),
-    ("lr: 1e-2", "Lr: 1e-2", "^Lr", "unknown key 'train.Lr'", "did you mean 'lr'?"),
-    ("labels: all", "labels: some", "^some", "must be 'same' or 'all', not 'some'", ""),
-    ("arch: resnet3d, width: 8", "arch: resnet, width: 8", "^resnet,", "cannot be 'resnet'", "did you mean 'resnet3d'?"),
-    ("width: 8, blocks", "widht: 8, blocks", "^widht", "unknown key 'teacher.widht'", "did you mean 'width'?"),
-    ("cascade: [0.5]", "cascade: [1.5]", "cascade: [^1.5", "'cascade.0' must be less than 1", ""),
-    ("cascade: [0.5]", "cascade: [{arch: resnet3d, widht: 3}]", "^widht", "'cascade.0.widht'", "did you mean 'width'?"),
-    ("cascade: [0.5]", "cascade: some", "cascade: ^some", "'cascade' must be", ""),
-    ("cascade: [0.5]", "cascade: [0.2, 0.5]", "^cascade: [0.2", "shares go from large to small", "[0.5, 0.2]"),
-    ("layer1], [layer2]]", "layer9], [layer2]]", "^layer9", "there is no block 'layer9'", "stem, layer1, layer2"),
-    ("layer1], [layer2]]", "layer1], [layer1, layer2]]", "[^layer1, l", "block 'layer1' is in substage 1", "do not overlap"),
-    ("[[stem, layer1], [layer2]]", "[[stem], [layer2]]", "^substages: [[", "leaves out layer1", "in order: stem"),
-    ("hint: 0.1", "hnit: 0.1", "^hnit", "losses.hnit'", "did you mean 'hint'?"),
-    ("hint: 0.1", "kd: 0.1", "^kd: 0.1", "'kd' needs logits", "a phase over all substages"),
-    ("hint: 0.1", "hint: -1", "^-1", "losses.hint' must be greater than 0", ""),
-    ("losses: {gaussian_w2: 1.0, hint: 0.1}", "losses: {}", "losses: ^{}", "a phase needs at least one loss", ""),
-    ("kd: 0.9", "kd: {weight: 0.9, temprature: 4}", "^temprature", "kd.temprature'", "did you mean 'temperature'?"),
-    ("ema: 0.9", "ema: 1.5", "^1.5", "joint.train.ema' must be less than 1", ""),
-    ("substages: one_by_one", "substages: [3]", "substages: [^3]", "there is no substage 3", "the student has 2"),
-    ("control: ce", "control: kd", "^kd\n", "'control' must be 'ce', not 'kd'", ""),
-    ("control: ce", "controll: ce", "^controll", "unknown key 'controll'", "did you mean 'control'?"),
-    ("control: ce", "evaluate: {clips: 3}", "^evaluate", "a simulated clip has one view", ""),
-    ("crop: 0.8", "flip: 0.5", "^flip", "left and right are classes", ""),
-    ("epochs: 3}", "epochs: 0}", "^epochs: 0", "a teacher of 0 epochs needs weights", ""),
-    ("arch: resnet3d, width: 8, blocks: [1, 1]", "arch: mvit_v2_s", "^arch: mvit", "runs at 16x224x224 only", "frames: 16"),
-    ("arch: resnet3d, width: 8, blocks: [1, 1]", "arch: r3d_18, weights: K400", "^weights", "no weights", "KINETICS400_V1"),
-    ("control: ce", "control: ce\ncontrol: ce", "^control: ce\n#", "'control' stands twice", "first at"),
-    ("control: ce", "control: &x ce", "^&x", "anchors and aliases", "extends"),
-    ("control: ce", "control: !!str ce", "^!!str", "tags are not read", ""),
-]  # fmt: skip
-
-
 @pytest.mark.parametrize(("old", "new", "at", "message", "hint"), BROKEN)
 def test_a_broken_spec_is_refused_at_its_place(
-    tmp_path: Path, old: str, new: str, at: str, message: str, hint: str
+    project: Path, old: str, new: str, at: str, message: str, hint: str
 ) -> None:
     assert old in TINY
-    path, text = tmp_path / "broken.yaml", TINY.replace(old, new, 1) + "# end\n"
-    path.write_text(text, "utf-8")
+    (project / "spec.yaml").write_text(TINY.replace(old, new, 1), "utf-8")
     with pytest.raises(SpecError) as caught:
-        load_spec(path)
+        load_spec("spec.yaml")
     problem = caught.value.problems[0]
-    assert message in problem.message and hint in problem.hint, caught.value.render()
-    before = text[: text.index(at.replace("^", "")) + at.index("^")]
-    expected = (before.count("\n") + 1, len(before) - before.rfind("\n"))
-    assert problem.place is not None and (problem.place.line, problem.place.column) == expected, caught.value.render()
-    assert f"{path}:{expected[0]}:{expected[1]}" in caught.value.render()
+    found = (str(problem.place), problem.message, problem.hint)
+    assert found == (f"spec.yaml:{at}", message, hint), caught.value.render()
+    assert problem.render().startswith(f"error: {message}\n")
+
+
+def test_the_table_is_long_enough() -> None:
+    assert len(BROKEN) >= 90 and len({(old, new) for old, new, *_ in BROKEN}) == len(BROKEN)
 
 
 def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:

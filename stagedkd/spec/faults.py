@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from stagedkd.errors import Place, Problem
-from stagedkd.spec.fields import chosen, field_names, is_section, nearest, slot_at, tag_values, unlabelled
+from stagedkd.spec.fields import TAGS, chosen, field_names, is_section, nearest, slot_at, tag_values, unlabelled
 from stagedkd.spec.yaml import Node, Path_
 
 FORMS = {
@@ -23,27 +24,44 @@ LIMITS = {
 }  # fmt: skip
 
 
+def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
+    """All that pydantic says of a spec, less what is said twice: a key that is missing because it was misspelt, a list
+    that is empty because its items are wrong."""
+    details = [d for d in error.errors(include_url=False) if d["type"] != "too_short" or not d["input"]]
+    rows = [(d["type"], unlabelled(d["loc"]), problem_of(d, tree)) for d in details]
+    meant = {(path[:-1], problem.hint) for kind, path, problem in rows if kind == "extra_forbidden"}
+    return [
+        problem for kind, path, problem in rows
+        if kind != "missing" or not path or (path[:-1], f"did you mean '{path[-1]}'?") not in meant
+    ]  # fmt: skip
+
+
 def problem_of(detail: ErrorDetails, tree: Node) -> Problem:
     """One of pydantic's errors at its place in `tree`."""
     path = unlabelled(detail["loc"])
+    above = tree.at(path[:-1])
+    if above is not None and not isinstance(above.value, dict | tuple) and len(path) > 1:
+        path = path[:-1]  # a bare number stands for the field
     name = ".".join(map(str, path)) or "the spec"
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         return at(tree, path, f"unknown key '{name}'", _known_beside(path, tree), key=True)
-    if kind == "missing":
-        return at(tree, path, f"'{name}' is missing", f"add {path[-1]}: ...", key=True)
+    if kind == "missing" and path:
+        words = [str(word) for word in _literals(path)]
+        return at(tree, path, f"'{name}' is missing", f"add {path[-1]}: {' or '.join(words) or '...'}", key=True)
     if kind == "union_tag_not_found":
         tag = str(context["discriminator"]).strip("'")
         return at(tree, path, f"'{name}' needs '{tag}'", f"one of {', '.join(_tags(path, tag))}", key=True)
     if kind == "union_tag_invalid":
         tag = str(context["discriminator"]).strip("'")
-        message = f"'{name}.{tag}' cannot be {_shown(context['tag'])}"
+        said = tree.at((*path, tag))
+        message = f"'{name}.{tag}' cannot be {_shown(said.plain() if said else context['tag'])}"
         return at(tree, (*path, tag), message, nearest(context["tag"], _tags(path, tag)))
     if kind == "value_error":
         return at(tree, path, f"'{name}': {context['error']}", "", key=not isinstance(path[-1], str) if path else True)
     if detail["loc"][-1:] == ("[key]",):
         return at(tree, path, f"'{name}' cannot be a name", "letters, digits, _ and -", key=True)
-    message, hint = _wrong_value(kind, context, detail["input"], path)
+    message, hint = _wrong_value(detail, path)
     return at(tree, path, f"'{name}' {message}", hint)
 
 
@@ -58,19 +76,19 @@ def at(tree: Node, path: Path_, message: str, hint: str, *, key: bool = False) -
     return Problem(message, tree.where(path, key=key), hint, tuple(related))
 
 
-def _wrong_value(kind: str, context: Mapping[str, Any], got: Any, path: Path_) -> tuple[str, str]:
-    allowed = _range(path)
+def _wrong_value(detail: ErrorDetails, path: Path_) -> tuple[str, str]:
+    kind, context, got, allowed = detail["type"], detail.get("ctx", {}), detail["input"], _range(path)
     if kind == "literal_error":
-        literals = [arm for arm in slot_at(path) if typing.get_origin(arm) is typing.Literal]
-        known = [word for arm in literals for word in typing.get_args(arm)]
+        known = _literals(path)
         words = ", ".join(map(str, known))
         return f"must be {' or '.join(words.rsplit(', ', 1))}, not {_shown(got)}", _close(got, known)
     if kind in FORMS:
-        return f"must be {FORMS[kind]}, not {_shown(got)}", _as_number(got, kind) or allowed
+        form = "a number or a map" if any(is_section(arm) and arm.bare for arm in slot_at(path)) else FORMS[kind]
+        return f"must be {form}, not {_shown(got)}", _as_number(got, kind) or _for_example(path) or allowed
     if kind in LIMITS:
-        return f"must be {LIMITS[kind]} {next(iter(context.values()))}, not {_shown(got)}", allowed
+        return f"must be {LIMITS[kind]} {_limit(next(iter(context.values())))}, not {_shown(got)}", allowed
     if kind == "form":
-        return f"{context.get('message', '') or 'has the wrong form'}, not {_shown(got)}", ""
+        return f"{detail['msg']}, not {_shown(got)}", ""
     if kind in ("too_short", "string_too_short"):
         return "must not be empty", ""
     if kind in ("too_long", "string_too_long"):
@@ -90,8 +108,22 @@ def _shown(value: Any) -> str:
         return "a map"
     if isinstance(value, tuple):
         return "a list"
-    text = f"{value:g}" if isinstance(value, float) else repr(value)
+    text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _literals(path: Path_) -> list[Any]:
+    """The words that a field may say, where it may say nothing else."""
+    literals = [arm for arm in slot_at(path) if typing.get_origin(arm) is typing.Literal]
+    return [word for arm in literals for word in typing.get_args(arm)]
+
+
+def _for_example(path: Path_) -> str:
+    """How a map is begun that chooses its arm by a tag."""
+    for tag in TAGS:
+        if words := _tags(path, tag):
+            return f"for example {{{tag}: {words[0]}, ...}}"
+    return ""
 
 
 def _close(got: Any, known: list[Any]) -> str:
@@ -113,8 +145,13 @@ def _as_number(got: Any, kind: str) -> str:
 
 def _known_beside(path: Path_, tree: Node) -> str:
     """The keys that the section above a wrong one knows, in the arm that its tag chooses."""
+    if path[-1] == "<<":
+        return "use extends"
+    if str(path[-1]).startswith("$"):
+        return "a directive stands alone, below the key that it is about"
     slot = chosen(slot_at(path[:-1], tree), tree.at(path[:-1]))
-    return nearest(path[-1], field_names(slot), "known here:")
+    known = (*field_names(slot), *(("extends", "recipe", "grid") if len(path) == 1 else ()))
+    return nearest(path[-1], known, "known here:")
 
 
 def _tags(path: Path_, tag: str) -> list[str]:

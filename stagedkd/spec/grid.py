@@ -187,7 +187,7 @@ class _Reader:
         path = () if name.startswith("$") else tuple(name.split("."))
         if not self._settable(name, path, place):
             return None
-        values: dict[str, Node] = {}
+        values, faults = dict[str, Node](), len(self.problems)
         listed = isinstance(node.value, tuple)
         if not listed and not isinstance(node.value, dict):
             self._fault(f"axis '{name}' is a list or a map of labelled values", node.place, f"{name}: [...]")
@@ -204,8 +204,9 @@ class _Reader:
         else:
             for label, item in node.map.items():
                 self._value(values, name, label, item, item.key or item.place)
-        if not values:
-            self._fault(f"axis '{name}' has no value", node.place)
+        if not values or len(self.problems) > faults:
+            if len(self.problems) == faults:
+                self._fault(f"axis '{name}' has no value", node.place)
             return None
         return Axis(name.removeprefix("$"), path, values, place, open=listed)
 

@@ -74,10 +74,7 @@ def read_recipe(named: Node, root: Path, folder: Path) -> Node | None:
     """
     if named.value is None:
         return None
-    try:
-        recipe = read_yaml(tidy_path(_recipe_path(named, root, folder)))
-    except UsageError as error:
-        raise SpecError([Problem(error.message, named.place, error.hint)]) from None
+    recipe = read_yaml(tidy_path(_recipe_path(named, root, folder)))
     if recipe.map.keys() - METHOD:
         raise SpecError([
             Problem(f"a recipe cannot set '{name}'", node.key, "only distill, cascade and refine")
@@ -100,8 +97,25 @@ def _recipe_path(named: Node, root: Path, folder: Path) -> Path:
         return known[said]
     path = folder / said
     if not _inside(path, root):
-        raise SpecError([Problem(f"recipe {said} lies outside {root}", named.place, "move it into the project")])
+        raise SpecError(
+            [Problem(f"recipe {said} lies outside the specs' root", named.place, "move it into the project")]
+        )
+    if not _is_file(path):
+        raise SpecError([_no_file(named, path, folder)])
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _no_file(named: Node, path: Path, folder: Path) -> Problem:
+    near = _like(path)
+    hint = f"did you mean '{near}'?" if near else f"paths are relative to {folder}"
+    return Problem(f"no file {named.value}", named.place, hint)
 
 
 def tidy_path(path: Path) -> Path:
@@ -171,16 +185,14 @@ class _Reader:
         parent = tidy_path(child.parent / str(named.value))
         if not _inside(parent, self.root):
             self.problems.append(
-                Problem(f"parent {named.value} lies outside {self.root}", named.place, "move it into the project")
+                Problem(f"parent {named.value} lies outside the specs' root", named.place, "move it into the project")
             )
         elif parent.resolve() in chain:
             row = [p.name for p in chain[chain.index(parent.resolve()) :]]
             message = f"{' extends '.join([*row, row[0]])}: a cycle"
             self.problems.append(Problem(message, named.place, "leave one of them out"))
-        elif not parent.is_file():
-            near = _like(parent)
-            hint = f"did you mean '{near}'?" if near else f"paths are relative to {child.parent}"
-            self.problems.append(Problem(f"no file {named.value}", named.place, hint))
+        elif not _is_file(parent):
+            self.problems.append(_no_file(named, parent, child.parent))
         else:
             return parent
         return None
@@ -188,6 +200,6 @@ class _Reader:
 
 def _like(path: Path) -> str:
     """The name of a YAML file beside a missing one that was probably meant."""
-    there = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, there, 1) or difflib.get_close_matches(path.stem, there, 1)
-    return near[0] if near else ""
+    there = {p.stem: p.name for p in sorted(path.parent.glob("*.yaml"))} if path.parent.is_dir() else {}
+    near = difflib.get_close_matches(path.stem, there, 1)
+    return there[near[0]] if near else ""

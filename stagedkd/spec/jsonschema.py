@@ -59,7 +59,8 @@ def json_schema() -> Schema:
 
 
 def _sections(base: type[Section]) -> list[type[Section]]:
-    return [found for below in base.__subclasses__() for found in (below, *_sections(below))]
+    found = [found for below in base.__subclasses__() for found in (below, *_sections(below))]
+    return [section for section in found if section.__module__.startswith("stagedkd.spec.schema.")]
 
 
 def _describe(definition: Schema, section: type[Section]) -> None:
@@ -102,8 +103,8 @@ def _loosen(schema: Schema) -> None:
         if tags:
             part["required"] = tags
         part["patternProperties"] = {**part.get("patternProperties", {}), DIRECTIVE: {}}
-        if "propertyNames" in part:
-            part["propertyNames"] = {"pattern": f"{part['propertyNames']['pattern']}|{DIRECTIVE}"}
+        if part.pop("propertyNames", None):
+            part["additionalProperties"] = False  # the keys' pattern stands in patternProperties
 
 
 def _partial_unions(schema: Schema, definitions: dict[str, Schema]) -> None:

@@ -13,8 +13,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from stagedkd.errors import Place, Problem, SpecError, UsageError
-from stagedkd.spec.faults import at, problem_of
-from stagedkd.spec.fields import ROOT, Slot, child, chosen, field_names, nearest
+from stagedkd.spec.faults import at, problems_of
 from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid
 from stagedkd.spec.inherit import OWN, Source, read_recipe, read_source, specs_root, with_recipe
 from stagedkd.spec.merge import Merger, overlay
@@ -24,6 +23,7 @@ from stagedkd.spec.yaml import Node, Path_, parse_yaml
 
 __all__ = ["Cell", "Experiment", "load_experiment", "load_one", "load_spec", "specs_root"]
 LONGEST_NAME = 120
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,+-]*\Z")
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,10 @@ class _Loader:
         axes, faults = read_grid(self.source.grid)
         for problem in (*self.merger.problems, *faults):
             self._say(problem, "")
-        points = axes.points if not faults else ((),)
         self._check_overrides(axes)
-        points = _picked(axes, points, picked) if not faults else points
+        points = _picked(axes, axes.points, picked) if not faults else ()
+        if faults:
+            self._without_grid()
         cells = [cell for point in points if (cell := self._cell(point)) is not None]
         errors = [p for p in self._problems(len(points)) if p.severity == "error"]
         if errors:
@@ -124,6 +125,14 @@ class _Loader:
         labels = {a.name: tuple(dict.fromkeys(labels_of(p)[a.name] for p in points)) for a in axes.axes}
         notes = tuple(p for p in self._problems(len(points)) if p.severity != "error")
         return Experiment(name, tuple(cells), labels, notes, self.trees)
+
+    def _without_grid(self) -> None:
+        """What is wrong beside a faulty grid; what an axis would have set is not missed."""
+        self._cell(())
+        axes = self.source.grid.below("axes") if self.source.grid else None
+        for name in axes.map if axes else ():
+            for key in [key for key in self.found if key[0].startswith(f"'{name.split('.')[0]}") and "missing" in key[0]]:
+                del self.found[key]
 
     # ------------------------------------------------------------ one cell
 
@@ -142,7 +151,7 @@ class _Loader:
         try:
             spec = Spec.model_validate(values)
         except ValidationError as error:
-            problems += [problem_of(detail, self._with_name(tree)) for detail in error.errors(include_url=False)]
+            problems += problems_of(error, self._with_name(tree))
         if spec is not None:
             problems += [at(tree, path, fault, hint, key=True) for fault, path, hint in check_rules(spec)]
             if not problems:
@@ -171,15 +180,16 @@ class _Loader:
         return tree
 
     def _with_name(self, tree: Node) -> Node:
-        return replace(tree, value={**tree.map, "name": self.source.name}) if self.source.name else tree
+        said = [given.node for given in self.sets if given.path == ("name",)] or [self.source.name]
+        return replace(tree, value={**tree.map, "name": said[-1]}) if said[-1] else tree
 
     def _named(self, cell: str) -> Any:
         """The file's name, or its own `name`, and what tells this run from others: the cell and the overrides."""
         said = [given.node.value for given in self.sets if given.path == ("name",)]
-        own = self.source.name.plain() if self.source.name else re.sub(r"[^A-Za-z0-9_.=,+-]", "_", self.path.stem)
+        own = self.source.name.plain() if self.source.name else short_name(self.path.stem)
         name = said[-1] if said else own
-        if not isinstance(name, str):
-            return name
+        if not isinstance(name, str) or (not NAME.match(name)):
+            return name  # for validation to refuse
         told = [cell] if cell else []
         told += [given.text for given in self.sets if given.path != ("name",)] if not said else []
         return short_name("+".join([name, *told]))
@@ -197,24 +207,12 @@ class _Loader:
                     )
             if given.path[0] in ("extends", "grid"):
                 raise UsageError(f"--set {given.text}: '{given.path[0]}' is not set from the command line")
-            self._check_path(given)
-
-    def _check_path(self, given: _Override) -> None:
-        if given.path in (("recipe",), ("name",)):
-            return
-        slot: Slot = ROOT
-        node: Node | None = self.source.tree
-        for i, part in enumerate(given.path):
-            if node is not None and isinstance(node.value, tuple):
-                here = ".".join(given.path[:i])
-                raise UsageError(f"--set cannot reach into the list '{here}'", hint=f"set the whole list: {here}=[...]")
-            slot = chosen(slot, node)
-            below = child(slot, part)
-            if not below and any(s is not Any for s in slot):
-                hint = nearest(part, field_names(slot), "known here:")
-                key = ".".join(given.path[: i + 1])
-                raise SpecError([Problem(f"unknown key '{key}'", given.node.place, hint)])
-            slot, node = below, node.below(part) if node is not None else None
+            for end in range(1, len(given.path)):
+                above = self.source.tree.at(given.path[:end])
+                if above is not None and isinstance(above.value, tuple):
+                    here = ".".join(given.path[:end])
+                    hint = f"set the whole list: {here}=[...]"
+                    raise UsageError(f"--set cannot reach into the list '{here}'", hint=hint)
 
     # ------------------------------------------------------------ one's own code
 

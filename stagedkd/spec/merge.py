@@ -115,6 +115,7 @@ def overlay(tree: Node, path: tuple[str, ...], node: Node) -> Node:
     """A tree that says nothing but `node` at `path`; the maps on the way stand where they stand in `tree`."""
     for end in range(len(path) - 1, -1, -1):
         found = tree.at(path[:end])
-        place, key = (found.place, found.key) if found else (node.place, node.key)
+        inside = found is not None and isinstance(found.value, dict)
+        place, key = (found.place, found.key) if found and inside else (node.place, node.key)
         node = Node({path[end]: node}, place, key)
     return node

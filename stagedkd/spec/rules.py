@@ -101,6 +101,8 @@ def _phases(spec: Spec) -> Iterator[Fault]:
                 (*at, "losses", loss),
                 ("move it to a phase over all substages"),
             )
+        if phase.substages == ():
+            yield f"phase '{name}' trains nothing: it names no substage", (*at, "substages"), "for example all"
         if isinstance(phase.substages, tuple):
             for i, number in enumerate(phase.substages):
                 if parts and number > parts:

@@ -181,7 +181,8 @@ class _Reader:
                 )
             tag = getattr(event, "tag", None)
             if tag and tag != "!":
-                self._stop(event, f"tags are not read: {tag}", "write the plain value")
+                shown = tag.replace("tag:yaml.org,2002:", "!!")
+                self._stop(event, f"tags are not read: {shown}", "write the plain value")
             if depth > MAX_DEPTH:
                 self._stop(event, f"nested deeper than {MAX_DEPTH}")
             if count > MAX_NODES:
