@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: quickstart test test-fast check check-gpu lock-requirements clean
+.PHONY: quickstart test test-fast coverage docs check check-gpu lock-requirements clean
 
 quickstart: .venv/ready          ## set up and run specs/quickstart.yaml
 	$(BIN)/stagedkd run specs/quickstart.yaml
@@ -13,6 +13,14 @@ test: .venv/ready                ## set up and run all tests
 
 test-fast: .venv/ready           ## the tests without those marked slow
 	$(BIN)/python -m pytest -m "not slow" -q
+
+coverage: .venv/ready            ## every branch of the loader, merge and grid is taken by the quick tests of the language
+	$(BIN)/python -m coverage run -m pytest -q -m "not slow" $(addprefix tests/test_,spec.py inherit.py grid.py fuzz.py language.py)
+	$(BIN)/python -m coverage report
+
+docs: .venv/ready                ## docs/spec.md and stagedkd.schema.json from the sections
+	$(BIN)/python -m stagedkd.spec.reference > docs/spec.md
+	$(BIN)/stagedkd schema > stagedkd.schema.json
 
 check: .venv/ready               ## lint, format, types, import contracts
 	$(BIN)/ruff check .

@@ -80,13 +80,14 @@ def plan(
     experiment = _load(spec, overrides, cells)
     plans, kept = _plans(experiment, runtime), Store(runtime.folder("store"))
     states = {key: kept.state(stage) for key, stage in plans.unique.items()}
-    stored = list(kept.manifests()) if "miss" in states.values() and len(plans.cells) == 1 else []
+    single = len(plans.cells) == 1
+    stored = list(kept.manifests()) if single and "miss" in states.values() else []
     made = next(iter(plans.cells.values()))
-    why = {s.name: why_miss(made, s, stored) for s in made.stages if stored and states[s.identity] == "miss"}
+    why = {s.name: why_miss(made, s, stored) for s in made.stages if single and states[s.identity] == "miss"}
     if as_json:
         print(json.dumps(plan_json(plans, states, why), indent=1))
         return
-    if len(plans.cells) == 1:
+    if single:
         _console().print(plan_table(made, states, why))
     else:
         _say(grid_plan_lines(plans, states))

@@ -51,10 +51,22 @@ def test_cells_are_the_product_less_exclude_plus_include_under_stable_names(grid
         "recipe=kd,student=w8,seed=1", "recipe=ce,student=w4,seed=0", "recipe=ce,student=w4,seed=1",
         "recipe=hint,student=w4,seed=5",
     ]  # fmt: skip
-    assert found.name == "grid" and found.axes == {"recipe": ("kd", "ce", "hint"), "student": ("w4", "w8"), "seed": ("0", "1", "5")}
+    assert found.name == "grid" and found.axes == {
+        "recipe": ("kd", "ce", "hint"),
+        "student": ("w4", "w8"),
+        "seed": ("0", "1", "5"),
+    }
     last = found.cells[-1]
-    assert last.spec.seed == 5 and list(last.spec.distill.phases) == ["hint", "train"] and last.spec.name == "grid+recipe=hint,student=w4,seed=5"
-    assert found.cells[2].spec.student.model_dump()["width"] == 8 and found.cells[2].labels == {"recipe": "kd", "student": "w8", "seed": "0"}
+    assert (
+        last.spec.seed == 5
+        and list(last.spec.distill.phases) == ["hint", "train"]
+        and last.spec.name == "grid+recipe=hint,student=w4,seed=5"
+    )
+    assert found.cells[2].spec.student.model_dump()["width"] == 8 and found.cells[2].labels == {
+        "recipe": "kd",
+        "student": "w8",
+        "seed": "0",
+    }
 
 
 def test_cells_share_stages_by_key_and_not_by_name(grid: str, project: Path) -> None:
@@ -62,8 +74,15 @@ def test_cells_share_stages_by_key_and_not_by_name(grid: str, project: Path) -> 
     assert len({plan.stage("teacher").key for plan in plans.cells.values()}) == 1
     assert len({plan.stage("student").key for plan in plans.cells.values()}) == 7 and plans.twins == ()
     assert len(plans.unique) == 1 + 1 + 2 + 2 * 7 + 2 * 4 + 0 * 2 + 2 * 0 + _controls(plans) - 8
-    renamed = GRID.replace("w4:", "small:").replace("w4", "small").replace("[kd, ce]", "{a: kd, b: ce}").replace("recipe: ce", "recipe: b")
-    (project / "specs" / "renamed.yaml").write_text(renamed.replace("recipe: hint", "recipe: a").replace("seed: 5", "seed: 9"), "utf-8")
+    renamed = (
+        GRID.replace("w4:", "small:")
+        .replace("w4", "small")
+        .replace("[kd, ce]", "{a: kd, b: ce}")
+        .replace("recipe: ce", "recipe: b")
+    )
+    (project / "specs" / "renamed.yaml").write_text(
+        renamed.replace("recipe: hint", "recipe: a").replace("seed: 5", "seed: 9"), "utf-8"
+    )
     others = compile_experiment(load_experiment("specs/renamed.yaml"))
     first, same = plans.cells["recipe=kd,student=w4,seed=0"], others.cells["recipe=a,student=small,seed=0"]
     assert [s.key for s in first.stages] == [s.key for s in same.stages]
@@ -96,13 +115,31 @@ grid:
 """
     (project / "specs" / "axes.yaml").write_text(text, "utf-8")
     found = load_experiment("specs/axes.yaml")
-    assert len(found.cells) == 32 and found.axes["train.lr"] == ("0.001", "0.03") and found.axes["control"] == ("ce", "null")
+    assert (
+        len(found.cells) == 32
+        and found.axes["train.lr"] == ("0.001", "0.03")
+        and found.axes["control"] == ("ce", "null")
+    )
     cell = found.cells[0]
     assert cell.name == "train.lr=0.001,cascade=none,size=small,control=ce,labels=all"
-    assert (cell.spec.clip.size, cell.spec.train.batch, cell.spec.train.lr, cell.spec.labels.noise) == (12, 8, 1e-3, None)
-    picked = load_experiment("specs/axes.yaml", (), ("train.lr=1e-3,size=small,control=null,labels=some", "train.lr=0.03, cascade=auto,size=same,labels=all"))
-    assert [c.name for c in picked.cells] == [c.name for c in found.cells if c in picked.cells] and len(picked.cells) == 4
-    assert picked.axes["size"] == ("small", "same") and load_spec("specs/axes.yaml", cell=cell.name).name == f"axes+{cell.name}"
+    assert (cell.spec.clip.size, cell.spec.train.batch, cell.spec.train.lr, cell.spec.labels.noise) == (
+        12,
+        8,
+        1e-3,
+        None,
+    )
+    picked = load_experiment(
+        "specs/axes.yaml",
+        (),
+        ("train.lr=1e-3,size=small,control=null,labels=some", "train.lr=0.03, cascade=auto,size=same,labels=all"),
+    )
+    assert [c.name for c in picked.cells] == [c.name for c in found.cells if c in picked.cells] and len(
+        picked.cells
+    ) == 4
+    assert (
+        picked.axes["size"] == ("small", "same")
+        and load_spec("specs/axes.yaml", cell=cell.name).name == f"axes+{cell.name}"
+    )
     for text, words in [
         ("lr=1", "there is no axis 'lr'"), ("size=smal", "axis 'size' has no 'smal'"), ("size", "not of the form axis=label"),
     ]:  # fmt: skip
@@ -113,7 +150,9 @@ grid:
     assert caught.value.hint == "pick one with --cell"
     with pytest.raises(UsageError, match="--cell is for grids"):
         load_experiment("specs/tiny.yaml", (), ("seed=1",))
-    (project / "specs" / "few.yaml").write_text("extends: tiny.yaml\ngrid: {seeds: 2, axes: {labels.seed: [1, 2]}, exclude: [{labels.seed: 1, seed: 1}]}\n")
+    (project / "specs" / "few.yaml").write_text(
+        "extends: tiny.yaml\ngrid: {seeds: 2, axes: {labels.seed: [1, 2]}, exclude: [{labels.seed: 1, seed: 1}]}\n"
+    )
     with pytest.raises(UsageError, match=r"no cell is labels\.seed=1,seed=1"):
         load_experiment("specs/few.yaml", (), ("labels.seed=1,seed=1",))
 
@@ -133,6 +172,14 @@ def test_set_may_not_touch_what_an_axis_sets(grid: str) -> None:
         with pytest.raises(UsageError, match="the grid's axis") as caught:
             load_experiment(grid, [text])
         assert caught.value.hint.startswith("pick cells with --cell")
+
+
+def test_a_grid_has_a_limit(project: Path) -> None:
+    (project / "specs" / "huge.yaml").write_text(
+        "extends: tiny.yaml\ngrid: {seeds: 6000, axes: {labels.seed: [1, 2]}}\n", "utf-8"
+    )
+    with pytest.raises(SpecError, match="the grid has 12,000 cells; at most 10,000"):
+        load_experiment("specs/huge.yaml")
 
 
 def test_a_faulty_grid_does_not_hide_other_faults_nor_invent_them(project: Path) -> None:
@@ -156,7 +203,11 @@ def test_plan_prints_cells_unique_stages_and_what_sharing_saves(grid: str, stage
     found = stagedkd("plan", grid)
     assert found.returncode == 0, found.stderr
     assert "recipe=kd,student=w4,seed=0    8 miss" in found.stdout
-    assert "7 cells, 56 stages, " in found.stdout and "sharing saves" in found.stdout and "of the unique stages: " in found.stdout
+    assert (
+        "7 cells, 56 stages, " in found.stdout
+        and "sharing saves" in found.stdout
+        and "of the unique stages: " in found.stdout
+    )
     values = json.loads(stagedkd("plan", grid, "--json").stdout)
     keys = {s["key"] for cell in values["cells"] for s in cell["stages"]}
     assert values["unique"] == len(keys) and f" {len(keys)} of them unique" in found.stdout
@@ -168,7 +219,9 @@ def test_a_grid_runs_each_unique_stage_once_and_reports(grid: str, stagedkd: Com
     (project / "nets").mkdir()
     (project / "nets" / "torn.py").write_text(OWN_NET.replace("nn.Dropout(0.3)", "Torn()") + TORN, "utf-8")
     cut = "blocks: {$delete: true}, substages: [[stem], [mid]]"
-    broken = GRID.replace("exclude:", "exclude: [{recipe: ce}]\n  #").replace("w8: {width: 8}", f"big: {{arch: file, path: nets/torn.py, {cut}}}")
+    broken = GRID.replace("exclude:", "exclude: [{recipe: ce}]\n  #").replace(
+        "w8: {width: 8}", f"big: {{arch: file, path: nets/torn.py, {cut}}}"
+    )
     broken = broken.replace("blocks: {$delete: true}, ", "")
     (project / "specs" / "grid.yaml").write_text(broken, "utf-8")
     found = stagedkd("run", grid)
@@ -178,7 +231,9 @@ def test_a_grid_runs_each_unique_stage_once_and_reports(grid: str, stagedkd: Com
     ran = [line.split("(")[1] for line in found.stderr.splitlines() if "running (" in line]
     assert len(ran) == len(set(ran))
     made = {p.name for p in (project / "store").iterdir() if p.name[0] != "."}
-    assert {r.rstrip(")") for r in ran} - made == {r.rstrip(")") for r in ran if r.startswith("distill")} - made and len(made) == len(ran) - 2
+    assert {r.rstrip(")") for r in ran} - made == {
+        r.rstrip(")") for r in ran if r.startswith("distill")
+    } - made and len(made) == len(ran) - 2
     results = project / "results" / "grid"
     assert {p.name for p in results.iterdir()} == {"report.html", "metrics.json", "cells.csv", "table.tex"}
     metrics = json.loads((results / "metrics.json").read_text("utf-8"))
@@ -197,8 +252,13 @@ def test_a_grid_runs_each_unique_stage_once_and_reports(grid: str, stagedkd: Com
     again = stagedkd("run", grid, "--cell", "student=w4")
     assert again.returncode == 0 and "nothing to do" in again.stderr and "seeds" in again.stdout
     single = stagedkd("run", grid, "--cell", "recipe=hint")
-    assert single.returncode == 0 and (project / "results" / "grid+recipe=hint,student=w4,seed=5" / "report.html").exists()
-    assert json.loads(stagedkd("show", grid, "--json").stdout)["rows"][0]["recipe"] == "kd" and "2 missing" in stagedkd("show", grid).stdout
+    assert (
+        single.returncode == 0 and (project / "results" / "grid+recipe=hint,student=w4,seed=5" / "report.html").exists()
+    )
+    assert (
+        json.loads(stagedkd("show", grid, "--json").stdout)["rows"][0]["recipe"] == "kd"
+        and "2 missing" in stagedkd("show", grid).stdout
+    )
     assert stagedkd("report", grid).returncode == 0 and stagedkd("lock", grid).stdout == "stagedkd.lock is up to date\n"
 
 
@@ -206,5 +266,8 @@ def test_the_interval_over_seeds_is_students(monkeypatch: pytest.MonkeyPatch) ->
     from stagedkd.report.statistics import mean_interval
 
     low, high = mean_interval([0.5, 0.6, 0.7])  # mean 0.6, sd 0.1, t(0.975, 2) = 4.302653
-    assert (low, high) == (pytest.approx(0.6 - 4.302653 * 0.1 / 3**0.5, abs=1e-6), pytest.approx(0.6 + 4.302653 * 0.1 / 3**0.5, abs=1e-6))
+    assert (low, high) == (
+        pytest.approx(0.6 - 4.302653 * 0.1 / 3**0.5, abs=1e-6),
+        pytest.approx(0.6 + 4.302653 * 0.1 / 3**0.5, abs=1e-6),
+    )
     assert mean_interval([0.99, 1.0]) == (pytest.approx(0.931469, abs=1e-5), 1.0)

@@ -53,7 +53,9 @@ def test_a_new_phase_goes_last_and_null_is_a_value(project: Path) -> None:
     more = "distill: {phases: {tail: {epochs: 1, losses: {ce: 1}}, grow: {epochs: 2, losses: {hint: null}}}}\ncontrol: null\n"
     spec = load_spec(child(project, f"extends: tiny.yaml\n{more}"))
     assert list(spec.distill.phases) == ["grow", "joint", "tail"] and spec.control is None
-    assert spec.distill.phases["grow"].epochs == 2 and list(spec.distill.phases["grow"].losses.named()) == ["gaussian_w2"]
+    assert spec.distill.phases["grow"].epochs == 2 and list(spec.distill.phases["grow"].losses.named()) == [
+        "gaussian_w2"
+    ]
 
 
 def test_a_changed_arch_drops_what_only_the_old_one_has_with_a_note(project: Path) -> None:
@@ -65,15 +67,28 @@ def test_a_changed_arch_drops_what_only_the_old_one_has_with_a_note(project: Pat
         ("'teacher.width' falls: arch is now r3d_18", "specs/tiny.yaml:6:27", "only resnet3d has it"),
         ("'teacher.blocks' falls: arch is now r3d_18", "specs/tiny.yaml:6:37", "only resnet3d has it"),
     ]
-    assert "note: 'teacher.width' falls" in notes[0].render() and "arch changes at specs/child.yaml:2:17" in notes[0].render()
+    assert (
+        "note: 'teacher.width' falls" in notes[0].render()
+        and "arch changes at specs/child.yaml:2:17" in notes[0].render()
+    )
 
 
 def test_a_bare_weight_and_a_map_of_the_same_loss_are_one_thing(project: Path) -> None:
-    text = TINY.replace("kd: 0.9", "kd: {weight: 0.9, temperature: 2}").replace("sp: 10", "sp: 10, ce: 0.1").replace("ce: 0.1, kd", "kd")
+    text = (
+        TINY.replace("kd: 0.9", "kd: {weight: 0.9, temperature: 2}")
+        .replace("sp: 10", "sp: 10, ce: 0.1")
+        .replace("ce: 0.1, kd", "kd")
+    )
     (project / "specs" / "tiny.yaml").write_text(text, "utf-8")
-    losses = load_spec(
-        child(project, "extends: tiny.yaml\ndistill: {phases: {joint: {losses: {kd: 0.5, ce: {smoothing: 0.1}}}}}\n")
-    ).distill.phases["joint"].losses
+    losses = (
+        load_spec(
+            child(
+                project, "extends: tiny.yaml\ndistill: {phases: {joint: {losses: {kd: 0.5, ce: {smoothing: 0.1}}}}}\n"
+            )
+        )
+        .distill.phases["joint"]
+        .losses
+    )
     assert losses.kd and (losses.kd.weight, losses.kd.temperature) == (0.5, 2)
     assert losses.ce and (losses.ce.weight, losses.ce.smoothing) == (0.1, 0.1)
 
@@ -95,7 +110,9 @@ def test_a_recipe_replaces_the_method_whole(project: Path) -> None:
     assert list(spec.distill.phases) == ["train"] and spec.cascade == () and spec.control == "ce"
     assert load_spec(path, ["recipe=staged"]).cascade == "auto"
     assert load_spec(path, ["recipe=null"]) == spec.model_copy(update={"name": "child+recipe=null"})
-    own = load_spec(child(project, "extends: child.yaml\ncascade: [0.5]\ndistill: {phases: {train: {losses: {sp: 3}}}}\n", "own"))
+    own = load_spec(
+        child(project, "extends: child.yaml\ncascade: [0.5]\ndistill: {phases: {train: {losses: {sp: 3}}}}\n", "own")
+    )
     assert own.cascade == (0.5,) and set(own.distill.phases["train"].losses.named()) == {"ce", "kd", "sp"}
     again = load_spec(child(project, "extends: own.yaml\nrecipe: hint\n", "again"))
     assert list(again.distill.phases) == ["hint", "train"] and again.cascade == ()
@@ -114,11 +131,16 @@ def test_every_shipped_recipe_fits_the_quickstart_and_says_where_it_comes_from(n
 
 
 def test_set_is_typed_placed_and_refused_like_the_file(project: Path) -> None:
-    spec = load_spec("specs/tiny.yaml", ["train.lr=3e-3", "student.width=8", "distill.phases.joint.losses.kd=0.5", "cascade=[0.6]"])
+    spec = load_spec(
+        "specs/tiny.yaml", ["train.lr=3e-3", "student.width=8", "distill.phases.joint.losses.kd=0.5", "cascade=[0.6]"]
+    )
     assert spec.train.lr == 3e-3 and spec.student.model_dump()["width"] == 8 and spec.cascade == (0.6,)
     kd = spec.distill.phases["joint"].losses.kd
     assert kd is not None and kd.weight == 0.5
-    assert spec.name == "tiny+train.lr=3e-3+student.width=8+distill.phases.joint.losses.kd=0.5+cascade=_0.6_-" + spec.name[-8:]
+    assert (
+        spec.name
+        == "tiny+train.lr=3e-3+student.width=8+distill.phases.joint.losses.kd=0.5+cascade=_0.6_-" + spec.name[-8:]
+    )
     assert load_spec("specs/tiny.yaml", ["seed=1"]).name == "tiny+seed=1"
     assert load_spec("specs/tiny.yaml", ["seed=1", "name=mine"]).name == "mine"
     assert len(load_spec("specs/tiny.yaml", [f"name={'x' * 90}", *["train.lr=0.001"] * 9]).name) == 90
@@ -135,7 +157,9 @@ def test_set_is_typed_placed_and_refused_like_the_file(project: Path) -> None:
             load_spec("specs/tiny.yaml", [wrong])
         problem = caught.value.problems[0]
         assert (str(problem.place), problem.message, problem.hint) == (place, message, hint)
-    assert "overrides 0.01 at specs/tiny.yaml:5:24" in pytest.raises(SpecError, load_spec, "specs/tiny.yaml", ["train.lr=0"]).value.render()
+    with pytest.raises(SpecError) as caught:
+        load_spec("specs/tiny.yaml", ["train.lr=0"])
+    assert "overrides 0.01 at specs/tiny.yaml:5:24" in caught.value.render()
     for text, words in [
         ("train.lr", r"a\.b=c"), ("=3", r"a\.b=c"), ("a..b=1", r"a\.b=c"), ("cascade.0=1", "into the list 'cascade'"),
         ("extends=x.yaml", "not set from the command line"), ("grid={seeds: 2}", "not set from the command line"),
@@ -145,13 +169,26 @@ def test_set_is_typed_placed_and_refused_like_the_file(project: Path) -> None:
             load_spec("specs/tiny.yaml", [text])
 
 
-def test_what_is_wrong_in_a_parent_says_who_extends_it(project: Path) -> None:
+def test_what_is_wrong_in_a_parent_says_who_extends_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "specs" / "latin.yaml").write_bytes("a: \xe9".encode("latin-1"))
     with pytest.raises(SpecError) as caught:
         load_spec(child(project, "extends: [latin.yaml, latin.yaml]\n"))
-    assert caught.value.render().count("the file is not UTF-8") == 2 and "extended at specs/child.yaml:1:11" in caught.value.render()
+    assert (
+        caught.value.render().count("the file is not UTF-8") == 2
+        and "extended at specs/child.yaml:1:11" in caught.value.render()
+    )
     (project / "specs" / "secret.yaml").write_text(TINY, "utf-8")
-    (project / "specs" / "secret.yaml").chmod(0)
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "secret.yaml":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(SpecError, match=r"cannot read specs/secret\.yaml: Permission denied") as caught:
+        load_spec(child(project, "extends: secret.yaml\n"))
+    assert str(caught.value.problems[0].place) == "specs/child.yaml:1:10"
     (project / "specs" / "long.yaml").write_text(f"extends: {'x' * 300}.yaml\n", "utf-8")
     with pytest.raises(SpecError, match="no file x"):
         load_spec("specs/long.yaml")
@@ -245,17 +282,26 @@ def found_node(value: Any) -> Node:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.dictionaries(st.sampled_from(["distill", "cascade", "refine", "train", "clip"]), _tree(2), max_size=5), st.sampled_from(sorted(shipped_recipes())))
+@given(
+    st.dictionaries(st.sampled_from(["distill", "cascade", "refine", "train", "clip"]), _tree(2), max_size=5),
+    st.sampled_from(sorted(shipped_recipes())),
+)
 def test_a_recipe_leaves_nothing_of_its_parents_method(parent: Any, name: str) -> None:
     recipe = read_recipe(node(name, "1"), REPO, REPO)
     assert recipe is not None
     tree = with_recipe(node(parent, "0"), recipe, Merger()).plain()
     assert {key: tree[key] for key in METHOD & tree.keys()} == recipe.plain()
-    assert {key: tree[key] for key in tree.keys() - METHOD} == {k: v for k, v in node(parent, "0").plain().items() if k not in METHOD}
+    assert {key: tree[key] for key in tree.keys() - METHOD} == {
+        k: v for k, v in node(parent, "0").plain().items() if k not in METHOD
+    }
 
 
 def test_several_parents_are_a_left_fold_by_the_files(project: Path) -> None:
-    texts = {"a": "train: {lr: 1e-3, batch: 8}\n", "b": "train: {lr: 2e-3}\nseed: 3\n", "c": "train: {batch: 4}\nseed: null\n"}
+    texts = {
+        "a": "train: {lr: 1e-3, batch: 8}\n",
+        "b": "train: {lr: 2e-3}\nseed: 3\n",
+        "c": "train: {batch: 4}\nseed: null\n",
+    }
     for name, text in texts.items():
         child(project, text, name)
     found = load_one(child(project, "extends: [tiny.yaml, a.yaml, b.yaml]\n")).trees[""].plain()
@@ -284,9 +330,11 @@ def test_explain_names_a_real_source_for_every_leaf(project: Path) -> None:
             assert row.place.text == "grid: {seeds: 2}"
             continue
         shown = row.place.text[row.place.column - 1 :]
-        assert shown.startswith(("[", "{", '"')) or shown.startswith(str(row.value)) or float(shown[: row.place.width]) == row.value
+        assert shown.startswith(("[", "{", '"', str(row.value))) or float(shown[: row.place.width]) == row.value
     sources = {row.name: row.source for row in rows}
-    assert sources["teacher.epochs"].startswith("specs/child.yaml:3") and sources["train.lr"].startswith("specs/tiny.yaml:5")
+    assert sources["teacher.epochs"].startswith("specs/child.yaml:3") and sources["train.lr"].startswith(
+        "specs/tiny.yaml:5"
+    )
     assert "recipes/staged.yaml:2" in sources["cascade"] and sources["seed"].startswith("specs/child.yaml:5")
     assert default.__name__ == "Spec"
 

@@ -36,18 +36,39 @@ def test_check_for_editors(project: Path, stagedkd: Command) -> None:
     bad = stagedkd("check", "specs/bad.yaml", "--format", "json")
     found = json.loads(bad.stdout)
     assert bad.returncode == 2 and bad.stderr == "" and not found["ok"]
-    assert [(p["line"], p["column"], p["hint"]) for p in found["problems"]] == [(2, 9, "did you mean 'lr'?"), (3, 7, "allowed: 0 to 2,147,483,647")]
+    assert [(p["line"], p["column"], p["hint"]) for p in found["problems"]] == [
+        (2, 9, "did you mean 'lr'?"),
+        (3, 7, "allowed: 0 to 2,147,483,647"),
+    ]
     (project / "specs" / "torn.yaml").write_text("a: [\n", "utf-8")
     assert json.loads(stagedkd("check", "specs/torn.yaml", "--format", "json").stdout)["problems"][0]["line"] == 2
     warned = stagedkd("check", "specs/tiny.yaml", "--set", "cascade=[{arch: resnet3d, width: 12, blocks: [1, 1]}]")
-    assert warned.returncode == 0 and "warning: hop 1 goes from" in warned.stdout and "the network grows\n --> --set:1:1" in warned.stdout
+    assert (
+        warned.returncode == 0
+        and "warning: hop 1 goes from" in warned.stdout
+        and "the network grows\n --> --set:1:1" in warned.stdout
+    )
 
 
 def test_explain(project: Path, stagedkd: Command) -> None:
-    (project / "specs" / "child.yaml").write_text("extends: tiny.yaml\ntrain: {lr: 2e-2}\nteacher: {arch: r3d_18}\n", "utf-8")
+    (project / "specs" / "child.yaml").write_text(
+        "extends: tiny.yaml\ntrain: {lr: 2e-2}\nteacher: {arch: r3d_18}\n", "utf-8"
+    )
     found = stagedkd("explain", "specs/child.yaml", "train.lr", "--set", "train.lr=3e-2")
     value, words = found.stdout.splitlines()
-    assert value.split() == ["train.lr", "0.03", "--set", "over", "0.02", "at", "specs/child.yaml:2:13;", "over", "0.01", "at", "specs/tiny.yaml:5:24"]
+    assert value.split() == [
+        "train.lr",
+        "0.03",
+        "--set",
+        "over",
+        "0.02",
+        "at",
+        "specs/child.yaml:2:13;",
+        "over",
+        "0.01",
+        "at",
+        "specs/tiny.yaml:5:24",
+    ]
     assert words == "Peak learning rate of the schedule. (number; above 0, below 100; default 0.001)"
     whole = stagedkd("explain", "specs/child.yaml").stdout
     assert "clip.size" in whole and "note: 'teacher.width' falls: arch is now r3d_18" in whole
@@ -59,13 +80,18 @@ def test_explain(project: Path, stagedkd: Command) -> None:
 
 
 def test_diff_names_values_and_the_stages_that_they_invalidate(project: Path, stagedkd: Command) -> None:
-    (project / "specs" / "child.yaml").write_text("extends: tiny.yaml\nstudent: {train: {lr: 2e-2}}\ncascade: []\n", "utf-8")
+    (project / "specs" / "child.yaml").write_text(
+        "extends: tiny.yaml\nstudent: {train: {lr: 2e-2}}\ncascade: []\n", "utf-8"
+    )
     found = stagedkd("diff", "specs/tiny.yaml", "specs/child.yaml").stdout.splitlines()
     assert found[0].split() == ["cascade", "[0.5]", "(specs/tiny.yaml:7:10)", "->", "[]", "(specs/child.yaml:3:10)"]
     assert found[1].split() == ["student.train.lr", "(not", "there)", "->", "0.02", "(specs/child.yaml:2:23)"]
     assert "stages: 4 the same, 4 changed, 2 in the first alone" in found
     both = json.loads(stagedkd("diff", "specs/tiny.yaml", "--set", "student.train.lr=2e-2", "--json").stdout)
-    first, second = compile_plan(load_spec("specs/tiny.yaml")), compile_plan(load_spec("specs/tiny.yaml", ["student.train.lr=2e-2"]))
+    first, second = (
+        compile_plan(load_spec("specs/tiny.yaml")),
+        compile_plan(load_spec("specs/tiny.yaml", ["student.train.lr=2e-2"])),
+    )
     changed = {s.name for s in second.stages if s.key != first.stage(s.name).key}
     assert {s["stage"] for s in both["stages"] if s["state"] == "changed"} == changed and changed
     assert [v["path"] for v in both["values"]] == ["student.train.lr"]
@@ -79,7 +105,10 @@ def test_the_published_schema_is_fresh_and_partial() -> None:
     assert len(SPECS) >= 7
     for path in SPECS:
         first = path.read_text("utf-8").splitlines()[0]
-        assert first == f"# yaml-language-server: $schema={'../' * (len(path.relative_to(REPO).parts) - 1)}stagedkd.schema.json", path
+        assert (
+            first
+            == f"# yaml-language-server: $schema={'../' * (len(path.relative_to(REPO).parts) - 1)}stagedkd.schema.json"
+        ), path
         assert list(validator.iter_errors(plain(read_yaml(path).plain()))) == [], path
     good = [
         "student: {width: 8}", "data: {classes: 6}", "distill: {phases: {joint: {losses: {kd: 0.5, ce: {$delete: true}}}}}",
@@ -132,7 +161,9 @@ def test_the_shipped_ablations_are_short() -> None:
 # ---------------------------------------------------------------- init
 
 
-def test_init_writes_a_spec_that_loads_and_refuses_to_overwrite(tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch, stagedkd: Command) -> None:
+def test_init_writes_a_spec_that_loads_and_refuses_to_overwrite(
+    tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch, stagedkd: Command
+) -> None:
     for path in ("params.yaml", "specs/tiny.yaml"):
         (tmp_path / path).unlink()
     shutil.copytree(clips / "weizmann", tmp_path / "my videos")
@@ -144,7 +175,9 @@ def test_init_writes_a_spec_that_loads_and_refuses_to_overwrite(tmp_path: Path, 
         "next: stagedkd run specs/my_videos.yaml",
     ]  # fmt: skip
     spec = load_spec("specs/my_videos.yaml")
-    assert spec.data.model_dump()["path"] == "my videos/clips.csv" and "bend" in (tmp_path / "specs" / "my_videos.yaml").read_text("utf-8")
+    assert spec.data.model_dump()["path"] == "my videos/clips.csv" and "bend" in (
+        tmp_path / "specs" / "my_videos.yaml"
+    ).read_text("utf-8")
     again = stagedkd("init", "my videos")
     assert again.returncode == 2 and "is there already" in again.stderr
     assert stagedkd("check", "specs/my_videos.yaml", "--shapes").returncode == 0
@@ -170,7 +203,7 @@ def test_init_fits_folds_to_few_groups(tmp_path: Path, clips: Path) -> None:
     assert "folds: 3" in draft(tmp_path / "three", tmp_path, tmp_path).text
     outside = draft(tmp_path / "three", tmp_path / "two", tmp_path / "two")
     assert str(tmp_path / "three") in outside.text
-    with pytest.raises(DataError, match="no training clip|too few"):
+    with pytest.raises(DataError, match=r"no training clip|too few"):
         draft(tmp_path / "one", tmp_path, tmp_path)
     shutil.rmtree(tmp_path / "three" / "jack")
     with pytest.raises(DataError, match="has 1 class"):

@@ -116,7 +116,7 @@ def test_a_tampered_artifact_is_refused_and_named(project: Path, stagedkd: Comma
 
 BAD = [  # overrides, exit code, words
     (["train.lrr=1"], 2, "did you mean 'lr'?"),
-    (["student.width=wide"], 2, "valid integer"),
+    (["student.width=wide"], 2, "must be a whole number"),
     (["student.substages=[[stem, layer1], [layer7]]"], 2, "there is no block 'layer7'"),
     (["student.substages=[[stem, layer1], [layer1, layer2]]"], 2, "in substage 1 already"),
     (["data={kind: folder, path: nowhere}", "augment={}"], 2, "no folder"),

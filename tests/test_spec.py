@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -11,19 +12,21 @@ from hypothesis import strategies as st
 
 from stagedkd import load_spec
 from stagedkd.errors import SpecError, UsageError
-from stagedkd.plan.compile import compile_plan
+from stagedkd.plan.compile import compile_experiment
+from stagedkd.spec.load import Experiment, load_experiment
 from stagedkd.spec.yaml import parse_yaml
 from tests.broken import BROKEN
-from tests.conftest import REPO, TINY
+from tests.conftest import OWN_NET, REPO, TINY
 
 SPECS = sorted((REPO / "specs").rglob("*.yaml"))
 
 
 def test_every_shipped_spec_compiles() -> None:
-    assert len(SPECS) >= 3
+    assert len(SPECS) >= 7
     for path in SPECS:
-        plan = compile_plan(load_spec(path))
-        assert plan.stage("student").work.kind == "distill" and plan.name == path.stem
+        plans = compile_experiment(load_experiment(path))
+        assert plans.name == path.stem and plans.is_grid == ("ablations" in path.parts)
+        assert all(plan.stage("student").work.kind == "distill" for plan in plans.cells.values())
 
 
 @pytest.mark.parametrize(
@@ -68,24 +71,41 @@ def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     assert "3 errors" in caught.value.render()
 
 
-def test_overrides_are_typed_like_the_file(project: Path) -> None:
-    spec = load_spec("specs/tiny.yaml", ["train.lr=3e-3", "student.width=8", "distill.phases.joint.losses.kd=0.5"])
-    assert spec.train.lr == 3e-3 and spec.student.model_dump()["width"] == 8
-    kd = spec.distill.phases["joint"].losses.kd
-    assert kd is not None and kd.weight == 0.5
-    with pytest.raises(SpecError, match=r"unknown key 'train\.lrr'") as caught:
-        load_spec("specs/tiny.yaml", ["train.lrr=1"])
-    assert caught.value.problems[0].hint == "did you mean 'lr'?"
-    for wrong in ("train.lr", "=3", "a..b=1"):
-        with pytest.raises(UsageError, match=r"a\.b=c"):
-            load_spec("specs/tiny.yaml", [wrong])
+def test_ones_own_network_enters_by_its_content_and_only_from_the_project(project: Path) -> None:
+    (project / "nets").mkdir()
+    for name in ("a.py", "b.py"):
+        (project / "nets" / name).write_text(OWN_NET, "utf-8")
+    own = "student={{arch: file, path: nets/{}.py, substages: [[stem], [mid]]}}"
+    sets = ["cascade=[]"]
+    first, second = (load_spec("specs/tiny.yaml", [*sets, own.format(name)]).student.model_dump() for name in "ab")
+    assert first["digest"] == second["digest"] == hashlib.sha256(OWN_NET.encode()).hexdigest()
+    twice = [f"cascade=[{own.format('a').partition('=')[2]}]", own.format("a")]
+    assert load_spec("specs/tiny.yaml", twice).student.model_dump()["digest"] == first["digest"]
+    for path in ("../x.py", "nets/none.py", "nets", "x" * 300, "a\\0b"):
+        with pytest.raises(SpecError, match="is no file below the specs' root"):
+            load_spec(
+                "specs/tiny.yaml", ["cascade=[]", f'student={{arch: file, path: "{path}", substages: [[a], [b]]}}']
+            )
+    with pytest.raises(SpecError, match="'digest' is not yours to set"):
+        load_spec(
+            "specs/tiny.yaml", ["cascade=[]", "student={arch: file, path: nets/a.py, digest: x, substages: [[a], [b]]}"]
+        )
 
 
-def test_ones_own_network_outside_the_root_is_refused(project: Path) -> None:
-    with pytest.raises(SpecError, match="lies outside the specs' root"):
-        load_spec("specs/tiny.yaml", ["student={arch: file, path: ../x.py, substages: [[a], [b]]}"])
-    with pytest.raises(SpecError, match="no file nets"):
-        load_spec("specs/tiny.yaml", ["student={arch: file, path: nets/x.py, substages: [[a], [b]]}"])
+def test_what_cannot_be_opened_is_a_usage_error(project: Path) -> None:
+    for path, words in [
+        ("specs", "is a folder"),
+        ("specs/none.yaml", "cannot read"),
+        ("x" * 300, "cannot read"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            load_spec(path)
+
+
+def test_a_spec_alone_is_an_experiment_of_one_cell(project: Path) -> None:
+    spec = load_spec("specs/tiny.yaml")
+    found = Experiment.of(spec)
+    assert found.cells[0].spec is spec and not found.is_grid and found.name == "tiny"
 
 
 @pytest.mark.parametrize("text", ["", "- 1\n", "3\n", "a: 1\n---\nb: 2\n", "\t", "a: {b: [}\n", "? [a]\n: 1\n", "\x00"])

@@ -19,6 +19,7 @@ FORMS = {
     "dict_type": "a map", "mapping_type": "a map", "model_type": "a map", "model_attributes_type": "a map",
     "finite_number": "a finite number", "bool_type": "true or false",
 }  # fmt: skip
+MOST = 100  # errors shown of one spec: who made more will not read them
 LIMITS = {
     "greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most",
 }  # fmt: skip
@@ -27,7 +28,7 @@ LIMITS = {
 def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
     """All that pydantic says of a spec, less what is said twice: a key that is missing because it was misspelt, a list
     that is empty because its items are wrong."""
-    details = [d for d in error.errors(include_url=False) if d["type"] != "too_short" or not d["input"]]
+    details = [d for d in error.errors(include_url=False) if d["type"] != "too_short" or not d["input"]][:MOST]
     rows = [(d["type"], unlabelled(d["loc"]), problem_of(d, tree)) for d in details]
     meant = {(path[:-1], problem.hint) for kind, path, problem in rows if kind == "extra_forbidden"}
     return [

@@ -131,8 +131,8 @@ class _Loader:
         self._cell(())
         axes = self.source.grid.below("axes") if self.source.grid else None
         for name in axes.map if axes else ():
-            for key in [key for key in self.found if key[0].startswith(f"'{name.split('.')[0]}") and "missing" in key[0]]:
-                del self.found[key]
+            head = f"'{name.split('.')[0]}"
+            self.found = {k: v for k, v in self.found.items() if not (k[0].startswith(head) and "missing" in k[0])}
 
     # ------------------------------------------------------------ one cell
 
@@ -225,21 +225,24 @@ class _Loader:
             name = network.get("path")
             if network.get("arch") != "file" or not isinstance(name, str) or not name:
                 continue
-            file = self.root / name
-            try:
-                inside, there = file.resolve().is_relative_to(self.root.resolve()), file.is_file()
-            except (OSError, ValueError, RuntimeError):
-                inside, there = True, False
-            if not inside:
-                hint = "move it into the project"
-                problems.append(at(tree, (*path, "path"), f"{name} lies outside the specs' root", hint))
-            elif not there:
-                problems.append(at(tree, (*path, "path"), f"no file {name} below the specs' root", ""))
+            digest = self._digest(self.root / name)
+            if digest is None:
+                fault = f"{name} is no file below the specs' root"
+                problems.append(at(tree, (*path, "path"), fault, "a network of one's own lies in the project"))
             else:
-                if file not in self.digests:
-                    self.digests[file] = hashlib.sha256(file.read_bytes()).hexdigest()
-                network["digest"] = self.digests[file]
+                network["digest"] = digest
         return problems
+
+    def _digest(self, file: Path) -> str | None:
+        """SHA-256 of a file below the root; None where it is not there, or not ours to read."""
+        if file not in self.digests:
+            try:
+                if not file.resolve().is_relative_to(self.root.resolve()):
+                    return None
+                self.digests[file] = hashlib.sha256(file.read_bytes()).hexdigest()
+            except (OSError, ValueError, RuntimeError):
+                return None
+        return self.digests[file]
 
     # ------------------------------------------------------------ problems
 

@@ -72,3 +72,7 @@ def _row(row: Entry) -> str:
     default = (row.default or "**required**") if plain else f"`{row.default}`"
     cells = [f"`{row.name}`", row.type, default, row.range, row.doc]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

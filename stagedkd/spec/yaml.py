@@ -122,8 +122,6 @@ def read_yaml(path: Path) -> Node:
         raise UsageError(f"{path} is a folder", hint="name a spec file, for example specs/quickstart.yaml") from None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="name an existing spec file") from None
-    except ValueError:
-        raise UsageError(f"{str(path)!r} is no file name") from None
     if len(raw) > MAX_BYTES:
         place = Place(str(path), 1, 1, 1, "...")
         raise SpecError([Problem(f"the file has {len(raw):,} bytes; a spec has at most {MAX_BYTES:,}", place)])
