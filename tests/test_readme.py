@@ -11,7 +11,11 @@ import pytest
 
 import stagedkd as package
 from stagedkd import load_spec
+from stagedkd.cli import app
 from stagedkd.errors import SpecError
+from stagedkd.plan.compile import compile_experiment
+from stagedkd.spec.load import load_experiment
+from stagedkd.spec.yaml import parse_yaml
 from tests.conftest import REPO, Command
 
 README = (REPO / "README.md").read_text("utf-8")
@@ -28,11 +32,30 @@ def test_the_error_is_what_is_printed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_every_command_is_there(stagedkd: Command) -> None:
-    named = set(re.findall(r"^\| `stagedkd (\w+) SPEC`", README, re.MULTILINE))
-    assert named == {"check", "plan", "run", "show", "report", "lock"}
-    for name in named:
+    named = dict(re.findall(r"^\| `stagedkd (\w+)([^`]*)`", README, re.MULTILINE))
+    assert named.keys() == {
+        "check",
+        "plan",
+        "run",
+        "show",
+        "report",
+        "lock",
+        "explain",
+        "diff",
+        "schema",
+        "recipes",
+        "init",
+    }
+    assert {
+        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+    } == named.keys()
+    for name, arguments in named.items():
         found = stagedkd(name, "--help")
-        assert found.returncode == 0 and "--set" in found.stdout
+        assert found.returncode == 0
+        assert all(
+            ("--set" in found.stdout and "--cell" in found.stdout) == ("SPEC" in arguments or "A [B]" in arguments)
+            for _ in "1"
+        )
 
 
 def test_the_spec_in_short_is_the_quickstart(tmp_path: Path) -> None:
@@ -40,6 +63,30 @@ def test_the_spec_in_short_is_the_quickstart(tmp_path: Path) -> None:
     (tmp_path / "quickstart.yaml").write_text(short, "utf-8")
     full = load_spec(REPO / "specs" / "quickstart.yaml")
     assert load_spec(tmp_path / "quickstart.yaml") == full.model_copy(update={"augment": type(full.augment)()})
+
+
+def test_the_ablation_is_the_shipped_one(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```yaml\n# specs/ablations/losses.yaml\n(.*?)```", README, re.DOTALL)
+    shipped = (REPO / "specs" / "ablations" / "losses.yaml").read_text("utf-8")
+    assert parse_yaml(shown, "x").plain() == parse_yaml(shipped, "x").plain()
+    plans = compile_experiment(load_experiment(REPO / "specs" / "ablations" / "losses.yaml"))
+    total = sum(len(plan.stages) for plan in plans.cells.values())
+    assert (
+        f"makes {len(plans.unique)} stages for its {len(plans.cells)} cells where one by one they would be {total}"
+        in README
+    )
+
+
+def test_the_examples_of_the_language_page_are_valid(tmp_path: Path) -> None:
+    text = (REPO / "docs" / "language.md").read_text("utf-8")
+    blocks = [b for b in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "extends" in b]
+    assert len(blocks) == 2
+    (tmp_path / "params.yaml").write_text("runtime: {}\n", "utf-8")
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "quickstart.yaml").write_text((REPO / "specs" / "quickstart.yaml").read_text("utf-8"), "utf-8")
+    for i, block in enumerate(blocks):
+        (tmp_path / "specs" / f"example{i}.yaml").write_text(block, "utf-8")
+        assert load_experiment(tmp_path / "specs" / f"example{i}.yaml").cells
 
 
 def test_the_tree_names_every_folder() -> None:

@@ -31,7 +31,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of the axes other than the seed. `missing` cells have no result in the store."""
+    """One setting of the axes other than the seed. `steps` are those of all hops of one seed; `missing` cells have no
+    result in the store."""
 
     labels: Mapping[str, str]
     student: Summary | None
@@ -68,7 +69,7 @@ class GridResults:
         return Row(
             labels, summary([r.student for r in found]), summary([r.teacher for r in found]),
             summary([r.control for r in found if r.control]), found[0].student.params if found else 0,
-            found[0].student.steps if found else 0, len(names) - len(found),
+            sum(n.steps for n in (*found[0].assistants, found[0].student)) if found else 0, len(names) - len(found),
         )  # fmt: skip
 
     @property

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from stagedkd.errors import Place, UsageError
+from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.describe import entry, written
 from stagedkd.spec.fields import HIDDEN, nearest
 from stagedkd.spec.load import Cell
-from stagedkd.spec.schema import Losses, Section, TrainPatch
+from stagedkd.spec.schedule import phase_epochs
+from stagedkd.spec.schema import Losses, Section, Spec, TrainPatch
 from stagedkd.spec.yaml import Node, Path_
 
 
@@ -50,6 +52,7 @@ def explain(cell: Cell, tree: Node, under: str = "") -> list[Explained]:
         UsageError: there is no such path.
     """
     found = [row for row in _section(cell.spec, tree, ()) if row.path != ("name",) or tree.below("name")]
+    found = [_with_epochs(row, cell.spec, tree) for row in found]
     if not any(row.path == ("name",) for row in found):
         found.append(Explained(("name",), cell.spec.name, None, (), type(cell.spec)))
     wanted = tuple(under.split(".")) if under else ()
@@ -61,6 +64,14 @@ def explain(cell: Cell, tree: Node, under: str = "") -> list[Explained]:
             hint = f"known here: {', '.join(dict.fromkeys(str(row.path[0]) for row in found))}"
         raise UsageError(f"there is no '{under}' in this spec", hint=hint)
     return rows
+
+
+def _with_epochs(row: Explained, spec: Spec, tree: Node) -> Explained:
+    """A phase that leaves its epochs out gets what `student.epochs` leaves: that is where its number stands."""
+    if row.value is not None or row.path[:2] != ("distill", "phases") or row.path[3:] != ("epochs",):
+        return row
+    epochs = phase_epochs(spec.distill.phases, spec.student.epochs, len(student_cut(spec.student)))
+    return replace(row, value=epochs[str(row.path[2])], place=tree.where(("student", "epochs")))
 
 
 def _section(section: Section, node: Node | None, path: Path_) -> Iterator[Explained]:
