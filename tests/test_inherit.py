@@ -104,6 +104,15 @@ def test_several_parents_are_a_left_fold_and_a_shared_one_is_said(project: Path)
     assert (spec.train.lr, spec.train.batch) == (4e-2, 8) and spec.labels.noise and spec.labels.noise.rate == 0.25
 
 
+def test_parents_have_a_limit(project: Path) -> None:
+    child(project, "seed: 1\n", "p0")
+    for i in range(1, 40):
+        child(project, f"extends: [p{i - 1}.yaml, p{i - 1}.yaml]\n", f"p{i}")
+    with pytest.raises(SpecError) as caught:
+        load_spec("specs/p39.yaml")
+    assert [p.message for p in caught.value.problems] == ["more than 100 parents in all"]
+
+
 def test_a_recipe_replaces_the_method_whole(project: Path) -> None:
     path = child(project, "extends: tiny.yaml\nrecipe: kd\nstudent: {epochs: 4}\n")
     spec = load_spec(path)

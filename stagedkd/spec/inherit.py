@@ -19,6 +19,7 @@ from stagedkd.spec.yaml import Node, read_yaml
 ROOT_MARKS = ("params.yaml", "stagedkd.lock", "dvc.yaml", ".git")
 METHOD = frozenset({"distill", "cascade", "refine"})
 OWN = frozenset({"extends", "recipe", "grid", "name"})
+MAX_PARENTS = 100  # files laid for one spec: who needs more has a cycle in mind
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
@@ -139,6 +140,7 @@ class _Reader:
     merger: Merger
     problems: list[Problem] = field(default_factory=list[Problem])
     laid: set[Path] = field(default_factory=set[Path])
+    count: int = 0
 
     def resolve(self, path: Path, own: Node, below: Node, chain: tuple[Path, ...]) -> Node:
         """Lay the parents of a file, its recipe and the file itself over `below`, in this order."""
@@ -152,6 +154,11 @@ class _Reader:
             parent = self._parent(named, path, (*chain, here))
             if parent is None:
                 continue
+            self.count += 1
+            if self.count > MAX_PARENTS:
+                problem = Problem(f"more than {MAX_PARENTS} parents in all", named.place, "extend fewer")
+                self.problems += [problem] if self.count == MAX_PARENTS + 1 else []
+                break
             try:
                 text = read_yaml(parent)
             except SpecError as error:
