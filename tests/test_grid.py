@@ -215,6 +215,7 @@ def test_plan_prints_cells_unique_stages_and_what_sharing_saves(grid: str, stage
     assert "student" in picked.stdout and "distill" in picked.stdout and "miss" in picked.stdout
 
 
+@pytest.mark.slow
 def test_a_grid_runs_each_unique_stage_once_and_reports(grid: str, stagedkd: Command, project: Path) -> None:
     (project / "nets").mkdir()
     (project / "nets" / "torn.py").write_text(OWN_NET.replace("nn.Dropout(0.3)", "Torn()") + TORN, "utf-8")

@@ -161,6 +161,7 @@ def test_the_shipped_ablations_are_short() -> None:
 # ---------------------------------------------------------------- init
 
 
+@pytest.mark.slow
 def test_init_writes_a_spec_that_loads_and_refuses_to_overwrite(
     tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch, stagedkd: Command
 ) -> None:

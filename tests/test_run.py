@@ -23,6 +23,7 @@ from tests.tools import file_bytes, files_of
 FAST = ["--set", "cascade=[]", "--set", "teacher.epochs=1", "--set", "distill.phases.joint.epochs=1"]
 
 
+@pytest.mark.slow
 def test_the_same_spec_twice_gives_the_same_bits_and_a_second_run_does_nothing(
     project: Path, stagedkd: Command
 ) -> None:
@@ -88,6 +89,7 @@ def test_what_a_run_leaves(project: Path, stagedkd: Command) -> None:
         assert not any(p.suffix in (".pt", ".pkl", ".pth") for p in folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_plan_says_why_a_stage_is_a_miss(project: Path, stagedkd: Command) -> None:
     first = json.loads(stagedkd("plan", "specs/tiny.yaml", "--json").stdout)["stages"]
     assert {stage["why"] for stage in first} == {"nothing of its kind is stored"}
@@ -99,6 +101,7 @@ def test_plan_says_why_a_stage_is_a_miss(project: Path, stagedkd: Command) -> No
     assert why["control-ce"] == "phase.train.lr 0.01 -> 0.02"
 
 
+@pytest.mark.slow
 def test_a_tampered_artifact_is_refused_and_named(project: Path, stagedkd: Command) -> None:
     assert stagedkd("run", "specs/tiny.yaml", *FAST).returncode == 0
     (weights,) = (project / "store").glob("distill-*/files/student.safetensors")
@@ -140,6 +143,7 @@ def test_bad_input_is_refused_before_anything_is_run(
     assert not list((project / "store").glob("*-*"))
 
 
+@pytest.mark.slow
 def test_a_loss_that_explodes_stops_the_stage_by_name(project: Path, stagedkd: Command) -> None:
     (project / "nets").mkdir()
     (project / "nets" / "own.py").write_text(OWN_NET.replace("nn.BatchNorm3d(width), ", ""), "utf-8")
@@ -202,6 +206,7 @@ def videos(project: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_real_files_are_locked_and_changed_ones_named(project: Path, stagedkd: Command, videos: Path) -> None:
     first = stagedkd("run", "specs/real.yaml", *FAST)
     assert first.returncode == 0, first.stderr
