@@ -38,16 +38,16 @@ def test_digests_are_pinned() -> None:
 
 
 PINNED = {
-    "data": "06dd09d4c873",
-    "labels": "eb60f98277ee",
-    "teacher": "f41e3c6696f8",
-    "assistant-1": "d2e2cd082eca",
-    "student": "b9f8f79a8854",
-    "control-ce": "212d549350bd",
-    "evaluate-teacher": "a338d622b0b6",
-    "evaluate-assistant-1": "b7bd71e73d19",
-    "evaluate-student": "19c513d24161",
-    "evaluate-control-ce": "4b6960e176cc",
+    "data": "b72b154aecfa",
+    "labels": "64b27d6d747b",
+    "teacher": "868c179e7f7d",
+    "assistant-1": "22933082fcca",
+    "student": "0a8166f2ede1",
+    "control-ce": "c9f21925d9b4",
+    "evaluate-teacher": "009d00294a18",
+    "evaluate-assistant-1": "35084eb1d0db",
+    "evaluate-student": "7bae9940b407",
+    "evaluate-control-ce": "7fd894e79199",
 }
 
 

@@ -17,8 +17,8 @@ from stagedkd.errors import StoreError
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.store.manifest import Manifest
 from tests.conftest import OWN_NET, REPO, TINY, Command
-from tests.test_data import bad_files, write_video
 from tests.tools import file_bytes, files_of
+from tests.videos import bad_files, write_video
 
 FAST = ["--set", "cascade=[]", "--set", "teacher.epochs=1", "--set", "distill.phases.joint.epochs=1"]
 

@@ -17,7 +17,7 @@ from stagedkd.errors import TrainingError
 from stagedkd.models.network import Network
 from stagedkd.models.resnet3d import resnet3d
 from stagedkd.plan.work import PhaseWork
-from stagedkd.spec.schema import Augment, Clip, GaussianW2, Hint, Kd, Losses, Shapes, Train
+from stagedkd.spec.schema import Augment, Clip, GaussianW2, Hint, Kd, Losses, Simulated, Train
 from stagedkd.train import checkpoint
 from stagedkd.train.events import EventLog
 from stagedkd.train.feed import Feed
@@ -47,14 +47,16 @@ def networks() -> tuple[Network, Network]:
 def job(tmp_path: Path, phases: tuple[PhaseWork, ...], **fields: object) -> Job:
     tmp_path.mkdir(parents=True, exist_ok=True)
     student, teacher = networks()
-    data, clip = Shapes(kind="shapes", classes=4), Clip(frames=4, size=16)
+    data, clip = Simulated(kind="shapes", classes=4), Clip(frames=4, size=16)
     labels = np.arange(24) % 4
     labels[12:] = -1
-    feed = Feed(SimulatedClips(data, clip, CPU), np.arange(24), labels, Augment(crop=1.0, jitter=0.0), 5)
+    feed = Feed(
+        SimulatedClips(data, ["train"] * 24, clip, CPU), np.arange(24), labels, Augment(crop=1.0, jitter=0.0), 5
+    )
     lifts = projectors(phases, {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32})
     values: dict[str, object] = {
         "student": student, "lifts": lifts, "teacher": teacher, "cut": CUT, "teacher_cut": CUT, "phases": phases,
-        "feed": feed, "device": CPU, "scratch": tmp_path, "events": EventLog(tmp_path / "events.jsonl"),
+        "feed": feed, "inputs": (None, None), "device": CPU, "scratch": tmp_path, "events": EventLog(tmp_path / "events.jsonl"),
     }  # fmt: skip
     return Job(**(values | fields))  # pyright: ignore[reportArgumentType]
 
@@ -142,16 +144,23 @@ def test_batches_are_full_and_cover_every_clip_once_a_round(tmp_path: Path) -> N
     seen: list[int] = []
 
     class Spy:
-        def train(self, numbers: np.ndarray, *_: object) -> torch.Tensor:
-            seen.extend(numbers.tolist())
+        loads = False
+
+        def train_view(self, number: int, *_: object) -> None:
+            seen.append(number)
+
+        def load(self, *_: object) -> list[torch.Tensor]:
+            return []
+
+        def finish(self, numbers: list[int], *_: object) -> torch.Tensor:
             return torch.zeros(len(numbers), 1)
 
     spied = Feed(Spy(), feed.numbers, feed.labels, feed.augment, feed.seed)  # pyright: ignore[reportArgumentType]
     work = phase(train=Train(batch=7))
     assert spied.steps(work) == 4
     for step in range(24):
-        clips, labels = spied.batch(work, 0, step, CPU)
-        assert len(clips) == len(labels) == 7
+        batch = spied.batch(work, 0, step, CPU)
+        assert len(batch.clip_B3THW) == len(batch.labels_B) == 7
     rounds = np.array(seen).reshape(7, 24)
     assert (
         all(sorted(row) == list(range(24)) for row in rounds.tolist()) and len({tuple(r) for r in rounds.tolist()}) == 7
@@ -159,8 +168,7 @@ def test_batches_are_full_and_cover_every_clip_once_a_round(tmp_path: Path) -> N
     seen.clear()
     only_ce = phase(losses=Losses.model_validate({"ce": 1.0}), train=Train(batch=7))
     for step in range(12):
-        _, labels = spied.batch(only_ce, 0, step, CPU)
-        assert (labels >= 0).all()
+        assert (spied.batch(only_ce, 0, step, CPU).labels_B >= 0).all()
     assert sorted(seen) == sorted(list(range(12)) * 7)
 
 

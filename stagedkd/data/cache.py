@@ -1,7 +1,8 @@
-"""The clip cache: all decoded frames of a data set in one memory-mapped uint8 file, made once, rebuilt at will.
+"""The clip cache: the decoded frames of a data set in memory-mapped shards, made once, rebuilt at will.
 
-A side product under its own content key, never an artifact: `<cache>/<key16>/frames.u8` and `clips.json` (written
-last, so a cache is whole or not there).
+A side product under its own content key, never an artifact: `<cache>/<key16>/shard-NNNNN.bin` with its `.json`, written
+last, so that a shard is whole or not there and a build that was killed goes on. Each clip has a checksum, which is
+compared when the clip is first read.
 """
 
 from __future__ import annotations
@@ -9,108 +10,233 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from filelock import FileLock
+from torchvision.io import decode_jpeg, encode_jpeg
 
-from stagedkd.data.decode import DECODER_VERSION, Decoded, decode
-from stagedkd.errors import UsageError
+from stagedkd.data.decode import DECODER_VERSION, Decoded, Footage, decode, probe, scaled
+from stagedkd.errors import DataError, StoreError, UsageError
 from stagedkd.plan.key import digest
+
+SHARD_CLIPS = 64
+QUALITY = 95
+JPEG_SHARE = 0.15  # of the raw size, for the estimate
+Form = Literal["raw", "jpeg"]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """What a cache is of. `files`: path below `root` -> "size:sha256", the content that it is keyed by."""
+
+    root: Path
+    files: Mapping[str, str]
+    shorter_side: int
+    form: Form = "raw"
+
+    @property
+    def name(self) -> str:
+        """The folder of the cache."""
+        return digest([DECODER_VERSION, self.shorter_side, self.form, sorted(self.files.items())])[:16]
+
+    @property
+    def shards(self) -> list[list[str]]:
+        """The clips of each shard."""
+        paths = sorted(self.files)
+        return [paths[i : i + SHARD_CLIPS] for i in range(0, len(paths), SHARD_CLIPS)]
 
 
 @dataclass(frozen=True)
 class CachedClip:
-    """Where a clip lies in the file, its frames, height and width, and its fault, if any."""
+    """Where a clip lies in its shard, its stored frames, and what the whole file was found to hold."""
 
     offset: int
-    frames: int
+    size: int
     height: int
     width: int
-    fault: str
+    crc: int
+    footage: Footage
 
 
 class ClipCache:
-    """Open cache. `frames(path)` is a view into the file, no copy."""
+    """An open cache.
 
-    def __init__(self, folder: Path) -> None:
-        listed: dict[str, Any] = json.loads((folder / "clips.json").read_text("utf-8"))
-        self.clips = {path: CachedClip(**row) for path, row in listed.items()}
-        blob = folder / "frames.u8"
-        size = blob.stat().st_size
-        self.blob = np.memmap(blob, np.uint8, "r") if size else np.zeros(0, np.uint8)
+    Raises:
+        StoreError: a shard is missing or has another size than it was written with.
+    """
 
-    def frames(self, path: str) -> npt.NDArray[np.uint8]:
-        """(T, H, W, 3) uint8."""
+    def __init__(self, folder: Path, spec: CacheSpec) -> None:
+        self.folder, self.form = folder, spec.form
+        self.clips: dict[str, CachedClip] = {}
+        self.blobs: list[npt.NDArray[np.uint8]] = []
+        self.shard_of: dict[str, int] = {}
+        self.checked: set[str] = set()
+        for number, paths in enumerate(spec.shards):
+            blob = folder / f"shard-{number:05d}.bin"
+            listed: dict[str, Any] = json.loads(blob.with_suffix(".json").read_text("utf-8"))
+            if not blob.is_file() or blob.stat().st_size != listed["bytes"]:
+                raise _damaged(blob, "has another size than it was written with")
+            self.blobs.append(np.memmap(blob, np.uint8, "r") if listed["bytes"] else np.zeros(0, np.uint8))
+            for path in paths:
+                row = listed["clips"][path]
+                self.clips[path] = CachedClip(**{**row, "footage": _footage(row["footage"])})
+                self.shard_of[path] = number
+
+    def frames(self, path: str, numbers: Sequence[int] | npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.uint8]:
+        """Frames of a clip, all of them if no numbers are given: uint8 (T, H, W, 3).
+
+        Raises:
+            StoreError: the stored bytes are not those that were written.
+        """
         clip = self.clips[path]
-        size = clip.frames * clip.height * clip.width * 3
-        flat = self.blob[clip.offset : clip.offset + size]
-        return flat.reshape(clip.frames, clip.height, clip.width, 3)
+        stored = self.blobs[self.shard_of[path]][clip.offset : clip.offset + clip.size]
+        if path not in self.checked:
+            if zlib.crc32(stored.data) != clip.crc:
+                raise _damaged(self.folder / f"shard-{self.shard_of[path]:05d}.bin", f"is damaged at {path}")
+            self.checked.add(path)
+        count = clip.footage.frames
+        wanted = np.arange(count) if numbers is None else np.asarray(numbers)
+        if self.form == "raw":
+            return np.ascontiguousarray(stored.reshape(count, clip.height, clip.width, 3)[wanted])
+        ends = stored[: 4 * (count + 1)].view(np.uint32)
+        pictures = [
+            cast("torch.Tensor", decode_jpeg(torch.from_numpy(stored[ends[i] : ends[i + 1]].copy()))) for i in wanted
+        ]
+        return torch.stack(pictures).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _damaged(blob: Path, what: str) -> StoreError:
+    return StoreError(f"the clip cache {blob} {what}", hint=f"remove {blob.parent}; the next run builds it anew")
 
 
 def open_cache(
-    cache: Path,
-    root: Path,
-    files: Mapping[str, str],
-    shorter_side: int,
-    workers: int,
-    progress: Callable[[int, int], None],
+    cache: Path, spec: CacheSpec, workers: int, progress: Progress, note: Callable[[str], None]
 ) -> ClipCache:
-    """Open the cache of these files, building it if it is not there.
+    """Open the cache of these files, building what is missing of it.
 
     Args:
-        cache: folder of all caches. root: what the paths are relative to.
-        files: path -> "size:sha256", the content that the cache is keyed by.
-        workers: decoding threads; changes no byte. progress: called with (done, all) clips.
+        cache: folder of all caches. workers: decoding threads; changes no byte.
+        progress: called with (done, all) clips. note: told the size before a build begins.
+    Raises:
+        UsageError: the videos are not there. DataError: the disk cannot hold the cache. StoreError: it is damaged.
     """
-    name = digest([DECODER_VERSION, shorter_side, sorted(files.items())])[:16]
-    folder = cache / name
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{name}.lock"):
-        if not (folder / "clips.json").is_file():
-            if not root.is_dir():
+    folder = cache / spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f"{spec.name}.lock"):
+        missing = [i for i in range(len(spec.shards)) if not (folder / f"shard-{i:05d}.json").is_file()]
+        if missing:
+            if not spec.root.is_dir():
                 hint = "set --data-dir, STAGEDKD_DATA or runtime.data_dir in params.yaml"
-                raise UsageError(f"no folder {root} to decode clips from", hint=hint)
-            _build(folder, root, sorted(files), shorter_side, max(1, workers), progress)
-    return ClipCache(folder)
+                raise UsageError(f"no folder {spec.root} to decode clips from", hint=hint)
+            _require_room(cache, spec, missing, note)
+            _build(folder, spec, missing, max(1, workers), progress)
+    return ClipCache(folder, spec)
 
 
-def _build(
-    folder: Path, root: Path, paths: Sequence[str], side: int, workers: int, progress: Callable[[int, int], None]
-) -> None:
-    making = folder.with_name(folder.name + ".making")
-    shutil.rmtree(making, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    making.mkdir()
-    clips: dict[str, dict[str, Any]] = {}
-    offset = 0
-    with (making / "frames.u8").open("wb") as blob, ThreadPoolExecutor(workers) as pool:
-        for path, decoded in _in_order(pool, root, paths, side, 2 * workers):
-            frames = decoded.frames_THWC
-            blob.write(frames.tobytes())
-            count, height, width, _ = frames.shape
-            clips[path] = CachedClip(offset, count, height, width, decoded.fault).__dict__
-            offset += frames.nbytes
-            progress(len(clips), len(paths))
-        blob.flush()
-        os.fsync(blob.fileno())
-    (making / "clips.json").write_text(json.dumps(clips), "utf-8")
-    making.rename(folder)
+def estimate(spec: CacheSpec, shards: Sequence[int]) -> int:
+    """Bytes that shards will take, from the headers of at most 64 files spread over them."""
+    paths = [path for i in shards for path in spec.shards[i]]
+    step = max(1, len(paths) // 64)
+    looked = [probe(spec.root / path) for path in paths[::step]]
+    sizes = [n * 3 * (s := scaled(h, w, spec.shorter_side))[0] * s[1] for n, h, w in looked if n]
+    share = 1.0 if spec.form == "raw" else JPEG_SHARE
+    return int(share * len(paths) * sum(sizes) / len(sizes)) if sizes else 0
+
+
+def _require_room(cache: Path, spec: CacheSpec, missing: Sequence[int], note: Callable[[str], None]) -> None:
+    wanted, free = estimate(spec, missing), shutil.disk_usage(cache).free
+    clips = sum(len(spec.shards[i]) for i in missing)
+    size = f"the clip cache takes about {_gib(wanted)} for {clips:,} clips"
+    if wanted > 0.95 * free:
+        hint = "free some space, or set clip.cache: jpeg or none, a smaller clip.resize, or runtime.cache elsewhere"
+        raise DataError(f"{size}, and {cache} has {_gib(free)} left", hint=hint)
+    note(f"{size}; {_gib(free)} are free")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def _build(folder: Path, spec: CacheSpec, missing: Sequence[int], workers: int, progress: Progress) -> None:
+    shards, todo = spec.shards, [(i, path) for i in missing for path in spec.shards[i]]
+    total = len(spec.files)
+    done = total - len(todo)
+    with ThreadPoolExecutor(workers) as pool:
+        decoded = _in_order(pool, spec, [path for _, path in todo], 2 * workers)
+        for number in missing:
+            blob = folder / f"shard-{number:05d}.bin"
+            clips: dict[str, dict[str, Any]] = {}
+            with blob.with_suffix(".making").open("wb") as stream:
+                for path, found in islice(decoded, len(shards[number])):
+                    clips[path] = _write(stream, found, spec.form)
+                    done += 1
+                    progress(done, total)
+                stream.flush()
+                os.fsync(stream.fileno())
+                size = stream.tell()
+            blob.with_suffix(".making").replace(blob)
+            listed = blob.with_suffix(".json.making")
+            listed.write_text(json.dumps({"bytes": size, "clips": clips}), "utf-8")
+            listed.replace(blob.with_suffix(".json"))
+
+
+def _write(stream: Any, found: Decoded, form: Form) -> dict[str, Any]:
+    frames = found.frames_THWC
+    if form == "raw":
+        blob = frames.tobytes()
+    else:
+        pictures = [_jpeg(f) for f in frames]
+        ends = np.cumsum([4 * (len(frames) + 1), *map(len, pictures)], dtype=np.uint32)
+        blob = b"".join([ends.tobytes(), *pictures])
+    blob += bytes(-len(blob) % 4)  # offsets of JPEGs stay aligned
+    offset = stream.tell()
+    stream.write(blob)
+    _, height, width, _ = frames.shape
+    size = frames.nbytes if form == "raw" else len(blob)
+    row = CachedClip(offset, size, height, width, zlib.crc32(blob[:size]), found.footage)
+    return {**row.__dict__, "footage": _packed(found.footage)}
+
+
+def _jpeg(frame_HWC: npt.NDArray[np.uint8]) -> bytes:
+    made = cast("torch.Tensor", encode_jpeg(torch.from_numpy(frame_HWC).permute(2, 0, 1), QUALITY))
+    return made.numpy().tobytes()
+
+
+def _packed(footage: Footage) -> dict[str, Any]:
+    """Even times as start and step: a long list otherwise."""
+    row, times = asdict(footage), list(footage.times)
+    even = len(times) > 1 and times == _even(times[0], times[-1], len(times))
+    row["times"] = {"from": times[0], "to": times[-1]} if even else times
+    return row
+
+
+def _even(first: float, last: float, count: int) -> list[float]:
+    return [first + (last - first) * i / (count - 1) for i in range(count)]
+
+
+def _footage(row: dict[str, Any]) -> Footage:
+    times = row["times"]
+    spread = _even(times["from"], times["to"], row["frames"]) if isinstance(times, dict) else times
+    return Footage(row["frames"], row["height"], row["width"], tuple(spread), row["fault"])
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, root: Path, paths: Sequence[str], side: int, ahead: int
+    pool: ThreadPoolExecutor, spec: CacheSpec, paths: Sequence[str], ahead: int
 ) -> Iterator[tuple[str, Decoded]]:
     """Decode in parallel, hand out in order, never more than `ahead` clips in memory."""
     waiting = iter(paths)
-    queue = [(path, pool.submit(decode, root / path, side)) for path in islice(waiting, ahead)]
+    queue = [(p, pool.submit(decode, spec.root / p, spec.shorter_side)) for p in islice(waiting, ahead)]
     while queue:
         path, future = queue.pop(0)
         yield path, future.result()
-        queue += [(path, pool.submit(decode, root / path, side)) for path in islice(waiting, 1)]
+        queue += [(p, pool.submit(decode, spec.root / p, spec.shorter_side)) for p in islice(waiting, 1)]

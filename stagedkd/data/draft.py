@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import median
 
 from stagedkd.data.decode import decode
-from stagedkd.data.index import Entry, classes_of, list_clips, require_classes, split_entries
+from stagedkd.data.index import Entry, require_classes, split_entries
+from stagedkd.data.layouts import list_clips
 from stagedkd.errors import DataError, UsageError
 from stagedkd.spec.schema import Csv, Folder, Grouped
 
@@ -42,8 +43,8 @@ def draft(folder: Path, data_dir: Path, root: Path) -> Draft:
     table = _table(folder)
     path = _written_path(table or folder, data_dir, root)
     data: Grouped = Csv(kind="csv", path=path) if table else Folder(kind="folder", path=path)
-    base, entries = list_clips(data, data_dir)
-    classes = classes_of(entries)
+    found = list_clips(data, data_dir)
+    base, entries, classes = found.root, list(found.entries), found.classes
     if len(classes) < 2:
         raise DataError(f"{folder} has {len(classes)} class", hint="one folder a class, videos inside: CLASS/CLIP.mp4")
     data, train = _split(data, entries, classes)

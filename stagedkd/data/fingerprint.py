@@ -9,11 +9,11 @@ import json
 import os
 from pathlib import Path
 
-from stagedkd.data.index import classes_of, list_clips
+from stagedkd.data.layouts import list_clips
 from stagedkd.errors import LockError
 from stagedkd.plan.key import digest
 from stagedkd.plan.lock import DataLock
-from stagedkd.spec.schema import Csv, Data
+from stagedkd.spec.schema import Videos
 from stagedkd.store.manifest import file_digest
 
 
@@ -46,18 +46,19 @@ class HashMemo:
             temporary.replace(self.path)
 
 
-def fingerprint(data: Data, data_dir: Path, memo: HashMemo) -> DataLock:
+def fingerprint(data: Videos, data_dir: Path, memo: HashMemo) -> DataLock:
     """What the lock holds of a data set. A file that the table names and the disk lacks has size -1 and no hash."""
-    root, entries = list_clips(data, data_dir)
+    found = list_clips(data, data_dir)
     files: dict[str, str] = {}
-    for entry in entries:
-        path = root / entry.path
+    for entry in found.entries:
+        path = found.root / entry.path
         size, sha256 = memo.sha256(path) if path.is_file() else (-1, "")
         files[entry.path] = f"{size}:{sha256}"
-    table = "{}:{}".format(*memo.sha256(data_dir / data.path)) if isinstance(data, Csv) else ""
+    lists = {name: "{}:{}".format(*memo.sha256(path)) for name, path in sorted(found.lists.items())}
+    table = next(iter(lists.values())) if len(lists) == 1 else digest(lists) if lists else ""
     memo.save()
     mark = digest([table, sorted(files.items())])
-    return DataLock(fingerprint=mark, classes=classes_of(entries), clips=len(entries), files=files, table=table)
+    return DataLock(fingerprint=mark, classes=found.classes, clips=len(files), files=files, table=table)
 
 
 def require_equal(name: str, locked: DataLock, found: DataLock) -> None:
@@ -66,7 +67,7 @@ def require_equal(name: str, locked: DataLock, found: DataLock) -> None:
         return
     changed = sorted(f for f in locked.files.keys() & found.files.keys() if locked.files[f] != found.files[f])
     rows = [f"changed  {f}" for f in changed]
-    rows += ["changed  the table"] if locked.table != found.table else []
+    rows += ["changed  the table or lists"] if locked.table != found.table else []
     rows += [f"missing  {f}" for f in sorted(locked.files.keys() - found.files.keys())]
     rows += [f"new      {f}" for f in sorted(found.files.keys() - locked.files.keys())]
     shown = rows[:20] + ([f"... and {len(rows) - 20} more"] if len(rows) > 20 else [])

@@ -1,31 +1,26 @@
-"""The index of a data set: which clips there are, in which group and split, with which true label.
-
-Torch-free. `folder` and `csv` are read here; simulated sets get theirs from their numbers.
-"""
+"""The index of a data set: which clips there are, in which group and split, with which true label. Torch-free."""
 
 from __future__ import annotations
 
-import csv
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from stagedkd.data.draws import bits, permutation
-from stagedkd.errors import DataError, UsageError
-from stagedkd.spec.schema import Csv, Data, Folder, Grouped, Shapes
+from stagedkd.errors import DataError
+from stagedkd.spec.schema import Dealt
 
-VIDEO_SUFFIXES = frozenset(
-    [".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".ts", ".3gp"]
-)
 SPLITS = ("train", "val", "test")
+UNUSED = "unused"  # what an official list leaves out
 
 
 @dataclass(frozen=True)
 class Entry:
     """One clip. `label` is a class name, "" where there is none; `trusted` says that the label is no noisy one;
-    `split` is "" until the split is drawn."""
+    `split` is "" until the split is drawn; an official list may say `unused`. `official` training clips are dealt to
+    training and validation."""
 
     path: str
     label: str
@@ -34,89 +29,33 @@ class Entry:
     trusted: bool = True
 
 
-def list_clips(data: Data, data_dir: Path) -> tuple[Path, list[Entry]]:
-    """The clips of a data set on the disk, sorted by path, and the folder their paths are relative to.
+@dataclass(frozen=True)
+class Listing:
+    """The clips of a data set, sorted by path, relative to `root`; the classes in the order of their ids; `lists` are
+    the files that say what belongs to it, by their role; `strangers` are videos below the root that no list names."""
 
-    Raises:
-        UsageError: the folder or table is missing. DataError: the table is wrong, with file and line.
-    """
-    match data:
-        case Folder():
-            return _list_folder(data_dir / data.path)
-        case Csv():
-            return _list_csv(data_dir / data.path)
-        case Shapes():
-            raise AssertionError("simulated sets have no files")
-        case _:
-            raise UsageError("the layout ucf101 is planned but not read yet", hint="use csv or folder for now")
-
-
-def _missing(path: Path, what: str) -> UsageError:
-    hint = "set --data-dir, STAGEDKD_DATA or runtime.data_dir in params.yaml"
-    return UsageError(f"no {what} {path}", hint=hint)
-
-
-def _list_folder(root: Path) -> tuple[Path, list[Entry]]:
-    if not root.is_dir():
-        raise _missing(root, "folder")
-    entries = [
-        Entry(path.relative_to(root).as_posix(), folder.name, path.relative_to(root).as_posix())
-        for folder in sorted(p for p in root.iterdir() if p.is_dir())
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
-    ]
-    if not entries:
-        raise DataError(f"no videos below {root}", hint="one folder a class, videos inside: CLASS/CLIP.mp4")
-    return root, entries
-
-
-def _list_csv(table: Path) -> tuple[Path, list[Entry]]:
-    if not table.is_file():
-        raise _missing(table, "table")
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = set(reader.fieldnames or ())
-            unknown = columns - {"path", "label", "group", "split", "clean"}
-            if unknown or not {"path", "label"} <= columns:
-                what = f"unknown column '{min(unknown)}'" if unknown else "columns path and label are needed"
-                raise DataError(f"{table}:1: {what}", hint="columns are path,label[,group][,split][,clean]")
-            entries = [_row(table, reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: not a table in UTF-8: {error}") from None
-    if not entries:
-        raise DataError(f"{table} lists no clips")
-    path, times = Counter(e.path for e in entries).most_common(1)[0]
-    if times > 1:
-        raise DataError(f"{table}: {path} stands {times} times")
-    return table.parent, sorted(entries, key=lambda e: e.path)
-
-
-def _row(table: Path, line: int, row: dict[str, str | None]) -> Entry:
-    path, split, clean = (row.get("path") or "").strip(), row.get("split") or "", row.get("clean") or "1"
-    if not path:
-        raise DataError(f"{table}:{line}: no path")
-    if split not in ("", *SPLITS):
-        raise DataError(f"{table}:{line}: split '{split}' is none of train, val, test")
-    if clean not in ("0", "1"):
-        raise DataError(f"{table}:{line}: clean is 0 or 1, not '{clean}'")
-    label = (row.get("label") or "").strip()
-    if split in ("val", "test") and not label:
-        raise DataError(f"{table}:{line}: a {split} clip needs a label")
-    return Entry(path, label, (row.get("group") or "").strip() or path, split, clean == "1")
+    root: Path
+    entries: tuple[Entry, ...]
+    classes: tuple[str, ...]
+    lists: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    strangers: tuple[str, ...] = ()
 
 
 def classes_of(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Class names in the order of their ids: sorted."""
+    """Class names in the order of their ids, where no list gives one: sorted."""
     return tuple(sorted({e.label for e in entries} - {""}))
 
 
-def split_entries(entries: Sequence[Entry], data: Grouped) -> list[Entry]:
-    """Give every entry without a split one, so that no group is in two.
+def split_entries(entries: Sequence[Entry], data: Dealt) -> list[Entry]:
+    """Give every entry without a split one, so that no group is in two; drop what the official lists leave out.
 
     Groups are shuffled by seed and dealt one by one to the fold that has fewest clips of the group's classes.
     A given split wins and takes its whole group along.
+
+    Raises:
+        DataError: a group is in two splits.
     """
+    entries = [e for e in entries if e.split != UNUSED]
     given = {e.group: e.split for e in entries if e.split}
     torn = sorted({e.group for e in entries if e.split and e.split != given[e.group]})
     if torn:
@@ -127,13 +66,13 @@ def split_entries(entries: Sequence[Entry], data: Grouped) -> list[Entry]:
         if entry.group in given:
             return entry.split or given[entry.group]
         turn = (folds[entry.group] - data.fold) % data.folds
-        return "val" if turn < data.val_folds else "test" if turn < data.val_folds + data.test_folds else "train"
+        return "val" if turn < data.val_folds else "test" if turn < data.val_folds + data.left_for_test else "train"
 
-    placed = [Entry(e.path, e.label, e.group, split(e), e.trusted) for e in entries]
+    placed = [replace(e, split=split(e)) for e in entries]
     return [e for e in placed if e.split == "train" or (e.label and e.trusted)]
 
 
-def _deal(entries: Sequence[Entry], data: Grouped) -> dict[str, int]:
+def _deal(entries: Sequence[Entry], data: Dealt) -> dict[str, int]:
     members: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         members[entry.group].append(entry)

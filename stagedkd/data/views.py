@@ -2,11 +2,13 @@
 
 Parameters are drawn on the host; crops and colours are applied on the device with torchvision's functionals.
 
-Shape legend: B clips, C = 3 channels, T frames, H, W pixels.
+Shape legend: B clips, 3 = RGB, T frames, H, W pixels.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,58 +19,117 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from stagedkd.data.draws import uniform
-from stagedkd.spec.schema import Augment, Clip
+from stagedkd.spec.schema import Augment, Clip, Input
 
-MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # Kinetics, as torchvision's weights expect
+STATISTICS = {  # mean and deviation of the channels, as the weights of others expect them
+    "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a view is drawn from: frames, height and width in pixels, and the time of each frame in seconds, which is
+    wanted under `sampling: time` alone."""
+
+    frames: int
+    height: int
+    width: int
+    times: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
 class View:
-    """Frame numbers, crop box (top, left, height, width; in pixels), mirror, brightness and contrast factors."""
+    """Frame numbers, crop box (top, left, height, width; in pixels), mirror, factors of brightness, contrast and
+    saturation, and turns of the hue."""
 
     frames: npt.NDArray[np.int64]
     box: tuple[int, int, int, int]
     flip: bool = False
     brightness: float = 1.0
     contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
 
 
-def train_view(
-    clip: Clip, augment: Augment, seed: int, epoch: int, index: int, length: int, height: int, width: int
-) -> View:
-    """The random view of a clip in an epoch: start, crop, mirror and colours."""
-    draw = uniform(seed, 91, epoch, index, np.arange(7)).tolist()
-    span = _span(clip)
-    start = int(draw[0] * (max(0, length - span) + 1))
-    area = augment.crop + (1 - augment.crop) * draw[1]
-    side = min(height, width) * area**0.5
-    tall, wide = max(1, min(height, round(side))), max(1, min(width, round(side)))
-    top, left = int(draw[2] * (height - tall + 1)), int(draw[3] * (width - wide + 1))
-    light, contrast = (1 + augment.jitter * (2 * d - 1) for d in draw[5:7])
+def train_view(clip: Clip, augment: Augment, seed: int, epoch: int, index: int, video: Video) -> View:
+    """The random view of a clip in an epoch: when, where, mirrored or not, and in which colours."""
+    draw = uniform(seed, 91, epoch, index, np.arange(11)).tolist()
+    tempo = 1 + augment.tempo * (2 * draw[10] - 1)
+    if clip.sampler == "segments":
+        places = _in_segments(clip, video, uniform(seed, 92, epoch, index, np.arange(clip.frames)))
+    else:
+        room = max(0.0, _length(clip, video) - ((clip.frames - 1) * clip.stride * tempo + 1))
+        start = int(draw[0] * (int(room) + 1)) if clip.sampling == "count" else draw[0] * room
+        places = start + np.arange(clip.frames) * clip.stride * tempo
+    light, contrast, saturation = (1 + augment.jitter * (2 * d - 1) for d in draw[5:8])
     flip = draw[4] < (augment.flip or 0.0)
-    return View(frame_numbers(clip, start, length), (top, left, tall, wide), flip, light, contrast)
+    hue = augment.hue * (2 * draw[8] - 1)
+    box = _crop(augment, video, draw)
+    return View(_frames_at(clip, video, places), box, flip, light, contrast, saturation, hue)
 
 
-def eval_views(clip: Clip, clips: int, crops: Literal[1, 3], length: int, height: int, width: int) -> list[View]:
+def _crop(augment: Augment, video: Video, draw: Sequence[float]) -> tuple[int, int, int, int]:
+    side = min(video.height, video.width)
+    if augment.crop < 1:
+        side *= (augment.crop + (1 - augment.crop) * draw[1]) ** 0.5
+    stretch = math.exp((draw[9] - 0.5) * math.log(augment.ratio)) if augment.crop < 1 else 1.0  # root of the ratio
+    tall, wide = (max(1, round(side / stretch)), max(1, round(side * stretch)))
+    tall, wide = min(video.height, tall), min(video.width, wide)
+    return int(draw[2] * (video.height - tall + 1)), int(draw[3] * (video.width - wide + 1)), tall, wide
+
+
+def eval_views(clip: Clip, clips: int, crops: Literal[1, 3], video: Video) -> list[View]:
     """`clips` x `crops` views: evenly in time, squares along the longer side (one: the centre)."""
-    room, side = max(0, length - _span(clip)), min(height, width)
-    starts = [room // 2] if clips == 1 else [round(i * room / (clips - 1)) for i in range(clips)]
+    side = min(video.height, video.width)
+    rows: list[npt.NDArray[np.float64]]
+    if clip.sampler == "segments":
+        rows = [_in_segments(clip, video, np.full(clip.frames, (i + 0.5) / clips)) for i in range(clips)]
+    else:
+        room = max(0.0, _length(clip, video) - clip.span)
+        starts = [room / 2] if clips == 1 else [i * room / (clips - 1) for i in range(clips)]
+        if clip.sampling == "count":
+            starts = [int(room) // 2] if clips == 1 else [round(start) for start in starts]
+        steps = np.arange(clip.frames, dtype=np.float64) * clip.stride
+        rows = [steps + start for start in starts]
     places = [0.5] if crops == 1 else [0.0, 0.5, 1.0]
-    boxes = [(round(p * (height - side)), round(p * (width - side)), side, side) for p in places]
-    return [View(frame_numbers(clip, start, length), box) for start in starts for box in boxes]
+    boxes = [(round(p * (video.height - side)), round(p * (video.width - side)), side, side) for p in places]
+    return [View(_frames_at(clip, video, row), box) for row in rows for box in boxes]
 
 
-def _span(clip: Clip) -> int:
-    return (clip.frames - 1) * clip.stride + 1
+def _length(clip: Clip, video: Video) -> float:
+    """How long a video is in frames, or in ticks of `clip.rate`."""
+    if clip.sampling == "count":
+        return video.frames
+    assert clip.rate is not None
+    return _seconds(video) * clip.rate
 
 
-def frame_numbers(clip: Clip, start: int, length: int) -> npt.NDArray[np.int64]:
-    """T frame numbers from `start`; beyond the end a clip loops, or stays at its last frame (`short: pad`)."""
-    numbers = start + np.arange(clip.frames, dtype=np.int64) * clip.stride
-    return np.minimum(numbers, length - 1) if clip.short == "pad" else numbers % length
+def _seconds(video: Video) -> float:
+    """To the end of the last frame, which is taken to last as long as the others do on average."""
+    shown = video.times[-1] - video.times[0]
+    return shown * video.frames / max(1, video.frames - 1) if shown > 0 else 1.0
 
 
-def apply_view(frames_TCHW: Tensor, view: View, size: int) -> Tensor:
+def _in_segments(clip: Clip, video: Video, inside: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """One place in each of `frames` equal parts; `inside` (T,) in [0, 1) says where in the part."""
+    return (np.arange(clip.frames) + inside) * (_length(clip, video) / clip.frames)
+
+
+def _frames_at(clip: Clip, video: Video, places: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Frame numbers at places; beyond the end a clip loops, or stays at its last frame (`short: pad`)."""
+    length = _length(clip, video)
+    places = np.minimum(places, length - 1e-6) if clip.short == "pad" else np.mod(places, length)
+    if clip.sampling == "count":
+        return np.minimum(np.floor(places + 1e-9).astype(np.int64), video.frames - 1)
+    assert clip.rate is not None
+    times = np.asarray(video.times) - video.times[0]
+    return np.maximum(np.searchsorted(times, places / clip.rate + 1e-6, side="right") - 1, 0).astype(np.int64)
+
+
+def apply_view(frames_T3HW: Tensor, view: View, size: int) -> Tensor:
     """Crop, mirror and colour uint8 frames that were already picked.
 
     Returns:
@@ -76,19 +137,36 @@ def apply_view(frames_TCHW: Tensor, view: View, size: int) -> Tensor:
     """
     top, left, height, width = view.box
     if (height, width) == (size, size):
-        picture = tv.crop(frames_TCHW, top, left, height, width)
+        picture = tv.crop(frames_T3HW, top, left, height, width)
     else:
-        picture = tv.resized_crop(frames_TCHW, top, left, height, width, [size, size], antialias=True)
+        picture = tv.resized_crop(frames_T3HW, top, left, height, width, [size, size], antialias=True)
     if view.flip:
         picture = tv.horizontal_flip(picture)
     picture = picture.to(torch.float32) / 255
-    if view.brightness != 1.0 or view.contrast != 1.0:
-        centre = picture.mean()
-        picture = ((picture - centre) * view.contrast + centre) * view.brightness
-    return picture.clamp(0, 1).transpose(0, 1)
+    if view.brightness != 1:
+        picture = tv.adjust_brightness(picture, view.brightness)
+    if view.contrast != 1:
+        picture = tv.adjust_contrast(picture, view.contrast)
+    if view.saturation != 1:
+        picture = tv.adjust_saturation(picture, view.saturation)
+    if view.hue != 0:
+        picture = tv.adjust_hue(picture, view.hue)
+    return picture.transpose(0, 1)
 
 
-def normalise(clip_BCTHW: Tensor) -> Tensor:
-    """From 0..1 to Kinetics' zero mean and unit deviation per channel."""
-    mean, std = (clip_BCTHW.new_tensor(v).view(1, 3, 1, 1, 1) for v in (MEAN, STD))
-    return (clip_BCTHW - mean) / std
+def fit_input(clip_B3THW: Tensor, made: Input | None) -> Tensor:
+    """What a network makes of the shared view: its frames, its size, its normalisation.
+
+    Args:
+        clip_B3THW: float32 in 0..1.
+    """
+    made = made or Input()
+    _, _, frames, height, _ = clip_B3THW.shape
+    if made.frames and made.frames != frames:
+        taken = torch.arange(made.frames, device=clip_B3THW.device) * 2 + 1
+        clip_B3THW = clip_B3THW[:, :, taken * frames // (2 * made.frames)]
+    if made.size and made.size != height:
+        flat = tv.resize(clip_B3THW.transpose(1, 2).flatten(0, 1), [made.size, made.size], antialias=True)
+        clip_B3THW = flat.unflatten(0, (len(clip_B3THW), -1)).transpose(1, 2)
+    mean, std = (clip_B3THW.new_tensor(v).view(1, 3, 1, 1, 1) for v in STATISTICS[made.normalize])
+    return (clip_B3THW - mean) / std

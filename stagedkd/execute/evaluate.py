@@ -7,10 +7,11 @@ import json
 import numpy as np
 
 from stagedkd.errors import DataError
+from stagedkd.execute.clips import open_source
 from stagedkd.execute.context import Context, Done
 from stagedkd.execute.networks import build_or_refuse, device_of, load_network
 from stagedkd.execute.tables import read_table, write_table
-from stagedkd.execute.train import open_source, run_facts
+from stagedkd.execute.train import run_facts
 from stagedkd.models.shapes import measure
 from stagedkd.plan.work import Evaluate
 from stagedkd.train.evaluate import figures, latency, predict
@@ -39,13 +40,13 @@ def evaluate(context: Context, work: Evaluate) -> Done:
         context.listener.count("clips evaluated", done, of)
 
     source = open_source(context, work.clip, device)
-    scores = predict(network, source, numbers, work.batch, work.clips, work.crops, device, progress)
+    scores = predict(network, source, numbers, work.batch, work.clips, work.crops, work.input, progress)
     write_table(context.workspace.files / "predictions.parquet", {
         "clip": numbers.tolist(), "label": labels.tolist(), "predicted": scores.argmax(1).tolist(),
         "confidence": scores.max(1).tolist(),
     })  # fmt: skip
-    clip = work.clip
-    shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), clip.frames, clip.size)
+    seen = work.clip.seen(work.input)
+    shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *seen)
     metrics = figures(scores, labels, classes)
     metrics |= {
         "split": work.split,
@@ -53,5 +54,5 @@ def evaluate(context: Context, work: Evaluate) -> Done:
         "params": shape.params,
         "flops": shape.flops,
     }
-    seconds = latency(network, clip.frames, clip.size, device)
+    seconds = latency(network, *seen, device)
     return Done(metrics=metrics, run=run_facts(device, 0.0) | {"latency_seconds": seconds})

@@ -11,7 +11,7 @@ from stagedkd.errors import LockError, UsageError
 from stagedkd.execute.weights import all_weights, weights_file
 from stagedkd.plan.lock import Lock, data_id, read_lock, write_lock
 from stagedkd.plan.runtime import Runtime
-from stagedkd.spec.schema import Spec
+from stagedkd.spec.schema import Simulated, Spec
 from stagedkd.store.manifest import file_digest
 
 
@@ -48,7 +48,7 @@ def lock_specs(specs: Iterable[Spec], runtime: Runtime, *, accept: bool) -> tupl
 
 def _with_data(spec: Spec, runtime: Runtime, lock: Lock, *, accept: bool) -> Lock:
     name = data_id(spec.data)
-    if name is None:
+    if name is None or isinstance(spec.data, Simulated):
         return lock
     memo = HashMemo(runtime.folder("cache") / "hashes.json")
     try:

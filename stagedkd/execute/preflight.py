@@ -14,7 +14,8 @@ from stagedkd.plan.key import digest
 from stagedkd.plan.lock import data_id
 from stagedkd.plan.work import Cut, Distill, Teach
 from stagedkd.spec.cuts import cut_faults
-from stagedkd.spec.schema import Arch, Clip, Shapes
+from stagedkd.spec.families import class_names
+from stagedkd.spec.schema import Arch, Simulated
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ def preflight(plan: Plan, root: Path, seen: dict[str, NetworkShape] | None = Non
     for stage in plan.stages:
         if not isinstance(stage.work, (Teach, Distill)):
             continue
+        view = stage.work.clip.seen(stage.work.input)
         try:
-            networks[stage.name] = _measure(stage.work.arch, stage.work.clip, classes, root, seen)
+            networks[stage.name] = _measure(stage.work.arch, view, classes, root, seen)
         except (StagedkdError, ValueError, RuntimeError) as error:
             fault = str(error).splitlines()[0]
             problems.append(Problem(f"{stage.name}: {stage.work.arch.arch} cannot run here: {fault}"))
@@ -73,17 +75,19 @@ def preflight(plan: Plan, root: Path, seen: dict[str, NetworkShape] | None = Non
 
 def class_count(plan: Plan) -> int:
     """Classes of the plan's data: of the simulator, or from the lock; 2 where neither knows yet."""
-    if isinstance(plan.spec.data, Shapes):
-        return plan.spec.data.classes
+    if isinstance(plan.spec.data, Simulated):
+        return len(class_names(plan.spec.data))
     entry = plan.lock.data.get(str(data_id(plan.spec.data)))
     return len(entry.classes) if entry else 2
 
 
-def _measure(arch: Arch, clip: Clip, classes: int, root: Path, seen: dict[str, NetworkShape] | None) -> NetworkShape:
+def _measure(
+    arch: Arch, view: tuple[int, int], classes: int, root: Path, seen: dict[str, NetworkShape] | None
+) -> NetworkShape:
     known = {} if seen is None else seen
-    name = digest([arch, clip.frames, clip.size, classes])
+    name = digest([arch, *view, classes])
     if name not in known:
-        known[name] = measure(lambda: build_or_refuse(arch, classes, root), clip.frames, clip.size)
+        known[name] = measure(lambda: build_or_refuse(arch, classes, root), *view)
     return known[name]
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from stagedkd.data.index import Entry, classes_of, list_clips, require_classes, split_entries
-from stagedkd.data.labels import label_counts, weaken
+from stagedkd.data.index import UNUSED, Entry, require_classes, split_entries
+from stagedkd.data.labels import Clips, label_counts, weaken
+from stagedkd.data.layouts import list_clips
 from stagedkd.errors import DataError
 from stagedkd.execute.context import Context, Done
 from stagedkd.execute.tables import read_table, write_table
-from stagedkd.plan.lock import data_id
-from stagedkd.plan.work import Prepare, Weaken
-from stagedkd.spec.schema import Clip, Csv, Folder, Grouped, Shapes
+from stagedkd.plan.work import Prepare, Reading, Weaken
+from stagedkd.spec.families import class_names
+from stagedkd.spec.schema import Clip, Simulated, Videos
 
 if TYPE_CHECKING:
-    from stagedkd.data.cache import ClipCache
+    from stagedkd.data.decode import Footage
 
 
 def prepare(context: Context, work: Prepare) -> Done:
@@ -29,13 +32,14 @@ def prepare(context: Context, work: Prepare) -> Done:
         DataError: too many bad files, a class without training clip, nothing to validate on.
     """
     bad: list[dict[str, str]] = []
-    if isinstance(work.data, Shapes):
+    held: dict[str, Footage] = {}
+    if isinstance(work.data, Simulated):
         entries, classes = _simulated(work.data)
     else:
-        assert isinstance(work.data, Grouped) and work.clip is not None, "check_rules refuses other layouts"
-        _, listed = list_clips(work.data, context.runtime.folder("data_dir"))
-        sound, bad = _sound(context, work.data, work.clip, listed)
-        classes = classes_of(listed)
+        assert isinstance(work.data, Videos) and work.reading is not None
+        listing = list_clips(work.data, context.runtime.folder("data_dir"))
+        classes, listed = listing.classes, [e for e in listing.entries if e.split != UNUSED]
+        sound, held, bad = _sound(context, work.data, work.reading, listed)
         entries = split_entries(sound, work.data)
         bad += [{"path": e.path, "reason": "no trusted label, and not in training"} for e in _left_out(sound, entries)]
         require_classes(entries, classes)
@@ -44,7 +48,7 @@ def prepare(context: Context, work: Prepare) -> Done:
     ids = {name: i for i, name in enumerate(classes)}
     write_table(context.workspace.files / "clips.parquet", {
         "clip": list(range(len(entries))), "path": [e.path for e in entries], "group": [e.group for e in entries],
-        "split": [e.split for e in entries], "trusted": [e.trusted for e in entries],
+        "split": [e.split for e in entries], "trusted": [e.trusted for e in entries], **_measured(entries, held),
     })  # fmt: skip
     truth = [ids.get(e.label, -1) for e in entries]
     write_table(context.workspace.files / "truth.parquet", {"clip": list(range(len(entries))), "label": truth})
@@ -55,62 +59,68 @@ def prepare(context: Context, work: Prepare) -> Done:
     return Done(metrics={"classes": len(classes), "clips": counts, "bad_files": len(bad)})
 
 
-def _simulated(data: Shapes) -> tuple[list[Entry], tuple[str, ...]]:
-    from stagedkd.data.simulate.shapes import CLASSES, label_of
+def _measured(entries: Sequence[Entry], held: Mapping[str, Footage]) -> dict[str, list[object]]:
+    """What views are drawn from: decodable frames, the upright picture, the time of each frame."""
+    found = [held[e.path] for e in entries] if held else []
+    return {
+        "frames": [f.frames for f in found] or [0] * len(entries),
+        "height": [f.height for f in found] or [0] * len(entries),
+        "width": [f.width for f in found] or [0] * len(entries),
+        "times": [list(f.times) for f in found] or [[0.0]] * len(entries),
+    }
 
-    classes = CLASSES[: data.classes]
+
+def _simulated(data: Simulated) -> tuple[list[Entry], tuple[str, ...]]:
+    names = class_names(data)
     splits = ["train"] * data.train + ["val"] * data.val + ["test"] * data.test
-    labels = label_of(np.arange(len(splits)), data).tolist()
-    return [Entry(f"shapes:{i}", classes[labels[i]], f"{i}", split) for i, split in enumerate(splits)], classes
-
-
-def open_clips(context: Context, data: Grouped, clip: Clip) -> ClipCache:
-    """The clip cache of a data set on the disk, built if it is not there."""
-    from stagedkd.data.cache import open_cache
-
-    assert isinstance(data, Folder | Csv)
-    locked = context.plan.lock.data[str(data_id(data))]
-    place = context.runtime.folder("data_dir") / data.path
-
-    def progress(done: int, of: int) -> None:
-        context.stop.check()
-        context.listener.count("clips decoded", done, of)
-
-    return open_cache(
-        context.runtime.folder("cache"), place if isinstance(data, Folder) else place.parent, locked.files,
-        clip.shorter_side, context.runtime.workers or 2, progress,
-    )  # fmt: skip
+    # the simulator gives clip i the class i modulo the classes (data/simulate/base.py)
+    rows = [Entry(f"{data.kind}:{i}", names[i % len(names)], f"{i}", split) for i, split in enumerate(splits)]
+    return rows, names
 
 
 def _sound(
-    context: Context, data: Grouped, clip: Clip, listed: list[Entry]
-) -> tuple[list[Entry], list[dict[str, str]]]:
-    """Entries with enough decodable frames, and the others with their reasons.
+    context: Context, data: Videos, reading: Reading, listed: Sequence[Entry]
+) -> tuple[list[Entry], dict[str, Footage], list[dict[str, str]]]:
+    """Entries with enough decodable frames, what their files hold, and the others with their reasons.
 
     A sound short clip loops (or pads); a damaged one must have the frames of a whole clip before its first error.
     """
-    cache = open_clips(context, data, clip)
-    whole = (clip.frames - 1) * clip.stride + 1
+    from stagedkd.execute.clips import footage_of
+
+    held = footage_of(context, data, context.plan.spec.clip)
     sound: list[Entry] = []
     bad: list[dict[str, str]] = []
     for entry in listed:
-        found = cache.clips[entry.path]
-        short = found.frames < (whole if found.fault or clip.short == "refuse" else 1)
-        if found.fault or short:
-            reason = found.fault or f"short: {found.frames} of {whole} frames"
+        found = held[entry.path]
+        reason, short = fault_of(found, reading)
+        if reason:
             bad.append({"path": entry.path, "reason": reason + ("" if short else "; used up to there")})
         if not short:
             sound.append(entry)
     skipped = len(listed) - len(sound)
-    for row in bad:
+    for row in bad[:20]:
         context.listener.note(f"bad file {row['path']}: {row['reason']}")
-    if (skipped and data.bad_files == "strict") or (skipped > 3 and skipped > 0.01 * len(listed)):
+    if len(bad) > 20:
+        context.listener.note(f"... and {len(bad) - 20} more bad files: the report lists them all")
+    if (skipped and data.bad_files == "strict") or (skipped > 3 and skipped > data.bad_share * len(listed)):
         rows = "\n    ".join(f"{row['path']}: {row['reason']}" for row in bad[:20])
-        limit = "data.bad_files is strict" if data.bad_files == "strict" else "the limit is 3 files or 1%"
-        raise DataError(
-            f"{skipped} of {len(listed)} files are bad ({limit}):\n    {rows}", hint="repair or remove them"
+        limit = (
+            "data.bad_files is strict"
+            if data.bad_files == "strict"
+            else f"the limit is 3 files or {data.bad_share:.0%}"
         )
-    return sound, bad
+        hint = "repair or remove them, or raise data.bad_share"
+        raise DataError(f"{skipped} of {len(listed)} files are bad ({limit}):\n    {rows}", hint=hint)
+    return sound, held, bad
+
+
+def fault_of(found: Footage, reading: Reading) -> tuple[str, bool]:
+    """What is wrong with a file, "" if nothing is, and whether it has too few frames to be used."""
+    steps = float(found.frames)
+    if reading.rate is not None and found.frames > 1:
+        steps = (found.times[-1] - found.times[0]) * found.frames / (found.frames - 1) * reading.rate
+    short = steps < (reading.span if found.fault or reading.refuse else min(1, reading.span)) or not found.frames
+    return found.fault or (f"short: {found.frames} frames, too few for a clip" if short else ""), short
 
 
 def _left_out(sound: list[Entry], entries: list[Entry]) -> list[Entry]:
@@ -122,12 +132,34 @@ def weaken_labels(context: Context, work: Weaken) -> Done:
     """Write labels.parquet: for each training clip the label it is given (-1: none) and where that comes from."""
     data = context.inputs["data"]
     clips, truth = read_table(data.file("clips.parquet")), read_table(data.file("truth.parquet"))["label"]
-    classes = len(json.loads(data.file("data.json").read_text("utf-8"))["classes"])
+    classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
     train = [i for i, split in enumerate(clips["split"]) if split == "train"]
     true = np.array([truth[i] for i in train], np.int64)
     trusted = np.array([clips["trusted"][i] for i in train], np.bool_)
-    given, origin = weaken(true, trusted, work.labels, classes)
+    looks = _looks(context, work.clip, train) if work.clip else None
+    drawn = Clips(true, trusted, [clips["group"][i] for i in train], looks)
+    given, origin = weaken(drawn, work.labels, classes)
     write_table(context.workspace.files / "labels.parquet", {"clip": train, "label": given.tolist(), "origin": origin})
     if not (given >= 0).any() and work.labels.clean + work.labels.noisy > 0:
         raise DataError("no training clip has a label", hint="raise labels.clean or labels.noisy")
-    return Done(metrics={"labels": label_counts(origin)})
+    judged = (given >= 0) & (true >= 0) & trusted  # nobody knows the truth of labels that came noisy
+    right = float((given == true)[judged].mean()) if judged.any() else None
+    return Done(metrics={"labels": label_counts(origin), "labels_right": right})
+
+
+def _looks(context: Context, clip: Clip, numbers: list[int]) -> npt.NDArray[np.float64]:
+    """What clips look like: grey means and deviations in time of an 8 x 8 grid, (N, 128)."""
+    import torch
+
+    from stagedkd.execute.clips import open_source
+
+    source = open_source(context, clip, torch.device("cpu"))
+    rows: list[npt.NDArray[np.float64]] = []
+    for start in range(0, len(numbers), 32):
+        context.stop.check()
+        (view_B3THW,) = source.views(numbers[start : start + 32], 1, 1)
+        grid_BTHW = torch.nn.functional.adaptive_avg_pool2d(view_B3THW.mean(1), 8)
+        found = torch.cat([grid_BTHW.mean(1).flatten(1), grid_BTHW.std(1, correction=0).flatten(1)], 1)
+        rows.append(found.double().numpy())
+        context.listener.count("clips looked at", min(start + 32, len(numbers)), len(numbers))
+    return np.concatenate(rows)

@@ -12,17 +12,16 @@ import torch
 from torch import nn
 
 from stagedkd.data.draws import bits
-from stagedkd.data.source import CachedClips, ClipSource, SimulatedClips
 from stagedkd.errors import DataError, TrainingError
+from stagedkd.execute.clips import open_source, workers
 from stagedkd.execute.context import Context, Done
 from stagedkd.execute.networks import build_or_refuse, device_of, load_network, new_network, save_network
-from stagedkd.execute.prepare import open_clips
 from stagedkd.execute.tables import read_table
 from stagedkd.execute.weights import weights_file
 from stagedkd.models.network import Network
 from stagedkd.models.shapes import measure
-from stagedkd.plan.work import Cut, Distill, PhaseWork, Prepare, Teach
-from stagedkd.spec.schema import Clip, Grouped, Shapes
+from stagedkd.plan.work import Cut, Distill, PhaseWork, Teach
+from stagedkd.spec.schema import Input
 from stagedkd.store.manifest import file_digest
 from stagedkd.train import checkpoint
 from stagedkd.train.events import EventLog
@@ -42,7 +41,7 @@ def teach(context: Context, work: Teach) -> Done:
     feed = _feed(context, work, work.labels, device)
     network.to(device)
     _say_precision(context, (work.phase,), device)
-    job = _job(context, network, nn.ModuleDict(), None, (), (), (work.phase,), feed, device)
+    job = _job(context, network, nn.ModuleDict(), None, (), (), (work.phase,), feed, device, (work.input, None))
     return _fit(context, job, labels=work.labels)
 
 
@@ -53,9 +52,8 @@ def distill(context: Context, work: Distill) -> Done:
     teacher = load_network(above, work.teacher, classes, context.root).to(device).eval().requires_grad_(False)
     student = new_network(context, work.arch, classes, work.weights, work.seed)
     _check_weights(context, work)
-    clip = work.clip
-    mine = measure(lambda: _meta(context, work, "arch", classes), clip.frames, clip.size).maps
-    theirs = measure(lambda: _meta(context, work, "teacher", classes), clip.frames, clip.size).maps
+    mine = measure(lambda: _meta(context, work, "arch", classes), *work.clip.seen(work.input)).maps
+    theirs = measure(lambda: _meta(context, work, "teacher", classes), *work.clip.seen(work.teacher_input)).maps
     lifts = projectors(
         work.phases,
         {k: mine[run[-1]][0] for k, run in enumerate(work.cut)},
@@ -65,7 +63,18 @@ def distill(context: Context, work: Distill) -> Done:
     lifts.to(device)
     feed = _feed(context, work, "same", device)
     _say_precision(context, work.phases, device)
-    job = _job(context, student, lifts, teacher, work.cut, work.teacher_cut, work.phases, feed, device)
+    job = _job(
+        context,
+        student,
+        lifts,
+        teacher,
+        work.cut,
+        work.teacher_cut,
+        work.phases,
+        feed,
+        device,
+        (work.input, work.teacher_input),
+    )
     return _fit(context, job, labels="same")
 
 
@@ -110,18 +119,7 @@ def _feed(context: Context, work: Teach | Distill, labels: Literal["same", "all"
         raise DataError("no training clip has a label", hint="raise labels.clean or labels.noisy")
     source = open_source(context, work.clip, device)
     order = int(bits(work.seed, 51).item() >> np.uint64(33))
-    return Feed(source, numbers, given, work.augment, order)
-
-
-def open_source(context: Context, clip: Clip, device: torch.device) -> ClipSource:
-    """Where the data set's clips come from."""
-    work = context.inputs["data"].manifest.work
-    assert isinstance(work, Prepare)
-    if isinstance(work.data, Shapes):
-        return SimulatedClips(work.data, clip, device)
-    assert isinstance(work.data, Grouped)
-    paths = read_table(context.inputs["data"].file("clips.parquet"))["path"]
-    return CachedClips(open_clips(context, work.data, clip), paths, clip, device)
+    return Feed(source, numbers, given, work.augment, order, work.clip.views, workers(context.runtime))
 
 
 def _check_weights(context: Context, work: Teach | Distill) -> None:
@@ -134,7 +132,7 @@ def _check_weights(context: Context, work: Teach | Distill) -> None:
 
 def _job(
     context: Context, student: Network, lifts: nn.ModuleDict, teacher: Network | None, cut: Cut, teacher_cut: Cut,
-    phases: tuple[PhaseWork, ...], feed: Feed, device: torch.device,
+    phases: tuple[PhaseWork, ...], feed: Feed, device: torch.device, inputs: tuple[Input | None, Input | None],
 ) -> Job:  # fmt: skip
     if device.type == "cuda":
         for network in (student, teacher):
@@ -142,7 +140,8 @@ def _job(
                 network.to(memory_format=torch.channels_last_3d)
     return Job(
         student=student, lifts=lifts, teacher=teacher, cut=cut, teacher_cut=teacher_cut, phases=phases, feed=feed,
-        device=device, scratch=context.workspace.scratch, events=EventLog(context.workspace.scratch / "events.jsonl"),
+        inputs=inputs, device=device, scratch=context.workspace.scratch,
+        events=EventLog(context.workspace.scratch / "events.jsonl"),
         compile=context.runtime.compile, checkpoint_seconds=context.runtime.checkpoint_seconds,
         interrupted=context.stop.get, on_step=context.listener.step,
     )  # fmt: skip
@@ -159,13 +158,14 @@ def _fit(context: Context, job: Job, labels: str) -> Done:
     used = int((job.feed.labels >= 0).sum())
     metrics = {"steps": at.total, "labels": labels, "labelled_clips": used, "clips": len(job.feed.numbers)}
     metrics["losses"] = {phase: dict(means) for phase, means in at.last.items()}  # pyright: ignore[reportArgumentType]
-    return Done(metrics=metrics, run=run_facts(job.device, time.monotonic() - started))
+    return Done(metrics=metrics, run=run_facts(job.device, time.monotonic() - started, at.waited))
 
 
-def run_facts(device: torch.device, seconds: float) -> dict[str, Any]:
-    """Volatile facts for run.json."""
+def run_facts(device: torch.device, seconds: float, waited: float = 0.0) -> dict[str, Any]:
+    """Volatile facts for run.json; `waited` are the seconds of training that were spent making batches."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": device.type, "device_name": name, "threads": torch.get_num_threads(), "train_seconds": seconds,
+        "data_seconds": waited,
         "torch": torch.__version__,
     }  # fmt: skip

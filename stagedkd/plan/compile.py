@@ -5,9 +5,10 @@ from __future__ import annotations
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.key import stage_key
 from stagedkd.plan.lock import Lock, data_id
-from stagedkd.plan.work import Cut, Distill, Evaluate, PhaseWork, Prepare, Teach, Weaken, Weights, Work
+from stagedkd.plan.work import Cut, Distill, Evaluate, PhaseWork, Prepare, Reading, Teach, Weaken, Weights, Work
 from stagedkd.spec.cascade import assistants
 from stagedkd.spec.cuts import matching_cut, student_cut
+from stagedkd.spec.families import class_names, mirror_pairs
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.rules import warnings
 from stagedkd.spec.schedule import phase_epochs
@@ -17,9 +18,10 @@ from stagedkd.spec.schema import (
     Augment,
     Ce,
     Clip,
+    InstanceDependent,
     Losses,
     Phase,
-    Shapes,
+    Simulated,
     Spec,
     Student,
     Teacher,
@@ -84,16 +86,36 @@ class _Compiler:
         data = self.spec.data
         name = data_id(data)
         entry = self.lock.data.get(name) if name else None
-        clip = None if isinstance(data, Shapes) else self.spec.clip
-        work = Prepare(data=data, fingerprint=entry.fingerprint if entry else None, clip=clip)
+        clip, labels = self._clip(), self.spec.labels
+        reading = Reading(decoder=clip.decoder, span=clip.span, rate=clip.rate, refuse=clip.short == "refuse")
+        work = Prepare(
+            data=data, fingerprint=entry.fingerprint if entry else None,
+            reading=None if isinstance(data, Simulated) else reading,
+        )  # fmt: skip
         prepare = self._add("data", work, locked=entry is not None or name is None)
-        return prepare, self._add("labels", Weaken(labels=self.spec.labels), data=prepare)
+        by_look = isinstance(labels.noise, InstanceDependent) and labels.noisy > 0
+        return prepare, self._add("labels", Weaken(labels=labels, clip=clip if by_look else None), data=prepare)
+
+    def _clip(self) -> Clip:
+        """The view as it enters keys: streamed frames have the pixels of cached ones."""
+        clip = self.spec.clip
+        return clip.model_copy(update={"cache": "raw"}) if clip.cache == "none" else clip
 
     def _views(self) -> tuple[Clip, Augment]:
-        augment = self.spec.augment
+        augment, data = self.spec.augment, self.spec.data
+        entry = self.lock.data.get(str(data_id(data)))
+        names = class_names(data) if isinstance(data, Simulated) else entry.classes if entry else ()
+        mirrored = mirror_pairs(names)
+        if augment.flip and mirrored:
+            self._note(f"{' and '.join(mirrored[0])} are each other's mirror image, and augment.flip is not 0")
         if augment.flip is None:
-            augment = augment.model_copy(update={"flip": 0.0 if isinstance(self.spec.data, Shapes) else 0.5})
-        return self.spec.clip, augment
+            augment = augment.model_copy(update={"flip": 0.0 if mirrored else 0.5})
+            if mirrored and not isinstance(data, Simulated):
+                self._note(f"no mirror images: {' and '.join(mirrored[0])} are classes (augment.flip)")
+        return self._clip(), augment
+
+    def _note(self, text: str) -> None:
+        self.notes += [] if text in self.notes else [text]
 
     def _weights(self, network: Teacher | Student) -> tuple[Weights | None, bool]:
         if network.weights is None:
@@ -106,8 +128,9 @@ class _Compiler:
         clip, augment = self._views()
         weights, locked = self._weights(teacher)
         work = Teach(
-            arch=arch_of(teacher), weights=weights, labels=teacher.labels, clip=clip, augment=augment,
-            phase=self._ce_phase(teacher, teacher.epochs) if teacher.epochs else None, seed=teacher.seed,
+            arch=arch_of(teacher), input=teacher.input, weights=weights, labels=teacher.labels, clip=clip,
+            augment=augment, phase=self._ce_phase(teacher, teacher.epochs) if teacher.epochs else None,
+            seed=teacher.seed,
         )  # fmt: skip
         self._add("teacher", work, locked=locked, data=data, labels=labels)
         if teacher.labels == "all":
@@ -120,7 +143,7 @@ class _Compiler:
         weights, locked = self._weights(student)
         epochs = sum(phase.epochs for phase in self._phases(student))
         work = Teach(
-            arch=arch_of(student), weights=weights, labels="same", clip=clip, augment=augment,
+            arch=arch_of(student), input=student.input, weights=weights, labels="same", clip=clip, augment=augment,
             phase=self._ce_phase(student, epochs), seed=self.spec.seed,
         )  # fmt: skip
         self._add("control-ce", work, locked=locked, data=data, labels=labels)
@@ -137,7 +160,8 @@ class _Compiler:
         weights, locked = self._weights(network)
         cut = student_cut(network)
         work = Distill(
-            arch=arch_of(network), weights=weights, cut=cut, teacher=arch_of(upper),
+            arch=arch_of(network), input=network.input, weights=weights, cut=cut,
+            teacher=arch_of(upper), teacher_input=upper.input,
             teacher_cut=matching_cut(upper, len(cut)) if self._pairs_needed() else (),
             phases=self._phases(network), clip=clip, augment=augment, seed=self.spec.seed,
         )  # fmt: skip
@@ -165,8 +189,8 @@ class _Compiler:
         spec, trained = self.spec, self.stages[name].work
         assert isinstance(trained, (Teach, Distill))
         work = Evaluate(
-            arch=trained.arch, clip=spec.clip, split=spec.evaluate.split, clips=spec.evaluate.clips,
-            crops=spec.evaluate.crops, batch=spec.evaluate.batch,
+            arch=trained.arch, input=trained.input, clip=self._clip(), split=spec.evaluate.split,
+            clips=spec.evaluate.clips, crops=spec.evaluate.crops, batch=spec.evaluate.batch,
         )  # fmt: skip
         self._add(f"evaluate-{name}", work, data=data, network=name)
 

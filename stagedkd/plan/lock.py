@@ -10,11 +10,12 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from stagedkd.errors import LockError
-from stagedkd.spec.schema import Csv, Data, Folder, Section, Shapes, Ucf101
+from stagedkd.spec.schema import Data, Kinetics, Section, Simulated
 
 
 class DataLock(Section):
-    """A data set as it was when locked. `files` maps each video to "size:sha256", `table` is that of the csv."""
+    """A data set as it was when locked. `files` maps each video to "size:sha256"; `table` stands for the lists that say
+    what belongs to it, such as the csv."""
 
     fingerprint: str
     classes: tuple[str, ...]
@@ -39,13 +40,10 @@ class Lock(Section):
 
 def data_id(data: Data) -> str | None:
     """The name of a data set in the lock; None for simulated ones, which need no entry."""
-    match data:
-        case Shapes():
-            return None
-        case Folder() | Csv():
-            return f"{data.kind}:{data.path}"
-        case Ucf101():
-            return f"ucf101:{data.split}"
+    if isinstance(data, Simulated):
+        return None
+    part = f":{data.test_from}" if isinstance(data, Kinetics) else ""
+    return f"{data.kind}:{data.path}{part}"
 
 
 def read_lock(path: Path) -> Lock:

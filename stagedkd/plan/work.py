@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
-from stagedkd.spec.schema import Arch, Augment, Clip, Data, Labels, Losses, Section, Train
+from stagedkd.spec.schema import Arch, Augment, Clip, Data, Input, Labels, Losses, Section, Train
 
 Cut: TypeAlias = tuple[tuple[str, ...], ...]
 
@@ -34,31 +34,43 @@ class PhaseWork(Section):
     train: Train
 
 
+class Reading(Section):
+    """What decides whether a file is bad. `span`: steps of a clip, in frames, or in ticks of `rate` per second; a
+    damaged file must have them before its first error, and under `refuse` a sound one, too."""
+
+    decoder: Literal["pyav", "torchcodec"]
+    span: int
+    rate: float | None
+    refuse: bool
+
+
 class Prepare(Section):
     """Index a data set: clips, groups, splits, classes, and which files are bad. No pixels go into the artifact; the
-    decoded frames go to the clip cache on the way. `clip` is None for simulated sets, which need no decoding."""
+    decoded frames go to the clip cache on the way. `reading` is None for simulated sets, which need no decoding."""
 
     kind: Literal["prepare"] = "prepare"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     data: Data
     fingerprint: str | None
-    clip: Clip | None
+    reading: Reading | None
 
 
 class Weaken(Section):
-    """Give the training clips their labels: clean, noisy or none."""
+    """Give the training clips their labels: clean, noisy or none. `clip` is there where the noise depends on looks."""
 
     kind: Literal["weaken"] = "weaken"
     version: Literal[1] = 1
     labels: Labels
+    clip: Clip | None
 
 
 class Teach(Section):
     """Train one network by cross-entropy, or take its weights as they are (`phase` None)."""
 
     kind: Literal["teach"] = "teach"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     arch: Arch
+    input: Input | None
     weights: Weights | None
     labels: Literal["same", "all"]
     phase: PhaseWork | None
@@ -71,11 +83,13 @@ class Distill(Section):
     """One hop of the cascade: a student trained by its phases against a teacher."""
 
     kind: Literal["distill"] = "distill"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     arch: Arch
+    input: Input | None
     weights: Weights | None
     cut: Cut
     teacher: Arch
+    teacher_input: Input | None
     teacher_cut: Cut
     phases: tuple[PhaseWork, ...]
     clip: Clip
@@ -87,8 +101,9 @@ class Evaluate(Section):
     """Measure one network on one split."""
 
     kind: Literal["evaluate"] = "evaluate"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     arch: Arch
+    input: Input | None
     clip: Clip
     split: Literal["val", "test"]
     clips: int

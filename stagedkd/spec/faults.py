@@ -28,7 +28,9 @@ LIMITS = {
 def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
     """All that pydantic says of a spec, less what is said twice: a key that is missing because it was misspelt, a list
     that is empty because its items are wrong."""
-    details = [d for d in error.errors(include_url=False) if d["type"] != "too_short" or not d["input"]][:MOST]
+    every = error.errors(include_url=False)
+    inside = {d["loc"][:n] for d in every for n in range(len(d["loc"]))}
+    details = [d for d in every if d["type"] != "too_short" or d["loc"] not in inside][:MOST]
     rows = [(d["type"], unlabelled(d["loc"]), problem_of(d, tree)) for d in details]
     meant = {(path[:-1], problem.hint) for kind, path, problem in rows if kind == "extra_forbidden"}
     return [
@@ -91,7 +93,8 @@ def _wrong_value(detail: ErrorDetails, path: Path_) -> tuple[str, str]:
     if kind == "form":
         return f"{detail['msg']}, not {_shown(got)}", ""
     if kind in ("too_short", "string_too_short"):
-        return "must not be empty", ""
+        least = int(context["min_length"])
+        return "must not be empty" if least == 1 else f"needs at least {least} items", ""
     if kind in ("too_long", "string_too_long"):
         return f"is too long: at most {context['max_length']}", ""
     if kind == "multiple_of":

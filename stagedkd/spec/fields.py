@@ -123,6 +123,7 @@ def _labelled(annotation: Any, label: str | int) -> list[Any]:
     found: list[Any] = []
     for arm in typing.get_args(annotation):
         tags = [m.tag for m in getattr(arm, "__metadata__", ()) if isinstance(m, Tag)]
+        found += _labelled(arm, label)  # a union in a union: one that may be left out
         if label in tags or (is_section(arm) and any(label in tag_values(arm, tag) for tag in TAGS)):
             found.append(arm)
     return found

@@ -9,12 +9,15 @@ from typing import TypeAlias
 
 from stagedkd.spec.cascade import LARGEST_HOP, assistants, trunk_params
 from stagedkd.spec.cuts import block_names, cut_faults, matching_cut, student_cut
+from stagedkd.spec.families import FAMILIES, class_names, mirror_pairs
+from stagedkd.spec.fields import nearest
 from stagedkd.spec.schedule import PhaseFault, phase_epochs
 from stagedkd.spec.schema import (
     FEATURE_LOSSES,
     RESPONSE_LOSSES,
+    Asymmetric,
     NetworkFields,
-    Shapes,
+    Simulated,
     Spec,
     StudentFields,
     TorchvisionArch,
@@ -64,13 +67,15 @@ def _networks(spec: Spec) -> Iterator[Fault]:
                 yield fault, (*at, "substages", *place), hint
         if isinstance(network, TorchvisionArch):
             entry = ZOO[network.arch]
-            if entry.input and entry.input != (spec.clip.frames, spec.clip.size):
+            if entry.input and entry.input != spec.clip.seen(network.input):
                 frames, size = entry.input
-                yield (
-                    f"{network.arch} runs at {frames}x{size}x{size} only",
-                    (*at, "arch"),
-                    (f"set clip: {{frames: {frames}, size: {size}}}"),
-                )
+                hint = f"set clip: {{frames: {frames}, size: {size}}}, and an input: for networks that want less"
+                yield f"{network.arch} runs at {frames}x{size}x{size} only", (*at, "arch"), hint
+        for field, most in (("frames", spec.clip.frames), ("size", spec.clip.size)):
+            wanted = getattr(network.input, field, None)
+            if wanted and wanted > most:
+                message = f"the input has {wanted} for {field}, and the shared view {most}"
+                yield message, (*at, "input", field), f"raise clip.{field}; the others can have an input of their own"
         yield from _weights(at, network)
     if spec.teacher.epochs == 0 and spec.teacher.weights is None:
         yield "a teacher of 0 epochs needs weights", ("teacher", "epochs"), "add weights: or epochs:"
@@ -178,13 +183,28 @@ def _labels(spec: Spec) -> Iterator[Fault]:
 
 
 def _views(spec: Spec) -> Iterator[Fault]:
-    if isinstance(spec.data, Shapes):
+    if isinstance(spec.data, Simulated):
         if spec.evaluate.clips > 1 or spec.evaluate.crops > 1:
             yield "a simulated clip has one view", ("evaluate",), "leave clips and crops at 1"
-        if spec.augment.flip:
-            yield "left and right are classes of 'shapes'", ("augment", "flip"), "leave flip at 0"
+        mirrored = mirror_pairs(class_names(spec.data))
+        if spec.augment.flip and mirrored:
+            yield f"{' and '.join(mirrored[0])} are each other's mirror image", ("augment", "flip"), "leave flip at 0"
+        yield from _known_classes(spec, spec.data)
     elif spec.evaluate.split == "test" and getattr(spec.data, "test_folds", 1) == 0:
         yield "there is no test split: data.test_folds is 0", ("evaluate", "split"), "use val, or set data.test_folds"
+
+
+def _known_classes(spec: Spec, data: Simulated) -> Iterator[Fault]:
+    family, named = FAMILIES[data.kind], class_names(data)
+    for i, name in enumerate(named):
+        if name not in family:
+            yield f"'{data.kind}' has no class '{name}'", ("data", "classes", i), nearest(name, family)
+    if isinstance(spec.labels.noise, Asymmetric):
+        for one, other in spec.labels.noise.confusions.items():
+            for name in (one, other):
+                if name not in named:
+                    at = ("labels", "noise", "confusions", one)
+                    yield f"there is no class '{name}'", at, nearest(name, named)
 
 
 def _cascade(spec: Spec) -> Iterator[Fault]:

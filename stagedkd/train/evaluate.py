@@ -14,20 +14,23 @@ import numpy.typing as npt
 import torch
 
 from stagedkd.data.source import ClipSource
+from stagedkd.data.views import fit_input
 from stagedkd.models.network import Network
+from stagedkd.spec.schema import Input
 
 
 def predict(
     network: Network, source: ClipSource, numbers: npt.NDArray[np.int64], batch: int, clips: int, crops: Literal[1, 3],
-    device: torch.device, progress: Callable[[int, int], None],
+    made: Input | None, progress: Callable[[int, int], None],
 ) -> npt.NDArray[np.float32]:  # fmt: skip
-    """Class probabilities (len(numbers), N): the mean of the softmax over the views, in fp32."""
+    """Class probabilities (len(numbers), N): the mean of the softmax over the views, in fp32. `made` is what the
+    network makes of the shared view."""
     network.eval()
     rows: list[npt.NDArray[np.float32]] = []
     with torch.inference_mode():
         for start in range(0, len(numbers), batch):
-            views = source.views(numbers[start : start + batch], clips, crops)
-            scores = torch.stack([network(view.to(device)).float().softmax(1) for view in views]).mean(0)
+            views = source.views(numbers[start : start + batch].tolist(), clips, crops)
+            scores = torch.stack([network(fit_input(view, made)).float().softmax(1) for view in views]).mean(0)
             rows.append(scores.cpu().numpy())
             progress(min(start + batch, len(numbers)), len(numbers))
     return np.concatenate(rows)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -10,28 +14,42 @@ import torch
 from torch import Tensor
 
 from stagedkd.data.draws import permutation
-from stagedkd.data.source import ClipSource
+from stagedkd.data.mix import Batch, mix
+from stagedkd.data.source import ClipSource, ahead
+from stagedkd.data.views import View
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Augment
 
 
 @dataclass(frozen=True)
+class Picked:
+    """The clips of a step: their numbers, views and labels, and the epoch in which the step begins."""
+
+    numbers: list[int]
+    views: list[View]
+    labels: npt.NDArray[np.int64]
+    epoch: int
+
+
+@dataclass(frozen=True)
 class Feed:
-    """Training clips: their numbers, their given labels (-1: none), where pixels come from, and the seed of order
-    and views."""
+    """Training clips: their numbers, their given labels (-1: none), where pixels come from, how they are augmented, the
+    seed of order and views, how many views of a clip exist (None: no end), and how many threads load ahead."""
 
     source: ClipSource
     numbers: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     augment: Augment
     seed: int
+    view_count: int | None = None
+    workers: int = 1
 
     def steps(self, phase: PhaseWork) -> int:
         """Steps of an epoch: ceil(training clips / batch), whichever clips the losses use."""
         return -(-len(self.numbers) // phase.train.batch)
 
-    def batch(self, phase: PhaseWork, number: int, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Batch `step` (from 0) of phase `number`: clips (B, 3, T, H, W) and labels (B,).
+    def pick(self, phase: PhaseWork, number: int, step: int) -> Picked:
+        """The clips of step `step` (from 0) of phase `number`.
 
         A phase of `ce` alone cycles through the labelled clips; every other loss uses all.
         """
@@ -40,12 +58,42 @@ class Feed:
             chosen = np.flatnonzero(self.labels >= 0)
         places = np.arange(step * phase.train.batch, (step + 1) * phase.train.batch)
         rounds = places // len(chosen)
-        clips: list[Tensor] = []
-        labels: list[npt.NDArray[np.int64]] = []
-        for turn in np.unique(rounds).tolist():
-            order = chosen[permutation(len(chosen), self.seed, 61, number, turn)]
-            picked = order[places[rounds == turn] % len(chosen)]
-            epoch = (number << 24) + turn  # a view is a function of (seed, epoch, clip number)
-            clips.append(self.source.train(self.numbers[picked], self.augment, self.seed, epoch))
-            labels.append(self.labels[picked])
-        return torch.cat(clips), torch.from_numpy(np.concatenate(labels)).to(device)
+        orders = {turn: chosen[permutation(len(chosen), self.seed, 61, number, turn)] for turn in set(rounds.tolist())}
+        rows = np.array([orders[turn][at % len(chosen)] for turn, at in zip(rounds.tolist(), places, strict=True)])
+        numbers = self.numbers[rows].tolist()
+        views = [
+            self.source.train_view(clip, self.augment, self.seed, self._epoch(number, turn))
+            for clip, turn in zip(numbers, rounds.tolist(), strict=True)
+        ]
+        return Picked(numbers, views, self.labels[rows], self._epoch(number, int(rounds[0])))
+
+    def _epoch(self, phase: int, turn: int) -> int:
+        """The number by which views are drawn; where views are finite, phases share them."""
+        return turn % self.view_count if self.view_count else (phase << 24) + turn
+
+    def batch(self, phase: PhaseWork, number: int, step: int, device: torch.device) -> Batch:
+        """Step `step` of phase `number`, made at once: clips in 0..1 and labels."""
+        picked = self.pick(phase, number, step)
+        return self._finish(picked, self.source.load(picked.numbers, picked.views), step, device)
+
+    def _finish(self, picked: Picked, loaded: list[Tensor], step: int, device: torch.device) -> Batch:
+        clip = self.source.finish(picked.numbers, picked.views, loaded)
+        batch = Batch(clip, torch.from_numpy(picked.labels).to(device))
+        return mix(batch, self.augment, self.seed, picked.epoch, step)
+
+    def batches(
+        self, phase: PhaseWork, number: int, first: int, device: torch.device
+    ) -> Generator[tuple[Batch, float]]:
+        """The batches from step `first` on, loaded ahead, each with the seconds that were spent making it."""
+
+        def loaded(step: int) -> tuple[Picked, list[Tensor]]:
+            picked = self.pick(phase, number, step)
+            return picked, self.source.load(picked.numbers, picked.views)
+
+        jobs: Generator[Callable[[], tuple[Picked, list[Tensor]]]] = (partial(loaded, step) for step in count(first))
+        row = ahead(jobs, self.workers) if self.source.loads else (job() for job in jobs)
+        for step in count(first):
+            started = time.monotonic()
+            picked, tensors = next(row)
+            batch = self._finish(picked, tensors, step, device)
+            yield batch, time.monotonic() - started

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from stagedkd.data.mix import Batch
 from stagedkd.errors import Interrupted, TrainingError
 from stagedkd.models.network import Network
 from stagedkd.plan.work import Cut, PhaseWork
-from stagedkd.spec.schema import Train
+from stagedkd.spec.schema import Input, Train
 from stagedkd.train import checkpoint
 from stagedkd.train.events import EventLog
 from stagedkd.train.feed import Feed
@@ -30,7 +32,8 @@ from stagedkd.train.step import Forward, Pieces, sound_backend, train_step
 
 @dataclass(frozen=True)
 class Job:
-    """One training: the networks (on the device, initialised), the phases, the clips, and how to run."""
+    """One training: the networks (on the device, initialised), the phases, the clips, what student and teacher make of
+    them, and how to run."""
 
     student: Network
     lifts: nn.ModuleDict
@@ -39,6 +42,7 @@ class Job:
     teacher_cut: Cut
     phases: tuple[PhaseWork, ...]
     feed: Feed
+    inputs: tuple[Input | None, Input | None]
     device: torch.device
     scratch: Path
     events: EventLog
@@ -50,12 +54,14 @@ class Job:
 
 @dataclass
 class Progress:
-    """Where a run stands. `step` counts in the phase, `total` over all; `means` are this epoch's sums of losses."""
+    """Where a run stands. `step` counts in the phase, `total` over all; `sums` are this epoch's sums of losses;
+    `waited` are those of the seconds that went into batches."""
 
     phase: int = 0
     step: int = 0
     total: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
     sums: dict[str, float] = field(default_factory=dict[str, float])
     summed: int = 0
     last: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
@@ -117,30 +123,36 @@ class _Run:
             self.saved = None
         parameters = [p for group in update.param_groups for p in group["params"]]
         student, teacher = self._forwards()
-        pieces = Pieces(student, teacher, job.lifts, parameters, update, scaler, job.device)
+        pieces = Pieces(student, teacher, job.lifts, parameters, update, scaler, job.device, *job.inputs)
         path, steps = route(phase, job.cut, job.teacher_cut), job.feed.steps(phase)
         with sound_backend(job.device, phase.train.precision):
             self._steps(phase, pieces, path, steps)
 
     def _steps(self, phase: PhaseWork, pieces: Pieces, path: Route, steps: int) -> None:
-        job, at, update, scaler = self.job, self.at, pieces.optimizer, pieces.scaler
+        job, at = self.job, self.at
+        batches = job.feed.batches(phase, at.phase, at.step, job.device)
+        with closing(batches):
+            self._all(phase, pieces, path, steps, batches)
+
+    def _all(
+        self, phase: PhaseWork, pieces: Pieces, path: Route, steps: int, batches: Iterator[tuple[Batch, float]]
+    ) -> None:
+        at, update, scaler = self.at, pieces.optimizer, pieces.scaler
         while at.step < phase.epochs * steps:
             rate = learning_rate(phase.train, at.step, phase.epochs * steps, steps)
             for group in update.param_groups:
                 group["lr"] = rate
             started = time.monotonic()
             try:
-                clip, labels = job.feed.batch(phase, at.phase, at.step, job.device)
-                if job.device.type == "cuda":
-                    clip = clip.contiguous(memory_format=torch.channels_last_3d)
-                values = train_step(pieces, phase, path, clip, labels)
+                batch, waited = next(batches)
+                values = train_step(pieces, phase, path, batch)
             except TrainingError as error:
                 raise TrainingError(f"{error.message} at {self._where(phase, steps)}", hint=_nan_hint()) from None
             except torch.OutOfMemoryError:
                 hint = "lower train.batch or clip.size, or set train.precision: bf16"
                 raise TrainingError(f"out of memory at {self._where(phase, steps)}", hint=hint) from None
             self._average(phase.train)
-            at.seconds += time.monotonic() - started
+            at.seconds, at.waited = at.seconds + time.monotonic() - started, at.waited + waited
             self._count(phase, steps, values, rate)
             self._keep(update, scaler, epoch_ends=at.step % steps == 0)
 

@@ -1,6 +1,6 @@
 """One training step: forward, losses by name, backward, update.
 
-Shape legend: B clips, C channels, T frames, H, W pixels, N classes.
+Shape legend: B clips, 3 = RGB, C channels, T frames, H, W pixels, N classes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from stagedkd import losses
+from stagedkd.data.mix import Batch
+from stagedkd.data.views import fit_input
 from stagedkd.errors import TrainingError
 from stagedkd.plan.work import PhaseWork
-from stagedkd.spec.schema import PROJECTED_LOSSES
+from stagedkd.spec.schema import PROJECTED_LOSSES, Input
 from stagedkd.train.phases import Route
 
 Forward = Callable[..., tuple[dict[str, Tensor], Tensor | None]]
@@ -37,6 +39,13 @@ class Pieces:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
+    student_input: Input | None = None
+    teacher_input: Input | None = None
+
+    def seen(self, clip_B3THW: Tensor, by: Input | None) -> Tensor:
+        """The shared view as a network sees it."""
+        made = fit_input(clip_B3THW, by)
+        return made.contiguous(memory_format=torch.channels_last_3d) if self.device.type == "cuda" else made
 
 
 @contextmanager
@@ -51,13 +60,9 @@ def sound_backend(device: torch.device, precision: str) -> Generator[None]:
         torch.backends.mkldnn.enabled = before
 
 
-def train_step(
-    pieces: Pieces, phase: PhaseWork, route: Route, clip_BCTHW: Tensor, labels_B: Tensor
-) -> dict[str, float]:
+def train_step(pieces: Pieces, phase: PhaseWork, route: Route, batch: Batch) -> dict[str, float]:
     """Take one step.
 
-    Args:
-        clip_BCTHW: normalised float32 clips. labels_B: int64, -1 for none.
     Returns:
         the value of every loss, unweighted, and their weighted `total`.
     Raises:
@@ -65,7 +70,7 @@ def train_step(
     """
     dtype = AUTOCAST.get(phase.train.precision)
     with torch.autocast(pieces.device.type, dtype=dtype, enabled=dtype is not None):
-        parts = loss_parts(pieces, phase, route, clip_BCTHW, labels_B)
+        parts = loss_parts(pieces, phase, route, batch)
     weights = {name: loss.weight for name, loss in phase.losses.named().items()}
     total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
     values = dict(zip([*parts, "total"], torch.stack([*parts.values(), total]).tolist(), strict=True))
@@ -82,27 +87,31 @@ def train_step(
     return values
 
 
-def loss_parts(
-    pieces: Pieces, phase: PhaseWork, route: Route, clip_BCTHW: Tensor, labels_B: Tensor
-) -> dict[str, Tensor]:
+def loss_parts(pieces: Pieces, phase: PhaseWork, route: Route, batch: Batch) -> dict[str, Tensor]:
     """The unweighted losses of a phase by name, in the order of the schema. Feature losses are means over the pairs."""
+    mine_B3THW = pieces.seen(batch.clip_B3THW, pieces.student_input)
     feats, logits = pieces.student(
-        clip_BCTHW, upto=route.student_end, taps=tuple(route.student_taps.values()), head=phase.head
+        mine_B3THW, upto=route.student_end, taps=tuple(route.student_taps.values()), head=phase.head
     )
     teacher_feats: dict[str, Tensor] = {}
     teacher_logits: Tensor | None = None
     if route.needs_teacher:
         assert pieces.teacher is not None
+        same = pieces.student_input == pieces.teacher_input
+        theirs_B3THW = mine_B3THW if same else pieces.seen(batch.clip_B3THW, pieces.teacher_input)
         with torch.no_grad():
             teacher_feats, teacher_logits = pieces.teacher(
-                clip_BCTHW, upto=None, taps=tuple(route.teacher_taps.values()), head=route.needs_teacher_logits
+                theirs_B3THW, upto=None, taps=tuple(route.teacher_taps.values()), head=route.needs_teacher_logits
             )
     parts: dict[str, Tensor] = {}
     for name, loss in phase.losses.named().items():
         params = loss.model_dump(exclude={"weight"})
         if name == "ce":
             assert logits is not None
-            parts[name] = losses.ce(logits, labels_B, **params)
+            parts[name] = losses.ce(logits, batch.labels_B, **params)
+            if batch.other_B is not None:  # of a mixed batch, each label counts by its share
+                other = losses.ce(logits, batch.other_B, **params)
+                parts[name] = batch.share * parts[name] + (1 - batch.share) * other
         elif name == "kd":
             assert logits is not None and teacher_logits is not None
             parts[name] = losses.kd(logits, teacher_logits, **params)

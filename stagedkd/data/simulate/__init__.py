@@ -1,1 +1,26 @@
-"""Simulated families of clips."""
+"""Simulated families of clips: `base` does what all share, each family is one file."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stagedkd.data.simulate import figures, shapes
+from stagedkd.data.simulate.base import Family, paint
+from stagedkd.spec.schema import Simulated
+
+FAMILIES: dict[str, Family] = {"shapes": shapes.FAMILY, "figures": figures.FAMILY}
+
+
+def render(
+    index: npt.NDArray[np.int64], data: Simulated, split: str, frames: int, size: int, device: torch.device
+) -> Tensor:
+    """Render clips of a set: uint8 (B, 3, T, H, W) on `device`. The same index gives the same clip in any batch.
+
+    Args:
+        index: (B,) clip numbers. split: train, val or test, which decides how they look.
+        frames, size: T, and H = W in pixels.
+    """
+    return paint(FAMILIES[data.kind], index, data, data.domain_of(split), frames, size, device)

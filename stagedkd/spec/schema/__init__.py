@@ -5,17 +5,14 @@ from __future__ import annotations
 
 from stagedkd.spec.schema.base import Section
 from stagedkd.spec.schema.data import (
-    Augment,
-    Clip,
-    Csv,
+    Asymmetric,
     Data,
-    Folder,
-    Grouped,
+    InstanceDependent,
     Labels,
+    Noise,
+    PairFlip,
     Refine,
-    Shapes,
     Symmetric,
-    Ucf101,
 )
 from stagedkd.spec.schema.distill import (
     FEATURE_LOSSES,
@@ -53,7 +50,10 @@ from stagedkd.spec.schema.networks import (
     TorchvisionTeacher,
     arch_of,
 )
+from stagedkd.spec.schema.simulated import Domain, Simulated
 from stagedkd.spec.schema.training import Train, TrainPatch
+from stagedkd.spec.schema.videos import Csv, Dealt, Folder, Grouped, Hmdb51, Kinetics, Ucf101, Videos
+from stagedkd.spec.schema.views import Augment, Clip, Input
 from stagedkd.spec.schema.whole import Evaluate, Spec
 
 __all__ = [
@@ -62,13 +62,16 @@ __all__ = [
     "RESPONSE_LOSSES",
     "TEACHER_LOSSES",
     "Arch",
+    "Asymmetric",
     "Augment",
     "Cascade",
     "Ce",
     "Clip",
     "Csv",
     "Data",
+    "Dealt",
     "Distill",
+    "Domain",
     "Evaluate",
     "FileArch",
     "FileStudent",
@@ -77,12 +80,18 @@ __all__ = [
     "GaussianW2",
     "Grouped",
     "Hint",
+    "Hmdb51",
     "Hop",
+    "Input",
+    "InstanceDependent",
     "Kd",
+    "Kinetics",
     "Labels",
     "Loss",
     "Losses",
     "NetworkFields",
+    "Noise",
+    "PairFlip",
     "Phase",
     "Pseudo",
     "Refine",
@@ -90,7 +99,7 @@ __all__ = [
     "Resnet3dStudent",
     "Resnet3dTeacher",
     "Section",
-    "Shapes",
+    "Simulated",
     "Sp",
     "Spec",
     "Student",
@@ -104,5 +113,6 @@ __all__ = [
     "Train",
     "TrainPatch",
     "Ucf101",
+    "Videos",
     "arch_of",
 ]

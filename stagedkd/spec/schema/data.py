@@ -1,140 +1,17 @@
-"""Sections `data`, `clip`, `augment`, `labels`, `refine`: what the networks see, and with which labels."""
+"""Sections `data`, `labels`, `refine`: the clips, and with which labels the networks see them."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from stagedkd.spec.schema.base import Count, Section, Seed, Share, Word
+from stagedkd.spec.schema.base import Section, Seed, Share, Word
+from stagedkd.spec.schema.simulated import Simulated
+from stagedkd.spec.schema.videos import Csv, Folder, Hmdb51, Kinetics, Ucf101
 
-BadFiles: TypeAlias = Literal["quarantine", "strict"]
-
-
-class Shapes(Section):
-    """Simulated clips of moving shapes: motion classes in time-reversal pairs, rendered from (seed, index), so that one
-    frame does not tell the class."""
-
-    kind: Literal["shapes"]
-    """The simulator of moving shapes."""
-    classes: Annotated[int, Field(ge=2, le=12, multiple_of=2)] = 8
-    """Classes, in pairs that are each other's time reversal."""
-    train: Count = 512
-    """Training clips."""
-    val: Count = 160
-    """Validation clips."""
-    test: Count = 160
-    """Test clips."""
-    seed: Seed = 0
-    """Seed of the rendered clips."""
-    speed: Annotated[float, Field(gt=0, le=4)] = 1.0
-    """Speed of the motion, relative."""
-    noise: Share = 0.1
-    """Standard deviation of the pixel noise, in units of the pixel range."""
-    contrast: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Contrast between shape and background, relative."""
-    distractors: Annotated[int, Field(ge=0, le=8)] = 0
-    """Shapes that move in ways of no meaning."""
-
-
-class Grouped(Section):
-    """Splits by group: the groups are shuffled by `seed` and dealt into `folds` parts, class by class as evenly as
-    groups allow. Part `fold` (and the next ones) is validation, the parts after it test, the rest training."""
-
-    folds: Annotated[int, Field(ge=2, le=1000)] = 5
-    """Parts into which the groups are dealt."""
-    fold: Annotated[int, Field(ge=0, le=999)] = 0
-    """The part, counted from 0, with which validation begins; rotate it for cross-validation."""
-    val_folds: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Parts of the validation split."""
-    test_folds: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Parts of the test split; 0: no test split."""
-    seed: Seed = 0
-    """Seed of the shuffle of the groups."""
-    bad_files: BadFiles = "quarantine"
-    """quarantine lists unreadable files and goes on (up to 3 files or 1%); strict stops at the first."""
-
-    @model_validator(mode="after")
-    def _parts(self) -> Grouped:
-        if self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} of {self.folds} folds; it counts from 0 to {self.folds - 1}")
-        if self.val_folds + self.test_folds >= self.folds:
-            raise ValueError("no part is left for training: val_folds + test_folds must be below folds")
-        return self
-
-
-class Folder(Grouped):
-    """A folder of videos, one folder a class; every video is its own group."""
-
-    unkeyed: ClassVar[frozenset[str]] = frozenset({"path"})
-    kind: Literal["folder"]
-    """Videos in one folder a class."""
-    path: Word = "."
-    """The folder, relative to the data root."""
-
-
-class Csv(Grouped):
-    """A table path,label[,group][,split][,clean]; paths relative to the table. An empty label means unlabelled;
-    `clean` is 1 for a label that can be trusted and 0 for a noisy one; `split` is train, val or test."""
-
-    unkeyed: ClassVar[frozenset[str]] = frozenset({"path"})
-    kind: Literal["csv"]
-    """Videos listed in a table."""
-    path: Word
-    """The table, relative to the data root."""
-
-
-class Ucf101(Section):
-    """UCF101 (Soomro et al. 2012) with its official lists; validation is carved from training by group."""
-
-    kind: Literal["ucf101"]
-    """UCF101 in its official layout."""
-    split: Annotated[int, Field(ge=1, le=3)] = 1
-    """Which of the three official splits."""
-    seed: Seed = 0
-    """Seed of the choice of validation groups."""
-    bad_files: BadFiles = "quarantine"
-    """quarantine lists unreadable files and goes on (up to 3 files or 1%); strict stops at the first."""
-
-
-Data: TypeAlias = Annotated[Shapes | Folder | Csv | Ucf101, Field(discriminator="kind")]
-
-
-class Clip(Section):
-    """What a network sees of a video."""
-
-    frames: Annotated[int, Field(ge=1, le=512)] = 16
-    """Frames of a clip."""
-    stride: Annotated[int, Field(ge=1, le=64)] = 1
-    """Every how many frames of the video one is taken."""
-    size: Annotated[int, Field(ge=8, le=1024)] = 112
-    """Height and width in pixels."""
-    resize: Annotated[int, Field(ge=8, le=2048)] | None = None
-    """Shorter side in pixels of the frames from which clips are cropped; unset: 8/7 of the size."""
-    short: Literal["loop", "pad", "refuse"] = "loop"
-    """What happens to a video with too few frames: it is looped, its last frame is repeated, or it is a bad file."""
-
-    @model_validator(mode="after")
-    def _room(self) -> Clip:
-        if self.resize is not None and self.resize < self.size:
-            raise ValueError(f"resize {self.resize} is smaller than size {self.size}")
-        return self
-
-    @property
-    def shorter_side(self) -> int:
-        """Shorter side of the cached frames in pixels."""
-        return self.resize or round(self.size * 8 / 7)
-
-
-class Augment(Section):
-    """Random views of training clips, drawn by (seed, epoch, clip)."""
-
-    crop: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """Smallest area of a random crop as a share of the frame; 1: the whole frame."""
-    flip: Share | None = None
-    """Chance of a mirror image; unset: 0.5 for videos, 0 for simulated motion, where left and right are classes."""
-    jitter: Share = 0.2
-    """Largest relative change of brightness and contrast."""
+Data: TypeAlias = Annotated[Simulated | Folder | Csv | Ucf101 | Hmdb51 | Kinetics, Field(discriminator="kind")]
 
 
 class Symmetric(Section):
@@ -146,6 +23,39 @@ class Symmetric(Section):
     """Chance that a label is replaced."""
 
 
+class PairFlip(Section):
+    """Pair-flip noise: a label is replaced by the next class, the last by the first."""
+
+    kind: Literal["pair_flip"]
+    """The noise model."""
+    rate: Share
+    """Chance that a label is replaced."""
+
+
+class Asymmetric(Section):
+    """Asymmetric noise: a class is taken for a certain other one."""
+
+    kind: Literal["asymmetric"]
+    """The noise model."""
+    rate: Share
+    """Chance that a label of a class in `confusions` is replaced."""
+    confusions: Annotated[Mapping[Word, Word], Field(min_length=1)]
+    """Class to the class that it is taken for; others stay."""
+
+
+class InstanceDependent(Section):
+    """Instance-dependent noise after Xia et al. 2020: every clip has its own chance of a wrong label, and its look
+    decides which one."""
+
+    kind: Literal["instance"]
+    """The noise model."""
+    rate: Share
+    """Mean chance that a label is replaced; that of a clip is normal around it, deviation 0.1."""
+
+
+Noise: TypeAlias = Annotated[Symmetric | PairFlip | Asymmetric | InstanceDependent, Field(discriminator="kind")]
+
+
 class Labels(Section):
     """Which training labels the networks get, as shares per class; the rest is unlabelled."""
 
@@ -153,8 +63,11 @@ class Labels(Section):
     """Share of clips with their true label."""
     noisy: Share = 0.0
     """Share of clips with a label that went through `noise`."""
-    noise: Symmetric | None = None
+    noise: Noise | None = None
     """How noisy labels go wrong; wanted where `noisy` is above 0."""
+    by: Literal["clip", "group"] = "clip"
+    """What is drawn: clips, or whole groups, so that near copies share their fate; shares then hold as nearly as groups
+    allow."""
     seed: Seed = 0
     """Seed of the choice and of the noise."""
 

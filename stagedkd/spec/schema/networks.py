@@ -9,6 +9,7 @@ from pydantic import Field, Tag
 
 from stagedkd.spec.schema.base import Count, Epochs, Section, Seed, Word, by_form
 from stagedkd.spec.schema.training import TrainPatch
+from stagedkd.spec.schema.views import Input
 
 Run: TypeAlias = Annotated[tuple[Word, ...], Field(min_length=1)]
 
@@ -61,6 +62,8 @@ class NetworkFields(Section):
         None
     )
     """Runs of block names, in order, that are compared and trained as one; unset: cut where stride or width changes."""
+    input: Input | None = None
+    """What it makes of the shared view; unset: the view as it is."""
     train: TrainPatch = TrainPatch()
     """Overrides of `train` for this network."""
 

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stagedkd.spec.schema.base import Section, Seed
-from stagedkd.spec.schema.data import Augment, Clip, Data, Labels, Refine
+from stagedkd.spec.schema.data import Data, Labels, Refine
 from stagedkd.spec.schema.distill import Distill
 from stagedkd.spec.schema.networks import Cascade, Student, Teacher
 from stagedkd.spec.schema.training import Batch, Train
+from stagedkd.spec.schema.views import Augment, Clip
 
 
 class Evaluate(Section):
@@ -30,7 +31,7 @@ class Spec(Section):
     """A whole experiment."""
 
     data: Data
-    """The clips: a simulator, or videos on the disk."""
+    """The clips: simulated, or videos on the disk."""
     clip: Clip = Clip()
     """What a network sees of a video."""
     augment: Augment = Augment()

@@ -1,0 +1,83 @@
+"""From a data artifact to clips: the cache or the files, behind a `ClipSource`."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from stagedkd.data.cache import CacheSpec, ClipCache, open_cache
+from stagedkd.data.decode import Footage, inspect
+from stagedkd.data.source import ClipSource, Reader, SimulatedClips, VideoClips, VideoFiles, videos_of
+from stagedkd.execute.context import Context
+from stagedkd.execute.tables import read_table
+from stagedkd.plan.lock import Lock, data_id
+from stagedkd.plan.runtime import Runtime
+from stagedkd.plan.work import Prepare
+from stagedkd.spec.schema import Clip, Csv, Simulated, Videos
+
+
+def open_source(context: Context, clip: Clip, device: torch.device) -> ClipSource:
+    """Where the data set's clips come from."""
+    work = context.inputs["data"].manifest.work
+    assert isinstance(work, Prepare)
+    table = read_table(context.inputs["data"].file("clips.parquet"))
+    if isinstance(work.data, Simulated):
+        return SimulatedClips(work.data, table["split"], clip, device)
+    assert isinstance(work.data, Videos)
+    videos = videos_of(table, clip.shorter_side)
+    return VideoClips(_reader(context, work.data, clip), table["path"], videos, clip, device)
+
+
+def _reader(context: Context, data: Videos, clip: Clip) -> Reader:
+    """The cache, or the files where the spec keeps none: the same pixels."""
+    if context.plan.spec.clip.cache == "none":
+        return VideoFiles(videos_root(data, context.runtime), clip.shorter_side)
+    return open_clips(context, data, clip)
+
+
+def videos_root(data: Videos, runtime: Runtime) -> Path:
+    """The folder that a data set's paths are relative to."""
+    place = runtime.folder("data_dir") / data.path
+    return place.parent if isinstance(data, Csv) else place
+
+
+def cache_spec(data: Videos, clip: Clip, lock: Lock, runtime: Runtime) -> CacheSpec:
+    """What the clip cache of a data set is of."""
+    files = lock.data[str(data_id(data))].files
+    form = "jpeg" if clip.cache == "jpeg" else "raw"
+    return CacheSpec(videos_root(data, runtime), files, clip.shorter_side, form)
+
+
+def open_clips(context: Context, data: Videos, clip: Clip) -> ClipCache:
+    """The clip cache of a data set on the disk, built if it is not there."""
+
+    def progress(done: int, of: int) -> None:
+        context.stop.check()
+        context.listener.count("clips decoded", done, of)
+
+    spec = cache_spec(data, clip, context.plan.lock, context.runtime)
+    return open_cache(context.runtime.folder("cache"), spec, workers(context.runtime), progress, context.listener.note)
+
+
+def workers(runtime: Runtime) -> int:
+    """Threads that read clips."""
+    return runtime.workers or 2
+
+
+def footage_of(context: Context, data: Videos, clip: Clip) -> dict[str, Footage]:
+    """What every file holds: from the cache, or by decoding all of them without keeping a pixel."""
+    if context.plan.spec.clip.cache != "none":
+        return {path: found.footage for path, found in open_clips(context, data, clip).clips.items()}
+    root = videos_root(data, context.runtime)
+    paths = sorted(context.plan.lock.data[str(data_id(data))].files)
+    found: dict[str, Footage] = {}
+    with ThreadPoolExecutor(workers(context.runtime)) as pool:
+        for path, footage in zip(paths, pool.map(inspect, [root / path for path in paths]), strict=True):
+            found[path] = footage
+            context.listener.count("clips looked at", len(found), len(paths))
+            if context.stop.get() is not None:
+                pool.shutdown(cancel_futures=True)
+                context.stop.check()
+    return found

@@ -1,0 +1,121 @@
+"""Section `data` of real videos: where they lie, in which layout, and how they are split."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from stagedkd.spec.schema.base import Section, Seed, Share, Word
+
+BadFiles: TypeAlias = Literal["quarantine", "strict"]
+
+
+class Dealt(Section):
+    """Videos on the disk, split by group: the groups are shuffled by `seed` and dealt into `folds` parts, class by
+    class as evenly as groups allow. Part `fold` (and the next ones) is validation. No group is ever in two splits."""
+
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"path"})
+    path: Word
+    """Where they lie, below the data root."""
+    folds: Annotated[int, Field(ge=2, le=1000)] = 5
+    """Parts into which the groups are dealt."""
+    fold: Annotated[int, Field(ge=0, le=999)] = 0
+    """The part, counted from 0, with which validation begins; rotate it for cross-validation."""
+    val_folds: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Parts of the validation split."""
+    seed: Seed = 0
+    """Seed of the shuffle of the groups."""
+    bad_files: BadFiles = "quarantine"
+    """quarantine lists unreadable files and goes on, up to 3 files or `bad_share`; strict stops at the first."""
+    bad_share: Share = 0.01
+    """Share of the files that may be bad under quarantine; raise it where many are known to be missing."""
+
+    @property
+    def left_for_test(self) -> int:
+        """Parts that are the test split."""
+        return 0
+
+    @model_validator(mode="after")
+    def _parts(self) -> Dealt:
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} of {self.folds} folds; it counts from 0 to {self.folds - 1}")
+        if self.val_folds + self.left_for_test >= self.folds:
+            what = "val_folds + test_folds" if isinstance(self, Grouped) else "val_folds"
+            raise ValueError(f"no part is left for training: {what} must be below folds")
+        return self
+
+
+class Grouped(Dealt):
+    """Videos without a split of their own: the parts after those of validation are the test split."""
+
+    test_folds: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Parts of the test split; 0: no test split."""
+
+    @property
+    def left_for_test(self) -> int:
+        return self.test_folds
+
+
+class Folder(Grouped):
+    """A folder of videos, one folder a class; every video is its own group."""
+
+    kind: Literal["folder"]
+    """Videos in one folder a class."""
+    path: Word = "."
+    """The folder, relative to the data root."""
+
+
+class Csv(Grouped):
+    """A table path,label[,group][,split][,clean]; paths relative to the table. An empty label means unlabelled;
+    `clean` is 1 for a label that can be trusted and 0 for a noisy one; `split` is train, val or test."""
+
+    kind: Literal["csv"]
+    """Videos listed in a table."""
+    path: Word
+    """The table, relative to the data root."""
+
+
+class Ucf101(Dealt):
+    """UCF101 (Soomro et al. 2012) with its official lists: `UCF-101/<Class>/v_<Class>_gNN_cNN.avi` beside
+    `ucfTrainTestlist/`. Validation is carved from the official training list by group."""
+
+    kind: Literal["ucf101"]
+    """UCF101 in its official layout."""
+    path: Word = "ucf101"
+    """The folder that holds `UCF-101` and `ucfTrainTestlist`, relative to the data root."""
+    split: Annotated[int, Field(ge=1, le=3)] = 1
+    """Which of the three official splits."""
+
+
+class Hmdb51(Dealt):
+    """HMDB51 (Kuehne et al. 2011) with its official 70/30 lists: `<class>/*.avi` beside `testTrainMulti_7030_splits/`;
+    tag 1 is training, 2 test, 0 unused. A group is a source video within a class. Validation is carved from the
+    official training clips."""
+
+    kind: Literal["hmdb51"]
+    """HMDB51 in its official layout."""
+    path: Word = "hmdb51"
+    """The folder that holds the classes and `testTrainMulti_7030_splits`, relative to the data root."""
+    split: Annotated[int, Field(ge=1, le=3)] = 1
+    """Which of the three official splits."""
+
+
+class Kinetics(Dealt):
+    """Kinetics (Kay et al. 2017): `train/` and `val/` with a folder a class, or official csv lists. A group is a source
+    video. Validation is carved from the official training clips; the test split is the official `test_from`."""
+
+    kind: Literal["kinetics"]
+    """Kinetics in class folders or by its csv lists."""
+    path: Word = "kinetics400"
+    """The folder that holds `train`, `val` and, for lists, `annotations`, relative to the data root."""
+    lists: Literal["folders", "csv"] = "folders"
+    """folders: a folder a class below each split; csv: `annotations/<split>.csv` with the columns
+    label,youtube_id,time_start,time_end, the videos below `<split>/` with or without class folders."""
+    test_from: Literal["val", "test"] = "val"
+    """The official split that is the test split here; papers report on val."""
+    folds: Annotated[int, Field(ge=2, le=1000)] = 20
+    """Parts into which the training groups are dealt."""
+
+
+Videos: TypeAlias = Folder | Csv | Ucf101 | Hmdb51 | Kinetics

@@ -1,0 +1,479 @@
+"""Real videos: decoding by count against FFmpeg's own, bad files, the clip cache, views, sources."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from av.video.frame import VideoFrame
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stagedkd.data import cache as caches
+from stagedkd.data.cache import CacheSpec, ClipCache, open_cache
+from stagedkd.data.decode import decode, inspect, pixels, probe, walk
+from stagedkd.data.mix import Batch, mix
+from stagedkd.data.source import VideoClips, VideoFiles
+from stagedkd.data.views import Video, View, apply_view, eval_views, fit_input, train_view
+from stagedkd.errors import DataError, StoreError, UsageError
+from stagedkd.spec.schema import Augment, Clip, Input
+from tests.videos import bad_files, write_video
+
+CPU = torch.device("cpu")
+
+
+def opened(cache: Path, spec: CacheSpec, workers: int = 1) -> ClipCache:
+    return open_cache(cache, spec, workers, lambda *_: None, lambda _: None)
+
+
+def spec_of(root: Path, side: int = 16, form: caches.Form = "raw") -> CacheSpec:
+    files = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.avi"))
+    return CacheSpec(root, {name: f"mark of {name}" for name in files}, side, form)
+
+
+# ---------------------------------------------------------------- decoding
+
+
+def test_frames_are_counted_in_order(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.avi", 12)
+    found = decode(tmp_path / "a.avi", 16)
+    assert found.fault == "" and found.frames_THWC.shape == (12, 16, 20, 3)
+    assert np.allclose(found.frames_THWC.mean((1, 2, 3)), 20 + 10 * np.arange(12), atol=4)
+    assert found.footage.times == pytest.approx([i / 10 for i in range(12)])
+    assert inspect(tmp_path / "a.avi") == found.footage and probe(tmp_path / "a.avi") == (12, 32, 40)
+    some = decode(tmp_path / "a.avi", 16, {3, 7})
+    assert np.array_equal(some.frames_THWC, found.frames_THWC[[3, 7]])
+
+
+def ffmpeg(*arguments: str) -> bytes:
+    """FFmpeg's own decode; not PyAV's build of it."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("no ffmpeg here: install it")
+    command = ["ffmpeg", "-v", "error", "-noautorotate", *arguments]
+    return subprocess.run(command, capture_output=True, check=True, timeout=120).stdout
+
+
+def assert_frames_are_ffmpegs(path: Path) -> int:
+    """Luma and chroma of every frame against framemd5, by frame number."""
+    rows = ffmpeg("-i", str(path), "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "framemd5", "-").decode()
+    wanted = [row.split(",")[-1].strip() for row in rows.splitlines() if row and not row.startswith("#")]
+    found = [hashlib.md5(planes(frame)).hexdigest() for frame in walk(path)]
+    assert found == wanted, path
+    return len(found)
+
+
+def planes(frame: VideoFrame) -> bytes:
+    return frame.to_ndarray(format="yuv420p").tobytes()
+
+
+def test_packed_b_frames_are_ffmpegs_frame_by_frame(clips: Path) -> None:
+    """The format of UCF101, in which seeking by time returns other frames."""
+    assert assert_frames_are_ffmpegs(clips / "odd" / "ucf101_packed_bframes.avi") == 164
+
+
+@pytest.mark.slow
+def test_all_weizmann_clips_are_ffmpegs_frame_by_frame(clips: Path) -> None:
+    counts = [assert_frames_are_ffmpegs(path) for path in sorted((clips / "weizmann").rglob("*.avi"))]
+    assert len(counts) == 90 and sum(counts) > 5000
+
+
+def reference(path: Path, side: int) -> np.ndarray:
+    """All frames with FFmpeg's own luma and chroma put into them, scaled as ours are: uint8 (T, H, W, 3)."""
+    raw = ffmpeg(
+        "-i", str(path), "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "yuv420p", "-"
+    )
+    left, made = memoryview(raw), list[np.ndarray]()
+    for frame in walk(path):  # for what the pixels mean: colour space, place of the chroma
+        theirs = frame.reformat(format="yuv420p")
+        for plane in theirs.planes:
+            rows = np.zeros((plane.height, plane.line_size), np.uint8)
+            rows[:, : plane.width] = np.frombuffer(left[: plane.height * plane.width], np.uint8).reshape(
+                plane.height, -1
+            )
+            plane.update(rows.tobytes())
+            left = left[plane.height * plane.width :]
+        made.append(pixels(theirs, side))
+    assert not left
+    return np.stack(made)
+
+
+def assert_sampled_frames_are_ffmpegs(root: Path, paths: list[str], tmp_path: Path, side: int = 48) -> None:
+    """What reaches the device, from the cache and from the files alike, in random and in fixed views."""
+    spec = CacheSpec(root, dict.fromkeys(paths, "mark"), side)
+    cache = opened(tmp_path / "cache", spec, 2)
+    for clip in (
+        Clip(frames=8, stride=2, size=32, resize=side),
+        Clip(frames=8, sampler="segments", size=32, resize=side),
+    ):
+        for number, path in enumerate(paths):
+            whole = reference(root / path, side)
+            assert cache.clips[path].footage.frames == len(whole)
+            video = Video(len(whole), *whole.shape[1:3])
+            views = [train_view(clip, Augment(), 1, epoch, number, video) for epoch in range(2)]
+            for view in [*views, *eval_views(clip, 3, 1, video)]:
+                for reader in (cache, VideoFiles(root, side)):
+                    assert np.array_equal(reader.frames(path, view.frames), whole[view.frames]), path
+
+
+def test_sampled_frames_are_ffmpegs(tmp_path: Path, clips: Path) -> None:
+    paths = ["odd/ucf101_packed_bframes.avi", "weizmann/run/ido_run.avi", "weizmann/jack/daria_jack.avi"]
+    assert_sampled_frames_are_ffmpegs(clips, paths, tmp_path)
+
+
+@pytest.mark.slow
+def test_sampled_frames_of_all_weizmann_clips_are_ffmpegs(tmp_path: Path, clips: Path) -> None:
+    paths = sorted(p.relative_to(clips).as_posix() for p in (clips / "weizmann").rglob("*.avi"))
+    assert_sampled_frames_are_ffmpegs(clips, paths, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "height", "width"),
+    [
+        ("av1_video.mkv", 125, 360, 640), ("h265_10bits.mp4", 30, 200, 200), ("testsrc2_vp9.webm", 30, 720, 1280),
+        ("testsrc2_odd_height_and_width_mpeg2.mp4", 10, 81, 121), ("test_non_zero_start.mp4", 12, 112, 200),
+        ("unordered.mov", 4, 50, 50), ("discard_first_keyframe.mp4", 25, 64, 64), ("nasa_13013.mp4", 390, 270, 480),
+        ("nasa_13013_rotated.mp4", 17, 480, 270),
+    ],
+)  # fmt: skip
+def test_odd_files_are_read(clips: Path, name: str, frames: int, height: int, width: int) -> None:
+    """Rotated ones upright, the best stream of several, frames that the edit list takes out not counted."""
+    found = inspect(clips / "odd" / name)
+    assert (found.frames, found.height, found.width, found.fault) == (frames, height, width, "")
+    assert list(found.times) == sorted(found.times)
+
+
+def test_frames_before_the_first_error_count(clips: Path) -> None:
+    found = inspect(clips / "odd" / "corrupted.mp4")
+    assert found.frames == 28 and found.fault.startswith("cut after 28 frames: ")
+
+
+def test_rotation_is_applied(clips: Path) -> None:
+    upright = decode(clips / "odd" / "nasa_13013.mp4", 32).frames_THWC
+    turned = decode(clips / "odd" / "nasa_13013_rotated.mp4", 32).frames_THWC
+    assert upright.shape[1] < upright.shape[2] and turned.shape[1] > turned.shape[2]
+    same = np.abs(np.rot90(upright[0], 1).astype(int) - turned[0]).mean()
+    other = np.abs(np.rot90(upright[0], 3).astype(int) - turned[0]).mean()
+    assert same < 1 < 5 < other  # the direction that ffmpeg turns it, too (mean difference 1.7 against 10.3)
+
+
+# ---------------------------------------------------------------- bad files
+
+
+def test_bad_files_are_named_and_never_raise(tmp_path: Path) -> None:
+    kinds = bad_files(tmp_path)
+    assert len(kinds) >= 16
+    for name, reason in kinds.items():
+        found = decode(tmp_path / name, 16)
+        assert found.fault and reason in found.fault, (name, found.fault)
+        assert found.footage == inspect(tmp_path / name) and len(probe(tmp_path / name)) == 3
+        assert len(found.frames_THWC) == found.footage.frames
+    assert decode(tmp_path / "good.avi", 16).fault == "" == decode(tmp_path / "good.mp4", 16).fault
+
+
+def flipped(clips: Path, folder: Path, count: int) -> list[Path]:
+    """Real clips with 1, 10 or 100 bits flipped."""
+    originals = sorted((clips / "weizmann").rglob("*.avi"))
+    dice = np.random.default_rng(7)
+    made: list[Path] = []
+    for i in range(count):
+        broken = bytearray(originals[i % 90].read_bytes())
+        for place in dice.integers(0, len(broken), (1, 10, 100)[i % 3]):
+            broken[place] ^= 1 << int(dice.integers(8))
+        made.append(folder / f"{i}.avi")
+        made[-1].write_bytes(broken)
+    return made
+
+
+def assert_damage_is_listed(paths: list[Path]) -> int:
+    """Every file that FFmpeg itself complains of is listed; the others decode to the end."""
+    listed = 0
+    for path in paths:
+        found = inspect(path)
+        said = subprocess.run(
+            ["ffmpeg", "-v", "error", "-i", str(path), "-f", "null", "-"], capture_output=True, timeout=60, check=False
+        )
+        assert found.fault or not said.stderr, (path, said.stderr[:200])
+        assert len(decode(path, 16).frames_THWC) == found.frames
+        listed += bool(found.fault)
+    return listed
+
+
+def test_flipped_bits_are_listed_and_never_crash(tmp_path: Path, clips: Path) -> None:
+    assert assert_damage_is_listed(flipped(clips, tmp_path, 15)) >= 9
+
+
+@pytest.mark.slow
+def test_five_hundred_flipped_clips(tmp_path: Path, clips: Path) -> None:
+    """With 10 and 100 flips nearly all are listed; one flip often leaves a stream that is sound, and other."""
+    assert assert_damage_is_listed(flipped(clips, tmp_path, 500)) >= 330
+
+
+# ---------------------------------------------------------------- the clip cache
+
+
+def many(folder: Path, count: int = 5) -> Path:
+    for i in range(count):
+        write_video(folder / f"{i}.avi", 6 + i, (40 + 8 * (i % 3), 32))
+    return folder
+
+
+def test_the_cache_holds_the_decoded_frames_for_any_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caches, "SHARD_CLIPS", 2)
+    spec = spec_of(many(tmp_path / "v"))
+    steps: list[tuple[int, int]] = []
+    notes: list[str] = []
+    one = open_cache(tmp_path / "one", spec, 1, lambda *at: steps.append(at), notes.append)
+    four = opened(tmp_path / "four", spec, 4)
+    assert steps == [(i + 1, 5) for i in range(5)] and "takes about" in notes[0] and "are free" in notes[0]
+    for name in spec.files:
+        fresh = decode(tmp_path / "v" / name, 16)
+        assert np.array_equal(one.frames(name), fresh.frames_THWC)
+        assert np.array_equal(four.frames(name, [3, 0, 3]), fresh.frames_THWC[[3, 0, 3]])
+        assert one.clips[name].footage == fresh.footage == four.clips[name].footage
+    files = {p.name: p.read_bytes() for p in (tmp_path / "one" / spec.name).iterdir()}
+    assert files == {p.name: p.read_bytes() for p in (tmp_path / "four" / spec.name).iterdir()} and len(files) == 6
+    shutil.rmtree(tmp_path / "v")
+    opened(tmp_path / "one", spec)  # no videos needed any more
+    with pytest.raises(UsageError, match="no folder"):
+        opened(tmp_path / "one", CacheSpec(tmp_path / "v", spec.files, 24))
+
+
+def test_a_killed_build_goes_on_with_the_shards_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caches, "SHARD_CLIPS", 2)
+    spec = spec_of(many(tmp_path / "v", 6))
+
+    def stop(done: int, _of: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_cache(tmp_path / "c", spec, 2, stop, lambda _: None)
+    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "c" / spec.name).glob("shard-0000[01]*")}
+    assert len(kept) == 4
+    seen: list[int] = []
+    cache = open_cache(tmp_path / "c", spec, 2, lambda done, _of: seen.append(done), lambda _: None)
+    assert seen == [5, 6]  # the third shard alone
+    assert kept == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "c" / spec.name).glob("shard-0000[01]*")}
+    assert all(np.array_equal(cache.frames(n), decode(tmp_path / "v" / n, 16).frames_THWC) for n in spec.files)
+
+
+def test_a_damaged_cache_is_refused(tmp_path: Path) -> None:
+    spec = spec_of(many(tmp_path / "v"))
+    opened(tmp_path / "c", spec)
+    blob = tmp_path / "c" / spec.name / "shard-00000.bin"
+    sound = blob.read_bytes()
+    broken = bytearray(sound)
+    broken[len(broken) // 2] ^= 1
+    blob.write_bytes(broken)
+    cache = opened(tmp_path / "c", spec)
+    with pytest.raises(StoreError, match=r"is damaged at \d\.avi") as caught:
+        [cache.frames(name) for name in spec.files]
+    assert "remove" in caught.value.hint
+    blob.write_bytes(sound[:-3])
+    with pytest.raises(StoreError, match="another size"):
+        opened(tmp_path / "c", spec)
+
+
+def test_a_disk_that_cannot_hold_the_cache_is_said_before_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(many(tmp_path / "v"))
+    wanted = caches.estimate(spec, [0])
+    cache = opened(tmp_path / "c", spec)
+    assert wanted == pytest.approx(sum(clip.size for clip in cache.clips.values()), rel=0.1)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(caches.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"and .* has 0 MiB left") as caught:
+        opened(tmp_path / "d", spec)
+    assert "jpeg" in caught.value.hint and not list((tmp_path / "d").rglob("*.bin"))
+
+
+def test_jpeg_is_near_and_smaller_and_has_a_key_of_its_own(tmp_path: Path, clips: Path) -> None:
+    root, path = clips / "weizmann", "run/ido_run.avi"
+    raw = CacheSpec(root, {path: "m"}, 64)
+    jpeg = CacheSpec(root, {path: "m"}, 64, "jpeg")
+    one, other = opened(tmp_path / "c", raw), opened(tmp_path / "c", jpeg)
+    assert raw.name != jpeg.name and other.clips[path].size < 0.5 * one.clips[path].size
+    gap = np.abs(one.frames(path).astype(int) - other.frames(path))
+    assert gap.mean() < 3 and other.frames(path, [4, 2]).shape == (2, *one.frames(path).shape[1:])
+    assert caches.estimate(jpeg, [0]) < caches.estimate(raw, [0])
+
+
+def test_bad_files_are_in_the_cache_with_their_reasons(tmp_path: Path) -> None:
+    kinds = bad_files(tmp_path / "v")
+    spec = CacheSpec(tmp_path / "v", dict.fromkeys([*kinds, "good.avi"], "m"), 16)
+    cache = opened(tmp_path / "c", spec, 3)
+    assert all(reason in cache.clips[name].footage.fault for name, reason in kinds.items())
+    assert all(len(cache.frames(name)) == cache.clips[name].footage.frames for name in spec.files)
+
+
+def test_uneven_times_are_kept(tmp_path: Path) -> None:
+    for times in ([0.0, 0.1, 0.5, 0.6], [0.0, 0.04, 0.08], [0.5], []):
+        footage = inspect(tmp_path / "none")
+        made = type(footage)(len(times), 4, 4, tuple(times), "")
+        back = caches._footage(json.loads(json.dumps(caches._packed(made))))
+        assert back.times == pytest.approx(made.times)
+
+
+# ---------------------------------------------------------------- views
+
+
+CLIPS = st.builds(
+    lambda frames, stride, sampler, short, timed: Clip(
+        frames=frames, stride=stride, sampler=sampler, short=short, size=8,
+        sampling="time" if timed else "count", rate=12.5 if timed else None,
+    ),
+    st.integers(1, 12), st.integers(1, 4), st.sampled_from(["dense", "segments"]), st.sampled_from(["loop", "pad"]),
+    st.booleans(),
+)  # fmt: skip
+AUGMENT = Augment(crop=0.3, flip=0.5, tempo=0.3, hue=0.1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(CLIPS, st.integers(1, 60), st.integers(8, 64), st.integers(8, 64), st.integers(0, 99))
+def test_views_stay_inside_the_clip(clip: Clip, length: int, height: int, width: int, index: int) -> None:
+    times = np.cumsum(np.random.default_rng(index).uniform(0.01, 0.1, length)).tolist()
+    video = Video(length, height, width, times)
+    for view in (train_view(clip, AUGMENT, 1, 2, index, video), *eval_views(clip, 3, 3, video)):
+        top, left, tall, wide = view.box
+        assert top >= 0 and top + tall <= height and left >= 0 and left + wide <= width and tall > 0 and wide > 0
+        assert len(view.frames) == clip.frames and view.frames.min() >= 0 and view.frames.max() < length
+
+
+def test_a_view_is_a_function_of_seed_epoch_and_index() -> None:
+    clip, video = Clip(frames=4, size=8), Video(30, 20, 24)
+    at = [(s, e, i) for s in range(2) for e in range(3) for i in range(40)]
+    first = [train_view(clip, AUGMENT, *where, video) for where in at]
+    again = [train_view(clip, AUGMENT, *where, video) for where in reversed(at)][::-1]
+    same = [(a.box, a.flip, a.hue, a.frames.tolist()) for a in first]
+    assert same == [(b.box, b.flip, b.hue, b.frames.tolist()) for b in again]
+    assert len({(v.box, v.flip, int(v.frames[0])) for v in first}) > 100
+    assert 0.35 < np.mean([v.flip for v in first]) < 0.65
+
+
+def test_short_clips_loop_or_stay() -> None:
+    for short, wanted in (("loop", [0, 1, 2, 0, 1]), ("pad", [0, 1, 2, 2, 2])):
+        clip = Clip.model_validate({"frames": 5, "size": 8, "short": short})
+        assert eval_views(clip, 1, 1, Video(3, 8, 8))[0].frames.tolist() == wanted
+
+
+def test_samplers() -> None:
+    dense = eval_views(Clip(frames=4, stride=2, size=8), 3, 1, Video(21, 8, 8))
+    assert [v.frames.tolist() for v in dense] == [[0, 2, 4, 6], [7, 9, 11, 13], [14, 16, 18, 20]]
+    segments = Clip(frames=4, sampler="segments", size=8)
+    assert eval_views(segments, 1, 1, Video(20, 8, 8))[0].frames.tolist() == [2, 7, 12, 17]
+    drawn = [train_view(segments, Augment(), 0, e, 0, Video(20, 8, 8)).frames for e in range(50)]
+    assert all((frames // 5 == np.arange(4)).all() for frames in drawn) and len({tuple(f) for f in drawn}) > 40
+    assert len(eval_views(segments, 10, 3, Video(20, 8, 30))) == 30
+
+
+def test_sampling_by_time_follows_the_clock() -> None:
+    """Half of the video at 10 frames a second, half at 40: equal steps in time, not in frames."""
+    times = [i / 10 for i in range(10)] + [1 + i / 40 for i in range(40)]
+    clip = Clip(frames=5, size=8, sampling="time", rate=2.5)
+    (view,) = eval_views(clip, 1, 1, Video(50, 8, 8, times))
+    assert np.diff([times[i] for i in view.frames]) == pytest.approx(0.4, abs=0.1)
+    counted = eval_views(Clip(frames=5, size=8, stride=10), 1, 1, Video(50, 8, 8, times))[0]
+    assert np.ptp(np.diff([times[i] for i in counted.frames])) > 0.4
+
+
+def test_tempo_changes_the_stride() -> None:
+    clip, video = Clip(frames=8, stride=4, size=8), Video(200, 8, 8)
+    spans = {int(np.ptp(train_view(clip, Augment(tempo=0.5), 0, e, 0, video).frames)) for e in range(60)}
+    assert min(spans) < 18 and max(spans) > 38 and np.ptp(train_view(clip, Augment(), 0, 0, 0, video).frames) == 28
+
+
+def test_a_view_crops_and_mirrors() -> None:
+    picture = torch.arange(4 * 6, dtype=torch.uint8).view(1, 1, 4, 6).expand(2, 3, 4, 6)
+    (view,) = eval_views(Clip(frames=2, size=8), 1, 1, Video(2, 4, 6))
+    assert view.box == (0, 1, 4, 4)
+    plain = apply_view(picture, view, 4)
+    assert plain.shape == (3, 2, 4, 4) and torch.allclose(plain[0, 0], picture[0, 0, :, 1:5].float() / 255)
+    assert torch.equal(apply_view(picture, View(view.frames, view.box, flip=True), 4), plain.flip(-1))
+    coloured = apply_view(picture, View(view.frames, view.box, brightness=1.5), 4)
+    assert torch.allclose(coloured, (plain * 1.5).clamp(0, 1))
+
+
+def test_a_network_makes_its_own_input_of_the_shared_view() -> None:
+    clip = torch.rand(2, 3, 8, 16, 16)
+    plain = fit_input(clip, Input(normalize="none"))
+    assert torch.equal(plain, clip)
+    small = fit_input(clip, Input(frames=4, size=8, normalize="none"))
+    assert small.shape == (2, 3, 4, 8, 8) and torch.allclose(small[:, :, 1].mean(), clip[:, :, 3].mean(), atol=0.02)
+    halves = fit_input(clip, Input(normalize="half"))
+    assert torch.allclose(halves, clip * 2 - 1, atol=1e-6)
+
+
+def test_mixing_is_drawn_by_step_and_shares_add_up() -> None:
+    batch = Batch(torch.rand(6, 3, 4, 8, 8), torch.arange(6))
+    assert mix(batch, Augment(), 0, 0, 0) is batch
+    for fields in ({"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}):
+        augment = Augment.model_validate(fields)
+        one, again, other = (mix(batch, augment, 5, 2, step) for step in (3, 3, 4))
+        assert torch.equal(one.clip_B3THW, again.clip_B3THW) and one.share == again.share != other.share
+        assert one.other_B is not None and 0 <= one.share <= 1
+        partner = batch.clip_B3THW[one.other_B]
+        away, towards = (one.clip_B3THW - batch.clip_B3THW).abs().sum(), (partner - batch.clip_B3THW).abs().sum()
+        assert float(away) == pytest.approx((1 - one.share) * float(towards), rel=0.2, abs=1e-3)
+        if "mixup" not in fields:
+            taken = (one.clip_B3THW == batch.clip_B3THW) | (one.clip_B3THW == partner)
+            assert taken.all()
+
+
+# ---------------------------------------------------------------- sources
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.permutations(range(6)), st.integers(0, 5), st.sampled_from(["raw", "none"]))
+def test_a_clip_gets_the_same_view_in_any_batch(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], epoch: int, kind: str
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "same_view"
+    if not folder.exists():
+        many(folder / "v", 6)
+    spec = spec_of(folder / "v")
+    cache = opened(folder / "c", spec)
+    reader = cache if kind == "raw" else VideoFiles(folder / "v", 16)
+    paths = sorted(spec.files)
+    videos = [Video(len(cache.frames(p)), *cache.frames(p).shape[1:3]) for p in paths]
+    source = VideoClips(reader, paths, videos, Clip(frames=4, size=12, resize=16), CPU)
+    alone = VideoClips(cache, paths, videos, Clip(frames=4, size=12, resize=16), CPU)
+
+    def made(of: VideoClips, numbers: list[int]) -> torch.Tensor:
+        views = [of.train_view(n, AUGMENT, 3, epoch) for n in numbers]
+        return of.finish(numbers, views, of.load(numbers, views))
+
+    together = made(source, order)
+    assert together.shape == (6, 3, 4, 12, 12) and together.min() >= 0 and together.max() <= 1
+    assert all(torch.equal(together[i], made(alone, [n])[0]) for i, n in enumerate(order))
+
+
+def test_evaluation_reads_each_frame_once(tmp_path: Path) -> None:
+    spec = spec_of(many(tmp_path / "v", 1))
+    cache, read = opened(tmp_path / "c", spec), list[int]()
+
+    class Counting:
+        def frames(self, path: str, numbers: object = None) -> np.ndarray:
+            read.extend(np.asarray(numbers).tolist())
+            return cache.frames(path, numbers)  # pyright: ignore[reportArgumentType]
+
+    source = VideoClips(Counting(), ["0.avi"], [Video(6, 16, 20)], Clip(frames=4, size=12, resize=16), CPU)
+    views = source.views([0], 3, 3)
+    assert len(views) == 9 and read == sorted(set(read)) and len(read) <= 6
+    wanted = eval_views(source.clip, 3, 3, Video(6, 16, 20))
+    frames = torch.from_numpy(cache.frames("0.avi")).permute(0, 3, 1, 2)
+    assert all(torch.equal(got[0], apply_view(frames[v.frames], v, 12)) for got, v in zip(views, wanted, strict=True))
+
+
+def test_a_file_that_shrank_is_said(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.avi", 6)
+    with pytest.raises(DataError, match=r"a\.avi has changed"):
+        VideoFiles(tmp_path, 16).frames("a.avi", [0, 9])
