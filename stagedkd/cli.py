@@ -13,11 +13,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from stagedkd import cli_data
+from stagedkd.cli_common import (
+    AsJson,
+    Cells,
+    DataDir,
+    Device,
+    Overrides,
+    Quiet,
+    ResultsDir,
+    SpecPath,
+    StoreDir,
+    Threads,
+    Verbose,
+    console,
+    notes,
+    progress,
+    say,
+)
 from stagedkd.errors import Problem, SpecError, StagedkdError, TrainingError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from stagedkd.execute.walk import GridOutcome
     from stagedkd.plan.graph import Plan, Plans
     from stagedkd.plan.runtime import Runtime
@@ -26,18 +42,7 @@ app = typer.Typer(
     name="stagedkd", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
     help="Staged knowledge distillation for video classification, from one YAML spec.",
 )  # fmt: skip
-
-SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML spec.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Set a value of the spec.")]
-Cells = Annotated[list[str] | None, typer.Option("--cell", metavar="axis=label,...", help="Pick cells of a grid.")]
-StoreDir = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="Folder of artifacts.")]
-ResultsDir = Annotated[Path | None, typer.Option("--results", metavar="DIR", help="Folder of reports.")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Root of the data sets.")]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=0, help="Threads of torch; 0: all cores.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more; tracebacks in full.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say errors and results only.")]
+app.add_typer(cli_data.app, name="data")
 
 
 @app.command()
@@ -59,12 +64,12 @@ def check(
         _print_problems(experiment.notes)
         return
     for problem in experiment.notes:
-        _say([problem.render(), ""])
-    _notes(_plan_notes(experiment, plans))
+        say([problem.render(), ""])
+    notes(_plan_notes(experiment, plans))
     for made in plans.cells.values() if shapes else ():
         _print_shapes(made, _runtime(spec))
     count = f"{len(plans.cells)} cells, {len(plans.unique)} unique" if plans.is_grid else f"{len(plans.unique)}"
-    _say([f"{spec}: {count} stages, no fault found"])
+    say([f"{spec}: {count} stages, no fault found"])
 
 
 @app.command()
@@ -88,12 +93,12 @@ def plan(
         print(json.dumps(plan_json(plans, states, why), indent=1))
         return
     if single:
-        _console().print(plan_table(made, states, why))
+        console().print(plan_table(made, states, why))
     else:
-        _say(grid_plan_lines(plans, states))
+        say(grid_plan_lines(plans, states))
     if "unlocked" in states.values():
-        _notes(["keys wait for stagedkd.lock: stagedkd lock SPEC writes it where the data are"])
-    _notes([*map(_on_a_line, experiment.notes), *_plan_notes(experiment, plans)])
+        notes(["keys wait for stagedkd.lock: stagedkd lock SPEC writes it where the data are"])
+    notes([*map(_on_a_line, experiment.notes), *_plan_notes(experiment, plans)])
 
 
 @app.command()
@@ -104,18 +109,16 @@ def run(
 ) -> None:  # fmt: skip
     """Run every stage that the store does not have, then report."""
     from stagedkd.execute.walk import run_experiment
-    from stagedkd.report.terminal import Shown
 
     experiment = _load(spec, overrides, cells)
     runtime = _runtime(spec, store=store, results=results, data_dir=data_dir, device=device, threads=threads)
-    console = _console(err=True)
-    with Shown(console, verbose - quiet) as shown:
+    with progress(verbose - quiet) as shown:
         for note in experiment.notes:
             if note.severity == "note":
                 shown.note(_on_a_line(note))
         outcome = run_experiment(experiment, runtime, shown)
     if not outcome.ran and not outcome.failed:
-        console.print("nothing to do: every stage is in the store", highlight=False)
+        console(err=True).print("nothing to do: every stage is in the store", highlight=False)
     if len(outcome.plans.cells) == 1:
         for error in outcome.failed.values():
             raise error
@@ -144,7 +147,7 @@ def show(
     if as_json:
         print(json.dumps(values, indent=1))
     else:
-        _console().print(table)
+        console().print(table)
 
 
 @app.command()
@@ -171,7 +174,7 @@ def report(
         write.report(made, runtime)
     else:
         write.report_grid(plans, runtime)
-    _say([f"wrote {write.results_folder(made, runtime) / 'report.html'}"])
+    say([f"wrote {write.results_folder(made, runtime) / 'report.html'}"])
 
 
 @app.command()
@@ -181,7 +184,16 @@ def lock(spec: SpecPath, overrides: Overrides = None, cells: Cells = None, data_
 
     specs = [cell.spec for cell in _load(spec, overrides, cells).cells]
     _, lines = lock_specs(specs, _runtime(spec, data_dir=data_dir), accept=True)
-    _say(lines or ["stagedkd.lock is up to date"])
+    say(lines or ["stagedkd.lock is up to date"])
+
+
+@app.command()
+def fetch(spec: SpecPath, overrides: Overrides = None, cells: Cells = None) -> None:
+    """Bring the torchvision weights that a spec names, on a machine that has the network, and lock them."""
+    from stagedkd.execute.locking import fetch_weights
+
+    specs = [cell.spec for cell in _load(spec, overrides, cells).cells]
+    say(fetch_weights(specs, _runtime(spec)) or ["the spec names no weights"])
 
 
 @app.command()
@@ -199,8 +211,8 @@ def explain(
     if as_json:
         print(json.dumps([row.as_json() for row in rows], indent=1))
         return
-    _say(explain_lines(rows))
-    _notes(_on_a_line(note) for note in experiment.notes if not path)
+    say(explain_lines(rows))
+    notes(_on_a_line(note) for note in experiment.notes if not path)
 
 
 @app.command()
@@ -222,7 +234,7 @@ def diff(
     if as_json:
         print(json.dumps(diff_json(values, stages), indent=1))
     else:
-        _say(diff_lines(values, stages))
+        say(diff_lines(values, stages))
 
 
 @app.command()
@@ -248,7 +260,7 @@ def recipes(
         print(known[name].read_text("utf-8"), end="")
         return
     texts = {found: path.read_text("utf-8").split("\n", 1)[0].lstrip("# ") for found, path in known.items()}
-    _say(f"{found:<{max(map(len, texts))}}  {text}" for found, text in texts.items())
+    say(f"{found:<{max(map(len, texts))}}  {text}" for found, text in texts.items())
 
 
 @app.command()
@@ -260,8 +272,8 @@ def init(
     from stagedkd.execute.start import start
 
     made = start(folder, out)
-    _say(made.lines)
-    _say([f"next: stagedkd run {made.spec}"])
+    say(made.lines)
+    say([f"next: stagedkd run {made.spec}"])
 
 
 def _load(path: Path, overrides: list[str] | None, cells: list[str] | None) -> Experiment:
@@ -299,9 +311,9 @@ def _print_results(plan: Plan, runtime: Runtime, *, wrote: bool) -> None:
 
     page = results_folder(plan, runtime) / "report.html"
     found = write(plan, runtime) if wrote or not page.exists() else collect(plan, Store(runtime.folder("store")))
-    _console().print(results_table(found))
-    _notes(found.notes)
-    _say([f"top-1 on the {found.split} split; report: {page}"])
+    console().print(results_table(found))
+    notes(found.notes)
+    say([f"top-1 on the {found.split} split; report: {page}"])
 
 
 def _print_grid(outcome: GridOutcome, runtime: Runtime) -> None:
@@ -311,10 +323,10 @@ def _print_grid(outcome: GridOutcome, runtime: Runtime) -> None:
 
     if outcome.finished:
         found = report_grid(outcome.plans, runtime)
-        _console().print(grid_table(found))
-        _notes(note for note in found.notes if not note.startswith("no result for"))
+        console().print(grid_table(found))
+        notes(note for note in found.notes if not note.startswith("no result for"))
         page = results_folder(outcome.plans, runtime) / "report.html"
-        _say([f"top-1 in percent on the {found.split} split, 95% intervals ({found.intervals}); report: {page}"])
+        say([f"top-1 in percent on the {found.split} split, 95% intervals ({found.intervals}); report: {page}"])
     if outcome.failed:
         rows = "\n".join(f"  {name}: {error.message}" for name, error in outcome.failed.items())
         message = f"{len(outcome.failed)} of {len(outcome.plans.cells)} cells failed:\n{rows}"
@@ -329,7 +341,7 @@ def _print_shapes(plan: Plan, runtime: Runtime) -> None:
     networks = [(name, n.params, n.trunk_params, n.flops) for name, n in found.networks.items()]
     pairs = [(p.hop, p.number, p.student, p.teacher, p.grid) for p in found.pairs]
     for table in shapes_tables(networks, pairs):
-        _console().print(table)
+        console().print(table)
 
 
 def _print_problems(problems: Iterable[Problem]) -> None:
@@ -346,22 +358,6 @@ def _plan_notes(experiment: Experiment, plans: Plans) -> list[str]:
 def _on_a_line(problem: Problem) -> str:
     hint = f" ({problem.hint})" if problem.hint else ""
     return f"{problem.message}{hint}" + (f" at {problem.place}" if problem.place else "")
-
-
-def _notes(notes: Iterable[str]) -> None:
-    _say(f"note: {note}" for note in notes)
-
-
-def _say(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line)
-
-
-def _console(err: bool = False) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=err)
-    return console if console.is_terminal else Console(stderr=err, width=160)
 
 
 def main() -> None:

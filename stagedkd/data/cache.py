@@ -105,7 +105,7 @@ class ClipCache:
                 raise _damaged(self.folder / f"shard-{self.shard_of[path]:05d}.bin", f"is damaged at {path}")
             self.checked.add(path)
         count = clip.footage.frames
-        wanted = np.arange(count) if numbers is None else np.asarray(numbers)
+        wanted = np.arange(count) if numbers is None else np.asarray(numbers, np.int64)
         if self.form == "raw":
             return np.ascontiguousarray(stored.reshape(count, clip.height, clip.width, 3)[wanted])
         ends = stored[: 4 * (count + 1)].view(np.uint32)
@@ -191,20 +191,40 @@ def _build(folder: Path, spec: CacheSpec, missing: Sequence[int], workers: int, 
 
 
 def _write(stream: Any, found: Decoded, form: Form) -> dict[str, Any]:
-    frames = found.frames_THWC
-    if form == "raw":
-        blob = frames.tobytes()
-    else:
-        pictures = [_jpeg(f) for f in frames]
-        ends = np.cumsum([4 * (len(frames) + 1), *map(len, pictures)], dtype=np.uint32)
-        blob = b"".join([ends.tobytes(), *pictures])
-    blob += bytes(-len(blob) % 4)  # offsets of JPEGs stay aligned
+    blob = stored_bytes(found, form)
     offset = stream.tell()
     stream.write(blob)
-    _, height, width, _ = frames.shape
-    size = frames.nbytes if form == "raw" else len(blob)
-    row = CachedClip(offset, size, height, width, zlib.crc32(blob[:size]), found.footage)
+    stream.write(bytes(-len(blob) % 4))  # offsets of JPEGs stay aligned
+    _, height, width, _ = found.frames_THWC.shape
+    row = CachedClip(offset, len(blob), height, width, zlib.crc32(blob), found.footage)
     return {**row.__dict__, "footage": _packed(found.footage)}
+
+
+def stored_bytes(found: Decoded, form: Form) -> bytes:
+    """What the cache holds of a clip: pixels as they are, or the ends of its JPEGs and the JPEGs."""
+    frames = found.frames_THWC
+    if form == "raw":
+        return frames.tobytes()
+    pictures = [_jpeg(frame) for frame in frames]
+    ends = np.cumsum([4 * (len(frames) + 1), *map(len, pictures)], dtype=np.uint32)
+    return b"".join([ends.tobytes(), *pictures])
+
+
+def differences(cache: ClipCache, spec: CacheSpec, workers: int, progress: Progress) -> Iterator[str]:
+    """Reread every clip, decode its file anew, and name what differs."""
+    with ThreadPoolExecutor(workers) as pool:
+        for done, (path, fresh) in enumerate(_in_order(pool, spec, sorted(spec.files), 2 * workers), 1):
+            clip = cache.clips[path]
+            try:
+                cache.frames(path, [])
+            except StoreError as error:
+                yield f"{path}: {error.message}"
+            else:
+                if zlib.crc32(stored_bytes(fresh, spec.form)) != clip.crc:
+                    yield f"{path}: its frames are not those of a fresh decode"
+                elif fresh.footage != clip.footage:
+                    yield f"{path}: it holds {fresh.footage.frames} frames now, not {clip.footage.frames}"
+            progress(done, len(spec.files))
 
 
 def _jpeg(frame_HWC: npt.NDArray[np.uint8]) -> bytes:

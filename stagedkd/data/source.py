@@ -78,8 +78,10 @@ class SimulatedClips:
         return []
 
     def finish(self, numbers: Sequence[int], views: Sequence[View], loaded: Sequence[Tensor]) -> Tensor:
-        pictures = zip(self._rendered(numbers), views, strict=True)
-        return torch.stack([apply_view(picture.transpose(0, 1), view, self.clip.size) for picture, view in pictures])
+        size, pictures = self.clip.size, self._rendered(numbers)
+        if all(view.is_plain(size) for view in views):
+            return torch.stack(pictures).to(torch.float32) / 255
+        return torch.stack([apply_view(p.transpose(0, 1), view, size) for p, view in zip(pictures, views, strict=True)])
 
     def views(self, numbers: Sequence[int], clips: int, crops: Literal[1, 3]) -> list[Tensor]:
         return [torch.stack(self._rendered(numbers)).to(torch.float32) / 255]

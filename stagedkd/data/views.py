@@ -53,6 +53,11 @@ class View:
     saturation: float = 1.0
     hue: float = 0.0
 
+    def is_plain(self, size: int) -> bool:
+        """Whether a picture of `size` is left as it is."""
+        factors = (self.brightness, self.contrast, self.saturation)
+        return self.box == (0, 0, size, size) and not self.flip and factors == (1, 1, 1) and self.hue == 0
+
 
 def train_view(clip: Clip, augment: Augment, seed: int, epoch: int, index: int, video: Video) -> View:
     """The random view of a clip in an epoch: when, where, mirrored or not, and in which colours."""

@@ -4,37 +4,53 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from stagedkd.data.cache import CacheSpec, ClipCache, open_cache
 from stagedkd.data.decode import Footage, inspect
 from stagedkd.data.source import ClipSource, Reader, SimulatedClips, VideoClips, VideoFiles, videos_of
-from stagedkd.execute.context import Context
+from stagedkd.execute.context import Listener, Stop
 from stagedkd.execute.tables import read_table
+from stagedkd.plan.graph import Plan
 from stagedkd.plan.lock import Lock, data_id
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import Prepare
 from stagedkd.spec.schema import Clip, Csv, Simulated, Videos
+from stagedkd.store.store import Artifact
 
 
-def open_source(context: Context, clip: Clip, device: torch.device) -> ClipSource:
-    """Where the data set's clips come from."""
-    work = context.inputs["data"].manifest.work
+class Around(Protocol):
+    """What reading clips needs to know of a run: a stage's `Context`, or whoever looks at data without one."""
+
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def runtime(self) -> Runtime: ...
+    @property
+    def listener(self) -> Listener: ...
+    @property
+    def stop(self) -> Stop: ...
+
+
+def open_source(around: Around, data: Artifact, clip: Clip, device: torch.device) -> ClipSource:
+    """Where the clips of a data artifact come from."""
+    work = data.manifest.work
     assert isinstance(work, Prepare)
-    table = read_table(context.inputs["data"].file("clips.parquet"))
+    table = read_table(data.file("clips.parquet"))
     if isinstance(work.data, Simulated):
         return SimulatedClips(work.data, table["split"], clip, device)
     assert isinstance(work.data, Videos)
     videos = videos_of(table, clip.shorter_side)
-    return VideoClips(_reader(context, work.data, clip), table["path"], videos, clip, device)
+    return VideoClips(_reader(around, work.data, clip), table["path"], videos, clip, device)
 
 
-def _reader(context: Context, data: Videos, clip: Clip) -> Reader:
+def _reader(around: Around, data: Videos, clip: Clip) -> Reader:
     """The cache, or the files where the spec keeps none: the same pixels."""
-    if context.plan.spec.clip.cache == "none":
-        return VideoFiles(videos_root(data, context.runtime), clip.shorter_side)
-    return open_clips(context, data, clip)
+    if around.plan.spec.clip.cache == "none":
+        return VideoFiles(videos_root(data, around.runtime), clip.shorter_side)
+    return open_clips(around, data, clip)
 
 
 def videos_root(data: Videos, runtime: Runtime) -> Path:
@@ -50,15 +66,15 @@ def cache_spec(data: Videos, clip: Clip, lock: Lock, runtime: Runtime) -> CacheS
     return CacheSpec(videos_root(data, runtime), files, clip.shorter_side, form)
 
 
-def open_clips(context: Context, data: Videos, clip: Clip) -> ClipCache:
+def open_clips(around: Around, data: Videos, clip: Clip) -> ClipCache:
     """The clip cache of a data set on the disk, built if it is not there."""
 
     def progress(done: int, of: int) -> None:
-        context.stop.check()
-        context.listener.count("clips decoded", done, of)
+        around.stop.check()
+        around.listener.count("clips decoded", done, of)
 
-    spec = cache_spec(data, clip, context.plan.lock, context.runtime)
-    return open_cache(context.runtime.folder("cache"), spec, workers(context.runtime), progress, context.listener.note)
+    spec = cache_spec(data, clip, around.plan.lock, around.runtime)
+    return open_cache(around.runtime.folder("cache"), spec, workers(around.runtime), progress, around.listener.note)
 
 
 def workers(runtime: Runtime) -> int:
@@ -66,18 +82,18 @@ def workers(runtime: Runtime) -> int:
     return runtime.workers or 2
 
 
-def footage_of(context: Context, data: Videos, clip: Clip) -> dict[str, Footage]:
+def footage_of(around: Around, data: Videos, clip: Clip) -> dict[str, Footage]:
     """What every file holds: from the cache, or by decoding all of them without keeping a pixel."""
-    if context.plan.spec.clip.cache != "none":
-        return {path: found.footage for path, found in open_clips(context, data, clip).clips.items()}
-    root = videos_root(data, context.runtime)
-    paths = sorted(context.plan.lock.data[str(data_id(data))].files)
+    if around.plan.spec.clip.cache != "none":
+        return {path: found.footage for path, found in open_clips(around, data, clip).clips.items()}
+    root = videos_root(data, around.runtime)
+    paths = sorted(around.plan.lock.data[str(data_id(data))].files)
     found: dict[str, Footage] = {}
-    with ThreadPoolExecutor(workers(context.runtime)) as pool:
+    with ThreadPoolExecutor(workers(around.runtime)) as pool:
         for path, footage in zip(paths, pool.map(inspect, [root / path for path in paths]), strict=True):
             found[path] = footage
-            context.listener.count("clips looked at", len(found), len(paths))
-            if context.stop.get() is not None:
+            around.listener.count("clips looked at", len(found), len(paths))
+            if around.stop.get() is not None:
                 pool.shutdown(cancel_futures=True)
-                context.stop.check()
+                around.stop.check()
     return found

@@ -39,7 +39,7 @@ def evaluate(context: Context, work: Evaluate) -> Done:
         context.stop.check()
         context.listener.count("clips evaluated", done, of)
 
-    source = open_source(context, work.clip, device)
+    source = open_source(context, data, work.clip, device)
     scores = predict(network, source, numbers, work.batch, work.clips, work.crops, work.input, progress)
     write_table(context.workspace.files / "predictions.parquet", {
         "clip": numbers.tolist(), "label": labels.tolist(), "predicted": scores.argmax(1).tolist(),

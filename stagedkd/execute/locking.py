@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from filelock import FileLock
 
@@ -15,6 +16,33 @@ from stagedkd.spec.schema import Simulated, Spec
 from stagedkd.store.manifest import file_digest
 
 
+def fetch_weights(specs: Iterable[Spec], runtime: Runtime) -> list[str]:
+    """Bring the weight files that specs name to torch's cache, lock their hashes, and say where each lies.
+
+    Raises:
+        UsageError: a file is not there and cannot be fetched.
+    """
+    specs, lines = list(specs), list[str]()
+    with FileLock(_guard(runtime)):
+        lock = before = read_lock(runtime.lock_path)
+        for spec in specs:
+            lines += [f"{name}: {weights_file(name, network, runtime)}" for name, network in all_weights(spec).items()]
+            lock = _with_weights(spec, runtime, lock, accept=False)
+        if lock != before:
+            write_lock(runtime.lock_path, lock)
+    return [*dict.fromkeys(lines), *_weight_lines(before, lock)]
+
+
+def _guard(runtime: Runtime) -> Path:
+    guard = runtime.folder("cache") / "lock.guard"
+    guard.parent.mkdir(parents=True, exist_ok=True)
+    return guard
+
+
+def _weight_lines(before: Lock, lock: Lock) -> list[str]:
+    return [f"weights {n}: {s[:12]}" for n, s in lock.weights.items() if before.weights.get(n) != s]
+
+
 def lock_specs(specs: Iterable[Spec], runtime: Runtime, *, accept: bool) -> tuple[Lock, list[str]]:
     """Add what is missing in the lock; with `accept`, take what is on the disk where it differs. Data and weights that
     several specs share are read once.
@@ -25,9 +53,7 @@ def lock_specs(specs: Iterable[Spec], runtime: Runtime, *, accept: bool) -> tupl
         LockError: the disk differs from an entry, and `accept` is off. UsageError: data or weights are missing.
     """
     path = runtime.lock_path
-    guard = runtime.folder("cache") / "lock.guard"
-    guard.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(guard):
+    with FileLock(_guard(runtime)):
         lock = before = read_lock(path)
         data: set[str | None] = set()
         weights: set[str] = set()
@@ -42,8 +68,7 @@ def lock_specs(specs: Iterable[Spec], runtime: Runtime, *, accept: bool) -> tupl
             write_lock(path, lock)
     lines = [f"data {n}: {e.clips} clips, {len(e.classes)} classes, {e.fingerprint[:12]}" for n, e in lock.data.items()
              if before.data.get(n) != e]  # fmt: skip
-    lines += [f"weights {n}: {s[:12]}" for n, s in lock.weights.items() if before.weights.get(n) != s]
-    return lock, lines
+    return lock, lines + _weight_lines(before, lock)
 
 
 def _with_data(spec: Spec, runtime: Runtime, lock: Lock, *, accept: bool) -> Lock:

@@ -153,7 +153,7 @@ def _looks(context: Context, clip: Clip, numbers: list[int]) -> npt.NDArray[np.f
 
     from stagedkd.execute.clips import open_source
 
-    source = open_source(context, clip, torch.device("cpu"))
+    source = open_source(context, context.inputs["data"], clip, torch.device("cpu"))
     rows: list[npt.NDArray[np.float64]] = []
     for start in range(0, len(numbers), 32):
         context.stop.check()

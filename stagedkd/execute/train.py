@@ -117,7 +117,7 @@ def _feed(context: Context, work: Teach | Distill, labels: Literal["same", "all"
         given = np.array(read_table(context.inputs["data"].file("truth.parquet"))["label"], np.int64)[numbers]
     if not (given >= 0).any() and isinstance(work, Teach):
         raise DataError("no training clip has a label", hint="raise labels.clean or labels.noisy")
-    source = open_source(context, work.clip, device)
+    source = open_source(context, context.inputs["data"], work.clip, device)
     order = int(bits(work.seed, 51).item() >> np.uint64(33))
     return Feed(source, numbers, given, work.augment, order, work.clip.views, workers(context.runtime))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, assert_never
@@ -14,7 +14,7 @@ from stagedkd._version import __version__
 from stagedkd.errors import Interrupted, StagedkdError, StoreError, TrainingError
 from stagedkd.execute.context import Context, Done, Listener, Silent, Stop, catching_signals
 from stagedkd.execute.locking import lock_specs
-from stagedkd.plan.compile import compile_experiment
+from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.plan.work import Distill, Evaluate, Prepare, Teach, Weaken
@@ -90,6 +90,20 @@ def run_experiment(
     return GridOutcome(plans, finished, failed, tuple(walk.ran), runtime)
 
 
+def run_stages(
+    spec: Spec, runtime: Runtime, listener: Listener, names: Sequence[str]
+) -> tuple[Plan, dict[str, Artifact]]:
+    """Run the named stages of a spec, which need no others, and give their artifacts; raises what `run` raises."""
+    lock, lines = lock_specs([spec], runtime, accept=False)
+    for line in lines:
+        listener.note(f"locked {line}")
+    plan = compile_plan(spec, lock)
+    wanted = [plan.stage(name) for name in names]
+    numbers = {stage.identity: i for i, stage in enumerate(wanted, 1)}
+    with catching_signals() as stop:
+        return plan, _Walk(Store(runtime.folder("store")), runtime, listener, numbers).stages(plan, wanted, stop)
+
+
 def _prepared(experiment: Experiment, runtime: Runtime, show: Listener) -> tuple[Plans, _Walk]:
     """Everything that can be found wrong before a stage runs: data and weights, networks, pairs, the device."""
     lock, lines = lock_specs((cell.spec for cell in experiment.cells), runtime, accept=False)
@@ -125,8 +139,14 @@ class _Walk:
     def plan(self, plan: Plan, stop: Stop) -> Outcome:
         """Every stage of a plan in turn; raises what a stage raises, and again for each plan that needs it."""
         before = len(self.ran)
+        artifacts = self.stages(plan, plan.stages, stop)
+        ran = set(self.ran[before:])
+        return Outcome(plan, artifacts, tuple(s.name for s in plan.stages if s.identity in ran), self.runtime)
+
+    def stages(self, plan: Plan, stages: Sequence[Stage], stop: Stop) -> dict[str, Artifact]:
+        """Some stages of a plan in turn, each after those that it needs."""
         artifacts: dict[str, Artifact] = {}
-        for stage in plan.stages:
+        for stage in stages:
             stop.check()
             if stage.identity in self.failed:
                 raise self.failed[stage.identity]
@@ -139,8 +159,7 @@ class _Walk:
                 self.failed[stage.identity] = error
                 raise
             artifacts[stage.name] = self.made[stage.identity]
-        ran = set(self.ran[before:])
-        return Outcome(plan, artifacts, tuple(s.name for s in plan.stages if s.identity in ran), self.runtime)
+        return artifacts
 
     def _stage(self, plan: Plan, stage: Stage, artifacts: dict[str, Artifact], stop: Stop) -> Artifact:
         store, state = self.store, self.store.state(stage)

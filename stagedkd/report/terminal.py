@@ -117,6 +117,36 @@ def _row(n: NetworkResult, teacher: NetworkResult) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def survey_table(counts: Mapping[str, Mapping[str, int]], groups: Mapping[str, int]) -> Table:
+    """Clips per class and split, and the groups of each split."""
+    table = Table(box=None, header_style="bold")
+    table.add_column("class")
+    for split in groups:
+        table.add_column(split, justify="right")
+    for name, row in counts.items():
+        table.add_row(Text(name), *(f"{row[split]:,}" for split in groups))
+    table.add_row("all", *(f"{sum(row[s] for row in counts.values()):,}" for s in groups), style="bold")
+    table.add_row("groups", *(f"{count:,}" for count in groups.values()), style="dim")
+    return table
+
+
+def survey_lines(found: Mapping[str, Any]) -> list[str]:
+    """What is to be known of a data set beside its counts."""
+    empty = [name for name, row in found["counts"].items() if not row["train"]]
+    lines = [f"no training clip of {', '.join(empty)}"] if empty else []
+    lines += [f"{found['unlabelled']:,} clips without a label"] if found["unlabelled"] else []
+    lines += [f"{found['unused']:,} clips that this split's lists leave out"] if found["unused"] else []
+    copies = found["duplicates"]
+    if copies:
+        lines.append(f"{len(copies):,} sets of copies, {found['leaks']:,} of them in more than one split")
+        lines += [f"  {' = '.join(paths)}" for paths in copies[:10]]
+    for what, paths in (("listed, and not there", found["missing"]), ("there, and not listed", found["strangers"])):
+        if paths:
+            lines.append(f"{len(paths):,} videos {what}")
+            lines += [f"  {path}" for path in paths[:10]] + (["  ..."] if len(paths) > 10 else [])
+    return lines or ["nothing missing, no copies"]
+
+
 class Shown:
     """Progress of a run: a live line on a terminal, a plain line per epoch elsewhere. `level` -1 quiet, 1 verbose."""
 
@@ -127,6 +157,7 @@ class Shown:
         self.progress = Progress(*bar, console=console, transient=True, disable=not self.live)
         self.task: TaskID | None = None
         self.heading, self.last_epoch, self.said = "", ("", 0), 0.0
+        self.counting = ("", 0.0, 0)
 
     def __enter__(self) -> Shown:
         self.progress.start()
@@ -152,9 +183,15 @@ class Shown:
         self._say(f"note: {text}")
 
     def count(self, what: str, done: int, of: int) -> None:
-        self._move(done / max(1, of), f"{done} of {of} {what}")
+        if self.counting[0] != what or done <= self.counting[2]:
+            self.counting = (what, time.monotonic(), done - 1)
+            if self.task is None:
+                self.task = self.progress.add_task(what, total=1.0, text="")
+        _, since, first = self.counting
+        left = (time.monotonic() - since) / max(1, done - first) * (of - done)
+        self._move(done / max(1, of), f"{done} of {of} {what}" + (f"  ETA {left:.0f} s" if done < of else ""))
         if not self.live and ((done == of and what.endswith("decoded")) or time.monotonic() - self.said > 10):
-            self._say(f"{self.heading}: {done} of {of} {what}")
+            self._say(f"{self.heading}{': ' * bool(self.heading)}{done} of {of} {what}, ETA {left:.0f} s")
 
     def step(self, fields: Mapping[str, Any]) -> None:
         left = fields["seconds"] * (1 - fields["done"]) / max(fields["done"], 1e-9)

@@ -1,0 +1,52 @@
+"""What all commands share: options, and how things are said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stagedkd.report.terminal import Shown
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML spec.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Set a value of the spec.")]
+Cells = Annotated[list[str] | None, typer.Option("--cell", metavar="axis=label,...", help="Pick cells of a grid.")]
+StoreDir = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="Folder of artifacts.")]
+ResultsDir = Annotated[Path | None, typer.Option("--results", metavar="DIR", help="Folder of reports.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Root of the data sets.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=0, help="Threads of torch; 0: all cores.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more; tracebacks in full.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say errors and results only.")]
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print plain lines."""
+    for line in lines:
+        print(line)
+
+
+def notes(texts: Iterable[str]) -> None:
+    """Print notes."""
+    say(f"note: {text}" for text in texts)
+
+
+def console(err: bool = False) -> Console:
+    """Where tables go; wide where it is no terminal."""
+    from rich.console import Console
+
+    made = Console(stderr=err)
+    return made if made.is_terminal else Console(stderr=err, width=160)
+
+
+def progress(level: int = 0) -> Shown:
+    """Progress on the error stream."""
+    from stagedkd.report.terminal import Shown
+
+    return Shown(console(err=True), level)

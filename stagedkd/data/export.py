@@ -1,0 +1,183 @@
+"""A simulated set as real video files in the layout of UCF101 or HMDB51, for real loaders and for other tools.
+
+The files hold what the simulator shows; with official lists, the classes of the simulator stand for those of the lists
+in turn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av
+import numpy as np
+import torch
+from av.video.frame import VideoFrame
+
+from stagedkd.data.layouts import HMDB_LISTS, UCF_LISTS, UCF_VIDEOS
+from stagedkd.data.simulate import render
+from stagedkd.errors import UsageError
+from stagedkd.spec.families import class_names
+from stagedkd.spec.schema import Simulated
+
+Layout = Literal["ucf101", "hmdb51"]
+GROUP = 4  # clips of a group, where there is no official list
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A video to be written: its path below the set, the number of the simulated clip, and the split it looks like."""
+
+    path: str
+    number: int
+    split: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the videos are made: frames, height and width in pixels (even), frames per second."""
+
+    frames: int
+    height: int
+    width: int
+    fps: float
+
+
+def export(
+    data: Simulated, out: Path, layout: Layout, lists: Path | None, look: Look, workers: int,
+    progress: Callable[[int, int], None],
+) -> int:  # fmt: skip
+    """Write the set below `out`, and give the number of videos.
+
+    Args:
+        lists: a folder of official lists, whose videos are then written; None makes lists of its own.
+    Raises:
+        UsageError: `out` holds something already, or `lists` no lists.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is there already", hint="name a new folder")
+    if look.height % 2 or look.width % 2:
+        raise UsageError(f"a video of {look.height}x{look.width}: sides must be even", hint="round them up")
+    place = out / (UCF_LISTS if layout == "ucf101" else HMDB_LISTS)
+    texts = _given_lists(lists) if lists else _own_lists(data, layout)
+    place.mkdir(parents=True)
+    for name, text in texts.items():
+        (place / name).write_bytes(text)
+    planned = _planned(data, layout, texts)
+    root = out / UCF_VIDEOS if layout == "ucf101" else out
+    for folder in {Path(video.path).parent for video in planned}:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(workers) as pool:
+        done = 0
+        for part in _parts(planned):
+            clips = _rendered(part, data, look)
+            for _ in pool.map(
+                lambda pair: write_video(root / pair[0].path, pair[1], look), zip(part, clips, strict=True)
+            ):
+                done += 1
+                progress(done, len(planned))
+    return len(planned)
+
+
+def _parts(planned: Sequence[Planned]) -> Iterator[list[Planned]]:
+    """Batches of videos of one look."""
+    for split in sorted({video.split for video in planned}):
+        members = [video for video in planned if video.split == split]
+        yield from (members[i : i + BATCH] for i in range(0, len(members), BATCH))
+
+
+def _rendered(part: Sequence[Planned], data: Simulated, look: Look) -> list[np.ndarray]:
+    """uint8 (T, H, W, 3) of each: rendered as squares, and cut to shape around the middle."""
+    size, numbers = max(look.height, look.width), np.array([video.number for video in part])
+    made = render(numbers, data, part[0].split, look.frames, size, torch.device("cpu")).permute(0, 2, 3, 4, 1)
+    top, left = (size - look.height) // 2, (size - look.width) // 2
+    return list(made[:, :, top : top + look.height, left : left + look.width].contiguous().numpy())
+
+
+def write_video(path: Path, frames_THWC: np.ndarray, look: Look) -> None:
+    """An MPEG-4 file with B-frames, as UCF101's are; written beside its place and moved there."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with av.open(str(temporary), "w", format="avi") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(look.fps).limit_denominator(1000))
+        stream.width, stream.height, stream.pix_fmt = look.width, look.height, "yuv420p"
+        stream.bit_rate = 200 * look.width * look.height
+        stream.options = {"bf": "2", "flags": "+qscale", "global_quality": "354"}  # 3 in FFmpeg's units of 118
+        for picture in frames_THWC:
+            container.mux(stream.encode(VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    temporary.replace(path)
+
+
+# ---------------------------------------------------------------- lists
+
+
+def _given_lists(folder: Path) -> dict[str, bytes]:
+    texts = {path.name: path.read_bytes() for path in sorted(folder.glob("*.txt"))}
+    if not texts:
+        raise UsageError(f"no lists (*.txt) in {folder}")
+    return texts
+
+
+def _own_lists(data: Simulated, layout: Layout) -> dict[str, bytes]:
+    """Lists of the set's own splits: those of training and validation are the official training list."""
+    names = class_names(data)
+    rows: dict[str, list[tuple[str, bool]]] = {name: [] for name in names}
+    for number in range(data.train + data.val + data.test):
+        rows[names[number % len(names)]].append(("", number >= data.train + data.val))
+    named = {name: _clip_names(name, [test for _, test in found], layout) for name, found in rows.items()}
+    if layout == "hmdb51":
+        return {
+            f"{name}_test_split1.txt": "".join(f"{clip} {2 if test else 1} \n" for clip, test in clips).encode()
+            for name, clips in named.items()
+        }
+    ids = {name: i for i, name in enumerate(names, 1)}
+    train = [f"{name}/{clip} {ids[name]}\n" for name, clips in named.items() for clip, test in clips if not test]
+    test = [f"{name}/{clip}\n" for name, clips in named.items() for clip, test in clips if test]
+    texts = {
+        "classInd.txt": [f"{i} {name}\n" for name, i in ids.items()],
+        "trainlist01.txt": train,
+        "testlist01.txt": test,
+    }
+    return {name: "".join(lines).encode() for name, lines in texts.items()}
+
+
+def _clip_names(name: str, tests: Sequence[bool], layout: Layout) -> list[tuple[str, bool]]:
+    """Names of the clips of a class; a group is GROUP of them, and never in both splits."""
+    made: list[tuple[str, bool]] = []
+    group = 0
+    for wanted in (False, True):
+        members = [test for test in tests if test is wanted]
+        for i in range(len(members)):
+            group += i % GROUP == 0
+            clip = i % GROUP + 1
+            ucf, hmdb = f"v_{name}_g{group:02d}_c{clip:02d}.avi", f"sim{group:03d}_{name}_f_nm_np1_fr_goo_{clip}.avi"
+            made.append((ucf if layout == "ucf101" else hmdb, wanted))
+    return made
+
+
+def _planned(data: Simulated, layout: Layout, texts: dict[str, bytes]) -> list[Planned]:
+    """Every video that the lists name, each with a clip of its class that is used once."""
+    names = class_names(data)
+    found: dict[str, tuple[str, str]] = {}  # path -> class, split: the first list that names it
+    for name, text in texts.items():
+        if name == "classInd.txt":
+            continue
+        for words in (line.split() for line in text.decode("utf-8-sig").splitlines() if line.strip()):
+            label = name.partition("_test_split")[0] if layout == "hmdb51" else words[0].partition("/")[0]
+            test = words[1] == "2" if layout == "hmdb51" else name.startswith("testlist")
+            path = f"{label}/{words[0]}" if layout == "hmdb51" else words[0]
+            found.setdefault(path, (label, "test" if test else "train"))
+    labels = {label: i for i, label in enumerate(sorted({label for label, _ in found.values()}))}
+    used = [0] * len(names)
+    planned: list[Planned] = []
+    for path, (label, split) in sorted(found.items()):
+        kind = names.index(label) if label in names else labels[label] % len(names)
+        planned.append(Planned(path, used[kind] * len(names) + kind, split))
+        used[kind] += 1
+    return planned

@@ -1,0 +1,146 @@
+"""Looking at data, without training on them: `stagedkd data index | verify | preview | export`."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stagedkd.data.fingerprint import HashMemo
+from stagedkd.data.index import SPLITS, UNUSED, Entry, split_entries
+from stagedkd.data.layouts import list_clips
+from stagedkd.errors import UsageError
+from stagedkd.execute.context import Listener, Stop
+from stagedkd.plan.compile import compile_plan
+from stagedkd.plan.graph import Plan
+from stagedkd.plan.lock import read_lock
+from stagedkd.plan.runtime import Runtime
+from stagedkd.spec.families import class_names
+from stagedkd.spec.schema import Simulated, Spec
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A data set as it lies on the disk. `counts`: class -> split -> clips; `groups`: split -> groups; `duplicates`:
+    sets of paths with the same content, those in several splits (`leaks`) first; `missing`: listed and not there;
+    `strangers`: there and not listed; `unlabelled` and `unused` clips are counted apart."""
+
+    counts: Mapping[str, Mapping[str, int]]
+    groups: Mapping[str, int]
+    duplicates: tuple[tuple[str, ...], ...]
+    leaks: int
+    missing: tuple[str, ...]
+    strangers: tuple[str, ...]
+    unlabelled: int
+    unused: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "duplicates": [list(d) for d in self.duplicates]}
+
+
+def survey(spec: Spec, runtime: Runtime, listener: Listener) -> Survey:
+    """Count the clips per class and split; find copies by content, and what is missing.
+
+    Raises:
+        UsageError, DataError: the data are not there, or their lists are wrong.
+    """
+    data = spec.data
+    if isinstance(data, Simulated):
+        names, sizes = class_names(data), {"train": data.train, "val": data.val, "test": data.test}
+        starts = {"train": 0, "val": data.train, "test": data.train + data.val}
+        counts = {name: {s: sum((starts[s] + k) % len(names) == i for k in range(n)) for s, n in sizes.items()}
+                  for i, name in enumerate(names)}  # fmt: skip
+        return Survey(counts, sizes, (), 0, (), (), 0, 0)
+    listing = list_clips(data, runtime.folder("data_dir"))
+    memo = HashMemo(runtime.folder("cache") / "hashes.json")
+    contents: dict[str, list[Entry]] = defaultdict(list)
+    missing: list[str] = []
+    used = [e for e in listing.entries if e.split != UNUSED]
+    placed = {e.path: e for e in split_entries(used, data)}
+    for done, entry in enumerate(used, 1):
+        path = listing.root / entry.path
+        if path.is_file():
+            contents[memo.sha256(path)[1]].append(placed.get(entry.path, entry))
+        else:
+            missing.append(entry.path)
+        listener.count("files read", done, len(used))
+    memo.save()
+    copies = [rows for rows in contents.values() if len(rows) > 1]
+    leaks = [rows for rows in copies if len({e.split for e in rows}) > 1]
+    ordered = sorted(copies, key=lambda rows: (rows not in leaks, rows[0].path))
+    tally = Counter((e.label, e.split) for e in placed.values())
+    return Survey(
+        counts={name: {split: tally[name, split] for split in SPLITS} for name in listing.classes},
+        groups={split: len({e.group for e in placed.values() if e.split == split}) for split in SPLITS},
+        duplicates=tuple(tuple(e.path for e in rows) for rows in ordered), leaks=len(leaks), missing=tuple(missing),
+        strangers=listing.strangers, unlabelled=sum(not e.label for e in used),
+        unused=len(listing.entries) - len(used),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Onlooker:
+    """What reading clips needs to know, for whoever is no stage."""
+
+    plan: Plan
+    runtime: Runtime
+    listener: Listener
+    stop: Stop
+
+
+def verify(spec: Spec, runtime: Runtime, listener: Listener) -> tuple[int, list[str]]:
+    """Reread the clip cache and compare it with a fresh decode of every file.
+
+    Returns:
+        clips compared, and a line for each that differs.
+    Raises:
+        UsageError: there is no cache to verify.
+    """
+    from stagedkd.data.cache import ClipCache, differences
+    from stagedkd.execute.clips import cache_spec, workers
+
+    data = spec.data
+    if isinstance(data, Simulated):
+        raise UsageError("simulated clips have no cache", hint="they are rendered from (seed, index)")
+    if spec.clip.cache == "none":
+        raise UsageError("clip.cache is none: there is no cache to verify")
+    plan = compile_plan(spec, read_lock(runtime.lock_path))
+    if plan.stages[0].key is None:
+        raise UsageError("the data are not locked yet", hint="stagedkd lock SPEC")
+    wanted = cache_spec(data, spec.clip, plan.lock, runtime)
+    folder = runtime.folder("cache") / wanted.name
+    if not (folder / f"shard-{len(wanted.shards) - 1:05d}.json").is_file():
+        raise UsageError(f"no whole clip cache in {folder}", hint="stagedkd run SPEC builds it")
+    cache = ClipCache(folder, wanted)
+    found = list(differences(cache, wanted, workers(runtime), lambda *at: listener.count("clips compared", *at)))
+    return len(cache.clips), found
+
+
+def preview(spec: Spec, runtime: Runtime, listener: Listener, folder: Path, clips: int) -> list[Path]:
+    """Write contact.png and an animated WebP for each class, from the training clips and their weak labels.
+
+    Returns:
+        the files that were written, the contact sheet first.
+    """
+    from stagedkd.data.preview import animation, contact_sheet
+    from stagedkd.execute.samples import samples
+    from stagedkd.execute.walk import run_stages
+
+    plan, artifacts = run_stages(spec, runtime, listener, ("data", "labels"))
+    onlooker = Onlooker(plan, runtime, listener, Stop())
+    shown = samples(onlooker, artifacts["data"], artifacts["labels"], clips)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / "contact.png"]
+    first = [row[0] for row in shown.values()]
+    seconds = f"{spec.clip.frames} frames of {spec.clip.size} x {spec.clip.size}"
+    contact_sheet(first, written[0], f"{spec.name}: {len(shown)} classes, {seconds}, training clips")
+    for label, row in shown.items():
+        written.append(folder / (_file_name(label) + ".webp"))
+        animation(row, written[-1], fps=max(3.0, spec.clip.frames / 2))
+    return written
+
+
+def _file_name(label: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in label)

@@ -1,0 +1,47 @@
+"""A few training clips of each class, as they are and augmented, for people to look at."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stagedkd.data.preview import Shown
+from stagedkd.execute.clips import Around, open_source
+from stagedkd.execute.tables import read_table
+from stagedkd.plan.work import Distill
+from stagedkd.store.store import Artifact
+
+CPU = torch.device("cpu")
+
+
+def samples(around: Around, data: Artifact, labels: Artifact, count: int) -> dict[str, list[Shown]]:
+    """`count` clips of each class, by class in the order of their ids; those without any are left out."""
+    classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
+    truth = read_table(data.file("truth.parquet"))["label"]
+    given = read_table(labels.file("labels.parquet"))
+    work = next(s.work for s in around.plan.stages if isinstance(s.work, Distill))
+    source = open_source(around, data, work.clip, CPU)
+    rows = zip(given["clip"], given["label"], given["origin"], strict=True)
+    said = {number: _told(label, origin, classes) for number, label, origin in rows}
+    found: dict[str, list[Shown]] = {}
+    for i, name in enumerate(classes):
+        numbers = [n for n in given["clip"] if truth[n] == i][:count]
+        if not numbers:
+            continue
+        (plain,) = source.views(numbers, 1, 1)
+        views = [source.train_view(n, work.augment, work.seed, 0) for n in numbers]
+        augmented = source.finish(numbers, views, source.load(numbers, views))
+        pictures = zip(numbers, plain, augmented, strict=True)
+        found[name] = [Shown(name, said[n], _pixels(first), _pixels(second)) for n, first, second in pictures]
+    return found
+
+
+def _told(label: int, origin: str, classes: list[str]) -> str:
+    return "no label" if label < 0 else f"label: {classes[label]} ({origin})"
+
+
+def _pixels(view_3THW: Tensor) -> np.ndarray:
+    return (view_3THW.permute(1, 2, 3, 0) * 255).round().to(torch.uint8).numpy()
