@@ -80,8 +80,6 @@ def export(
     size: Annotated[str, typer.Option("--size", metavar="WxH", help="Pixels; empty: the spec's, square.")] = "",
 ) -> None:  # fmt: skip
     """Write a simulated set as real video files."""
-    from stagedkd.data.export import Look
-    from stagedkd.data.export import export as write
     from stagedkd.spec.schema import Simulated
 
     made, runtime = _load(spec, overrides, cells, None)
@@ -89,6 +87,15 @@ def export(
         raise UsageError(f"{spec} is not about simulated clips", hint="data: {kind: figures} or shapes")
     side = made.clip.shorter_side + made.clip.shorter_side % 2
     width, height = _size(size) if size else (side, side)
+    if lists and not any(lists.glob("*.txt")):
+        raise UsageError(f"no lists (*.txt) in {lists}")
+    if width % 2 or height % 2:
+        raise UsageError(f"a video of {width}x{height}: sides must be even", hint="round them up")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is there already", hint="name a new folder")
+    from stagedkd.data.export import Look
+    from stagedkd.data.export import export as write
+
     fps = made.data.domain.fps
     look = Look(frames or max(1, round(made.data.seconds * fps)), height, width, fps)
     with progress() as shown:

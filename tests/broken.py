@@ -23,6 +23,8 @@ BROKEN = [
      "4:85", "there is no class 'lefd'", "did you mean 'left'?"),
     ("frames: 4, size: 16", "frames: 4, size: 16, sampling: time",
      "2:7", "'clip': sampling: time needs rate, in frames per second", ""),
+    ("frames: 4, size: 16", "frames: 4, size: 16, decoder: torchcodec",
+     "2:29", "torchcodec is for videos that are read without a cache", "set cache: none; a cache is filled once, in sequence, by pyav"),
     ("epochs: 3", "epochs: 3, input: {size: 32}",
      "6:85", "the input has 32 for size, and the shared view 16", "raise clip.size; the others can have an input of their own"),
     ("classes: 4", "classes: 4.0",

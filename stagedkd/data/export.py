@@ -21,7 +21,6 @@ from av.video.frame import VideoFrame
 
 from stagedkd.data.layouts import HMDB_LISTS, UCF_LISTS, UCF_VIDEOS
 from stagedkd.data.simulate import render
-from stagedkd.errors import UsageError
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Simulated
 
@@ -53,17 +52,11 @@ def export(
     data: Simulated, out: Path, layout: Layout, lists: Path | None, look: Look, workers: int,
     progress: Callable[[int, int], None],
 ) -> int:  # fmt: skip
-    """Write the set below `out`, and give the number of videos.
+    """Write the set into `out`, a new folder, and give the number of videos.
 
     Args:
         lists: a folder of official lists, whose videos are then written; None makes lists of its own.
-    Raises:
-        UsageError: `out` holds something already, or `lists` no lists.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is there already", hint="name a new folder")
-    if look.height % 2 or look.width % 2:
-        raise UsageError(f"a video of {look.height}x{look.width}: sides must be even", hint="round them up")
     place = out / (UCF_LISTS if layout == "ucf101" else HMDB_LISTS)
     texts = _given_lists(lists) if lists else _own_lists(data, layout)
     place.mkdir(parents=True)
@@ -118,10 +111,7 @@ def write_video(path: Path, frames_THWC: np.ndarray, look: Look) -> None:
 
 
 def _given_lists(folder: Path) -> dict[str, bytes]:
-    texts = {path.name: path.read_bytes() for path in sorted(folder.glob("*.txt"))}
-    if not texts:
-        raise UsageError(f"no lists (*.txt) in {folder}")
-    return texts
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.txt"))}
 
 
 def _own_lists(data: Simulated, layout: Layout) -> dict[str, bytes]:

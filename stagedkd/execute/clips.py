@@ -10,6 +10,7 @@ import torch
 
 from stagedkd.data.cache import CacheSpec, ClipCache, open_cache
 from stagedkd.data.decode import Footage, inspect
+from stagedkd.data.seek import SeekingFiles, proven, require_torchcodec
 from stagedkd.data.source import ClipSource, Reader, SimulatedClips, VideoClips, VideoFiles, videos_of
 from stagedkd.execute.context import Listener, Stop
 from stagedkd.execute.tables import read_table
@@ -49,7 +50,8 @@ def open_source(around: Around, data: Artifact, clip: Clip, device: torch.device
 def _reader(around: Around, data: Videos, clip: Clip) -> Reader:
     """The cache, or the files where the spec keeps none: the same pixels."""
     if around.plan.spec.clip.cache == "none":
-        return VideoFiles(videos_root(data, around.runtime), clip.shorter_side)
+        root = videos_root(data, around.runtime)
+        return (SeekingFiles if clip.decoder == "torchcodec" else VideoFiles)(root, clip.shorter_side)
     return open_clips(around, data, clip)
 
 
@@ -87,10 +89,13 @@ def footage_of(around: Around, data: Videos, clip: Clip) -> dict[str, Footage]:
     if around.plan.spec.clip.cache != "none":
         return {path: found.footage for path, found in open_clips(around, data, clip).clips.items()}
     root = videos_root(data, around.runtime)
+    look = proven if clip.decoder == "torchcodec" else inspect
+    if look is proven:
+        require_torchcodec()
     paths = sorted(around.plan.lock.data[str(data_id(data))].files)
     found: dict[str, Footage] = {}
     with ThreadPoolExecutor(workers(around.runtime)) as pool:
-        for path, footage in zip(paths, pool.map(inspect, [root / path for path in paths]), strict=True):
+        for path, footage in zip(paths, pool.map(look, [root / path for path in paths]), strict=True):
             found[path] = footage
             around.listener.count("clips looked at", len(found), len(paths))
             if around.stop.get() is not None:

@@ -98,9 +98,6 @@ def verify(spec: Spec, runtime: Runtime, listener: Listener) -> tuple[int, list[
     Raises:
         UsageError: there is no cache to verify.
     """
-    from stagedkd.data.cache import ClipCache, differences
-    from stagedkd.execute.clips import cache_spec, workers
-
     data = spec.data
     if isinstance(data, Simulated):
         raise UsageError("simulated clips have no cache", hint="they are rendered from (seed, index)")
@@ -109,6 +106,9 @@ def verify(spec: Spec, runtime: Runtime, listener: Listener) -> tuple[int, list[
     plan = compile_plan(spec, read_lock(runtime.lock_path))
     if plan.stages[0].key is None:
         raise UsageError("the data are not locked yet", hint="stagedkd lock SPEC")
+    from stagedkd.data.cache import ClipCache, differences
+    from stagedkd.execute.clips import cache_spec, workers
+
     wanted = cache_spec(data, spec.clip, plan.lock, runtime)
     folder = runtime.folder("cache") / wanted.name
     if not (folder / f"shard-{len(wanted.shards) - 1:05d}.json").is_file():

@@ -183,6 +183,9 @@ def _labels(spec: Spec) -> Iterator[Fault]:
 
 
 def _views(spec: Spec) -> Iterator[Fault]:
+    if spec.clip.decoder == "torchcodec" and spec.clip.cache != "none":
+        hint = "set cache: none; a cache is filled once, in sequence, by pyav"
+        yield "torchcodec is for videos that are read without a cache", ("clip", "decoder"), hint
     if isinstance(spec.data, Simulated):
         if spec.evaluate.clips > 1 or spec.evaluate.crops > 1:
             yield "a simulated clip has one view", ("evaluate",), "leave clips and crops at 1"

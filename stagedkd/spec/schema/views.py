@@ -35,8 +35,8 @@ class Clip(Section):
     """Decoded frames are kept as they are, as JPEG of quality 95 (about a tenth of the size, and other pixels), or not
     at all: then the videos are read again and again, for the same pixels as raw."""
     decoder: Literal["pyav", "torchcodec"] = "pyav"
-    """What decodes the videos. torchcodec is an extra, and a file where its frames are not those of a sequential decode
-    is a bad file."""
+    """What reads the videos. torchcodec (an extra, for `cache: none`) seeks; a file where that gives other frames than
+    a sequential decode is a bad file."""
 
     @model_validator(mode="after")
     def _room(self) -> Clip:
