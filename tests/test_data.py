@@ -132,7 +132,14 @@ def lay_ucf101(root: Path, lists: Path) -> None:
         video.write_bytes(b"x")
 
 
-@pytest.mark.parametrize(("split", "train", "test"), [(1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)])
+@pytest.mark.parametrize(
+    ("split", "train", "test"),
+    [
+        (1, 9537, 3783),
+        pytest.param(2, 9586, 3734, marks=pytest.mark.slow),
+        pytest.param(3, 9624, 3696, marks=pytest.mark.slow),
+    ],
+)
 def test_ucf101_official_splits(tmp_path: Path, clips: Path, split: int, train: int, test: int) -> None:
     lay_ucf101(tmp_path, clips / "splits" / "ucf101")
     data = Ucf101(kind="ucf101", split=split)
@@ -156,6 +163,7 @@ def assert_no_group_is_shared(placed: list[Entry]) -> None:
     assert not groups["val"] & groups["test"] and all(groups.values())
 
 
+@pytest.mark.slow
 def test_ucf101_spelling_and_strangers(tmp_path: Path, clips: Path) -> None:
     lay_ucf101(tmp_path, clips / "splits" / "ucf101")
     folder = tmp_path / "ucf101" / "UCF-101" / "HandstandPushups"
@@ -168,6 +176,7 @@ def test_ucf101_spelling_and_strangers(tmp_path: Path, clips: Path) -> None:
     assert listed.strangers == ("UCF-101/HandstandPushups/v_new_g01_c01.avi",)
 
 
+@pytest.mark.slow
 def test_one_lock_entry_serves_all_splits_of_ucf101(tmp_path: Path, clips: Path) -> None:
     lay_ucf101(tmp_path, clips / "splits" / "ucf101")
     memo = HashMemo(tmp_path / "memo.json")

@@ -12,6 +12,7 @@ import pytest
 import stagedkd as package
 from stagedkd import load_spec
 from stagedkd.cli import app
+from stagedkd.cli_data import app as data_app
 from stagedkd.errors import SpecError
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.spec.load import load_experiment
@@ -32,30 +33,15 @@ def test_the_error_is_what_is_printed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_every_command_is_there(stagedkd: Command) -> None:
-    named = dict(re.findall(r"^\| `stagedkd (\w+)([^`]*)`", README, re.MULTILINE))
-    assert named.keys() == {
-        "check",
-        "plan",
-        "run",
-        "show",
-        "report",
-        "lock",
-        "explain",
-        "diff",
-        "schema",
-        "recipes",
-        "init",
-    }
-    assert {
-        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
-    } == named.keys()
+    named = dict(re.findall(r"^\| `stagedkd (data \w+|\w+)([^`]*)`", README, re.MULTILINE))
+    there = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    there |= {f"data {command.callback.__name__}" for command in data_app.registered_commands if command.callback}
+    assert there == named.keys() and len(there) >= 16
     for name, arguments in named.items():
-        found = stagedkd(name, "--help")
+        found = stagedkd(*name.split(), "--help")
         assert found.returncode == 0
-        assert all(
-            ("--set" in found.stdout and "--cell" in found.stdout) == ("SPEC" in arguments or "A [B]" in arguments)
-            for _ in "1"
-        )
+        takes_spec = "SPEC" in arguments or "A [B]" in arguments
+        assert ("--set" in found.stdout and "--cell" in found.stdout) == takes_spec, name
 
 
 def test_the_spec_in_short_is_the_quickstart(tmp_path: Path) -> None:

@@ -249,6 +249,7 @@ def test_bad_files_are_listed_and_skipped_up_to_the_limit(project: Path, stagedk
     assert stopped.returncode == 1 and "of 18 files are bad" in stopped.stderr and "cd0.avi" in stopped.stderr
 
 
+@pytest.mark.slow
 def test_a_class_without_training_clip_is_named(project: Path, stagedkd: Command, videos: Path) -> None:
     text = (videos / "clips.csv").read_text("utf-8") + "cd8x.avi,rare,g9\n"
     write_video(videos / "cd8x.avi")

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.motion import WAYS, accuracy
 from stagedkd.data.draws import permutation
 from stagedkd.data.simulate import render, shapes
 from stagedkd.data.simulate.base import Body, Family, Scene, _scene, label_of, paint
@@ -142,48 +143,6 @@ PIXELS = {
 # ---------------------------------------------------------------- what a single frame tells
 
 
-def small_cnn(classes: int, frames: int) -> nn.Module:
-    """A 3-D CNN that keeps the frame rate; over one frame a 2-D one."""
-    deep = 3 if frames > 1 else 1
-
-    def block(inside: int, out: int, side: int, stride: int) -> nn.Module:
-        conv = nn.Conv3d(
-            inside, out, (deep, side, side), (1, stride, stride), (deep // 2, side // 2, side // 2), bias=False
-        )
-        return nn.Sequential(conv, nn.BatchNorm3d(out), nn.ReLU())
-
-    body = block(1, 24, 5, 1), block(24, 32, 3, 2), block(32, 32, 3, 2)
-    return nn.Sequential(*body, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(32, classes))
-
-
-def accuracy(data: Simulated, how: str, frames: int, size: int, train: int, test: int, epochs: int) -> float:
-    """Test accuracy of a small network that sees clips whole, with shuffled frames, or one frame of each."""
-    torch.manual_seed(0)
-    numbers = np.arange(train + test)
-    pixels = clips(data, numbers, frames, size).float().mean(1, keepdim=True) / 255
-    pixels = (pixels - pixels.mean()) / pixels.std()
-    if how == "one frame":
-        pixels = pixels[:, :, frames // 2 : frames // 2 + 1]
-    if how == "shuffled":
-        order = torch.stack([torch.from_numpy(permutation(frames, 9, int(n))) for n in numbers])
-        pixels = pixels.gather(2, order[:, None, :, None, None].expand_as(pixels))
-    labels = torch.from_numpy(label_of(numbers, data))
-    network = small_cnn(len(class_names(data)), pixels.shape[2])
-    update = torch.optim.AdamW(network.parameters(), lr=5e-3, weight_decay=0.01)
-    steps = epochs * (train // 32)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(update, 1e-2, steps)
-    for _ in range(epochs):
-        for rows in torch.randperm(train).split(32)[: train // 32]:
-            update.zero_grad()
-            nn.functional.cross_entropy(network(pixels[rows]), labels[rows]).backward()
-            update.step()
-            schedule.step()
-    network.eval()
-    with torch.no_grad():
-        found = torch.cat([network(part).argmax(1) for part in pixels[train:].split(64)])
-    return float((found == labels[train:]).float().mean())
-
-
 MOTION_ONLY = simulated(
     "shapes", classes=("right", "left", "down", "up"), texture="noise", noise=0.0, domain=Domain(line=2.0)
 )
@@ -193,7 +152,7 @@ MOTION_ONLY = simulated(
 def test_only_motion_tells_the_classes_of_noise_textures() -> None:
     """right against left and down against up: one frame and shuffled frames stay near chance, a 3-D CNN does not. A
     shuffled clip still shows whether things move sideways, so chance is 1/2 for it and 1/4 for a frame."""
-    found = {how: accuracy(MOTION_ONLY, how, 8, 16, 1500, 400, 8) for how in ("whole", "one frame", "shuffled")}
+    found = {how: accuracy(MOTION_ONLY, how, 8, 16, 1500, 400, 8) for how in WAYS}
     assert found["one frame"] < 0.25 + 0.08 and found["shuffled"] < 0.5 + 0.08 and found["whole"] > 0.8, found
 
 

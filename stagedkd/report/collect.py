@@ -55,6 +55,7 @@ class Results:
     views: str
     data: dict[str, Any]
     labels: dict[str, int]
+    labels_right: float | None
     curves: dict[str, list[dict[str, Any]]]
     without_run: tuple[str, ...]
     device: str
@@ -72,6 +73,8 @@ class Results:
             rows.append("these figures are on the TEST split, as the spec asked")
         if self.plan.spec.teacher.seed != self.plan.spec.seed:
             rows.append(f"the teacher has seed {self.plan.spec.teacher.seed}, shared by every student seed")
+        if self.labels.get("noisy") and self.labels_right is not None:
+            rows.append(f"{self.labels_right:.1%} of the given labels are right, by the hidden truth")
         rows += [f"bad file {row['path']}: {row['reason']}" for row in self.data["bad_files"]]
         if self.without_run:
             rows.append(f"no run.json, so no time or device is known, of {', '.join(self.without_run)}")
@@ -99,6 +102,7 @@ def collect(plan: Plan, store: Store) -> Results:
         views=evaluated["views"],
         data=json.loads(artifacts["data"].file("data.json").read_text("utf-8")),
         labels=dict(artifacts["labels"].manifest.metrics["labels"]),
+        labels_right=artifacts["labels"].manifest.metrics.get("labels_right"),
         curves={s.name: read_events(artifacts[s.name].events) for s in trained},
         without_run=tuple(name for name, artifact in artifacts.items() if artifact.run is None),
         device=f"{run.get('device_name') or run['device']}, {run['threads']} threads" if run else "Device unknown",
