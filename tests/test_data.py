@@ -228,6 +228,10 @@ def test_kinetics_folders_and_lists_give_the_same(tmp_path: Path) -> None:
     placed = split_entries(folders.entries, Kinetics(kind="kinetics", path="k", folds=3))
     assert_no_group_is_shared(placed)
     assert {e.group for e in placed if e.split == "test"} == {"x", "y"}
+    shared = tmp_path / "k" / "train" / "zumba" / "x_000050_000060.mp4"
+    shared.write_bytes(b"x")  # another part of a source video of the test split
+    again = split_entries(list_clips(Kinetics(kind="kinetics", path="k"), tmp_path).entries, Kinetics(kind="kinetics"))
+    assert len(again) == len(placed) and shared.name not in {Path(e.path).name for e in again}
     with (tmp_path / "k" / "annotations" / "val.csv").open("a") as stream:
         stream.write("zumba,gone,abc,20,val\n")
     with pytest.raises(DataError, match=r"val\.csv:4: time_start"):

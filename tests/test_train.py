@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from stagedkd.errors import TrainingError
 from stagedkd.models.network import Network
 from stagedkd.models.resnet3d import resnet3d
 from stagedkd.plan.work import PhaseWork
-from stagedkd.spec.schema import Augment, Clip, GaussianW2, Hint, Kd, Losses, Simulated, Train
+from stagedkd.spec.schema import Augment, Clip, GaussianW2, Hint, Input, Kd, Losses, Simulated, Train
 from stagedkd.train import checkpoint
 from stagedkd.train.events import EventLog
 from stagedkd.train.feed import Feed
@@ -170,6 +171,40 @@ def test_batches_are_full_and_cover_every_clip_once_a_round(tmp_path: Path) -> N
     for step in range(12):
         assert (spied.batch(only_ce, 0, step, CPU).labels_B >= 0).all()
     assert sorted(seen) == sorted(list(range(12)) * 7)
+
+
+def test_finite_views_come_back_and_endless_ones_do_not(tmp_path: Path) -> None:
+    whole = job(tmp_path, (phase(),)).feed
+    augmented = dataclasses.replace(whole, augment=Augment(crop=0.5, jitter=0.3))
+    for count in (3, None):
+        feed = dataclasses.replace(augmented, view_count=count)
+        seen: dict[int, set[tuple[int, ...]]] = {}
+        for number in (0, 1):  # two phases
+            for step in range(18):
+                picked = feed.pick(phase(), number, step)
+                for clip, view in zip(picked.numbers, picked.views, strict=True):
+                    seen.setdefault(clip, set()).add((*view.box, int(1000 * view.brightness)))
+        assert {len(views) for views in seen.values()} == ({3} if count else {12})
+
+
+def test_batches_loaded_ahead_are_those_made_at_once(tmp_path: Path) -> None:
+    feed = job(tmp_path, (phase(),)).feed
+    mixed = dataclasses.replace(feed, augment=Augment(crop=0.5, mixup=0.5, cutmix=0.5))
+    row = mixed.batches(phase(), 1, 4, CPU)
+    for step in range(4, 9):
+        (made, seconds), wanted = next(row), mixed.batch(phase(), 1, step, CPU)
+        assert torch.equal(made.clip_B3THW, wanted.clip_B3THW) and made.share == wanted.share and seconds > 0
+    row.close()
+
+
+def test_training_on_mixed_clips_and_own_inputs(tmp_path: Path) -> None:
+    """Teacher and student see the same mixed view, each at its own size, and the loss falls."""
+    work = job(tmp_path, (phase(epochs=6, losses=Losses.model_validate({"ce": 0.5, "kd": 0.5, "sp": 1.0}), pairs=(0, 1, 2)),),
+               inputs=(Input(size=8, frames=2), Input(normalize="half")))  # fmt: skip
+    work = dataclasses.replace(work, feed=dataclasses.replace(work.feed, augment=Augment(crop=1.0, mixup=0.3)))
+    fit(work)
+    rows = [json.loads(line)["losses"]["total"] for line in (tmp_path / "events.jsonl").read_text("utf-8").splitlines()]
+    assert rows[-1] < rows[0]
 
 
 def test_the_schedule() -> None:

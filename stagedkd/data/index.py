@@ -99,6 +99,14 @@ def _cost(
     return sum(filled[fold][label] for label in labels), load[fold], int(bits(seed, 72, fold).item() >> 40)
 
 
+def copies_across(entries: Sequence[Entry], files: Mapping[str, str]) -> list[list[str]]:
+    """Sets of paths with the same content in more than one split. `files`: path -> "size:sha256", from the lock."""
+    rows: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        rows[files.get(entry.path, entry.path)].append(entry)
+    return [sorted(e.path for e in row) for row in rows.values() if len({e.split for e in row}) > 1]
+
+
 def require_classes(entries: Sequence[Entry], classes: Sequence[str]) -> None:
     """Raises DataError naming the classes that have no training clip."""
     there = {e.label for e in entries if e.split == "train"}

@@ -10,6 +10,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from stagedkd.data.index import SPLITS, UNUSED, Entry, Listing, classes_of
@@ -224,7 +225,14 @@ def _list_kinetics(root: Path, data: Kinetics) -> Listing:
             for path in _videos(folder):
                 entries.append(Entry(path.relative_to(root).as_posix(), folder.name, _source(path.stem), split))
     _require_once(root, entries)
+    entries = _apart(entries)
     return Listing(root, tuple(entries), classes_of(entries))
+
+
+def _apart(entries: Sequence[Entry]) -> list[Entry]:
+    """Training clips whose source video is in the test split, too, are left out."""
+    tested = {e.group for e in entries if e.split == "test"}
+    return [replace(e, split=UNUSED) if not e.split and e.group in tested else e for e in entries]
 
 
 def _source(stem: str) -> str:
@@ -254,6 +262,5 @@ def _kinetics_tables(root: Path, parts: Mapping[str, str]) -> Listing:
                 path = inside if (root / part / label).is_dir() else f"{part}/{name}"
                 entries.append(Entry(path, label, row["youtube_id"], split))
     _require_once(root / "annotations", entries)
-    entries.sort(key=lambda e: e.path)
-    below = _strangers(root, root, entries)
-    return Listing(root, tuple(entries), classes_of(entries), files, below)
+    entries = _apart(sorted(entries, key=lambda e: e.path))
+    return Listing(root, tuple(entries), classes_of(entries), files, _strangers(root, root, entries))

@@ -8,7 +8,7 @@ Shape legend: B clips, 3 = RGB, T frames, H, W pixels, S the size of the view.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -154,7 +154,7 @@ class VideoFiles:
         return found.frames_THWC[np.searchsorted(wanted, np.asarray(numbers))]
 
 
-def ahead(jobs: Iterator[Callable[[], T]], workers: int) -> Iterator[T]:
+def ahead(jobs: Iterator[Callable[[], T]], workers: int) -> Generator[T]:
     """Results of jobs in their order, computed by `workers` threads a little ahead of whoever takes them."""
     with ThreadPoolExecutor(workers) as pool:
         queue = [pool.submit(job) for job in islice(jobs, workers + 1)]

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from stagedkd.data.index import UNUSED, Entry, require_classes, split_entries
+from stagedkd.data.index import UNUSED, Entry, copies_across, require_classes, split_entries
 from stagedkd.data.labels import Clips, label_counts, weaken
 from stagedkd.data.layouts import list_clips
 from stagedkd.errors import DataError
 from stagedkd.execute.context import Context, Done
 from stagedkd.execute.tables import read_table, write_table
+from stagedkd.plan.lock import data_id
 from stagedkd.plan.work import Prepare, Reading, Weaken
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Clip, Simulated, Videos
@@ -33,6 +34,7 @@ def prepare(context: Context, work: Prepare) -> Done:
     """
     bad: list[dict[str, str]] = []
     held: dict[str, Footage] = {}
+    leaks: list[list[str]] = []
     if isinstance(work.data, Simulated):
         entries, classes = _simulated(work.data)
     else:
@@ -43,6 +45,9 @@ def prepare(context: Context, work: Prepare) -> Done:
         entries = split_entries(sound, work.data)
         bad += [{"path": e.path, "reason": "no trusted label, and not in training"} for e in _left_out(sound, entries)]
         require_classes(entries, classes)
+        leaks = copies_across(entries, context.plan.lock.data[str(data_id(work.data))].files)
+        if leaks:
+            context.listener.note(f"{len(leaks)} videos have a copy in another split, such as {' = '.join(leaks[0])}")
     if not any(e.split == "val" for e in entries):
         raise DataError("no clip is left for validation", hint="add groups, or change data.folds or data.seed")
     ids = {name: i for i, name in enumerate(classes)}
@@ -54,7 +59,8 @@ def prepare(context: Context, work: Prepare) -> Done:
     write_table(context.workspace.files / "truth.parquet", {"clip": list(range(len(entries))), "label": truth})
     splits = Counter(e.split for e in entries)
     counts = {name: splits.get(name, 0) for name in ("train", "val", "test")}
-    text = json.dumps({"classes": list(classes), "clips": counts, "bad_files": bad}, indent=1, ensure_ascii=False)
+    found = {"classes": list(classes), "clips": counts, "bad_files": bad, "leaks": leaks}
+    text = json.dumps(found, indent=1, ensure_ascii=False)
     (context.workspace.files / "data.json").write_text(text + "\n", "utf-8")
     return Done(metrics={"classes": len(classes), "clips": counts, "bad_files": len(bad)})
 

@@ -75,6 +75,7 @@ class Results:
             rows.append(f"the teacher has seed {self.plan.spec.teacher.seed}, shared by every student seed")
         if self.labels.get("noisy") and self.labels_right is not None:
             rows.append(f"{self.labels_right:.1%} of the given labels are right, by the hidden truth")
+        rows += [f"copies in more than one split: {' = '.join(paths)}" for paths in self.data["leaks"]]
         rows += [f"bad file {row['path']}: {row['reason']}" for row in self.data["bad_files"]]
         if self.without_run:
             rows.append(f"no run.json, so no time or device is known, of {', '.join(self.without_run)}")

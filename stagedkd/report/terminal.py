@@ -190,7 +190,9 @@ class Shown:
         _, since, first = self.counting
         left = (time.monotonic() - since) / max(1, done - first) * (of - done)
         self._move(done / max(1, of), f"{done} of {of} {what}" + (f"  ETA {left:.0f} s" if done < of else ""))
-        if not self.live and ((done == of and what.endswith("decoded")) or time.monotonic() - self.said > 10):
+        if not self.live and (
+            (done == of and what.endswith("decoded")) or time.monotonic() - max(self.said, since) > 10
+        ):
             self._say(f"{self.heading}{': ' * bool(self.heading)}{done} of {of} {what}, ETA {left:.0f} s")
 
     def step(self, fields: Mapping[str, Any]) -> None:

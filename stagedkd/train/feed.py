@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -92,8 +93,9 @@ class Feed:
 
         jobs: Generator[Callable[[], tuple[Picked, list[Tensor]]]] = (partial(loaded, step) for step in count(first))
         row = ahead(jobs, self.workers) if self.source.loads else (job() for job in jobs)
-        for step in count(first):
-            started = time.monotonic()
-            picked, tensors = next(row)
-            batch = self._finish(picked, tensors, step, device)
-            yield batch, time.monotonic() - started
+        with closing(row):
+            for step in count(first):
+                started = time.monotonic()
+                picked, tensors = next(row)
+                batch = self._finish(picked, tensors, step, device)
+                yield batch, time.monotonic() - started
