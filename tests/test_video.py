@@ -107,18 +107,18 @@ def assert_sampled_frames_are_ffmpegs(root: Path, paths: list[str], tmp_path: Pa
     """What reaches the device, from the cache and from the files alike, in random and in fixed views."""
     spec = CacheSpec(root, dict.fromkeys(paths, "mark"), side)
     cache = opened(tmp_path / "cache", spec, 2)
-    for clip in (
+    seen = (
         Clip(frames=8, stride=2, size=32, resize=side),
         Clip(frames=8, sampler="segments", size=32, resize=side),
-    ):
-        for number, path in enumerate(paths):
-            whole = reference(root / path, side)
-            assert cache.clips[path].footage.frames == len(whole)
-            video = Video(len(whole), *whole.shape[1:3])
-            views = [train_view(clip, Augment(), 1, epoch, number, video) for epoch in range(2)]
-            for view in [*views, *eval_views(clip, 3, 1, video)]:
-                for reader in (cache, VideoFiles(root, side)):
-                    assert np.array_equal(reader.frames(path, view.frames), whole[view.frames]), path
+    )
+    for number, path in enumerate(paths):
+        whole = reference(root / path, side)
+        assert cache.clips[path].footage.frames == len(whole)
+        video = Video(len(whole), *whole.shape[1:3])
+        views = [train_view(clip, Augment(), 1, epoch, number, video) for clip in seen for epoch in range(2)]
+        for view in [*views, *(view for clip in seen for view in eval_views(clip, 3, 1, video))]:
+            for reader in (cache, VideoFiles(root, side)):
+                assert np.array_equal(reader.frames(path, view.frames), whole[view.frames]), path
 
 
 def test_sampled_frames_are_ffmpegs(tmp_path: Path, clips: Path) -> None:

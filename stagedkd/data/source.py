@@ -12,14 +12,14 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stagedkd.data.decode import decode
+from stagedkd.data.decode import decode, scaled
 from stagedkd.data.simulate import render
 from stagedkd.data.views import Video, View, apply_view, eval_views, train_view
 from stagedkd.errors import DataError
@@ -168,9 +168,8 @@ def ahead(jobs: Iterator[Callable[[], T]], workers: int) -> Generator[T]:
                 waiting.cancel()
 
 
-def videos_of(table: Mapping[str, Sequence[object]], shorter_side: int) -> list[Video]:
+def videos_of(table: Mapping[str, Sequence[Any]], clip: Clip) -> list[Video]:
     """What views are drawn from, for each row of clips.parquet: the sizes are those of the scaled frames."""
-    from stagedkd.data.decode import scaled
-
     rows = zip(table["frames"], table["height"], table["width"], table["times"], strict=True)
-    return [Video(n, *scaled(h, w, shorter_side), tuple(t)) for n, h, w, t in rows]  # pyright: ignore
+    timed = clip.sampling == "time"
+    return [Video(n, *scaled(h, w, clip.shorter_side), tuple(t) if timed else ()) for n, h, w, t in rows]

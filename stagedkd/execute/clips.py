@@ -43,7 +43,7 @@ def open_source(around: Around, data: Artifact, clip: Clip, device: torch.device
     if isinstance(work.data, Simulated):
         return SimulatedClips(work.data, table["split"], clip, device)
     assert isinstance(work.data, Videos)
-    videos = videos_of(table, clip.shorter_side)
+    videos = videos_of(table, clip)
     return VideoClips(_reader(around, work.data, clip), table["path"], videos, clip, device)
 
 
