@@ -5,13 +5,17 @@ Shape legend: B clips, C channels, T frames, H, W positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from stagedkd.losses._precision import full_precision, require_equal_shapes
 
 EPSILON = 1e-5
+SMALLEST = 1e-4  # variance of gaussian_kl
 
 
 @full_precision
@@ -35,19 +39,158 @@ def gaussian_w2(
         ValueError: shapes differ, or there is one sample only, which has no variance.
     """
     require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
-    positions = student_BCTHW[0, 0].numel()
-    if samples == "auto":
-        samples = "positions" if positions > 1 else "batch"
-    count = positions if samples == "positions" else positions * len(student_BCTHW)
-    if count < 2:
-        mend = "use samples: batch" if samples == "positions" else "use a batch of two or more"
-        raise ValueError(f"one sample has no variance (map {tuple(student_BCTHW.shape)}, samples {samples}): {mend}")
-    axes = (2, 3, 4) if samples == "positions" else (0, 2, 3, 4)
+    axes = _axes(student_BCTHW, samples)
     mean_s, deviation_s = _moments(student_BCTHW, axes)
     mean_t, deviation_t = _moments(teacher_BCTHW.detach(), axes)
     distance = gamma * (mean_s - mean_t).square() + (deviation_s - deviation_t).square()
     return distance.sum(-1).mean()
 
 
+def _axes(feat_BCTHW: Tensor, samples: str) -> tuple[int, ...]:
+    """The axes that statistics are taken over. Raises ValueError: one sample only."""
+    positions = feat_BCTHW[0, 0].numel()
+    if samples == "auto":
+        samples = "positions" if positions > 1 else "batch"
+    count = positions if samples == "positions" else positions * len(feat_BCTHW)
+    if count < 2:
+        mend = "use samples: batch" if samples == "positions" else "use a batch of two or more"
+        raise ValueError(f"one sample has no variance (map {tuple(feat_BCTHW.shape)}, samples {samples}): {mend}")
+    return (2, 3, 4) if samples == "positions" else (0, 2, 3, 4)
+
+
 def _moments(feat_BCTHW: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return feat_BCTHW.mean(axes), (feat_BCTHW.var(axes, correction=0) + EPSILON).sqrt()
+
+
+@full_precision
+def gaussian_kl(
+    student_BCTHW: Tensor,
+    teacher_BCTHW: Tensor,
+    *,
+    samples: Literal["auto", "positions", "batch"] = "auto",
+) -> Tensor:
+    """KL(teacher || student) of diagonal channel Gaussians, summed over channels (our formulation).
+
+    Biased variances, not below 1e-4: a dead channel of the teacher would make it explode. Arguments as `gaussian_w2`.
+
+    Raises:
+        ValueError: shapes differ, or there is one sample only.
+    """
+    require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
+    axes = _axes(student_BCTHW, samples)
+    mean_s, var_s = student_BCTHW.mean(axes), student_BCTHW.var(axes, correction=0).clamp_min(SMALLEST)
+    teacher = teacher_BCTHW.detach()
+    mean_t, var_t = teacher.mean(axes), teacher.var(axes, correction=0).clamp_min(SMALLEST)
+    divergence = 0.5 * ((var_s / var_t).log() + (var_t + (mean_t - mean_s).square()) / var_s - 1)
+    return divergence.sum(-1).mean()
+
+
+@full_precision
+def mmd(
+    student_BCTHW: Tensor, teacher_BCTHW: Tensor, *, bandwidths: Sequence[float] = (0.5, 1.0, 2.0),
+    samples: Literal["auto", "positions", "batch"] = "auto",
+) -> Tensor:  # fmt: skip
+    """Squared maximum mean discrepancy with a sum of RBF kernels (Gretton et al. 2012), as a paired U-statistic: i != j
+    in all three terms, so that equal features give zero. It may be slightly negative.
+
+    Args:
+        bandwidths: of the kernels, in units of the mean squared distance of all features, which gets no gradient.
+        samples: `positions`: the T*H*W positions of each clip, then the mean over clips; `batch`: the clips' mean
+            features; `auto`: positions, unless a map is 1x1x1.
+    Raises:
+        ValueError: shapes differ, or there is one sample only.
+    """
+    require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
+    student, teacher = (_sampled(feat, samples) for feat in (student_BCTHW, teacher_BCTHW.detach()))
+    squared = [_distances(a, b) for a, b in ((student, student), (teacher, teacher), (student, teacher))]
+    count = student.shape[1]
+    apart = ~torch.eye(count, dtype=torch.bool, device=student.device)
+    scale = torch.stack([d.detach()[:, apart].mean() for d in squared]).mean().clamp_min(1e-12)
+    kernels = [sum((torch.exp(-d / (width * scale)) for width in bandwidths), torch.zeros_like(d)) for d in squared]
+    within_s, within_t, between = (kernel[:, apart].mean() for kernel in kernels)
+    return within_s + within_t - 2 * between
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """Squared distances (K, n, n) of two rows of samples (K, n, C)."""
+    return (x[:, :, None] - y[:, None]).square().sum(-1)
+
+
+@full_precision
+def nst(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
+    """Neuron selectivity transfer, Huang & Wang 2017: squared MMD with the kernel (x . y)^2 over channels, whose
+    samples are their normalised maps; mean over the batch. Channels may differ. The teacher gets no gradient.
+
+    Raises:
+        ValueError: the grids differ.
+    """
+    student, teacher = (F.normalize(f.flatten(2), dim=2) for f in (student_BCTHW, teacher_BCTHW.detach()))
+    if student.shape[2] != teacher.shape[2]:
+        raise ValueError(f"{student.shape[2]} and {teacher.shape[2]} positions differ: pool to a common grid first")
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.transpose(1, 2)).square().mean()
+
+    return kernel(teacher, teacher) + kernel(student, student) - 2 * kernel(student, teacher)
+
+
+@full_precision
+def coral(student_BCTHW: Tensor, teacher_BCTHW: Tensor, *, shrinkage: float = 0.1) -> Tensor:
+    """Deep CORAL, Sun & Saenko 2016: ||C_s - C_t||_F^2 / (4 C^2) of the covariances over all positions of the batch,
+    and the squared difference of the means over C (our addition).
+
+    Where there are no more samples than channels, covariances are shrunk towards the mean of their diagonal.
+
+    Raises:
+        ValueError: shapes differ, or there is one sample only.
+    """
+    require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
+    student, teacher = (f.transpose(0, 1).flatten(1) for f in (student_BCTHW, teacher_BCTHW.detach()))
+    channels, count = student.shape
+    if count < 2:
+        raise ValueError("one sample has no covariance: use a batch of two or more")
+    share = shrinkage if count <= channels else 0.0
+    difference = _covariance(student, share) - _covariance(teacher, share)
+    means = (student.mean(1) - teacher.mean(1)).square().mean()
+    return difference.square().sum() / (4 * channels**2) + means
+
+
+def _covariance(samples_Cn: Tensor, share: float) -> Tensor:
+    centred = samples_Cn - samples_Cn.mean(1, keepdim=True)
+    found = centred @ centred.T / (samples_Cn.shape[1] - 1)
+    middle = found.diagonal().mean() * torch.eye(len(found), dtype=found.dtype, device=found.device)
+    return (1 - share) * found + share * middle
+
+
+@full_precision
+def sliced_w2(
+    student_BCTHW: Tensor, teacher_BCTHW: Tensor, *, directions: int | Tensor = 50,
+    samples: Literal["auto", "positions", "batch"] = "auto",
+) -> Tensor:  # fmt: skip
+    """Squared sliced 2-Wasserstein distance (Bonneel et al. 2015): mean over unit directions of the squared difference
+    of sorted projections. Arguments as `mmd`.
+
+    Args:
+        directions: how many to draw, from torch's generator; or unit vectors (P, C).
+    Raises:
+        ValueError: shapes differ.
+    """
+    require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
+    student, teacher = (_sampled(feat, samples) for feat in (student_BCTHW, teacher_BCTHW.detach()))
+    if isinstance(directions, int):
+        drawn = torch.randn(directions, student.shape[2], device=student.device, dtype=student.dtype)
+        directions = F.normalize(drawn, dim=1)
+    axes = directions.to(student.dtype).T
+    return ((student @ axes).sort(1).values - (teacher @ axes).sort(1).values).square().mean()
+
+
+def _sampled(feat_BCTHW: Tensor, samples: str) -> Tensor:
+    """Samples (K, n, C): the positions of each clip, or one row of the clips' mean features."""
+    positions = feat_BCTHW[0, 0].numel()
+    if samples == "positions" or (samples == "auto" and positions > 1):
+        count, rows = positions, feat_BCTHW.flatten(2).transpose(1, 2)
+    else:
+        count, rows = len(feat_BCTHW), feat_BCTHW.flatten(2).mean(2)[None]
+    if count < 2:
+        raise ValueError(f"one sample is no distribution (map {tuple(feat_BCTHW.shape)}): use more clips or positions")
+    return rows

@@ -34,3 +34,22 @@ def hint(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
     """
     require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
     return (student_BCTHW - teacher_BCTHW.detach()).square().mean()
+
+
+@full_precision
+def at(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
+    """Attention transfer, Zagoruyko & Komodakis 2017: squared difference of the attention maps, mean over all elements
+    (the authors' code; their paper sums). A map is the mean square over channels, normalised over its positions.
+
+    Channels may differ. The teacher gets no gradient.
+
+    Raises:
+        ValueError: the grids differ.
+    """
+    student, teacher = _attention(student_BCTHW), _attention(teacher_BCTHW.detach())
+    require_equal_shapes(student, teacher, "pool to a common grid first")
+    return (student - teacher).square().mean()
+
+
+def _attention(feat_BCTHW: Tensor) -> Tensor:
+    return F.normalize(feat_BCTHW.square().mean(1).flatten(1), dim=1)

@@ -5,6 +5,7 @@ Shape legend: B clips, C channels, T frames, H, W positions.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,3 +30,93 @@ def sp(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
 def _similarity(feat_BCTHW: Tensor) -> Tensor:
     flat = feat_BCTHW.flatten(1)
     return F.normalize(flat @ flat.T, dim=1)
+
+
+@full_precision
+def rkd(student_BCTHW: Tensor, teacher_BCTHW: Tensor, *, alpha: float = 1.0, beta: float = 2.0) -> Tensor:
+    """Relational KD, Park et al. 2019: alpha * distance + beta * angle, each a Huber loss between the clips' relations.
+
+    Distances are divided by their mean over all pairs, angles are cosines over all triples. With a weight of 25 the
+    defaults are the paper's 25 and 50. Channels and grids may differ. The teacher gets no gradient.
+
+    Raises:
+        ValueError: the batches differ in size, or have fewer than two clips.
+    """
+    student, teacher = student_BCTHW.flatten(1), teacher_BCTHW.detach().flatten(1)
+    if len(student) != len(teacher):
+        raise ValueError(f"student has {len(student)} clips, teacher {len(teacher)}")
+    if len(student) < 2:
+        raise ValueError("rkd relates clips: use a batch of two or more")
+    distance = F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
+    return alpha * distance + beta * F.smooth_l1_loss(_angles(student), _angles(teacher))
+
+
+def _relative_distances(feat_BD: Tensor) -> Tensor:
+    """Distances of all pairs over their mean (B, B), zero on the diagonal; a floor keeps equal clips differentiable."""
+    apart = ~torch.eye(len(feat_BD), dtype=torch.bool, device=feat_BD.device)
+    squared = (feat_BD[:, None] - feat_BD[None]).square().sum(-1)
+    found = torch.where(apart, squared.clamp_min(1e-12), torch.ones_like(squared)).sqrt() * apart
+    return found / found[apart].mean()
+
+
+def _angles(feat_BD: Tensor) -> Tensor:
+    """Cosines at each clip between every two others, (B, B, B)."""
+    ways = F.normalize(feat_BD[None] - feat_BD[:, None], dim=2)
+    return ways @ ways.transpose(1, 2)
+
+
+@full_precision
+def pkt(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
+    """Probabilistic knowledge transfer, Passalis & Tefas 2018: KL(teacher || student) of the clips' neighbourhoods,
+    from cosine similarities shifted to 0..1 and normalised over each row; mean over all pairs, as in the authors' code.
+
+    Channels and grids may differ. The teacher gets no gradient.
+
+    Raises:
+        ValueError: the batches differ in size.
+    """
+    if len(student_BCTHW) != len(teacher_BCTHW):
+        raise ValueError(f"student has {len(student_BCTHW)} clips, teacher {len(teacher_BCTHW)}")
+    student, teacher = _neighbours(student_BCTHW), _neighbours(teacher_BCTHW.detach())
+    return (teacher * ((teacher + 1e-7) / (student + 1e-7)).log()).mean()
+
+
+def _neighbours(feat_BCTHW: Tensor) -> Tensor:
+    flat = F.normalize(feat_BCTHW.flatten(1), dim=1, eps=1e-7)
+    similar = (flat @ flat.T + 1) / 2
+    return similar / similar.sum(1, keepdim=True)
+
+
+@full_precision
+def cka(x_nD: Tensor, y_nE: Tensor, *, debiased: bool = True) -> Tensor:
+    """Linear centred kernel alignment, Kornblith et al. 2019; debiased as Nguyen et al. 2021 (Song et al. 2012).
+
+    A similarity, not a loss: 1 for equal features up to rotation and scale, about 0 for independent ones; the biased
+    one is near 1 for any features where n is small against their width.
+
+    Args:
+        x_nD, y_nE: features of the same n clips; n of at least 4 if debiased, else 2.
+    Raises:
+        ValueError: the numbers of clips differ, or are too small.
+    """
+    count = len(x_nD)
+    if count != len(y_nE):
+        raise ValueError(f"{count} and {len(y_nE)} clips: both networks must see the same")
+    if count < (4 if debiased else 2):
+        raise ValueError(f"cka of {count} clips: use a batch of {4 if debiased else 2} or more")
+    hsic = _hsic_debiased if debiased else _hsic
+    grams = [features @ features.T for features in (x_nD - x_nD.mean(0), y_nE - y_nE.mean(0))]
+    own = (hsic(grams[0], grams[0]) * hsic(grams[1], grams[1])).clamp_min(0).sqrt()
+    return hsic(grams[0], grams[1]) / own.clamp_min(1e-12)
+
+
+def _hsic(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum()  # of centred features, the Gram matrices are centred
+
+
+def _hsic_debiased(a: Tensor, b: Tensor) -> Tensor:
+    n = len(a)
+    a, b = a - a.diagonal().diag(), b - b.diagonal().diag()
+    trace = (a * b).sum()
+    middle = a.sum() * b.sum() / ((n - 1) * (n - 2))
+    return (trace + middle - 2 / (n - 2) * (a.sum(0) @ b.sum(0))) / (n * (n - 3))

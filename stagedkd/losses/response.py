@@ -5,6 +5,7 @@ Shape legend: B clips, N classes.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,3 +40,79 @@ def kd(student_BN: Tensor, teacher_BN: Tensor, *, temperature: float = 4.0) -> T
     student = F.log_softmax(student_BN / temperature, dim=1)
     teacher = F.log_softmax(teacher_BN.detach() / temperature, dim=1)
     return temperature**2 * (teacher.exp() * (teacher - student)).sum(1).mean()
+
+
+@full_precision
+def dkd(
+    student_BN: Tensor, teacher_BN: Tensor, labels_B: Tensor, *, alpha: float = 1.0, beta: float = 8.0,
+    temperature: float = 4.0,
+) -> Tensor:  # fmt: skip
+    """Decoupled KD, Zhao et al. 2022: temperature^2 * (alpha * TCKD + beta * NCKD), mean over the batch.
+
+    TCKD compares target against the rest, NCKD the other classes among themselves. Stays in log space. The teacher gets
+    no gradient. A clip without a label (-1) takes the teacher's first class as its target (our formulation: the paper
+    has labels for all).
+
+    Raises:
+        ValueError: shapes differ, or there are fewer than two classes.
+    """
+    require_equal_shapes(student_BN, teacher_BN, "both networks need the same classes")
+    if student_BN.shape[1] < 2:
+        raise ValueError("dkd needs two classes or more: there is nothing beside the target")
+    teacher_BN = teacher_BN.detach()
+    target = torch.where(labels_B >= 0, labels_B, teacher_BN.argmax(1))[:, None]
+    target_s, rest_s, others_s = _decoupled(student_BN / temperature, target)
+    target_t, rest_t, others_t = _decoupled(teacher_BN / temperature, target)
+    tckd = target_t.exp() * (target_t - target_s) + rest_t.exp() * (rest_t - rest_s)
+    nckd = (others_t.exp() * (others_t - others_s)).sum(1)
+    return temperature**2 * (alpha * tckd + beta * nckd).mean()
+
+
+def _decoupled(logits_BN: Tensor, target_B1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of the target (B,), of all the rest (B,), and of the others among themselves (B, N-1)."""
+    classes = torch.arange(logits_BN.shape[1], device=logits_BN.device)
+    others = logits_BN[classes[None] != target_B1].view(len(logits_BN), -1)
+    rest, whole = others.logsumexp(1), logits_BN.logsumexp(1)
+    return logits_BN.gather(1, target_B1)[:, 0] - whole, rest - whole, others - rest[:, None]
+
+
+@full_precision
+def dist(
+    student_BN: Tensor, teacher_BN: Tensor, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0
+) -> Tensor:
+    """DIST, Huang et al. 2022: temperature^2 * (beta * inter + gamma * intra), each one minus Pearson's correlation of
+    probabilities, between the rows (classes of a clip) and between the columns (clips of a class).
+
+    The teacher gets no gradient. A batch of one has no columns to correlate, and gives the inter part alone.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    require_equal_shapes(student_BN, teacher_BN, "both networks need the same classes")
+    student = F.softmax(student_BN / temperature, dim=1)
+    teacher = F.softmax(teacher_BN.detach() / temperature, dim=1)
+    parts = beta * (1 - _pearson(student, teacher)).mean()
+    if len(student) > 1:
+        parts = parts + gamma * (1 - _pearson(student.T, teacher.T)).mean()
+    return temperature**2 * parts
+
+
+def _pearson(x: Tensor, y: Tensor) -> Tensor:
+    """Correlation of each row."""
+    return F.cosine_similarity(x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True), dim=1, eps=1e-8)
+
+
+@full_precision
+def logit_std(student_BN: Tensor, teacher_BN: Tensor, *, temperature: float = 2.0) -> Tensor:
+    """KD on standardised logits, Sun et al. 2024: each clip's logits to zero mean and unit deviation, then `kd`.
+
+    Raises:
+        ValueError: shapes differ, or there are fewer than two classes.
+    """
+    if student_BN.shape[1] < 2:
+        raise ValueError("logit_std needs two classes or more: one logit has no deviation")
+    return kd(_standard(student_BN), _standard(teacher_BN), temperature=temperature)
+
+
+def _standard(logits_BN: Tensor) -> Tensor:
+    return (logits_BN - logits_BN.mean(1, keepdim=True)) / (logits_BN.std(1, keepdim=True) + 1e-7)
