@@ -321,7 +321,7 @@ INHERITED = [
     ("extends: tiny.yaml\nrecipe: 3\n",
      "child.yaml:2:9", "'recipe' is the name of a method or the path of a file", "for example: kd", ()),
     ("extends: tiny.yaml\nrecipe: zebra\n",
-     "child.yaml:2:9", "there is no recipe 'zebra'", "one of ce, hint, kd, staged", ()),
+     "child.yaml:2:9", "there is no recipe 'zebra'", "one of at, ce, dist, dkd, hint, kd, label_smoothing, logit_std, nst, rkd, sp, staged", ()),
     ("extends: tiny.yaml\nrecipe: notrecipe.yaml\n",
      "notrecipe.yaml:1:1", "a recipe cannot set 'train'", "only distill, cascade and refine", ()),
     ("extends: tiny.yaml\nrecipe: hollow.yaml\n",

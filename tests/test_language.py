@@ -128,7 +128,20 @@ def test_the_published_schema_is_fresh_and_partial() -> None:
 def test_schema_and_recipes_commands(stagedkd: Command) -> None:
     assert json.loads(stagedkd("schema").stdout) == json.loads(json.dumps(json_schema()))
     listed = stagedkd("recipes").stdout.splitlines()
-    assert [line.split()[0] for line in listed] == ["ce", "hint", "kd", "staged"] and "Hinton" in listed[2]
+    assert [line.split()[0] for line in listed] == [
+        "at",
+        "ce",
+        "dist",
+        "dkd",
+        "hint",
+        "kd",
+        "label_smoothing",
+        "logit_std",
+        "nst",
+        "rkd",
+        "sp",
+        "staged",
+    ] and "Hinton" in listed[5]
     assert stagedkd("recipes", "kd").stdout == (REPO / "stagedkd" / "recipes" / "kd.yaml").read_text("utf-8")
     wrong = stagedkd("recipes", "kdd")
     assert wrong.returncode == 2 and "did you mean 'kd'?" in wrong.stderr

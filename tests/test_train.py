@@ -18,7 +18,7 @@ from stagedkd.errors import TrainingError
 from stagedkd.models.network import Network
 from stagedkd.models.resnet3d import resnet3d
 from stagedkd.plan.work import PhaseWork
-from stagedkd.spec.schema import Augment, Clip, GaussianW2, Hint, Input, Kd, Losses, Simulated, Train
+from stagedkd.spec.schema import FEATURE_LOSSES, Augment, Clip, GaussianW2, Hint, Input, Kd, Losses, Simulated, Train
 from stagedkd.train import checkpoint
 from stagedkd.train.events import EventLog
 from stagedkd.train.feed import Feed
@@ -246,3 +246,16 @@ def test_bf16_on_the_cpu_has_sound_gradients(tmp_path: Path) -> None:
             loss.backward()
             assert conv.weight.grad is not None and conv.weight.grad.abs().max() < 10
     assert torch.backends.mkldnn.enabled
+
+
+@pytest.mark.parametrize(
+    "name", ["dkd", "dist", "logit_std", "at", "gaussian_kl", "mmd", "nst", "coral", "sliced_w2", "sp", "rkd", "pkt"]
+)
+def test_every_loss_trains_a_student(tmp_path: Path, name: str) -> None:
+    """Declared by its name alone: the loss falls, on clips with and without labels, and the projectors are its own."""
+    losses_ = Losses.model_validate({name: 1.0})
+    pairs = (0, 1, 2) if losses_.on(FEATURE_LOSSES) else ()
+    work = job(tmp_path, (phase(epochs=8, losses=losses_, pairs=pairs, head=not pairs),))
+    fit(work)
+    rows = [json.loads(line)["losses"][name] for line in (tmp_path / "events.jsonl").read_text("utf-8").splitlines()]
+    assert rows[-1] < rows[0], rows

@@ -10,13 +10,13 @@ from torch import nn
 
 from stagedkd.models.network import Network
 from stagedkd.plan.work import Cut, PhaseWork
-from stagedkd.spec.schema import PROJECTED_LOSSES, TEACHER_LOSSES
+from stagedkd.spec.schema import LOGIT_LOSSES, PROJECTED_LOSSES, TEACHER_LOSSES
 
 
 @dataclass(frozen=True)
 class Route:
     """The part of both networks that a phase runs: block names at which feature maps are taken, by pair; `student_end`
-    the last block run where the head is not; `needs_teacher_logits` for kd."""
+    the last block run where the head is not; `needs_teacher_logits` for those that compare logits."""
 
     student_taps: Mapping[int, str]
     teacher_taps: Mapping[int, str]
@@ -32,7 +32,7 @@ def route(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> Route:
         teacher_taps={k: teacher_cut[k][-1] for k in phase.pairs},
         student_end=cut[max(phase.trained)][-1] if cut else None,
         needs_teacher=bool(phase.losses.on(TEACHER_LOSSES)),
-        needs_teacher_logits=phase.losses.kd is not None,
+        needs_teacher_logits=bool(phase.losses.on(LOGIT_LOSSES)),
     )
 
 

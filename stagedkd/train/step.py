@@ -6,7 +6,7 @@ Shape legend: B clips, 3 = RGB, C channels, T frames, H, W pixels, N classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,13 +18,10 @@ from stagedkd.data.mix import Batch
 from stagedkd.data.views import fit_input
 from stagedkd.errors import TrainingError
 from stagedkd.plan.work import PhaseWork
-from stagedkd.spec.schema import PROJECTED_LOSSES, Input
+from stagedkd.spec.schema import LOGIT_LOSSES, PROJECTED_LOSSES, Input
 from stagedkd.train.phases import Route
 
 Forward = Callable[..., tuple[dict[str, Tensor], Tensor | None]]
-FEATURE: Mapping[str, Callable[..., Tensor]] = {
-    "hint": losses.hint, "gaussian_w2": losses.gaussian_w2, "sp": losses.sp,
-}  # fmt: skip
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -112,14 +109,15 @@ def loss_parts(pieces: Pieces, phase: PhaseWork, route: Route, batch: Batch) -> 
             if batch.other_B is not None:  # of a mixed batch, each label counts by its share
                 other = losses.ce(logits, batch.other_B, **params)
                 parts[name] = batch.share * parts[name] + (1 - batch.share) * other
-        elif name == "kd":
+        elif name in LOGIT_LOSSES:
             assert logits is not None and teacher_logits is not None
-            parts[name] = losses.kd(logits, teacher_logits, **params)
+            labels = (batch.labels_B,) if name == "dkd" else ()
+            parts[name] = getattr(losses, name)(logits, teacher_logits, *labels, **params)
         else:
             each: list[Tensor] = []
             for k in phase.pairs:
                 mine, theirs = losses.pool_to_common(feats[route.student_taps[k]], teacher_feats[route.teacher_taps[k]])
                 mine = pieces.lifts[str(k)](mine) if name in PROJECTED_LOSSES else mine
-                each.append(FEATURE[name](mine, theirs, **params))
+                each.append(getattr(losses, name)(mine, theirs, **params))
             parts[name] = torch.stack(each).mean()
     return parts

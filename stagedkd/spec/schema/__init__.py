@@ -14,19 +14,19 @@ from stagedkd.spec.schema.data import (
     Refine,
     Symmetric,
 )
-from stagedkd.spec.schema.distill import (
+from stagedkd.spec.schema.distill import Distill, Phase
+from stagedkd.spec.schema.losses import (
     FEATURE_LOSSES,
+    LOGIT_LOSSES,
     PROJECTED_LOSSES,
     RESPONSE_LOSSES,
     TEACHER_LOSSES,
     Ce,
-    Distill,
     GaussianW2,
     Hint,
     Kd,
     Loss,
     Losses,
-    Phase,
     Pseudo,
     Sp,
 )
@@ -58,6 +58,7 @@ from stagedkd.spec.schema.whole import Evaluate, Spec
 
 __all__ = [
     "FEATURE_LOSSES",
+    "LOGIT_LOSSES",
     "PROJECTED_LOSSES",
     "RESPONSE_LOSSES",
     "TEACHER_LOSSES",
