@@ -187,9 +187,9 @@ def test_the_official_lists_over_exported_videos(
         "--lists",
         str(clips / "splits" / layout),
         "--frames",
-        "4",
+        "2",
         "--size",
-        "32x24",
+        "16x16",
     )
     for split, (train, test) in splits.items():
         data = {"ucf101": Ucf101, "hmdb51": Hmdb51}[layout].model_validate({"kind": layout, "split": split})

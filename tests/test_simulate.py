@@ -106,7 +106,7 @@ def test_classes_are_balanced_and_may_be_named() -> None:
     assert class_names(data) == ("walk", "run", "jack") and class_names(simulated("shapes", classes=4))[3] == "up"
     assert set(Counter(label_of(np.arange(30), data).tolist()).values()) == {10}
     assert ("left", "right") in mirror_pairs(FAMILIES["shapes"]) and not mirror_pairs(FAMILIES["figures"])
-    assert mirror_pairs(["PushLeft", "PushRight", "jump"]) == (("PushLeft", "PushRight"),)
+    assert mirror_pairs(("PushLeft", "PushRight", "jump")) == (("PushLeft", "PushRight"),)
 
 
 def test_a_third_family_is_one_file() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def class_names(data: Simulated) -> tuple[str, ...]:
     return FAMILIES[data.kind][: data.classes]
 
 
-def mirror_pairs(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+@lru_cache(maxsize=256)
+def mirror_pairs(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """Classes that a mirror turns into each other, by their names: left and right, clockwise and counterclockwise."""
     there = {_words(name): name for name in names}
     found: list[tuple[str, str]] = []
