@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -176,6 +177,20 @@ def test_bad_files_are_named_and_never_raise(tmp_path: Path) -> None:
         assert found.footage == inspect(tmp_path / name) and len(probe(tmp_path / name)) == 3
         assert len(found.frames_THWC) == found.footage.frames
     assert decode(tmp_path / "good.avi", 16).fault == "" == decode(tmp_path / "good.mp4", 16).fault
+
+
+def test_foreign_words_in_the_metadata_are_no_fault(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        container.metadata["title"] = "XXXXXXXX"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for _ in range(4):
+            container.mux(stream.encode(VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    blob = (tmp_path / "a.avi").read_bytes()
+    assert b"XXXXXXXX" in blob
+    (tmp_path / "b.avi").write_bytes(blob.replace(b"XXXXXXXX", b"M\xfcnchen\xff"))  # Latin-1, not UTF-8
+    assert inspect(tmp_path / "b.avi") == inspect(tmp_path / "a.avi") and probe(tmp_path / "b.avi")[0] == 4
 
 
 def flipped(clips: Path, folder: Path, count: int) -> list[Path]:

@@ -59,7 +59,7 @@ def walk(path: Path) -> Generator[VideoFrame, None, Footage]:
     times: list[float] = []
     shape, promised, fault = (0, 0), 0, ""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore") as container:
             stream = container.streams.best("video")
             if stream is None:
                 return Footage(0, 0, 0, (), "no video stream")
@@ -189,7 +189,7 @@ def probe(path: Path) -> tuple[int, int, int]:
     if _unreadable(path):
         return 0, 0, 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore") as container:
             stream = container.streams.best("video")
             if stream is None:
                 return 0, 0, 0
