@@ -248,6 +248,7 @@ def test_bf16_on_the_cpu_has_sound_gradients(tmp_path: Path) -> None:
     assert torch.backends.mkldnn.enabled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["dkd", "dist", "logit_std", "at", "gaussian_kl", "mmd", "nst", "coral", "sliced_w2", "sp", "rkd", "pkt"]
 )
