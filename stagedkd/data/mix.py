@@ -1,11 +1,11 @@
-"""MixUp and CutMix of a batch, drawn by (seed, epoch, step): what comes after the views.
+"""MixUp and CutMix of a batch, and its strong view, drawn by (seed, epoch, step): what comes after the views.
 
 Shape legend: B clips, 3 = RGB, T frames, H, W pixels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,12 +17,16 @@ from stagedkd.spec.schema import Augment
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips in 0..1 and their labels (-1: none). Of a mixed batch a share of 1 - `share` of each clip, and so of its
-    label, is `other`'s."""
+    """Clips in 0..1 and their labels (-1: none). `rows_B` are their places among the training clips; `posterior_BN` and
+    `accepted_B` their refined labels, where there are any. Of a mixed batch a share of 1 - `share` of each clip, and so
+    of its label, is that of the clip at `order_B`."""
 
     clip_B3THW: Tensor
     labels_B: Tensor
-    other_B: Tensor | None = None
+    rows_B: Tensor | None = None
+    posterior_BN: Tensor | None = None
+    accepted_B: Tensor | None = None
+    order_B: Tensor | None = None
     share: float = 1.0
 
 
@@ -39,10 +43,28 @@ def mix(batch: Batch, augment: Augment, seed: int, epoch: int, step: int) -> Bat
     share = float(dice.beta(alpha, alpha))
     order = torch.from_numpy(permutation(len(clip), seed, 97, epoch, step)).to(clip.device)
     if kind == "mixup":
-        return Batch(share * clip + (1 - share) * clip[order], batch.labels_B, batch.labels_B[order], share)
+        return replace(batch, clip_B3THW=share * clip + (1 - share) * clip[order], order_B=order, share=share)
     height, width = clip.shape[-2:]
     tall, wide = round(height * (1 - share) ** 0.5), round(width * (1 - share) ** 0.5)
     top, left = int(draw[1] * (height - tall + 1)), int(draw[2] * (width - wide + 1))
     mixed = clip.clone()
     mixed[..., top : top + tall, left : left + wide] = clip[order][..., top : top + tall, left : left + wide]
-    return Batch(mixed, batch.labels_B, batch.labels_B[order], 1 - tall * wide / (height * width))
+    return replace(batch, clip_B3THW=mixed, order_B=order, share=1 - tall * wide / (height * width))
+
+
+def strong_view(clip_B3THW: Tensor, seed: int, epoch: int, step: int) -> Tensor:
+    """The clips once more, changed strongly, as FixMatch wants it: brightness, contrast and saturation by up to a half,
+    then a grey square of half the side cut out, the same in all frames (our choice after Cubuk et al. 2020 and DeVries
+    & Taylor 2017)."""
+    count, (height, width) = len(clip_B3THW), clip_B3THW.shape[-2:]
+    dice = uniform(seed, 98, epoch, step, np.arange(count * 5)).reshape(5, count)
+    light, contrast, colour = torch.from_numpy(0.5 + dice[:3]).to(clip_B3THW)[:, :, None, None, None, None]
+    clip = clip_B3THW * light
+    clip = (clip - clip.mean((1, 2, 3, 4), keepdim=True)) * contrast + clip.mean((1, 2, 3, 4), keepdim=True)
+    grey = clip.mean(1, keepdim=True)
+    clip = ((clip - grey) * colour + grey).clamp(0, 1)
+    tall, wide = max(1, height // 2), max(1, width // 2)
+    for i, (y, x) in enumerate(dice[3:].T.tolist()):
+        top, left = int(y * (height - tall + 1)), int(x * (width - wide + 1))
+        clip[i, ..., top : top + tall, left : left + wide] = 0.5
+    return clip

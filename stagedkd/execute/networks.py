@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from stagedkd.errors import StoreError, TrainingError, UsageError
 from stagedkd.execute.context import Context
 from stagedkd.execute.weights import weights_file
-from stagedkd.models.build import build, load_weights
+from stagedkd.models.build import build, load_weights, own_function
 from stagedkd.models.network import Network
-from stagedkd.plan.work import Weights
+from stagedkd.plan.work import PhaseWork, Weights
 from stagedkd.spec.schema import Arch, FileArch
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.store import Artifact
@@ -57,6 +59,19 @@ def build_or_refuse(arch: Arch, classes: int, root: Path) -> Network:
         raise TrainingError(
             message, hint="it must have build(classes, **args) -> nn.Module, blocks first, head last"
         ) from error
+
+
+def own_losses(context: Context, phases: Sequence[PhaseWork]) -> dict[str, Callable[..., Tensor]]:
+    """Losses of one's own that the phases name, by their file. Raises TrainingError: a file cannot be run."""
+    found: dict[str, Callable[..., Tensor]] = {}
+    for path in sorted({phase.losses.file.path for phase in phases if phase.losses.file}):
+        context.listener.note(f"running code of your own: {path}")
+        try:
+            found[path] = own_function(context.root / path, "loss")
+        except Exception as error:
+            message = f"{path} cannot be used: {type(error).__name__}: {error}"
+            raise TrainingError(message, hint="it must have loss(student, teacher, **args) -> scalar") from error
+    return found
 
 
 def load_network(artifact: Artifact, arch: Arch, classes: int, root: Path) -> Network:

@@ -20,10 +20,11 @@ from stagedkd.spec.schema import Arch, Simulated
 
 @dataclass(frozen=True)
 class Pair:
-    """A student substage against the teacher's: feature shapes (C, T, H, W), and the grid both are pooled to."""
+    """A student substage against a teacher's (`number`, such as 1-2): feature shapes (C, T, H, W), and the grid both
+    are pooled to."""
 
     hop: str
-    number: int
+    number: str
     student: tuple[int, ...]
     teacher: tuple[int, ...]
 
@@ -98,5 +99,8 @@ def _wrong_cut(name: str, cut: Cut, blocks: Sequence[str]) -> list[Problem]:
 
 
 def _pairs(name: str, work: Distill, mine: NetworkShape, theirs: NetworkShape) -> list[Pair]:
-    rows = zip(work.cut, work.teacher_cut, strict=True)
-    return [Pair(name, k + 1, mine.maps[a[-1]], theirs.maps[b[-1]]) for k, (a, b) in enumerate(rows)]
+    pairs = sorted({pair for phase in work.phases for pair in phase.pairs})
+    return [
+        Pair(name, f"{k + 1}-{m + 1}", mine.maps[work.cut[k][-1]], theirs.maps[work.teacher_cut[m][-1]])
+        for k, m in pairs
+    ]

@@ -5,86 +5,165 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
-from stagedkd.data.draws import bits
+from stagedkd.data.draws import bits, permutation
 from stagedkd.errors import DataError, TrainingError
 from stagedkd.execute.clips import open_source, workers
 from stagedkd.execute.context import Context, Done
-from stagedkd.execute.networks import build_or_refuse, device_of, load_network, new_network, save_network
+from stagedkd.execute.networks import (
+    build_or_refuse,
+    device_of,
+    load_network,
+    new_network,
+    own_losses,
+    save_network,
+)
 from stagedkd.execute.tables import read_table
 from stagedkd.execute.weights import weights_file
 from stagedkd.models.network import Network
-from stagedkd.models.shapes import measure
-from stagedkd.plan.work import Cut, Distill, PhaseWork, Teach
-from stagedkd.spec.schema import Input
+from stagedkd.models.shapes import NetworkShape, measure
+from stagedkd.plan.work import Distill, PhaseWork, Teach, Weights
+from stagedkd.spec.schema import Arch, Input
 from stagedkd.store.manifest import file_digest
+from stagedkd.store.store import Artifact
 from stagedkd.train import checkpoint
+from stagedkd.train.bridge import Bridge
+from stagedkd.train.compute import train_flops
+from stagedkd.train.correlation import CLIPS, Probe, correlation
 from stagedkd.train.events import EventLog
-from stagedkd.train.feed import Feed
-from stagedkd.train.loop import Job, fit
-from stagedkd.train.phases import projectors
+from stagedkd.train.feed import Feed, Refined
+from stagedkd.train.loop import Job, Progress, fit
+from stagedkd.train.phases import route
+from stagedkd.train.terms import Hop
 
 
 def teach(context: Context, work: Teach) -> Done:
     """Train one network by cross-entropy, or keep its weights as they are."""
-    classes, device = classes_of(context), _device(context)
+    classes, device = classes_of(context), training_device(context)
     network = new_network(context, work.arch, classes, work.weights, work.seed)
-    _check_weights(context, work)
+    check_weights(context, work.weights, work.arch)
     if work.phase is None:
         save_network(context, network)
         return Done(metrics={"steps": 0, "labels": work.labels}, run=run_facts(device, 0.0))
-    feed = _feed(context, work, work.labels, device)
-    network.to(device)
-    _say_precision(context, (work.phase,), device)
-    job = _job(context, network, nn.ModuleDict(), None, (), (), (work.phase,), feed, device, (work.input, None))
-    return _fit(context, job, labels=work.labels)
+    feed = feed_of(context, work, work.labels, device)
+    job = ce_job(context, network.to(device), work.phase, work.input, feed, device, context.workspace.scratch)
+    shape = measure(lambda: build_or_refuse(work.arch, classes, context.root), *work.clip.seen(work.input))
+    flops = train_flops(work.phase, route(work.phase, (), ()), feed.steps(work.phase), shape)
+    return _fit(context, job, {"labels": work.labels, "train_flops": flops})
+
+
+def ce_job(
+    context: Context, network: Network, phase: PhaseWork, made: Input | None, feed: Feed, device: torch.device,
+    scratch: Path,
+) -> Job:  # fmt: skip
+    """A training by labels alone."""
+    _say_precision(context, (phase,), device)
+    return _job(
+        context, student=network, bridge=Bridge(), guides=(), cut=(), teacher_cut=(), phases=(phase,), feed=feed,
+        inputs=(made,), shares=(), device=device, scratch=scratch,
+    )  # fmt: skip
 
 
 def distill(context: Context, work: Distill) -> Done:
-    """Train a student by its phases against the network above it, which stands still."""
-    classes, device = classes_of(context), _device(context)
-    above = context.inputs["teacher"]
-    teacher = load_network(above, work.teacher, classes, context.root).to(device).eval().requires_grad_(False)
+    """Train a student by its phases against the networks above it, which stand still."""
+    classes, device = classes_of(context), training_device(context)
+    cast = [(work.teacher, work.teacher_input), *((guide.arch, guide.input) for guide in work.guides)]
+    roles = ["teacher", *(f"guide-{i}" for i in range(1, len(cast)))]
+    guides = [
+        load_network(context.inputs[role], arch, classes, context.root).to(device).eval().requires_grad_(False)
+        for role, (arch, _) in zip(roles, cast, strict=True)
+    ]
     student = new_network(context, work.arch, classes, work.weights, work.seed)
-    _check_weights(context, work)
-    mine = measure(lambda: _meta(context, work, "arch", classes), *work.clip.seen(work.input)).maps
-    theirs = measure(lambda: _meta(context, work, "teacher", classes), *work.clip.seen(work.teacher_input)).maps
-    lifts = projectors(
-        work.phases,
-        {k: mine[run[-1]][0] for k, run in enumerate(work.cut)},
-        {k: theirs[run[-1]][0] for k, run in enumerate(work.teacher_cut)},
-    )
+    check_weights(context, work.weights, work.arch)
+    extra: dict[str, Any] = {"labels": "same"}
+    if work.warm_start:
+        extra["warm_started"] = _warm_start(context, student, guides[0])
+    shapes = [
+        measure(lambda arch=arch: build_or_refuse(arch, classes, context.root), *work.clip.seen(made))
+        for arch, made in ((work.arch, work.input), *cast)
+    ]
+    feed = feed_of(context, work, "same", device)
+    bridge = _bridge(work, shapes[0], shapes[1], len(feed.numbers))
     student.to(device)
-    lifts.to(device)
-    feed = _feed(context, work, "same", device)
+    bridge.to(device)
     _say_precision(context, work.phases, device)
+    probe = _probe(work, feed)
+    measured = work.pairing == "correlation" or work.pair_weights != "uniform"
     job = _job(
-        context,
-        student,
-        lifts,
-        teacher,
-        work.cut,
-        work.teacher_cut,
-        work.phases,
-        feed,
-        device,
-        (work.input, work.teacher_input),
+        context, student=student, bridge=bridge, guides=tuple(guides), cut=work.cut, teacher_cut=work.teacher_cut,
+        phases=work.phases, feed=feed, inputs=(work.input, *(made for _, made in cast)),
+        shares=(work.share, *(guide.share for guide in work.guides)), device=device,
+        scratch=context.workspace.scratch, probe=probe if measured else None, normalize=work.normalize is not None,
+        hop=Hop(work.drop, work.shuffle, work.pair_weights, feed.seed), own=own_losses(context, work.phases),
+    )  # fmt: skip
+    routes = [route(phase, work.cut, work.teacher_cut) for phase in work.phases]
+    extra["train_flops"] = sum(
+        train_flops(phase, path, feed.steps(phase), shapes[0], shapes[1:], work.cut, work.drop)
+        for phase, path in zip(work.phases, routes, strict=True)
     )
-    return _fit(context, job, labels="same")
+    before = _correlation(context, job, probe)
+    done = _fit(context, job, extra)
+    if before is not None:
+        _write_correlation(context, work, before, _correlation(context, job, probe), probe)
+    return done
 
 
-def _meta(context: Context, work: Distill, which: Literal["arch", "teacher"], classes: int) -> Network:
-    return build_or_refuse(getattr(work, which), classes, context.root)
+def _bridge(work: Distill, student: NetworkShape, teacher: NetworkShape, clips: int) -> Bridge:
+    mine = {k: student.maps[run[-1]][0] for k, run in enumerate(work.cut)}
+    theirs = {m: teacher.maps[run[-1]][0] for m, run in enumerate(work.teacher_cut)}
+    return Bridge(work.pairing, work.phases, mine, theirs, clips)
 
 
-def _device(context: Context) -> torch.device:
+def _warm_start(context: Context, student: Network, above: Network) -> int:
+    """Copy the tensors that both networks have under one name and in one shape."""
+    theirs = above.net.state_dict()
+    copied = 0
+    with torch.no_grad():
+        for name, tensor in student.net.state_dict().items():
+            if tensor.ndim and name in theirs and theirs[name].shape == tensor.shape:
+                tensor.copy_(theirs[name])
+                copied += 1
+    what = f"{copied} tensors have the name and shape of the network above"
+    context.listener.note(f"{context.stage.name}: warm start: {what}" + ("" if copied else ", so it starts cold"))
+    return copied
+
+
+def _probe(work: Distill, feed: Feed) -> Probe | None:
+    """The clips over which substages are correlated; None where nothing is compared."""
+    if not work.teacher_cut:
+        return None
+    chosen = feed.numbers[np.sort(permutation(len(feed.numbers), 0, 71)[:CLIPS])]
+    return Probe(feed.source, chosen.tolist(), (work.input, work.teacher_input))
+
+
+def _correlation(context: Context, job: Job, probe: Probe | None) -> list[list[float]] | None:
+    if probe is None:
+        return None
+    if not probe.batches and job.probe is None:
+        context.listener.note(f"{context.stage.name}: too few training clips to correlate substages")
+        return None
+    return correlation(job.student, job.guides[0], (job.cut, job.teacher_cut), probe).tolist()
+
+
+def _write_correlation(
+    context: Context, work: Distill, before: list[list[float]], after: list[list[float]] | None, probe: Probe | None
+) -> None:
+    """correlation.json: debiased linear CKA of student (rows) and teacher substages, before and after training."""
+    names = [["+".join(run) for run in cut] for cut in (work.cut, work.teacher_cut)]
+    clips = sum(len(part) for part in probe.batches) if probe else 0
+    found = {"student": names[0], "teacher": names[1], "clips": clips, "before": before, "after": after}
+    (context.workspace.files / "correlation.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+def training_device(context: Context) -> torch.device:
     """Set threads and determinism, then give the device. A resumed stage keeps the threads it began with."""
-    saved = checkpoint.load(context.workspace.scratch)
+    saved = next(map(checkpoint.load, checkpoint.folders(context.workspace.scratch)), None)
     threads = context.runtime.used_threads
     if saved is not None and saved["threads"] != threads:
         context.listener.note(f"going on with {saved['threads']} threads, as this stage began, not {threads}")
@@ -109,7 +188,8 @@ def classes_of(context: Context) -> int:
     return len(json.loads(text)["classes"])
 
 
-def _feed(context: Context, work: Teach | Distill, labels: Literal["same", "all"], device: torch.device) -> Feed:
+def feed_of(context: Context, work: Teach | Distill, labels: Literal["same", "all"], device: torch.device) -> Feed:
+    """The training clips with their labels, refined ones too where the stage has them."""
     table = read_table(context.inputs["labels"].file("labels.parquet"))
     numbers = np.array(table["clip"], np.int64)
     given = np.array(table["label"], np.int64)
@@ -118,47 +198,58 @@ def _feed(context: Context, work: Teach | Distill, labels: Literal["same", "all"
     if not (given >= 0).any() and isinstance(work, Teach):
         raise DataError("no training clip has a label", hint="raise labels.clean or labels.noisy")
     source = open_source(context, context.inputs["data"], work.clip, device)
-    order = int(bits(work.seed, 51).item() >> np.uint64(33))
-    return Feed(source, numbers, given, work.augment, order, work.clip.views, workers(context.runtime))
+    refined = read_refined(context.inputs["refined"]) if "refined" in context.inputs else None
+    views, threads = work.clip.views, workers(context.runtime)
+    return Feed(source, numbers, given, work.augment, order_seed(work.seed), views, threads, refined)
 
 
-def _check_weights(context: Context, work: Teach | Distill) -> None:
-    if work.weights is None:
+def read_refined(artifact: Artifact) -> Refined:
+    """The labels of a round, in the order of the training clips."""
+    table = read_table(artifact.file("refined.parquet"))
+    return Refined(np.array(table["posterior"], np.float32), np.array(table["accepted"], np.bool_))
+
+
+def order_seed(seed: int) -> int:
+    """The seed of order and views."""
+    return int(bits(seed, 51).item() >> np.uint64(33))
+
+
+def check_weights(context: Context, weights: Weights | None, arch: Arch) -> None:
+    """Raises DataError: a weight file differs from the lock."""
+    if weights is None:
         return
-    path = weights_file(work.weights.name, work.arch, context.runtime)
-    if file_digest(path) != work.weights.sha256:
+    path = weights_file(weights.name, arch, context.runtime)
+    if file_digest(path) != weights.sha256:
         raise DataError(f"{path} differs from stagedkd.lock", hint="restore the file, or: stagedkd lock SPEC")
 
 
-def _job(
-    context: Context, student: Network, lifts: nn.ModuleDict, teacher: Network | None, cut: Cut, teacher_cut: Cut,
-    phases: tuple[PhaseWork, ...], feed: Feed, device: torch.device, inputs: tuple[Input | None, Input | None],
-) -> Job:  # fmt: skip
-    if device.type == "cuda":
-        for network in (student, teacher):
-            if network is not None:
-                network.to(memory_format=torch.channels_last_3d)
+def _job(context: Context, **fields: Any) -> Job:
+    if fields["device"].type == "cuda":
+        for network in (fields["student"], *fields["guides"]):
+            network.to(memory_format=torch.channels_last_3d)
     return Job(
-        student=student, lifts=lifts, teacher=teacher, cut=cut, teacher_cut=teacher_cut, phases=phases, feed=feed,
-        inputs=inputs, device=device, scratch=context.workspace.scratch,
-        events=EventLog(context.workspace.scratch / "events.jsonl"),
-        compile=context.runtime.compile, checkpoint_seconds=context.runtime.checkpoint_seconds,
-        interrupted=context.stop.get, on_step=context.listener.step,
+        events=EventLog(fields["scratch"] / "events.jsonl"), compile=context.runtime.compile,
+        checkpoint_seconds=context.runtime.checkpoint_seconds, interrupted=context.stop.get,
+        on_step=context.listener.step, **fields,
     )  # fmt: skip
 
 
-def _fit(context: Context, job: Job, labels: str) -> Done:
+def _fit(context: Context, job: Job, extra: Mapping[str, Any]) -> Done:
     started = time.monotonic()
-    try:
-        at = fit(job)
-    except TrainingError as error:
-        message = f"stage {context.stage.name}: {error.message}"
-        raise TrainingError(message, hint=error.hint) from error
+    at = run_job(context, job)
     save_network(context, job.student)
     used = int((job.feed.labels >= 0).sum())
-    metrics = {"steps": at.total, "labels": labels, "labelled_clips": used, "clips": len(job.feed.numbers)}
-    metrics["losses"] = {phase: dict(means) for phase, means in at.last.items()}  # pyright: ignore[reportArgumentType]
+    metrics = {"steps": at.total, "labelled_clips": used, "clips": len(job.feed.numbers), **extra}
+    metrics["losses"] = {phase: dict(means) for phase, means in at.last.items()}
     return Done(metrics=metrics, run=run_facts(job.device, time.monotonic() - started, at.waited))
+
+
+def run_job(context: Context, job: Job) -> Progress:
+    """`fit`, with the stage's name in what goes wrong."""
+    try:
+        return fit(job)
+    except TrainingError as error:
+        raise TrainingError(f"stage {context.stage.name}: {error.message}", hint=error.hint) from error
 
 
 def run_facts(device: torch.device, seconds: float, waited: float = 0.0) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from stagedkd.execute.locking import lock_specs
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.runtime import Runtime, load_runtime
-from stagedkd.plan.work import Distill, Evaluate, Prepare, Teach, Weaken
+from stagedkd.plan.work import Distill, Evaluate, Prepare, Refine, Teach, Weaken
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.schema import Spec
 from stagedkd.store.manifest import manifest_of
@@ -219,6 +219,10 @@ def work_on(context: Context) -> Done:
             from stagedkd.execute.train import teach
 
             return teach(context, work)
+        case Refine():
+            from stagedkd.execute.refine import refine
+
+            return refine(context, work)
         case Distill():
             from stagedkd.execute.train import distill
 

@@ -43,6 +43,6 @@ def _torchvision_file(arch: str, name: str) -> Path:
 def all_weights(spec: Spec) -> dict[str, NetworkFields]:
     """The networks of a spec that name weights, by that name."""
     listed = spec.cascade if spec.cascade != "auto" else ()
-    networks: list[NetworkFields] = [spec.teacher, spec.student]
+    networks: list[NetworkFields] = [spec.teacher, *spec.co_teachers, spec.student]
     networks += [n for n in listed if isinstance(n, NetworkFields)]
     return {n.weights: n for n in networks if n.weights is not None}

@@ -5,6 +5,8 @@ Shape legend: B clips, C channels, T frames, H, W positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,13 +16,14 @@ from stagedkd.losses._precision import full_precision, require_equal_shapes
 def pool_to_common(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
     """Average both maps down to the element-wise minimum of their (T, H, W) grids; equal grids are left alone."""
     grid = [min(a, b) for a, b in zip(student_BCTHW.shape[2:], teacher_BCTHW.shape[2:], strict=True)]
-    return _pool(student_BCTHW, grid), _pool(teacher_BCTHW, grid)
+    return pool_to(student_BCTHW, grid), pool_to(teacher_BCTHW, grid)
 
 
-def _pool(feat_BCTHW: Tensor, grid: list[int]) -> Tensor:
+def pool_to(feat_BCTHW: Tensor, grid: Sequence[int]) -> Tensor:
+    """Average a map down to a (T, H, W) grid; an equal grid is left alone."""
     return (
         feat_BCTHW
-        if list(feat_BCTHW.shape[2:]) == grid
+        if tuple(feat_BCTHW.shape[2:]) == tuple(grid)
         else F.adaptive_avg_pool3d(feat_BCTHW, (grid[0], grid[1], grid[2]))
     )
 

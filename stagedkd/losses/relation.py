@@ -104,7 +104,7 @@ def cka(x_nD: Tensor, y_nE: Tensor, *, debiased: bool = True) -> Tensor:
         raise ValueError(f"{count} and {len(y_nE)} clips: both networks must see the same")
     if count < (4 if debiased else 2):
         raise ValueError(f"cka of {count} clips: use a batch of {4 if debiased else 2} or more")
-    hsic = _hsic_debiased if debiased else _hsic
+    hsic = hsic_debiased if debiased else _hsic
     grams = [features @ features.T for features in (x_nD - x_nD.mean(0), y_nE - y_nE.mean(0))]
     own = (hsic(grams[0], grams[0]) * hsic(grams[1], grams[1])).clamp_min(0).sqrt()
     return hsic(grams[0], grams[1]) / own.clamp_min(1e-12)
@@ -114,7 +114,8 @@ def _hsic(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum()  # of centred features, the Gram matrices are centred
 
 
-def _hsic_debiased(a: Tensor, b: Tensor) -> Tensor:
+def hsic_debiased(a: Tensor, b: Tensor) -> Tensor:
+    """Unbiased HSIC of two Gram matrices (n, n), n of at least 4 (Song et al. 2012, eq. 5)."""
     n = len(a)
     a, b = a - a.diagonal().diag(), b - b.diagonal().diag()
     trace = (a * b).sum()

@@ -28,6 +28,31 @@ def ce(student_BN: Tensor, labels_B: Tensor, *, smoothing: float = 0.0) -> Tenso
 
 
 @full_precision
+def pseudo(student_BN: Tensor, posterior_BN: Tensor, accepted_B: Tensor) -> Tensor:
+    """Cross-entropy on refined labels: -sum_c q_i(c) log p_i(c) of the accepted clips, mean over all clips of the
+    batch, as FixMatch's unlabelled term (Sohn et al. 2020, eq. 4).
+
+    Args:
+        student_BN: logits. posterior_BN: probabilities. accepted_B: bool.
+    """
+    each_B = -(posterior_BN * F.log_softmax(student_BN, dim=1)).sum(1)
+    return torch.where(accepted_B, each_B, torch.zeros_like(each_B)).mean()
+
+
+@full_precision
+def fixmatch(strong_BN: Tensor, plain_BN: Tensor, *, threshold: float = 0.95) -> Tensor:
+    """FixMatch, Sohn et al. 2020, eq. 4: cross-entropy of the strong view's logits on the class of the plain view's,
+    where its probability reaches `threshold`; mean over all clips. The plain view gets no gradient.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    require_equal_shapes(strong_BN, plain_BN, "both are logits of the same clips")
+    sure_B, class_B = F.softmax(plain_BN.detach(), dim=1).max(1)
+    return (F.cross_entropy(strong_BN, class_B, reduction="none") * (sure_B >= threshold)).mean()
+
+
+@full_precision
 def kd(student_BN: Tensor, teacher_BN: Tensor, *, temperature: float = 4.0) -> Tensor:
     """Hinton et al. 2015: temperature^2 * KL(teacher || student), summed over classes, mean over the batch.
 

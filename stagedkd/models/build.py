@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+from collections.abc import Callable
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 from safetensors.torch import load_file
@@ -43,16 +44,22 @@ def build(arch: Arch, classes: int, *, root: Path) -> Network:
 _loaded = itertools.count()
 
 
-def _own(arch: FileArch, classes: int, root: Path) -> Network:
-    """Run one's own file. Its children are the blocks, the last of them the head."""
-    spec = importlib.util.spec_from_file_location(f"stagedkd_own_{next(_loaded)}", root / arch.path)
+def own_function(path: Path, name: str) -> Callable[..., Any]:
+    """Run one's own file and give its function. Raises ValueError: there is none."""
+    spec = importlib.util.spec_from_file_location(f"stagedkd_own_{next(_loaded)}", path)
     if spec is None or spec.loader is None:
         raise ValueError("not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not hasattr(module, "build"):
-        raise ValueError("there is no function build(classes, **args)")
-    net = module.build(classes, **arch.args)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"there is no function {name}")
+    return function
+
+
+def _own(arch: FileArch, classes: int, root: Path) -> Network:
+    """Run one's own file. Its children are the blocks, the last of them the head."""
+    net = own_function(root / arch.path, "build")(classes, **arch.args)
     names = [name for name, _ in net.named_children()] if isinstance(net, nn.Module) else []
     if len(names) < 2:
         raise ValueError("build() must give an nn.Module with at least two named children: blocks and a head")

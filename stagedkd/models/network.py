@@ -54,6 +54,12 @@ class Network(nn.Module):
         """The modules of a block. Raises KeyError: there is no such block."""
         return tuple(self.net.get_submodule(path) for path in self.anatomy.blocks[name])
 
+    def block(self, name: str, state: State) -> State:
+        """One block: what it makes of what the block before it left."""
+        for module in self.block_modules(name):
+            state = self.anatomy.step(module, state)
+        return state
+
     def run(
         self, clip_BCTHW: Tensor, upto: str | None = None, taps: Sequence[str] = (), head: bool = True
     ) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -78,8 +84,7 @@ class Network(nn.Module):
         last = len(names) - 1 if head else max((names.index(name) for name in asked), default=-1)
         state, maps = clip_BCTHW, dict[str, Tensor]()
         for name in names[: last + 1]:
-            for module in self.block_modules(name):
-                state = self.anatomy.step(module, state)
+            state = self.block(name, state)
             if name in taps:
                 maps[name] = self.anatomy.to_map(state)
         return maps, self.anatomy.finish(self.net, state) if head else None

@@ -9,20 +9,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from stagedkd.models.network import Network
+from stagedkd.models.network import Network, State
 
 
 @dataclass(frozen=True)
 class NetworkShape:
     """`params` with head, `trunk_params` without; `flops` of one clip (2 x multiply-adds of convolutions and matrix
-    products, head included); `maps` the (C, T, H, W) behind each block."""
+    products, head included); `maps` the (C, T, H, W) behind each block, `block_flops` the FLOPs of each."""
 
     params: int
     trunk_params: int
     flops: int
     maps: Mapping[str, tuple[int, ...]]
+    block_flops: Mapping[str, int]
+
+    def flops_of(self, first: str | None, last: str | None, head: bool) -> int:
+        """FLOPs of one clip from block `first` (None: the first) to block `last` (None: none), or through the head."""
+        names = list(self.block_flops)
+        begin = names.index(first) if first else 0
+        end = len(names) if head else names.index(last) + 1 if last else 0
+        blocks = sum(self.block_flops[name] for name in names[begin:end])
+        return blocks + (self.flops - sum(self.block_flops.values()) if head else 0)
 
 
 def measure(build: Callable[[], Network], frames: int, size: int) -> NetworkShape:
@@ -34,10 +44,18 @@ def measure(build: Callable[[], Network], frames: int, size: int) -> NetworkShap
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         network = build().eval()
         clip = torch.empty(1, 3, frames, size, size)
+    maps: dict[str, Tensor] = {}
+    block_flops: dict[str, int] = {}
+    network.run(clip, head=False)  # refuses sizes that the network cannot take
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        maps, _ = network.run(clip, taps=network.blocks)
+        state: State = clip
+        for name in network.blocks:
+            state = network.block(name, state)
+            maps[name] = network.anatomy.to_map(state)
+            block_flops[name] = int(counter.get_total_flops()) - sum(block_flops.values())
+        network.anatomy.finish(network.net, state)
     params = sum(p.numel() for p in network.parameters())
     heads = [m for m in network.head_modules if not type(m).__name__.startswith("LayerNorm")]
     head = sum(p.numel() for module in heads for p in module.parameters())
     shapes = {name: tuple(feat_BCTHW.shape[1:]) for name, feat_BCTHW in maps.items()}
-    return NetworkShape(params, params - head, int(counter.get_total_flops()), shapes)
+    return NetworkShape(params, params - head, int(counter.get_total_flops()), shapes, block_flops)

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.key import stage_key
 from stagedkd.plan.lock import Lock, data_id
-from stagedkd.plan.work import Cut, Distill, Evaluate, PhaseWork, Prepare, Reading, Teach, Weaken, Weights, Work
+from stagedkd.plan.work import (
+    Cut,
+    Distill,
+    Evaluate,
+    Guide,
+    PhaseWork,
+    Prepare,
+    Reading,
+    Refine,
+    Teach,
+    Trainee,
+    Weaken,
+    Weights,
+    Work,
+)
 from stagedkd.spec.cascade import assistants
-from stagedkd.spec.cuts import matching_cut, student_cut
+from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.families import class_names, mirror_pairs
 from stagedkd.spec.load import Experiment
+from stagedkd.spec.pairing import Matching, matching
 from stagedkd.spec.rules import warnings
 from stagedkd.spec.schedule import phase_epochs
 from stagedkd.spec.schema import (
     FEATURE_LOSSES,
+    LOGIT_LOSSES,
     RESPONSE_LOSSES,
     Augment,
     Ce,
@@ -24,7 +43,9 @@ from stagedkd.spec.schema import (
     Simulated,
     Spec,
     Student,
+    StudentFields,
     Teacher,
+    TeacherFields,
     Train,
     arch_of,
 )
@@ -58,15 +79,19 @@ class _Compiler:
     def plan(self) -> Plan:
         spec = self.spec
         data, labels = self._data_stages()
-        self._teach(data, labels)
-        above, networks = "teacher", ["teacher"]
-        upper: Teacher | Student = spec.teacher
-        listed = assistants(spec)
-        for i, network in enumerate((*listed, spec.student)):
-            name = "student" if i == len(listed) else f"assistant-{i + 1}"
-            self._distill(name, network, upper, {"data": data, "labels": labels, "teacher": above})
-            above, upper = name, network
-            networks.append(name)
+        networks = [self._teach("teacher", spec.teacher, data, labels)]
+        for i, more in enumerate(spec.co_teachers):
+            networks.append(self._teach(f"teacher-{i + 2}", more, data, labels))
+        row: list[Teacher | Student] = [spec.teacher, *assistants(spec), spec.student]
+        names = ["teacher", *(f"assistant-{i}" for i in range(1, len(row) - 1)), "student"]
+        rounds = self._refine(row, {"data": data, "labels": labels})
+        for hop in range(1, len(row)):
+            needs = {"data": data, "labels": labels, "teacher": names[hop - 1]}
+            if rounds and any(phase.losses.pseudo for phase in spec.distill.phases.values()):
+                between = spec.refine is not None and spec.refine.between_hops
+                needs["refined"] = rounds[min(hop, len(rounds)) - 1] if between else rounds[-1]
+            self._distill(names[hop], row[: hop + 1], needs, names[: hop - 1])
+        networks += names[1:]
         if spec.control == "ce":
             self._control(data, labels)
             networks.append("control-ce")
@@ -123,54 +148,100 @@ class _Compiler:
         sha256 = self.lock.weights.get(network.weights)
         return Weights(name=network.weights, sha256=sha256), sha256 is not None
 
-    def _teach(self, data: str, labels: str) -> None:
-        teacher = self.spec.teacher
-        clip, augment = self._views()
+    def _teach(self, name: str, teacher: Teacher, data: str, labels: str) -> str:
+        use, (clip, augment) = self.spec.distill.teacher, self._views()
         weights, locked = self._weights(teacher)
+        seen = use.labels or teacher.labels
+        stop = max(1, round(use.stop * teacher.epochs)) if use.stop is not None and teacher.epochs else None
         work = Teach(
-            arch=arch_of(teacher), input=teacher.input, weights=weights, labels=teacher.labels, clip=clip,
-            augment=augment, phase=self._ce_phase(teacher, teacher.epochs) if teacher.epochs else None,
-            seed=teacher.seed,
+            arch=arch_of(teacher), input=teacher.input, weights=weights, labels=seen, clip=clip, augment=augment,
+            phase=self._ce_phase(teacher, teacher.epochs, stop) if teacher.epochs else None, seed=teacher.seed,
         )  # fmt: skip
-        self._add("teacher", work, locked=locked, data=data, labels=labels)
-        if teacher.labels == "all":
-            self.notes.append("the teacher is trained on the true labels of all training clips (teacher.labels: all)")
+        self._add(name, work, locked=locked, data=data, labels=labels)
+        if seen == "all":
+            self.notes.append(f"the {name} is trained on the true labels of all training clips (teacher.labels: all)")
+        return name
+
+    def _refine(self, row: list[Teacher | Student], needs: dict[str, str]) -> list[str]:
+        """The rounds of refined labels; the first student of the row is the network that the user wants."""
+        rule = self.spec.refine
+        found: list[str] = []
+        for number in range(1, rule.rounds + 1) if rule else ():
+            assert rule is not None
+            hop = min(number, len(row) - 1) if rule.between_hops else 1
+            chosen = {"teacher": row[hop - 1], "student": row[-1]}
+            both = ("teacher", "student") if rule.by == "both" else (rule.by,)
+            trainees = [self._trainee(by, chosen[by], rule.epochs) for by in both]
+            clip, augment = self._views()
+            work = Refine(
+                rule=rule, round=number, networks=tuple(t for t, _ in trainees), clip=clip, augment=augment
+            )  # fmt: skip
+            above = {"previous": found[-1]} if found else {}
+            locked = all(known for _, known in trainees)
+            found.append(self._add(f"refine-{number}", work, locked=locked, **needs, **above))
+        return found
+
+    def _trainee(
+        self, by: Literal["teacher", "student"], network: Teacher | Student, epochs: int | None
+    ) -> tuple[Trainee, bool]:
+        weights, locked = self._weights(network)
+        if isinstance(network, StudentFields):
+            epochs = epochs or sum(phase.epochs for phase in self._phases(network, None))
+        phase = self._ce_phase(network, epochs or network.epochs or 0)
+        return Trainee(by=by, arch=arch_of(network), input=network.input, weights=weights, phase=phase), locked
 
     def _control(self, data: str, labels: str) -> None:
         """The CE-only student of equal steps: the same epochs over all phases, on the same labels."""
         student = self.spec.student
         clip, augment = self._views()
         weights, locked = self._weights(student)
-        epochs = sum(phase.epochs for phase in self._phases(student))
+        epochs = sum(phase.epochs for phase in self._phases(student, None))
         work = Teach(
             arch=arch_of(student), input=student.input, weights=weights, labels="same", clip=clip, augment=augment,
             phase=self._ce_phase(student, epochs), seed=self.spec.seed,
         )  # fmt: skip
         self._add("control-ce", work, locked=locked, data=data, labels=labels)
 
-    def _ce_phase(self, network: Teacher | Student, epochs: int) -> PhaseWork:
-        train = self.spec.train.patched(network.train)
-        losses = Losses(ce=Ce())
+    def _ce_phase(self, network: Teacher | Student, epochs: int, stop: int | None = None) -> PhaseWork:
         return PhaseWork(
-            name="train", epochs=epochs, trained=(0,), frozen=(), pairs=(), head=True, losses=losses, train=train
-        )
+            name="train", epochs=epochs, stop=None if stop == epochs else stop, trained=(0,), frozen=(), pairs=(),
+            head=True, losses=Losses(ce=Ce()), train=self.spec.train.patched(network.train),
+        )  # fmt: skip
 
-    def _distill(self, name: str, network: Student, upper: Teacher | Student, needs: dict[str, str]) -> None:
+    def _distill(self, name: str, row: Sequence[Teacher | Student], needs: dict[str, str], earlier: list[str]) -> None:
+        """A hop from the last but one network of `row` to the last; `earlier` are the names of those further above."""
+        network, upper, distill = row[-1], row[-2], self.spec.distill
+        assert not isinstance(network, TeacherFields)
         clip, augment = self._views()
         weights, locked = self._weights(network)
-        cut = student_cut(network)
+        matched = matching(self.spec, network, upper) if self._pairs_needed() else None
+        roles, guides = self._guides(row, earlier)
         work = Distill(
-            arch=arch_of(network), input=network.input, weights=weights, cut=cut,
-            teacher=arch_of(upper), teacher_input=upper.input,
-            teacher_cut=matching_cut(upper, len(cut)) if self._pairs_needed() else (),
-            phases=self._phases(network), clip=clip, augment=augment, seed=self.spec.seed,
+            arch=arch_of(network), input=network.input, weights=weights, cut=student_cut(network),
+            teacher=arch_of(upper), teacher_input=upper.input, teacher_cut=matched.teacher_cut if matched else (),
+            share=_share(upper), guides=guides, drop=distill.drop if guides else 0.0,
+            pairing=matched.kind if matched else "pairs",
+            pair_weights=distill.pair_weights if matched else "uniform", normalize=distill.normalize,
+            warm_start=distill.warm_start, shuffle=distill.teacher.shuffle,
+            phases=self._phases(network, matched), clip=clip, augment=augment, seed=self.spec.seed,
         )  # fmt: skip
-        self._add(name, work, locked=locked, **needs)
+        self._add(name, work, locked=locked, **needs, **roles)
+
+    def _guides(self, row: Sequence[Teacher | Student], earlier: list[str]) -> tuple[dict[str, str], tuple[Guide, ...]]:
+        """The networks that guide a hop beside the one above it: co-teachers the first hop, all under `dense`."""
+        if not any(phase.losses.on(LOGIT_LOSSES) for phase in self.spec.distill.phases.values()):
+            return {}, ()
+        more, dense = self.spec.co_teachers, self.spec.distill.guides == "dense"
+        found: list[tuple[str, Teacher | Student]] = list(zip(earlier, row, strict=False)) if dense else []
+        if dense or not earlier:
+            found += [(f"teacher-{i + 2}", teacher) for i, teacher in enumerate(more)]
+        guides = tuple(Guide(arch=arch_of(n), input=n.input, share=_share(n)) for _, n in found)
+        return {f"guide-{i}": name for i, (name, _) in enumerate(found, 1)}, guides
 
     def _pairs_needed(self) -> bool:
         return any(phase.losses.on(FEATURE_LOSSES) for phase in self.spec.distill.phases.values())
 
-    def _phases(self, network: Student) -> tuple[PhaseWork, ...]:
+    def _phases(self, network: Student, matched: Matching | None) -> tuple[PhaseWork, ...]:
         train = self.spec.train.patched(network.train)
         cut = student_cut(network)
         declared = self.spec.distill.phases
@@ -179,10 +250,11 @@ class _Compiler:
         for name, phase in declared.items():
             patched, count = train.patched(phase.train), epochs[name]
             if phase.substages == "one_by_one":
-                phases += [_phase_work(f"{name}.{k + 1}", count, phase, (k,), patched, cut) for k in range(len(cut))]
+                for k in range(len(cut)):
+                    phases.append(_phase_work(f"{name}.{k + 1}", count, phase, (k,), patched, cut, matched))
             else:
                 numbers = range(len(cut)) if phase.substages == "all" else sorted(k - 1 for k in phase.substages)
-                phases.append(_phase_work(name, count, phase, tuple(numbers), patched, cut))
+                phases.append(_phase_work(name, count, phase, tuple(numbers), patched, cut, matched))
         return tuple(phases)
 
     def _evaluate(self, name: str, data: str) -> None:
@@ -195,12 +267,20 @@ class _Compiler:
         self._add(f"evaluate-{name}", work, data=data, network=name)
 
 
-def _phase_work(name: str, epochs: int, phase: Phase, trained: tuple[int, ...], train: Train, cut: Cut) -> PhaseWork:
+def _share(network: Teacher | Student) -> float:
+    """Weight among several guides; assistants count as one."""
+    return network.share if isinstance(network, TeacherFields) else 1.0
+
+
+def _phase_work(
+    name: str, epochs: int, phase: Phase, trained: tuple[int, ...], train: Train, cut: Cut, matched: Matching | None
+) -> PhaseWork:
     """Which substages a phase trains, runs frozen and compares. The head is run where a loss needs logits."""
     head = bool(phase.losses.on(RESPONSE_LOSSES))
     last = len(cut) - 1 if head else max(trained)
+    compares = matched is not None and bool(phase.losses.on(FEATURE_LOSSES))
     return PhaseWork(
         name=name, epochs=epochs, trained=trained, frozen=tuple(k for k in range(last + 1) if k not in trained),
-        pairs=trained if phase.losses.on(FEATURE_LOSSES) else (), head=head, losses=phase.losses,
-        train=train,
+        pairs=matched.of(trained) if matched and compares else (), ramp=phase.ramp if compares else None, head=head,
+        losses=phase.losses, train=train,
     )  # fmt: skip

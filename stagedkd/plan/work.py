@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from stagedkd.spec.schema import Arch, Augment, Clip, Data, Input, Labels, Losses, Section, Train
+from stagedkd.spec.schema import Refine as Rule
 
 Cut: TypeAlias = tuple[tuple[str, ...], ...]
 
@@ -21,17 +22,25 @@ class Weights(Section):
 
 class PhaseWork(Section):
     """One phase of training. `trained` are the numbers of the trained substages, `frozen` of those that run frozen
-    below them, `pairs` of those held against the teacher (all from 0); `head`: logits are made and the head trained."""
+    below them, `pairs` (student, teacher) those that are compared, all from 0; `head`: logits are made and the head
+    trained; `stop`: epochs that are run, of those that the schedule is made for; None: all."""
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"name"})
     name: str
     epochs: int
+    stop: int | None = None
     trained: tuple[int, ...]
     frozen: tuple[int, ...]
-    pairs: tuple[int, ...]
+    pairs: tuple[tuple[int, int], ...]
+    ramp: float | None = None
     head: bool
     losses: Losses
     train: Train
+
+    @property
+    def run_epochs(self) -> int:
+        """Epochs that are run."""
+        return self.stop or self.epochs
 
 
 class Reading(Section):
@@ -79,11 +88,44 @@ class Teach(Section):
     seed: int
 
 
+class Guide(Section):
+    """A network whose logits guide a hop beside the teacher's, and its weight among them all."""
+
+    arch: Arch
+    input: Input | None
+    share: float
+
+
+class Trainee(Section):
+    """A network that is trained out of fold: `by` says in which role it stands in the cascade."""
+
+    by: Literal["teacher", "student"]
+    arch: Arch
+    input: Input | None
+    weights: Weights | None
+    phase: PhaseWork
+
+
+class Refine(Section):
+    """One round of refined labels. `networks` are trained out of fold by their phase; `rule` is the spec's section with
+    only what a round needs."""
+
+    kind: Literal["refine"] = "refine"
+    version: Literal[1] = 1
+    rule: Rule
+    round: int
+    networks: tuple[Trainee, ...]
+    clip: Clip
+    augment: Augment
+
+
 class Distill(Section):
-    """One hop of the cascade: a student trained by its phases against a teacher."""
+    """One hop of the cascade: a student trained by its phases against a teacher and further guides, which have the
+    roles guide-1, guide-2, ... `share` is the teacher's weight among them, `drop` the chance of each to be left out of
+    a step."""
 
     kind: Literal["distill"] = "distill"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     arch: Arch
     input: Input | None
     weights: Weights | None
@@ -91,6 +133,14 @@ class Distill(Section):
     teacher: Arch
     teacher_input: Input | None
     teacher_cut: Cut
+    share: float = 1.0
+    guides: tuple[Guide, ...] = ()
+    drop: float = 0.0
+    pairing: Literal["pairs", "correlation", "review"] = "pairs"
+    pair_weights: Literal["uniform", "trust", "deficit"] = "uniform"
+    normalize: Literal["first_epoch"] | None = None
+    warm_start: bool = False
+    shuffle: bool = False
     phases: tuple[PhaseWork, ...]
     clip: Clip
     augment: Augment
@@ -111,6 +161,5 @@ class Evaluate(Section):
     batch: int
 
 
-# The method issue adds `Refine` here: labels made anew from out-of-fold predictions, between two hops.
-Work: TypeAlias = Annotated[Prepare | Weaken | Teach | Distill | Evaluate, Field(discriminator="kind")]
+Work: TypeAlias = Annotated[Prepare | Weaken | Teach | Refine | Distill | Evaluate, Field(discriminator="kind")]
 TRAINS = ("teach", "distill")

@@ -72,7 +72,9 @@ def grid_plan_lines(plans: Plans, states: Mapping[str, str]) -> Iterator[str]:
 def _epochs(stage: Stage) -> int:
     work = stage.work
     if work.kind == "teach":
-        return work.phase.epochs if work.phase else 0
+        return work.phase.run_epochs if work.phase else 0
+    if work.kind == "refine":
+        return work.rule.folds * sum(network.phase.epochs for network in work.networks)
     return sum(phase.epochs for phase in work.phases) if work.kind == "distill" else 0
 
 
@@ -222,7 +224,7 @@ class Shown:
 
 def shapes_tables(
     networks: list[tuple[str, int, int, int]],
-    pairs: list[tuple[str, int, tuple[int, ...], tuple[int, ...], tuple[int, ...]]],
+    pairs: list[tuple[str, str, tuple[int, ...], tuple[int, ...], tuple[int, ...]]],
 ) -> list[Table]:
     """Sizes of the networks (name, parameters, without head, FLOPs) and the pairs of every hop (hop, number, student
     and teacher map as C,T,H,W, common grid)."""
@@ -233,5 +235,5 @@ def shapes_tables(
         sizes.add_row(name, f"{params:,}", f"{trunk:,}", f"{flops / 1e6:,.1f}")
     rows = Table("hop", "pair", "student CxTxHxW", "teacher CxTxHxW", "common grid", box=None, header_style="bold")
     for hop, number, student, teacher, grid in pairs:
-        rows.add_row(hop, str(number), *("x".join(map(str, shape)) for shape in (student, teacher, grid)))
+        rows.add_row(hop, number, *("x".join(map(str, shape)) for shape in (student, teacher, grid)))
     return [sizes, rows] if pairs else [sizes]

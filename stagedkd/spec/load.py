@@ -217,20 +217,22 @@ class _Loader:
     # ------------------------------------------------------------ one's own code
 
     def _read_own_code(self, values: dict[str, Any], tree: Node) -> list[Problem]:
-        """Put the digest of each `arch: file` network into the values; the file is read, never run."""
+        """Put the digest of each `arch: file` network and each loss `file` into the values; a file is read, never
+        run."""
         problems: list[Problem] = []
-        for path, network in _networks(values):
-            if "digest" in network:
+        own = [(path, network, network.get("arch") == "file") for path, network in _networks(values)]
+        for path, given, is_file in (*own, *((path, loss, True) for path, loss in _own_losses(values))):
+            if "digest" in given:
                 problems.append(at(tree, (*path, "digest"), "'digest' is not yours to set", "", key=True))
-            name = network.get("path")
-            if network.get("arch") != "file" or not isinstance(name, str) or not name:
+            name = given.get("path")
+            if not is_file or not isinstance(name, str) or not name:
                 continue
             digest = self._digest(self.root / name)
             if digest is None:
                 fault = f"{name} is no file below the specs' root"
-                problems.append(at(tree, (*path, "path"), fault, "a network of one's own lies in the project"))
+                problems.append(at(tree, (*path, "path"), fault, "code of one's own lies in the project"))
             else:
-                network["digest"] = digest
+                given["digest"] = digest
         return problems
 
     def _digest(self, file: Path) -> str | None:
@@ -316,10 +318,23 @@ def _picked(axes: Axes, points: tuple[Point, ...], picked: Sequence[str]) -> tup
 
 
 def _networks(values: Mapping[str, Any]) -> Iterable[tuple[Path_, dict[str, Any]]]:
-    listed = values.get("cascade")
-    cascade = cast("tuple[Any, ...]", listed) if isinstance(listed, tuple) else ()
     found: list[tuple[Path_, Any]] = [(("teacher",), values.get("teacher")), (("student",), values.get("student"))]
-    found += [(("cascade", i), network) for i, network in enumerate(cascade)]
+    for name in ("co_teachers", "cascade"):
+        listed = values.get(name)
+        row = cast("tuple[Any, ...]", listed) if isinstance(listed, tuple) else ()
+        found += [((name, i), network) for i, network in enumerate(row)]
     for path, network in found:
         if isinstance(network, dict):
             yield path, network
+
+
+def _own_losses(values: Mapping[str, Any]) -> Iterable[tuple[Path_, dict[str, Any]]]:
+    distill = _map(values.get("distill"))
+    for name, phase in _map(distill.get("phases")).items():
+        loss = _map(_map(phase).get("losses")).get("file")
+        if isinstance(loss, dict):
+            yield ("distill", "phases", name, "losses", "file"), cast("dict[str, Any]", loss)
+
+
+def _map(value: Any) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}

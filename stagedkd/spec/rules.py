@@ -8,18 +8,21 @@ from pathlib import PurePath
 from typing import TypeAlias
 
 from stagedkd.spec.cascade import LARGEST_HOP, assistants, trunk_params
-from stagedkd.spec.cuts import block_names, cut_faults, matching_cut, student_cut
+from stagedkd.spec.cuts import block_names, cut_faults, student_cut
 from stagedkd.spec.families import FAMILIES, class_names, mirror_pairs
 from stagedkd.spec.fields import nearest
+from stagedkd.spec.pairing import Matching, matching
 from stagedkd.spec.schedule import PhaseFault, phase_epochs
 from stagedkd.spec.schema import (
     FEATURE_LOSSES,
+    LOGIT_LOSSES,
     RESPONSE_LOSSES,
     Asymmetric,
     NetworkFields,
     Simulated,
     Spec,
     StudentFields,
+    TeacherFields,
     TorchvisionArch,
 )
 from stagedkd.spec.zoo import ZOO
@@ -30,7 +33,7 @@ Fault: TypeAlias = tuple[str, tuple["str | int", ...], str]
 def check_rules(spec: Spec) -> list[Fault]:
     """All faults that no single field shows: (message, path in the spec, mend)."""
     faults = [*_networks(spec), *_phases(spec), *_epochs(spec), *_labels(spec), *_refined(spec), *_views(spec)]
-    return faults or [*_cascade(spec)] or [*_not_yet(spec)]
+    return faults or [*_cascade(spec)]
 
 
 def warnings(spec: Spec) -> list[Fault]:
@@ -52,6 +55,8 @@ def warnings(spec: Spec) -> list[Fault]:
 
 def _all_networks(spec: Spec) -> Iterator[tuple[tuple[str | int, ...], NetworkFields]]:
     yield ("teacher",), spec.teacher
+    for i, teacher in enumerate(spec.co_teachers):
+        yield ("co_teachers", i), teacher
     if spec.cascade != "auto":
         for i, item in enumerate(spec.cascade):
             if isinstance(item, NetworkFields):
@@ -77,8 +82,8 @@ def _networks(spec: Spec) -> Iterator[Fault]:
                 message = f"the input has {wanted} for {field}, and the shared view {most}"
                 yield message, (*at, "input", field), f"raise clip.{field}; the others can have an input of their own"
         yield from _weights(at, network)
-    if spec.teacher.epochs == 0 and spec.teacher.weights is None:
-        yield "a teacher of 0 epochs needs weights", ("teacher", "epochs"), "add weights: or epochs:"
+        if isinstance(network, TeacherFields) and network.epochs == 0 and network.weights is None:
+            yield "a teacher of 0 epochs needs weights", (*at, "epochs"), "add weights: or epochs:"
 
 
 def _weights(at: tuple[str | int, ...], network: NetworkFields) -> Iterator[Fault]:
@@ -120,6 +125,11 @@ def _phases(spec: Spec) -> Iterator[Fault]:
                 (*at, "losses"),
                 ("add student.substages"),
             )
+        if phase.ramp is not None and not feature:
+            yield "ramp is for losses on features, and this phase has none", (*at, "ramp"), "leave it out"
+        if feature and phase.substages == "one_by_one" and (alone := phase.losses.on(frozenset({"stage_cka"}))):
+            message = f"'{min(alone)}' compares substages with each other, and one by one there is one"
+            yield message, (*at, "losses", min(alone)), "move it to a phase over all substages"
     trained = [p for p in spec.distill.phases.values() if p.losses.on(RESPONSE_LOSSES)]
     if not trained:
         yield "no phase trains the head", ("distill", "phases"), "add a phase with kd or ce"
@@ -146,7 +156,10 @@ def _refined(spec: Spec) -> Iterator[Fault]:
         return
     if spec.labels.clean == 0:
         yield "'refine' needs clean labels: labels.clean is 0", ("refine",), "raise labels.clean"
-    if spec.teacher.labels == "all":
+    if spec.refine.by != "student" and not (spec.refine.epochs or spec.teacher.epochs):
+        hint = "add refine.epochs, or refine.by: student"
+        yield "a teacher of 0 epochs says not how long to train it out of fold", ("refine",), hint
+    if spec.teacher.labels == "all" and spec.distill.teacher.labels is None:
         hint = "labels: same, or leave refine out"
         yield (
             "a teacher of the true labels cannot refine them: that reads the hidden truth",
@@ -155,15 +168,6 @@ def _refined(spec: Spec) -> Iterator[Fault]:
         )
     if not using:
         yield "no phase uses the refined labels", ("refine",), "add the loss pseudo, or leave refine out"
-
-
-def _not_yet(spec: Spec) -> Iterator[Fault]:
-    if spec.refine is not None:
-        yield (
-            "'refine' is checked, but this version has no stage for it yet",
-            ("refine",),
-            "leave refine and pseudo out",
-        )
 
 
 def _labels(spec: Spec) -> Iterator[Fault]:
@@ -176,7 +180,8 @@ def _labels(spec: Spec) -> Iterator[Fault]:
                 ("distill", "phases", name, "losses", "ce"),
                 ("raise labels.clean, or leave ce out"),
             )
-    if spec.teacher.epochs and spec.teacher.labels == "same":
+    seen = spec.distill.teacher.labels or spec.teacher.labels
+    if spec.teacher.epochs and seen == "same":
         yield "the teacher has no labels: clean and noisy are 0", ("teacher",), "raise labels.clean, or labels: all"
     if spec.control:
         yield "control: ce has no labels: clean and noisy are 0", ("control",), "leave it out"
@@ -219,12 +224,48 @@ def _cascade(spec: Spec) -> Iterator[Fault]:
     shares = [s for s in spec.cascade if isinstance(s, float)]
     if shares != sorted(shares, reverse=True):
         yield "shares go from large to small", ("cascade",), f"[{', '.join(f'{s:g}' for s in sorted(shares)[::-1])}]"
+    yield from _guided(spec)
     if not any(p.losses.on(FEATURE_LOSSES) for p in spec.distill.phases.values()):
         return
     row: list[NetworkFields] = [spec.teacher, *listed, spec.student]
     for i, upper in enumerate(row[:-1]):
         try:
-            matching_cut(upper, len(student_cut(row[i + 1])))
+            matched = matching(spec, row[i + 1], upper)
         except ValueError as error:
-            at: tuple[str | int, ...] = ("teacher",) if i == 0 else ("cascade",)
-            yield f"the cut of {at[0]} does not match the student's: {error}", at, ""
+            explicit = isinstance(spec.distill.pairing, tuple)
+            at: tuple[str | int, ...] = ("distill", "pairing") if explicit else ("teacher",) if i == 0 else ("cascade",)
+            yield f"the substages of {at[0]} do not match the student's: {error}", at, ""
+            continue
+        yield from _compared(spec, matched, len(student_cut(row[i + 1])))
+
+
+def _compared(spec: Spec, matched: Matching, parts: int) -> Iterator[Fault]:
+    """Every phase with feature losses has something to compare."""
+    for name, phase in spec.distill.phases.items():
+        losses = phase.losses.on(FEATURE_LOSSES)
+        if not losses:
+            continue
+        turns = [(k,) for k in range(parts)] if phase.substages == "one_by_one" else [tuple(range(parts))]
+        if isinstance(phase.substages, tuple):
+            turns = [tuple(k - 1 for k in phase.substages)]
+        for turn in turns:
+            count = len(matched.of(turn))
+            if not count or (count < 2 and "stage_cka" in losses):
+                numbers = ", ".join(str(k + 1) for k in turn)
+                what = "two pairs" if count else "a pair"
+                yield (
+                    f"phase '{name}' has not {what} of substages to compare for substage {numbers}",
+                    ("distill", "phases", name), "add pairs to distill.pairing, or train other substages",
+                )  # fmt: skip
+
+
+def _guided(spec: Spec) -> Iterator[Fault]:
+    """Guides and their dropping mean something only where logits are compared with several networks'."""
+    distill, several = spec.distill, bool(spec.co_teachers) or spec.distill.guides == "dense"
+    if not several and distill.drop:
+        yield "drop is for several guides", ("distill", "drop"), "set guides: dense, or leave it out"
+    if several and not any(phase.losses.on(LOGIT_LOSSES) for phase in distill.phases.values()):
+        at = ("co_teachers",) if spec.co_teachers else ("distill", "guides")
+        yield "several guides need a loss on logits", at, "for example kd"
+    if distill.teacher.stop is not None and not spec.teacher.epochs:
+        yield "a teacher of 0 epochs cannot be stopped early", ("distill", "teacher", "stop"), "leave it out"

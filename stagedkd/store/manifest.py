@@ -11,7 +11,7 @@ from pydantic import Field
 
 from stagedkd.plan.graph import Plan, Stage
 from stagedkd.plan.lock import Lock, data_id
-from stagedkd.plan.work import Prepare, Work
+from stagedkd.plan.work import Distill, Prepare, Refine, Teach, Weights, Work
 from stagedkd.spec.schema import Section
 
 
@@ -57,12 +57,17 @@ def manifest_of(plan: Plan, stage: Stage) -> Manifest:
             name = data_id(part.work.data)
             if name and name in plan.lock.data:  # the list of files stays in the lock; the fingerprint speaks for it
                 lock = lock.with_data(name, plan.lock.data[name].model_copy(update={"files": {}}))
-        elif part.work.kind in ("teach", "distill"):
-            weights = getattr(part.work, "weights", None)
-            if weights is not None:
-                lock = lock.with_weights(weights.name, weights.sha256)
+        for weights in _weights_of(part.work):
+            assert weights.sha256 is not None
+            lock = lock.with_weights(weights.name, weights.sha256)
     assert stage.key is not None
     return Manifest(key=stage.key, kind=stage.work.kind, closure=closure, lock=lock)
+
+
+def _weights_of(work: Work) -> tuple[Weights, ...]:
+    if isinstance(work, Teach | Distill):
+        return (work.weights,) if work.weights else ()
+    return tuple(n.weights for n in work.networks if n.weights) if isinstance(work, Refine) else ()
 
 
 def file_digest(path: Path) -> str:

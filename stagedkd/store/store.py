@@ -23,6 +23,7 @@ from stagedkd.plan.graph import Stage
 from stagedkd.store.manifest import Manifest, file_digest
 
 MANIFEST = "manifest.json"
+KEPT = (".pt", ".npy")  # what an interrupted stage goes on from: checkpoints, and trainings of its that are done
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Store:
             return "unlocked"
         if (self.root / stage.folder / "files" / MANIFEST).is_file():
             return "hit"
-        return "resumable" if any(self._scratch(stage).glob("*.pt")) else "miss"
+        return "resumable" if any(p.suffix in KEPT for p in self._scratch(stage).rglob("*")) else "miss"
 
     def manifests(self) -> Iterator[Manifest]:
         """Every readable manifest in the store."""

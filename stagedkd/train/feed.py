@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 
@@ -24,8 +24,10 @@ from stagedkd.spec.schema import Augment
 
 @dataclass(frozen=True)
 class Picked:
-    """The clips of a step: their numbers, views and labels, and the epoch in which the step begins."""
+    """The clips of a step: their rows among the training clips, numbers, views and labels, and the epoch in which the
+    step begins."""
 
+    rows: npt.NDArray[np.int64]
     numbers: list[int]
     views: list[View]
     labels: npt.NDArray[np.int64]
@@ -33,9 +35,18 @@ class Picked:
 
 
 @dataclass(frozen=True)
+class Refined:
+    """Refined labels of the training clips: posteriors (n, N) float32, and which of them are accepted (n,)."""
+
+    posteriors: npt.NDArray[np.float32]
+    accepted: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Feed:
     """Training clips: their numbers, their given labels (-1: none), where pixels come from, how they are augmented, the
-    seed of order and views, how many views of a clip exist (None: no end), and how many threads load ahead."""
+    seed of order and views, how many views of a clip exist (None: no end), how many threads load ahead, and refined
+    labels, where there are any."""
 
     source: ClipSource
     numbers: npt.NDArray[np.int64]
@@ -44,6 +55,7 @@ class Feed:
     seed: int
     view_count: int | None = None
     workers: int = 1
+    refined: Refined | None = None
 
     def steps(self, phase: PhaseWork) -> int:
         """Steps of an epoch: ceil(training clips / batch), whichever clips the losses use."""
@@ -66,7 +78,7 @@ class Feed:
             self.source.train_view(clip, self.augment, self.seed, self._epoch(number, turn))
             for clip, turn in zip(numbers, rounds.tolist(), strict=True)
         ]
-        return Picked(numbers, views, self.labels[rows], self._epoch(number, int(rounds[0])))
+        return Picked(rows, numbers, views, self.labels[rows], self._epoch(number, int(rounds[0])))
 
     def _epoch(self, phase: int, turn: int) -> int:
         """The number by which views are drawn; where views are finite, phases share them."""
@@ -79,7 +91,13 @@ class Feed:
 
     def _finish(self, picked: Picked, loaded: list[Tensor], step: int, device: torch.device) -> Batch:
         clip = self.source.finish(picked.numbers, picked.views, loaded)
-        batch = Batch(clip, torch.from_numpy(picked.labels).to(device))
+        batch = Batch(clip, torch.from_numpy(picked.labels).to(device), torch.from_numpy(picked.rows).to(device))
+        if self.refined is not None:
+            posteriors, accepted = self.refined.posteriors[picked.rows], self.refined.accepted[picked.rows]
+            batch = replace(
+                batch, posterior_BN=torch.from_numpy(posteriors).to(device),
+                accepted_B=torch.from_numpy(accepted).to(device),
+            )  # fmt: skip
         return mix(batch, self.augment, self.seed, picked.epoch, step)
 
     def batches(

@@ -7,16 +7,15 @@ bits as an uninterrupted one on the CPU.
 from __future__ import annotations
 
 import copy
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from stagedkd.data.mix import Batch
 from stagedkd.errors import Interrupted, TrainingError
@@ -24,28 +23,38 @@ from stagedkd.models.network import Network
 from stagedkd.plan.work import Cut, PhaseWork
 from stagedkd.spec.schema import Input, Train
 from stagedkd.train import checkpoint
+from stagedkd.train.bridge import Bridge
+from stagedkd.train.correlation import Probe, correlation
 from stagedkd.train.events import EventLog
 from stagedkd.train.feed import Feed
 from stagedkd.train.phases import Route, optimizer, route, set_modes
-from stagedkd.train.step import Forward, Pieces, sound_backend, train_step
+from stagedkd.train.schedule import learning_rate, loss_weight
+from stagedkd.train.step import Pieces, sound_backend, train_step
+from stagedkd.train.terms import Cast, Hop, Moment, OwnLoss, Seen
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: the networks (on the device, initialised), the phases, the clips, what student and teacher make of
-    them, and how to run."""
+    """One training: the networks (on the device, initialised), the phases, the clips, and how to run. `guides` are the
+    networks that stand still, the teacher first; `inputs` what the student and they make of the shared view. `probe` is
+    there where phases want the correlation of substages."""
 
     student: Network
-    lifts: nn.ModuleDict
-    teacher: Network | None
+    bridge: Bridge
+    guides: tuple[Network, ...]
     cut: Cut
     teacher_cut: Cut
     phases: tuple[PhaseWork, ...]
     feed: Feed
-    inputs: tuple[Input | None, Input | None]
+    inputs: tuple[Input | None, ...]
     device: torch.device
     scratch: Path
     events: EventLog
+    hop: Hop = field(default_factory=Hop)
+    shares: tuple[float, ...] = (1.0,)
+    own: Mapping[str, OwnLoss] = field(default_factory=dict[str, OwnLoss])
+    normalize: bool = False
+    probe: Probe | None = None
     compile: bool = False
     checkpoint_seconds: float = 5.0
     interrupted: Callable[[], int | None] = lambda: None
@@ -55,7 +64,8 @@ class Job:
 @dataclass
 class Progress:
     """Where a run stands. `step` counts in the phase, `total` over all; `sums` are this epoch's sums of losses;
-    `waited` are those of the seconds that went into batches."""
+    `waited` are those of the seconds that went into batches; `rho` is the last measured correlation of substages,
+    `scales` the sum and count of each loss over the phase's first epoch."""
 
     phase: int = 0
     step: int = 0
@@ -65,6 +75,8 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict[str, float])
     summed: int = 0
     last: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    rho: list[list[float]] | None = None
+    scales: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
 
 def fit(job: Job) -> Progress:
@@ -100,7 +112,7 @@ class _Run:
         job, saved = self.job, self.saved
         self.at = Progress(**saved["at"])
         job.student.load_state_dict(saved["student"])
-        job.lifts.load_state_dict(saved["lifts"])
+        job.bridge.load_state_dict(saved["bridge"])
         if saved["average"] is not None:
             self.average = copy.deepcopy(job.student)
             self.average.load_state_dict(saved["average"])
@@ -112,18 +124,18 @@ class _Run:
         """Train one phase from `at.step` to its end."""
         job, at = self.job, self.at
         phase = job.phases[at.phase]
-        set_modes(job.student, job.lifts, phase, job.cut)
+        set_modes(job.student, job.bridge, phase, job.cut)
         if at.step == 0:
             self.average = None  # like the schedule, the average restarts with each phase
-        update = optimizer(job.student, job.lifts, phase)
+            at.scales = {}
+        update = optimizer(job.student, job.bridge, phase)
         scaler = torch.amp.GradScaler(job.device.type, enabled=phase.train.precision == "fp16")
         if self.saved is not None:
             update.load_state_dict(self.saved["optimizer"])
             scaler.load_state_dict(self.saved["scaler"])
             self.saved = None
         parameters = [p for group in update.param_groups for p in group["params"]]
-        student, teacher = self._forwards()
-        pieces = Pieces(student, teacher, job.lifts, parameters, update, scaler, job.device, *job.inputs)
+        pieces = Pieces(self._cast(), parameters, update, scaler)
         path, steps = route(phase, job.cut, job.teacher_cut), job.feed.steps(phase)
         with sound_backend(job.device, phase.train.precision):
             self._steps(phase, pieces, path, steps)
@@ -138,14 +150,16 @@ class _Run:
         self, phase: PhaseWork, pieces: Pieces, path: Route, steps: int, batches: Iterator[tuple[Batch, float]]
     ) -> None:
         at, update, scaler = self.at, pieces.optimizer, pieces.scaler
-        while at.step < phase.epochs * steps:
+        while at.step < phase.run_epochs * steps:
+            if phase.pairs and self.job.probe is not None and (at.step % steps == 0 or at.rho is None):
+                self._measure(self.job.probe)
             rate = learning_rate(phase.train, at.step, phase.epochs * steps, steps)
             for group in update.param_groups:
                 group["lr"] = rate
             started = time.monotonic()
             try:
                 batch, waited = next(batches)
-                values = train_step(pieces, phase, path, batch)
+                values = train_step(pieces, phase, path, batch, self._moment(steps), partial(self._weigh, phase, steps))
             except TrainingError as error:
                 raise TrainingError(f"{error.message} at {self._where(phase, steps)}", hint=_nan_hint()) from None
             except torch.OutOfMemoryError:
@@ -156,13 +170,39 @@ class _Run:
             self._count(phase, steps, values, rate)
             self._keep(update, scaler, epoch_ends=at.step % steps == 0)
 
-    def _forwards(self) -> tuple[Forward, Forward | None]:
-        """The networks' `run`, compiled anew for each phase: what it trains and runs is another graph."""
-        student, teacher = self.job.student.run, self.job.teacher.run if self.job.teacher else None
-        if not self.job.compile:
-            return student, teacher
-        torch.compiler.reset()
-        return torch.compile(student), torch.compile(teacher) if teacher else None
+    def _cast(self) -> Cast:
+        """Who takes part, compiled anew for each phase: what it trains and runs is another graph."""
+        job = self.job
+        if job.compile:
+            torch.compiler.reset()
+        runs = [network.run for network in (job.student, *job.guides)]
+        student, *guides = [torch.compile(run) for run in runs] if job.compile else runs
+        seen = tuple(
+            Seen(run, made, share) for run, made, share in zip(guides, job.inputs[1:], job.shares, strict=True)
+        )
+        return Cast(Seen(student, job.inputs[0]), seen, job.bridge, job.device, job.hop, job.own)
+
+    def _measure(self, probe: Probe) -> None:
+        """Refresh the correlation of substages."""
+        rho = correlation(self.job.student, self.job.guides[0], (self.job.cut, self.job.teacher_cut), probe)
+        self.at.rho = rho.tolist()
+
+    def _moment(self, steps: int) -> Moment:
+        at = self.at
+        rho_KM = torch.tensor(at.rho, device=self.job.device) if at.rho is not None else None
+        return Moment(at.phase, at.step / steps, at.total, rho_KM)
+
+    def _weigh(self, phase: PhaseWork, steps: int, values: Mapping[str, float]) -> dict[str, float]:
+        """The factor of each loss now: its scheduled weight, over its mean of the first epoch where that is asked."""
+        at, named = self.at, phase.losses.named()
+        factors = {name: loss_weight(named[name], at.step / steps, phase.epochs) for name in values}
+        if not self.job.normalize:
+            return factors
+        for name, value in values.items() if at.step < steps else ():
+            total, count = at.scales.get(name, [0.0, 0.0])
+            at.scales[name] = [total + abs(value), count + 1]
+        means = {name: total / count for name, (total, count) in at.scales.items()}
+        return {name: factor / max(means[name], 1e-12) for name, factor in factors.items()}
 
     def _where(self, phase: PhaseWork, steps: int) -> str:
         return f"phase {phase.name}, epoch {self.at.step // steps + 1}, step {self.at.step + 1}"
@@ -177,7 +217,7 @@ class _Run:
         row = {
             "phase": phase.name,
             "epoch": epoch,
-            "epochs": phase.epochs,
+            "epochs": phase.run_epochs,
             "step": at.total,
             "lr": rate,
             "losses": means,
@@ -190,7 +230,7 @@ class _Run:
             at.sums, at.summed = {}, 0
 
     def _all_steps(self) -> int:
-        return sum(phase.epochs * self.job.feed.steps(phase) for phase in self.job.phases)
+        return sum(phase.run_epochs * self.job.feed.steps(phase) for phase in self.job.phases)
 
     def _average(self, train: Train) -> None:
         if not train.ema:
@@ -211,7 +251,7 @@ class _Run:
             return
         job = self.job
         state = {
-            "at": dict(self.at.__dict__), "student": job.student.state_dict(), "lifts": job.lifts.state_dict(),
+            "at": dict(self.at.__dict__), "student": job.student.state_dict(), "bridge": job.bridge.state_dict(),
             "average": self.average.state_dict() if self.average else None, "optimizer": update.state_dict(),
             "scaler": scaler.state_dict(), "rng": checkpoint.rng_state(job.device), "events": job.events.size(),
             "threads": torch.get_num_threads(), "device": job.device.type,
@@ -221,20 +261,6 @@ class _Run:
         if signal_number is not None:
             where = f"phase {job.phases[self.at.phase].name}, step {self.at.step}"
             raise Interrupted(signal_number, f"stopped by signal {signal_number} at {where}; checkpoint written")
-
-
-def learning_rate(train: Train, step: int, steps: int, steps_per_epoch: int) -> float:
-    """Linear warm-up from 0 over `warmup_epochs`, then cosine to 0 (Loshchilov & Hutter 2017) or constant.
-
-    Args:
-        step: from 0, in the phase. steps: of the phase.
-    """
-    warmup = min(steps - 1, round(train.warmup_epochs * steps_per_epoch))
-    if step < warmup:
-        return train.lr * (step + 1) / warmup
-    if train.schedule == "constant":
-        return train.lr
-    return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def _nan_hint() -> str:

@@ -1,8 +1,8 @@
-"""What a phase makes of the networks: which blocks run, train and stand frozen, and the projectors between them."""
+"""What a phase makes of the networks: which blocks run, train and stand frozen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +10,14 @@ from torch import nn
 
 from stagedkd.models.network import Network
 from stagedkd.plan.work import Cut, PhaseWork
-from stagedkd.spec.schema import LOGIT_LOSSES, PROJECTED_LOSSES, TEACHER_LOSSES
+from stagedkd.spec.schema import LOGIT_LOSSES, TEACHER_LOSSES
+from stagedkd.train.bridge import Bridge
 
 
 @dataclass(frozen=True)
 class Route:
-    """The part of both networks that a phase runs: block names at which feature maps are taken, by pair; `student_end`
-    the last block run where the head is not; `needs_teacher_logits` for those that compare logits."""
+    """The part of both networks that a phase runs: block names at which feature maps are taken, by substage;
+    `student_end` the last block run where the head is not; `needs_teacher_logits` for those that compare logits."""
 
     student_taps: Mapping[int, str]
     teacher_taps: Mapping[int, str]
@@ -28,44 +29,30 @@ class Route:
 def route(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> Route:
     """Plan the truncated forward of a phase: only the blocks that a loss needs are run, of both networks."""
     return Route(
-        student_taps={k: cut[k][-1] for k in phase.pairs},
-        teacher_taps={k: teacher_cut[k][-1] for k in phase.pairs},
+        student_taps={k: cut[k][-1] for k in sorted({k for k, _ in phase.pairs})},
+        teacher_taps={m: teacher_cut[m][-1] for m in sorted({m for _, m in phase.pairs})},
         student_end=cut[max(phase.trained)][-1] if cut else None,
         needs_teacher=bool(phase.losses.on(TEACHER_LOSSES)),
         needs_teacher_logits=bool(phase.losses.on(LOGIT_LOSSES)),
     )
 
 
-def projectors(phases: Sequence[PhaseWork], student: Mapping[int, int], teacher: Mapping[int, int]) -> nn.ModuleDict:
-    """Train-only 1x1x1 convolutions with BN that lift the student's channels to the teacher's, one per pair.
-
-    Args:
-        student, teacher: channels by pair.
-    """
-    pairs = sorted({k for phase in phases if phase.losses.on(PROJECTED_LOSSES) for k in phase.pairs})
-    return nn.ModuleDict({str(k): _projector(student[k], teacher[k]) for k in pairs})
-
-
-def _projector(student: int, teacher: int) -> nn.Module:
-    return nn.Sequential(nn.Conv3d(student, teacher, 1, bias=False), nn.BatchNorm3d(teacher))
-
-
-def set_modes(student: Network, lifts: nn.ModuleDict, phase: PhaseWork, cut: Cut) -> None:
+def set_modes(student: Network, bridge: Bridge, phase: PhaseWork, cut: Cut) -> None:
     """Frozen blocks stand in eval without gradients (a frozen BatchNorm must not move); trained ones in train."""
     student.requires_grad_(False).eval()
-    lifts.requires_grad_(False).eval()
+    bridge.requires_grad_(False).eval()
     trained = [name for k in phase.trained for name in cut[k]] if cut else list(student.blocks)
     modules = [m for name in trained for m in student.block_modules(name)]
     modules += list(student.head_modules) if phase.head else []
-    modules += [lifts[str(k)] for k in phase.pairs if phase.losses.on(PROJECTED_LOSSES)]
+    modules += bridge.modules_of(phase)
     for module in modules:
         module.requires_grad_(True).train()
 
 
-def optimizer(student: Network, lifts: nn.ModuleDict, phase: PhaseWork) -> torch.optim.Optimizer:
+def optimizer(student: Network, bridge: Bridge, phase: PhaseWork) -> torch.optim.Optimizer:
     """AdamW or SGD over what the phase trains; biases and norms are not decayed."""
     train = phase.train
-    parameters = [p for p in _parameters(student, lifts) if p.requires_grad]
+    parameters = [p for p in _parameters(student, bridge) if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -75,6 +62,6 @@ def optimizer(student: Network, lifts: nn.ModuleDict, phase: PhaseWork) -> torch
     return torch.optim.AdamW(groups, lr=train.lr)
 
 
-def _parameters(student: Network, lifts: nn.ModuleDict) -> Iterator[nn.Parameter]:
+def _parameters(student: Network, bridge: Bridge) -> Iterator[nn.Parameter]:
     yield from student.parameters()
-    yield from lifts.parameters()
+    yield from bridge.parameters()

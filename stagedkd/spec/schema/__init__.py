@@ -14,19 +14,22 @@ from stagedkd.spec.schema.data import (
     Refine,
     Symmetric,
 )
-from stagedkd.spec.schema.distill import Distill, Phase
+from stagedkd.spec.schema.distill import Distill, Phase, TeacherUse
 from stagedkd.spec.schema.losses import (
     FEATURE_LOSSES,
     LOGIT_LOSSES,
+    PAIRED_LOSSES,
     PROJECTED_LOSSES,
     RESPONSE_LOSSES,
     TEACHER_LOSSES,
     Ce,
+    Crd,
     GaussianW2,
     Hint,
     Kd,
     Loss,
     Losses,
+    Own,
     Pseudo,
     Sp,
 )
@@ -59,6 +62,7 @@ from stagedkd.spec.schema.whole import Evaluate, Spec
 __all__ = [
     "FEATURE_LOSSES",
     "LOGIT_LOSSES",
+    "PAIRED_LOSSES",
     "PROJECTED_LOSSES",
     "RESPONSE_LOSSES",
     "TEACHER_LOSSES",
@@ -68,6 +72,7 @@ __all__ = [
     "Cascade",
     "Ce",
     "Clip",
+    "Crd",
     "Csv",
     "Data",
     "Dealt",
@@ -92,6 +97,7 @@ __all__ = [
     "Losses",
     "NetworkFields",
     "Noise",
+    "Own",
     "PairFlip",
     "Phase",
     "Pseudo",
@@ -108,6 +114,7 @@ __all__ = [
     "Symmetric",
     "Teacher",
     "TeacherFields",
+    "TeacherUse",
     "TorchvisionArch",
     "TorchvisionStudent",
     "TorchvisionTeacher",

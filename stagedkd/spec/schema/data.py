@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from stagedkd.spec.schema.base import Section, Seed, Share, Word
+from stagedkd.spec.schema.base import Epochs, Section, Seed, Share, Word
 from stagedkd.spec.schema.simulated import Simulated
 from stagedkd.spec.schema.videos import Csv, Folder, Hmdb51, Kinetics, Ucf101
 
@@ -82,15 +82,33 @@ class Labels(Section):
 
 class Refine(Section):
     """Labels made anew from out-of-fold predictions (our formulation on Confident Learning, Northcutt et al. 2021).
-    Checked by this version, not run yet."""
+    Clean labels stay as they are."""
 
-    kind: Literal["noise_model", "ema"]
-    """The rule: posteriors under an estimated noise model, or an exponential moving average of predictions."""
+    # What a round needs of these stands in its work: so a round more or less moves no other round's key.
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"rounds", "by", "epochs", "between_hops"})
+    kind: Literal["noise_model", "ema"] = "noise_model"
+    """The rule: posteriors under an estimated noise model; or, for comparison, a moving average of labels and
+    predictions, which at a `decay` of 0.5 and more cannot flip a label in the first round."""
     rounds: Annotated[int, Field(ge=1, le=10)] = 3
-    """Largest number of rounds."""
+    """Largest number of rounds; each trains on the labels of the one before."""
     folds: Annotated[int, Field(ge=2, le=20)] = 4
-    """Folds of the out-of-fold predictions."""
+    """Folds of the out-of-fold predictions, by group."""
+    by: Literal["teacher", "student", "both"] = "teacher"
+    """Which architecture is trained out of fold; both: a mixture, weighted clip by clip by how sure each of them is."""
+    epochs: Epochs | None = None
+    """Epochs of a training out of fold; unset: those of the network."""
     accept: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    """Posterior from which a label is accepted."""
-    by: Literal["teacher", "student"] = "teacher"
-    """Which architecture is trained out of fold."""
+    """Posterior from which a label is accepted; by both, where the two agree, too."""
+    threshold: Literal["fixed", "flexmatch"] = "fixed"
+    """flexmatch: lower for classes that few clips have reached yet (Zhang et al. 2021)."""
+    targets: Literal["soft", "hard"] = "soft"
+    """What the loss pseudo is given: the posterior, or its class."""
+    align: Share = 0.0
+    """Exponent that draws the posteriors' classes towards their shares among the clean labels; 0 unless these shares
+    are right."""
+    decay: Share = 0.7
+    """Share of the old label that stays in a round, under ema."""
+    between_hops: bool = False
+    """Hop i takes the labels of round i, made by the network above it, instead of every hop those of the last round."""
+    seed: Seed = 0
+    """Seed of the folds and of the trainings out of fold."""

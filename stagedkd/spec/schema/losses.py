@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from stagedkd.spec.schema.base import Section, Weight
+from stagedkd.spec.schema.base import Section, Weight, Word
 
 Temperature: TypeAlias = Annotated[float, Field(gt=0, le=1000)]
 Factor: TypeAlias = Annotated[float, Field(ge=0, le=1000)]
@@ -14,11 +15,17 @@ Samples: TypeAlias = Literal["auto", "positions", "batch"]
 
 
 class Loss(Section):
-    """A loss with its weight; a bare number is the weight."""
+    """A loss with its weight, which may change over the phase; a bare number is a constant weight."""
 
     bare: ClassVar[str | None] = "weight"
     weight: Weight = 1.0
     """Factor of the loss in the sum."""
+    schedule: Literal["linear", "cosine"] | None = None
+    """How the weight goes from `weight` to `to` over the phase; unset: it stays."""
+    to: Annotated[float, Field(ge=0, lt=1e9)] | None = None
+    """Weight at the end of the phase, under `schedule`."""
+    warmup_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Epochs over which the weight rises from 0 in a straight line, before and on top of `schedule`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -26,6 +33,17 @@ class Loss(Section):
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return {"weight": value}
         return value
+
+    @model_validator(mode="after")
+    def _both_ends(self) -> Self:
+        if (self.schedule is None) != (self.to is None):
+            raise ValueError("schedule and to go together: {weight: 1, schedule: linear, to: 0}")
+        return self
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The arguments of the loss function: all fields but those of the weight and of one's own file."""
+        return self.model_dump(exclude={*Loss.model_fields, "path", "on", "args", "digest"})
 
 
 class Ce(Loss):
@@ -36,10 +54,15 @@ class Ce(Loss):
 
 
 class Pseudo(Loss):
-    """Cross-entropy on refined labels. Checked by this version, not run yet."""
+    """Cross-entropy on refined labels, of the clips whose label was accepted; a mean over all clips of the batch."""
 
-    warmup_epochs: Annotated[float, Field(ge=0, le=1000)] = 0.0
-    """Epochs over which the weight rises from 0."""
+
+class Fixmatch(Loss):
+    """FixMatch, Sohn et al. 2020: cross-entropy of a strong view on the student's own class of the plain view, where
+    that is sure enough. The student runs twice."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Probability from which the student's own class counts."""
 
 
 class Kd(Loss):
@@ -85,6 +108,10 @@ class Hint(Loss):
 
 class At(Loss):
     """Attention transfer, Zagoruyko & Komodakis 2017: squared difference of the attention maps."""
+
+
+class Review(Loss):
+    """ReviewKD's hierarchical context loss, Chen et al. 2021: mean squared error on coarser and coarser grids."""
 
 
 class GaussianW2(Loss):
@@ -151,6 +178,46 @@ class Pkt(Loss):
     """Probabilistic knowledge transfer, Passalis & Tefas 2018: neighbourhoods within the batch."""
 
 
+class Cka(Loss):
+    """One minus the linear centred kernel alignment of the batch (Kornblith et al. 2019)."""
+
+    debiased: bool = True
+    """The debiased estimator (Nguyen et al. 2021), for batches of 4 or more."""
+
+
+class StageCka(Loss):
+    """Squared difference of the two networks' matrices of alignment between their own substages (our formulation)."""
+
+    debiased: bool = True
+    """The debiased estimator (Nguyen et al. 2021), for batches of 4 or more."""
+
+
+class Crd(Loss):
+    """Contrastive representation distillation, Tian et al. 2020, on the deepest pair."""
+
+    embedding: Annotated[int, Field(ge=2, le=4096)] = 128
+    """Width of the space in which features are compared."""
+    negatives: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """Other clips that each clip is told from."""
+    temperature: Temperature = 0.07
+    """Divisor of the similarities."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of a remembered embedding that stays when its clip is seen."""
+
+
+class Own(Loss):
+    """A loss of one's own. `check`, `plan` and `explain` never execute the file; `run` does."""
+
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"path"})
+    path: Word
+    """The file, below the project's folder, with `loss(student, teacher, **args)`, which gives a scalar."""
+    on: Literal["logits", "features"] = "logits"
+    """What it is given: logits (B, N), or each pair of feature maps (B, C, T, H, W) on their common grid."""
+    args: Mapping[str, Any] = Field(default_factory=dict[str, Any])
+    """Arguments of `loss`."""
+    digest: str = Field(default="", repr=False)  # set by the loader: SHA-256 of the file, which enters the key
+
+
 class Losses(Section):
     """The losses of a phase: name to weight, or to {weight: ..., parameters}."""
 
@@ -158,6 +225,8 @@ class Losses(Section):
     """Cross-entropy on the given labels; on labelled clips alone."""
     pseudo: Pseudo | None = None
     """Cross-entropy on refined labels; wants `refine`."""
+    fixmatch: Fixmatch | None = None
+    """Agreement of two views of all clips; needs no teacher."""
     kd: Kd | None = None
     """Knowledge distillation on logits; on all clips, labelled or not."""
     dkd: Dkd | None = None
@@ -170,6 +239,8 @@ class Losses(Section):
     """Mean squared error of paired features, through a projector."""
     at: At | None = None
     """Attention maps of paired features."""
+    review: Review | None = None
+    """Mean squared error of paired features on several grids, through a projector."""
     gaussian_w2: GaussianW2 | None = None
     """Distance of the distributions of paired features, through a projector."""
     gaussian_kl: GaussianKl | None = None
@@ -188,6 +259,14 @@ class Losses(Section):
     """Distances and angles within the batch, of paired features."""
     pkt: Pkt | None = None
     """Neighbourhoods within the batch, of paired features."""
+    cka: Cka | None = None
+    """Alignment within the batch, of paired features."""
+    stage_cka: StageCka | None = None
+    """Alignment between the substages of each network; wants two pairs or more."""
+    crd: Crd | None = None
+    """Contrast of each clip with others, of the deepest pair."""
+    file: Own | None = None
+    """A loss of one's own, from a Python file."""
 
     @model_validator(mode="after")
     def _some(self) -> Losses:
@@ -201,12 +280,16 @@ class Losses(Section):
         return {name: loss for name, loss in found.items() if loss is not None}
 
     def on(self, names: frozenset[str]) -> frozenset[str]:
-        """Those of `names` that are set."""
-        return names & self.named().keys()
+        """Those of `names` that are set. One's own loss goes by what it is `on`."""
+        own = f"file on {self.file.on}" if self.file else ""
+        return frozenset("file" if name == own else name for name in names & {*self.named(), own})
 
 
-LOGIT_LOSSES = frozenset({"kd", "dkd", "dist", "logit_std"})  # compare logits with the teacher's
-RESPONSE_LOSSES = frozenset({"ce", "pseudo"}) | LOGIT_LOSSES  # need logits
-PROJECTED_LOSSES = frozenset({"hint", "gaussian_w2", "gaussian_kl", "mmd", "coral", "sliced_w2"})  # need equal channels
-FEATURE_LOSSES = frozenset({"at", "nst", "sp", "rkd", "pkt"}) | PROJECTED_LOSSES  # need pairs of substages
+LOGIT_LOSSES = frozenset({"kd", "dkd", "dist", "logit_std", "file on logits"})  # compare logits with the teacher's
+RESPONSE_LOSSES = frozenset({"ce", "pseudo", "fixmatch"}) | LOGIT_LOSSES  # need logits
+PROJECTED_LOSSES = frozenset({
+    "hint", "review", "gaussian_w2", "gaussian_kl", "mmd", "coral", "sliced_w2",
+})  # need equal channels  # fmt: skip
+PAIRED_LOSSES = frozenset({"at", "nst", "sp", "rkd", "pkt", "cka", "file on features"}) | PROJECTED_LOSSES  # each pair
+FEATURE_LOSSES = frozenset({"stage_cka", "crd"}) | PAIRED_LOSSES  # need pairs of substages
 TEACHER_LOSSES = LOGIT_LOSSES | FEATURE_LOSSES  # need a teacher

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, Tag
 
-from stagedkd.spec.schema.base import Count, Epochs, Section, Seed, Word, by_form
+from stagedkd.spec.schema.base import Count, Epochs, Section, Seed, Weight, Word, by_form
 from stagedkd.spec.schema.training import TrainPatch
 from stagedkd.spec.schema.views import Input
 
@@ -78,6 +78,8 @@ class TeacherFields(NetworkFields):
     every report)."""
     seed: Seed = 0
     """Seed of its initialisation and order; not that of the student, so that student seeds share a teacher."""
+    share: Weight = 1.0
+    """Its weight among several teachers (`co_teachers`)."""
 
 
 class StudentFields(NetworkFields):

@@ -44,6 +44,9 @@ class Spec(Section):
     """How networks are trained, unless they say otherwise."""
     teacher: Teacher
     """The large network."""
+    co_teachers: tuple[Teacher, ...] = ()
+    """More teachers, whose logits guide the first hop together with the teacher's (each loss is their mean, weighted by
+    `share`); features are held against the teacher's alone."""
     cascade: Cascade = ()
     """Assistants between teacher and student (TAKD, Mirzadeh et al. 2020), largest first: shares of the teacher's
     parameters to which the student is widened, or networks in full; auto: as few as keep every hop within 8x."""

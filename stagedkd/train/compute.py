@@ -1,0 +1,34 @@
+"""What a training costs: FLOPs, counted from the networks' shapes and not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stagedkd.models.shapes import NetworkShape
+from stagedkd.plan.work import PhaseWork
+from stagedkd.train.phases import Route
+
+
+def train_flops(
+    phase: PhaseWork, route: Route, steps: int, student: NetworkShape, guides: Sequence[NetworkShape] = (),
+    cut: Sequence[Sequence[str]] = (), drop: float = 0.0,
+) -> int:  # fmt: skip
+    """FLOPs (2 x multiply-adds) of a phase: every step runs the student as far as needed, back from there to its first
+    trained block at twice the cost of that part, and of the guides what the losses need. Projectors, losses, probes of
+    correlation and the optimizer are left out.
+
+    Args:
+        steps: of an epoch. guides: shapes of the networks that stand still, the teacher first.
+        drop: chance that a guide is left out of a step, counted by its mean.
+    """
+    first = cut[min(phase.trained)][0] if cut else None
+    forward = student.flops_of(None, route.student_end, phase.head)
+    backward = 2 * student.flops_of(first, route.student_end, phase.head)
+    each = (forward + backward) * (2 if phase.losses.fixmatch else 1)
+    for i, guide in enumerate(guides):
+        taps = list(route.teacher_taps.values()) if i == 0 else []
+        last = max(taps, key=list(guide.block_flops).index) if taps else None
+        needed = guide.flops_of(None, last, head=False)
+        whole = guide.flops_of(None, None, head=True) if route.needs_teacher_logits else needed
+        each += round((1 - drop) * whole + drop * needed)
+    return each * phase.run_epochs * steps * phase.train.batch

@@ -1,0 +1,83 @@
+"""Correlation of substages: debiased linear CKA of both networks' features over a probe set.
+
+Shape legend: B clips, 3 = RGB, C channels, T frames, H, W positions; K student and M teacher substages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stagedkd.data.source import ClipSource
+from stagedkd.data.views import fit_input
+from stagedkd.losses import pool_to_common
+from stagedkd.losses.relation import hsic_debiased
+from stagedkd.models.network import Network
+from stagedkd.plan.work import Cut
+from stagedkd.spec.schema import Input
+
+CLIPS, BATCH, FEWEST = 256, 32, 4
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The clips over which correlation is measured: fixed training clips in their plain view, without labels."""
+
+    source: ClipSource
+    numbers: Sequence[int]
+    inputs: tuple[Input | None, Input | None]
+
+    @property
+    def batches(self) -> list[Sequence[int]]:
+        """Batches that are large enough for the estimator."""
+        starts = range(0, len(self.numbers), BATCH)
+        return [part for at in starts if len(part := self.numbers[at : at + BATCH]) >= FEWEST]
+
+
+def correlation(student: Network, teacher: Network, cuts: tuple[Cut, Cut], probe: Probe) -> Tensor:
+    """rho (K, M) in float32, in 0..1, on the CPU: debiased linear CKA of every student with every teacher substage,
+    each pair pooled to its common grid, its HSIC terms averaged over batches of 32 clips (Nguyen et al. 2021).
+
+    Both networks run in eval mode without gradients; their modes are put back.
+
+    Raises:
+        ValueError: there are fewer than four clips.
+    """
+    if not probe.batches:
+        raise ValueError(f"correlation of substages wants {FEWEST} training clips, not {len(probe.numbers)}")
+    mine, theirs = ([run[-1] for run in cut] for cut in cuts)
+    sums = torch.zeros(3, len(mine), len(theirs), dtype=torch.float64)
+    with torch.no_grad(), _in_eval(student), _in_eval(teacher):
+        for numbers in probe.batches:
+            (view_B3THW,) = probe.source.views(list(numbers), 1, 1)
+            own, _ = student.run(fit_input(view_B3THW, probe.inputs[0]), taps=tuple(mine), head=False)
+            other, _ = teacher.run(fit_input(view_B3THW, probe.inputs[1]), taps=tuple(theirs), head=False)
+            for k, a in enumerate(mine):
+                for m, b in enumerate(theirs):
+                    sums[:, k, m] += _hsic_terms(own[a], other[b])
+    between, within_s, within_t = sums
+    rho = between / (within_s * within_t).clamp_min(0).sqrt().clamp_min(1e-12)
+    return rho.clamp(0, 1).float()
+
+
+def _hsic_terms(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
+    """Debiased HSIC of the pair, of the student and of the teacher with itself, (3,) in float64."""
+    flat = [f.float().flatten(1) for f in pool_to_common(student_BCTHW, teacher_BCTHW)]
+    one, two = ((centred @ centred.T).double() for centred in (f - f.mean(0) for f in flat))
+    found = [hsic_debiased(one, two), hsic_debiased(one, one), hsic_debiased(two, two)]
+    return torch.stack(found).cpu()
+
+
+@contextmanager
+def _in_eval(network: nn.Module) -> Generator[None]:
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

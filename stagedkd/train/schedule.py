@@ -1,0 +1,36 @@
+"""What changes over a phase: the learning rate, the weights of the losses, the ramps of the pairs."""
+
+from __future__ import annotations
+
+import math
+
+from stagedkd.spec.schema import Loss, Train
+
+
+def learning_rate(train: Train, step: int, steps: int, steps_per_epoch: int) -> float:
+    """Linear warm-up from 0 over `warmup_epochs`, then cosine to 0 (Loshchilov & Hutter 2017) or constant.
+
+    Args:
+        step: from 0, in the phase. steps: of the phase.
+    """
+    warmup = min(steps - 1, round(train.warmup_epochs * steps_per_epoch))
+    if step < warmup:
+        return train.lr * (step + 1) / warmup
+    if train.schedule == "constant":
+        return train.lr
+    return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def loss_weight(loss: Loss, epoch: float, epochs: int) -> float:
+    """The weight of a loss at `epoch` (from 0, with fractions) of a phase of `epochs`."""
+    weight = loss.weight
+    if loss.to is not None:
+        share = min(1.0, epoch / epochs)
+        share = share if loss.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * share))
+        weight += (loss.to - weight) * share
+    return weight * min(1.0, epoch / loss.warmup_epochs) if loss.warmup_epochs else weight
+
+
+def ramp(place: int, epoch: float, epochs: float | None) -> float:
+    """r_j(e) = clip((e - j * ramp) / ramp, 0, 1): the share at which pair `place` (from 0) counts; 1 without a ramp."""
+    return 1.0 if epochs is None else min(1.0, max(0.0, (epoch - place * epochs) / epochs))
