@@ -225,6 +225,21 @@ def test_extreme_features_are_finite(kind: str, temperature: float) -> None:
         assert all(value.isfinite().all() for value in crd.state_dict().values())
 
 
+def test_large_features_keep_their_direction() -> None:
+    """Their squares are beyond float32: a norm of inf would make the embedding zero, finite and wrong."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        crd, (student, teacher, numbers) = made(dtype=torch.float32).to(dtype), batch(75, 0, 1, 2, dtype=torch.float32)
+        student = (student * 1e30).to(dtype).requires_grad_()
+        torch.manual_seed(4)
+        loss = crd(student, teacher.to(dtype), numbers)
+        (gradient,) = torch.autograd.grad(loss, student)
+        found.append((loss.item(), (gradient * 1e30).double()))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-2, atol=1e-4)
+    assert found[1][1].abs().max() > 0.01
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_the_order_of_a_batch_does_not_count(seed: int) -> None:
