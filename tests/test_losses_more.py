@@ -20,7 +20,7 @@ LOGITS: dict[str, Callable[..., Tensor]] = {
 }  # fmt: skip
 FEATURES: dict[str, Callable[..., Tensor]] = {
     name: getattr(losses, name)
-    for name in ("hint", "at", "gaussian_w2", "gaussian_kl", "mmd", "nst", "coral", "sp", "rkd", "pkt")
+    for name in ("hint", "at", "gaussian_w2", "gaussian_kl", "mmd", "nst", "coral", "sp", "rkd", "pkt", "review")
 }
 FEATURES["sliced_w2"] = lambda s, t, **k: losses.sliced_w2(s, t, directions=DIRECTIONS.to(s.dtype), **k)
 DIRECTIONS = torch.nn.functional.normalize(torch.from_numpy(np.random.default_rng(9).normal(size=(50, 5))), dim=1)
@@ -207,6 +207,33 @@ def test_pkt_is_the_authors() -> None:
     assert losses.pkt(student, teacher).item() == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("shape", "grids"),
+    [
+        ((4, 8, 8), [(4, 4, 4), (2, 2, 2), (1, 1, 1)]),
+        ((2, 8, 4), [(2, 4, 4), (2, 2, 2), (1, 1, 1)]),  # shorter axes keep their length
+        ((1, 2, 2), [(1, 1, 1)]),  # 4 and 2 would leave it as it is, and take no weight
+        ((1, 1, 1), []),
+    ],
+)
+def test_review_is_the_papers_hcl(shape: tuple[int, ...], grids: list[tuple[int, ...]]) -> None:
+    student, teacher = drawn(60, 3, 4, *shape), drawn(61, 3, 4, *shape)
+    found = losses.review(student, teacher).item()
+    errors = [((student - teacher).numpy() ** 2).mean()]
+    for grid in grids:
+        ways = [x for g, s in zip(grid, shape, strict=True) for x in (g, s // g)]
+        a, b = (x.numpy().reshape(3, 4, *ways).mean((3, 5, 7)) for x in (student, teacher))
+        errors.append(((a - b) ** 2).mean())
+    weights = [1, 1 / 2, 1 / 4, 1 / 8][: len(errors)]
+    assert found == pytest.approx(np.average(errors, weights=weights), rel=1e-12)
+    assert losses.review(student, teacher, levels=()).item() == pytest.approx(errors[0], rel=1e-12)
+
+
+def test_review_refuses_other_shapes() -> None:
+    with pytest.raises(ValueError, match=r"\(6, 4, 2, 3, 3\).*\(6, 5, 2, 3, 3\).*project"):
+        losses.review(maps(62, channels=4), maps(63))
+
+
 def test_cka_golden_numbers() -> None:
     """Published check values: linear .55761, debiased .51346."""
     dice = np.random.RandomState(1337)
@@ -219,6 +246,134 @@ def test_cka_golden_numbers() -> None:
     assert losses.cka(x, 3 * x @ turn + 1).item() == pytest.approx(1, abs=1e-9)
     wide = drawn(30, 32, 512), drawn(31, 32, 512)
     assert losses.cka(*wide, debiased=False) > 0.9 and abs(losses.cka(*wide)) < 0.05  # why it is debiased
+
+
+def np_cka(x: np.ndarray, y: np.ndarray, debiased: bool) -> float:
+    """From the definitions: tr(KHLH) of Gretton et al. 2005, and equation 5 of Song et al. 2012."""
+    n = len(x)
+    centre, one = np.eye(n) - 1 / n, np.ones(n)
+
+    def hsic(k: np.ndarray, m: np.ndarray) -> float:
+        if not debiased:
+            return np.trace(k @ centre @ m @ centre)
+        k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+        middle = (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+        return (np.trace(k @ m) + middle - 2 / (n - 2) * (one @ k @ m @ one)) / (n * (n - 3))
+
+    k, m = x @ x.T, y @ y.T
+    return hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
+
+
+STUDENT_SHAPES = [(3, 4, 4, 4), (6, 2, 2, 4), (8, 2, 1, 1)]
+TEACHER_SHAPES = [(4, 4, 6, 6), (4, 4, 2, 2), (9, 1, 2, 2)]
+
+
+def stages(
+    seed: int, shapes: list[tuple[int, ...]], batch: int = 8, dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
+    return [drawn(seed + i, batch, *shape, dtype=dtype) for i, shape in enumerate(shapes)]
+
+
+def halved(x: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+    ways = [w for g, s in zip(grid, x.shape[2:], strict=True) for w in (g, s // g)]
+    return x.reshape(*x.shape[:2], *ways).mean((3, 5, 7)).reshape(len(x), -1)
+
+
+@pytest.mark.parametrize("debiased", [True, False])
+def test_stage_cka_is_the_distance_of_the_matrices(debiased: bool) -> None:
+    """All nine entries, the diagonals too, each from maps halved by hand to the smaller grid."""
+    matrices = np.zeros((2, 3, 3))
+    sides = stages(70, STUDENT_SHAPES), stages(80, TEACHER_SHAPES)
+    for side, feats in enumerate(sides):
+        for i, a in enumerate(feats):
+            for j, b in enumerate(feats):
+                grid = tuple(min(p, q) for p, q in zip(a.shape[2:], b.shape[2:], strict=True))
+                matrices[side, i, j] = np_cka(halved(a.numpy(), grid), halved(b.numpy(), grid), debiased)
+    expected = ((matrices[0] - matrices[1]) ** 2).sum() / 9
+    assert expected > 1e-3
+    assert losses.stage_cka(*sides, debiased=debiased).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_stage_cka_sees_neither_scale_nor_rotation_and_is_zero_for_equals() -> None:
+    feats = stages(90, STUDENT_SHAPES)
+    assert losses.stage_cka(feats, [f.clone() for f in feats]).item() == 0
+    turned = []
+    for i, feat in enumerate(feats):  # another rotation of the channels and another scale for each substage
+        turn = torch.linalg.qr(drawn(95 + i, feat.shape[1], feat.shape[1])).Q
+        turned.append(torch.einsum("bcthw,cd->bdthw", feat, turn) * 10.0**i + 3)
+    assert losses.stage_cka(turned, feats).item() == pytest.approx(0, abs=1e-20)
+
+
+@pytest.mark.parametrize("debiased", [True, False])
+def test_stage_cka_gradients(debiased: bool) -> None:
+    shapes = [(2, 1, 2, 2), (3, 1, 2, 1), (2, 1, 1, 1)]
+    student = [f.requires_grad_() for f in stages(100, shapes, batch=5)]
+    teacher = [f.requires_grad_() for f in stages(110, shapes, batch=5)]
+    losses.stage_cka(student, teacher, debiased=debiased).backward()
+    assert all(f.grad is None for f in teacher) and all(f.grad is not None and f.grad.any() for f in student)
+
+    def loss(*feats: Tensor) -> Tensor:
+        return losses.stage_cka(feats, [f.detach() for f in teacher], debiased=debiased)
+
+    assert torch.autograd.gradcheck(loss, tuple(f.detach().requires_grad_() for f in student))
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_stage_cka_with_dead_substages_and_large_and_small_features_is_finite(scale: float) -> None:
+    shapes = [(3, 2, 2, 2), (4, 1, 1, 1), (4, 1, 1, 1)]
+    student = [f * scale for f in stages(120, shapes, 4, torch.float32)]
+    student[0][:, 0] = 0
+    student[1] = torch.zeros_like(student[1])
+    teacher = stages(130, shapes, 4, torch.float32)
+    for feat in student:
+        feat.requires_grad_()
+    loss = losses.stage_cka(student, teacher)
+    loss.backward()
+    assert loss.isfinite() and all(f.grad is not None and f.grad.isfinite().all() for f in student)
+    assert losses.stage_cka(teacher, student).isfinite()
+    alive = np_cka(*(halved(f.detach().double().numpy() / scale, (1, 1, 1)) for f in student[::2]), debiased=True)
+    wanted = [
+        np_cka(*(halved(teacher[k].double().numpy(), (1, 1, 1)) for k in ks), True) for ks in ((0, 1), (1, 2), (0, 2))
+    ]
+    expected = 2 * (wanted[0] ** 2 + wanted[1] ** 2 + (alive - wanted[2]) ** 2) / 9  # the dead one is similar to none
+    assert loss.item() == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_stage_cka_raises_half_inside_the_sequences(dtype: torch.dtype) -> None:
+    student, teacher = (
+        [f.to(dtype) for f in stages(s, shapes, 8)] for s, shapes in ((140, STUDENT_SHAPES), (150, TEACHER_SHAPES))
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        half = losses.stage_cka(student, tuple(teacher))
+    exact = losses.stage_cka([f.double() for f in student], [f.double() for f in teacher])
+    assert half.dtype == torch.float32 and exact.dtype == torch.float64
+    assert half.item() == pytest.approx(exact.item(), rel=1e-4)
+
+
+def test_stage_cka_refuses_what_it_cannot_relate() -> None:
+    one, two = stages(160, STUDENT_SHAPES), stages(170, TEACHER_SHAPES)
+    with pytest.raises(ValueError, match="student has 3 substages, teacher 2"):
+        losses.stage_cka(one, two[:2])
+    with pytest.raises(ValueError, match="two or more"):
+        losses.stage_cka(one[:1], two[:1])
+    with pytest.raises(ValueError, match="student has 8 clips, teacher 7"):
+        losses.stage_cka(one, [f[:7] for f in two])
+    for clips, debiased in ((3, True), (1, True), (1, False)):
+        with pytest.raises(ValueError, match=f"cka of {clips} clips: use a batch of {4 if debiased else 2} or more"):
+            losses.stage_cka([f[:clips] for f in one], [f[:clips] for f in two], debiased=debiased)
+    assert losses.stage_cka([f[:4] for f in one], [f[:4] for f in two]).isfinite()
+    assert losses.stage_cka([f[:2] for f in one], [f[:2] for f in two], debiased=False).isfinite()
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_cka_in_float32_does_not_see_the_scale(scale: float) -> None:
+    x = drawn(180, 32, 64, dtype=torch.float32)
+    y = x[:, :40] + drawn(181, 32, 40, dtype=torch.float32)
+    for debiased in (True, False):
+        assert losses.cka(x * scale, y * scale, debiased=debiased).item() == pytest.approx(
+            np_cka(x.double().numpy() - x.double().numpy().mean(0), y.double().numpy(), debiased), rel=1e-4
+        )
 
 
 # ---------------------------------------------------------------- what all of them keep

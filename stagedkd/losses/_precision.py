@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import ParamSpec, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ParamSpec, cast
 
 import torch
 from torch import Tensor
@@ -13,12 +13,13 @@ P = ParamSpec("P")
 
 
 def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Decorate a loss(student, ...): floating arguments come in at least float32, and autocast is off inside."""
+    """Decorate a loss(student, ...): floating arguments, and those in lists and tuples, come in at least float32, and
+    autocast is off inside."""
 
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         raised = [_raise(arg) for arg in args]
-        device = cast(Tensor, args[0]).device.type
+        device = next(_tensors(args), torch.empty(0)).device.type
         with torch.autocast(device, enabled=False):
             return loss(*raised, **kwargs)  # pyright: ignore[reportCallIssue]
 
@@ -28,7 +29,17 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 def _raise(value: object) -> object:
     if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
         return value.float()
+    if isinstance(value, list | tuple):
+        return [_raise(part) for part in cast(Iterable[object], value)]
     return value
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(cast(Iterable[Any], value))
 
 
 def require_equal_shapes(student: Tensor, teacher: Tensor, mend: str) -> None:

@@ -56,3 +56,24 @@ def at(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
 
 def _attention(feat_BCTHW: Tensor) -> Tensor:
     return F.normalize(feat_BCTHW.square().mean(1).flatten(1), dim=1)
+
+
+@full_precision
+def review(student_BCTHW: Tensor, teacher_BCTHW: Tensor, *, levels: Sequence[int] = (4, 2, 1)) -> Tensor:
+    """Hierarchical context loss of ReviewKD, Chen et al. 2021 (section 3.3), over T, H and W: mean squared errors of
+    the maps and of their averages over ever coarser grids, weighted 1, 1/2, 1/4, ... over the sum of the weights, as in
+    the authors' code. ReviewKD's attention fusion is not part of it. The teacher gets no gradient.
+
+    Args:
+        levels: sides of the grids, each 1 or more, falling. An axis that is shorter keeps its length. A level that
+            would leave the map as it is, is skipped and takes no weight.
+    Raises:
+        ValueError: shapes differ.
+    """
+    require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
+    difference = student_BCTHW - teacher_BCTHW.detach()
+    size = list(difference.shape[2:])
+    grids = [size, *(grid for level in levels if (grid := [min(level, side) for side in size]) != size)]
+    # averaging is linear: the difference of the averages is the average of the difference
+    errors = [_pool(difference, grid).square().mean() * 0.5**i for i, grid in enumerate(grids)]
+    return sum(errors[1:], errors[0]) / sum(0.5**i for i in range(len(grids)))

@@ -5,11 +5,14 @@ Shape legend: B clips, C channels, T frames, H, W positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from stagedkd.losses._precision import full_precision
+from stagedkd.losses.feature import pool_to_common
 
 
 @full_precision
@@ -104,20 +107,63 @@ def cka(x_nD: Tensor, y_nE: Tensor, *, debiased: bool = True) -> Tensor:
         raise ValueError(f"{count} and {len(y_nE)} clips: both networks must see the same")
     if count < (4 if debiased else 2):
         raise ValueError(f"cka of {count} clips: use a batch of {4 if debiased else 2} or more")
-    hsic = hsic_debiased if debiased else _hsic
-    grams = [features @ features.T for features in (x_nD - x_nD.mean(0), y_nE - y_nE.mean(0))]
-    own = (hsic(grams[0], grams[0]) * hsic(grams[1], grams[1])).clamp_min(0).sqrt()
-    return hsic(grams[0], grams[1]) / own.clamp_min(1e-12)
+    gram_x, gram_y = (_gram(features) for features in (x_nD, y_nE))
+    if debiased:
+        gram_x, gram_y = u_centred(gram_x), u_centred(gram_y)
+    own = gram_x.square().sum() * gram_y.square().sum()
+    return (gram_x * gram_y).sum() / own.clamp_min(1e-24).sqrt()
 
 
-def _hsic(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum()  # of centred features, the Gram matrices are centred
+def _gram(features_nD: Tensor) -> Tensor:
+    """Gram matrix of centred features, scaled to a largest entry of one: cka does not see the scale, float32 does."""
+    centred = features_nD - features_nD.mean(0)
+    centred = centred / centred.detach().abs().amax().clamp_min(1e-12)
+    gram = centred @ centred.T
+    return gram / gram.detach().abs().amax().clamp_min(1e-12)
 
 
-def hsic_debiased(a: Tensor, b: Tensor) -> Tensor:
-    """Unbiased HSIC of two Gram matrices (n, n), n of at least 4 (Song et al. 2012, eq. 5)."""
-    n = len(a)
-    a, b = a - a.diagonal().diag(), b - b.diagonal().diag()
-    trace = (a * b).sum()
-    middle = a.sum() * b.sum() / ((n - 1) * (n - 2))
-    return (trace + middle - 2 / (n - 2) * (a.sum(0) @ b.sum(0))) / (n * (n - 3))
+def u_centred(gram_nn: Tensor) -> Tensor:
+    """A Gram matrix (n, n), n of at least 4, U-centred as Szekely & Rizzo 2014: the inner product of two is Song's debiased HSIC times n(n-3)."""
+    n = len(gram_nn)
+    apart = ~torch.eye(n, dtype=torch.bool, device=gram_nn.device)
+    gram_nn = gram_nn * apart
+    rows = gram_nn.sum(1) / (n - 2)
+    return (gram_nn - rows[:, None] - rows[None] + rows.sum() / (n - 1)) * apart
+
+
+@full_precision
+def stage_cka(students_BCTHW: Sequence[Tensor], teachers_BCTHW: Sequence[Tensor], *, debiased: bool = True) -> Tensor:
+    """||A_s - A_t||_F^2 / K^2 of the K x K matrices of `cka` among a network's own substages (our formulation).
+
+    Two substages are pooled to their common grid and flattened before they are compared. Their diagonals are one. It
+    asks the student to change its features from substage to substage as the teacher does, not to have the same.
+    Channels and grids may differ, also between the networks. The teachers get no gradient. A substage whose clips all
+    have the same features is similar to none, and gets none either.
+
+    Args:
+        students_BCTHW, teachers_BCTHW: the maps of the substages of each network, first to last, K of them each.
+        debiased: as in `cka`; the biased one moves towards one where clips are few.
+    Raises:
+        ValueError: the networks differ in their numbers of substages or clips, there are fewer than two substages, or
+            too few clips: four if debiased, else two.
+    """
+    count = len(students_BCTHW)
+    if count != len(teachers_BCTHW):
+        raise ValueError(f"student has {count} substages, teacher {len(teachers_BCTHW)}: pair them one to one")
+    if count < 2:
+        raise ValueError(f"stage_cka relates substages, {count} is too few: cut the networks in two or more")
+    if len(students_BCTHW[0]) != len(teachers_BCTHW[0]):
+        raise ValueError(f"student has {len(students_BCTHW[0])} clips, teacher {len(teachers_BCTHW[0])}")
+    student = _inter_stage(students_BCTHW, debiased)
+    teacher = _inter_stage([feat.detach() for feat in teachers_BCTHW], debiased)
+    return 2 * (student - teacher).square().sum() / count**2
+
+
+def _inter_stage(feats_BCTHW: Sequence[Tensor], debiased: bool) -> Tensor:
+    """`cka` of every two substages: the upper triangle, flat."""
+    found: list[Tensor] = []
+    for i, earlier in enumerate(feats_BCTHW):
+        for later in feats_BCTHW[i + 1 :]:
+            x, y = pool_to_common(earlier, later)
+            found.append(cka(x.flatten(1), y.flatten(1), debiased=debiased))
+    return torch.stack(found)

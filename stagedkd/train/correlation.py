@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stagedkd.data.source import ClipSource
 from stagedkd.data.views import fit_input
 from stagedkd.losses import pool_to_common
-from stagedkd.losses.relation import hsic_debiased
+from stagedkd.losses.relation import u_centred
 from stagedkd.models.network import Network
 from stagedkd.plan.work import Cut
 from stagedkd.spec.schema import Input
@@ -65,11 +65,11 @@ def correlation(student: Network, teacher: Network, cuts: tuple[Cut, Cut], probe
 
 
 def _hsic_terms(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
-    """Debiased HSIC of the pair, of the student and of the teacher with itself, (3,) in float64."""
+    """Debiased HSIC (Song et al. 2012) of the pair, of the student and of the teacher with itself, (3,) in float64."""
     flat = [f.float().flatten(1) for f in pool_to_common(student_BCTHW, teacher_BCTHW)]
-    one, two = ((centred @ centred.T).double() for centred in (f - f.mean(0) for f in flat))
-    found = [hsic_debiased(one, two), hsic_debiased(one, one), hsic_debiased(two, two)]
-    return torch.stack(found).cpu()
+    one, two = (u_centred((centred @ centred.T).double()) for centred in (f - f.mean(0) for f in flat))
+    count = len(one) * (len(one) - 3)
+    return torch.stack([(one * two).sum(), one.square().sum(), two.square().sum()]).cpu() / count
 
 
 @contextmanager
