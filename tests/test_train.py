@@ -20,13 +20,16 @@ from stagedkd.models.resnet3d import resnet3d
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import FEATURE_LOSSES, Augment, Clip, GaussianW2, Hint, Input, Kd, Losses, Simulated, Train
 from stagedkd.train import checkpoint
+from stagedkd.train.bridge import Bridge
 from stagedkd.train.events import EventLog
 from stagedkd.train.feed import Feed
-from stagedkd.train.loop import Job, fit, learning_rate
-from stagedkd.train.phases import projectors, set_modes
+from stagedkd.train.loop import Job, fit
+from stagedkd.train.phases import set_modes
+from stagedkd.train.schedule import learning_rate
 
 CUT = (("stem", "layer1"), ("layer2",), ("layer3",))
 CPU = torch.device("cpu")
+PAIRS = ((0, 0), (1, 1), (2, 2))
 
 
 def phase(**fields: object) -> PhaseWork:
@@ -37,7 +40,7 @@ def phase(**fields: object) -> PhaseWork:
     return PhaseWork.model_validate(values | fields)
 
 
-GROW_2 = phase(trained=(1,), frozen=(0,), pairs=(1,), head=False, losses=Losses(gaussian_w2=GaussianW2()))
+GROW_2 = phase(trained=(1,), frozen=(0,), pairs=((1, 1),), head=False, losses=Losses(gaussian_w2=GaussianW2()))
 
 
 def networks() -> tuple[Network, Network]:
@@ -54,9 +57,9 @@ def job(tmp_path: Path, phases: tuple[PhaseWork, ...], **fields: object) -> Job:
     feed = Feed(
         SimulatedClips(data, ["train"] * 24, clip, CPU), np.arange(24), labels, Augment(crop=1.0, jitter=0.0), 5
     )
-    lifts = projectors(phases, {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32})
+    bridge = Bridge("pairs", phases, {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}, clips=24)
     values: dict[str, object] = {
-        "student": student, "lifts": lifts, "teacher": teacher, "cut": CUT, "teacher_cut": CUT, "phases": phases,
+        "student": student, "bridge": bridge, "guides": (teacher,), "cut": CUT, "teacher_cut": CUT, "phases": phases,
         "feed": feed, "inputs": (None, None), "device": CPU, "scratch": tmp_path, "events": EventLog(tmp_path / "events.jsonl"),
     }  # fmt: skip
     return Job(**(values | fields))  # pyright: ignore[reportArgumentType]
@@ -65,19 +68,18 @@ def job(tmp_path: Path, phases: tuple[PhaseWork, ...], **fields: object) -> Job:
 def test_a_grow_phase_moves_its_substage_alone(tmp_path: Path) -> None:
     work = job(tmp_path, (GROW_2,))
     before = copy.deepcopy(work.student.net.state_dict())
-    teacher = copy.deepcopy(work.teacher.net.state_dict()) if work.teacher else {}
+    teacher = copy.deepcopy(work.guides[0].net.state_dict())
     fit(work)
     after = work.student.net.state_dict()
     moved = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
     assert moved == {"layer2"}  # neither weights nor BatchNorm statistics of the frozen and later blocks
-    assert work.teacher and all(torch.equal(t, teacher[n]) for n, t in work.teacher.net.state_dict().items())
+    assert all(torch.equal(t, teacher[n]) for n, t in work.guides[0].net.state_dict().items())
 
 
 def test_a_grow_phase_runs_no_later_block_of_either_network(tmp_path: Path) -> None:
     work = job(tmp_path, (GROW_2,))
     ran: set[str] = set()
-    for who, network in (("student", work.student), ("teacher", work.teacher)):
-        assert network is not None
+    for who, network in (("student", work.student), ("teacher", work.guides[0])):
         for name in (*network.blocks, "fc"):
             network.net.get_submodule(name).register_forward_hook(lambda *_, at=f"{who}.{name}": ran.add(at))
     fit(work)
@@ -86,19 +88,19 @@ def test_a_grow_phase_runs_no_later_block_of_either_network(tmp_path: Path) -> N
 
 def test_modes_of_a_phase() -> None:
     student, _ = networks()
-    lifts = projectors((GROW_2,), {1: 8}, {1: 16})
-    set_modes(student, lifts, GROW_2, CUT)
+    bridge = Bridge("pairs", (GROW_2,), {1: 8}, {1: 16})
+    set_modes(student, bridge, GROW_2, CUT)
     training = {n for n, m in student.net.named_modules() if isinstance(m, nn.BatchNorm3d) and m.training}
     assert training and all(name.startswith("layer2") for name in training)
     assert {n.split(".")[0] for n, p in student.net.named_parameters() if p.requires_grad} == {"layer2"}
-    assert all(p.requires_grad for p in lifts.parameters()) and set(lifts) == {"1"}
+    assert all(p.requires_grad for p in bridge.parameters()) and set(bridge.lifts) == {"2-2"}
 
 
 def test_projectors_do_not_ship_with_the_student(tmp_path: Path) -> None:
-    work = job(tmp_path, (phase(losses=Losses(hint=Hint(), kd=Kd()), pairs=(0, 1, 2)),))
+    work = job(tmp_path, (phase(losses=Losses(hint=Hint(), kd=Kd()), pairs=PAIRS),))
     names = set(work.student.net.state_dict())
     fit(work)
-    assert set(work.student.net.state_dict()) == names and len(work.lifts) == 3
+    assert set(work.student.net.state_dict()) == names and len(work.bridge.lifts) == 3
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -199,7 +201,7 @@ def test_batches_loaded_ahead_are_those_made_at_once(tmp_path: Path) -> None:
 
 def test_training_on_mixed_clips_and_own_inputs(tmp_path: Path) -> None:
     """Teacher and student see the same mixed view, each at its own size, and the loss falls."""
-    work = job(tmp_path, (phase(epochs=6, losses=Losses.model_validate({"ce": 0.5, "kd": 0.5, "sp": 1.0}), pairs=(0, 1, 2)),),
+    work = job(tmp_path, (phase(epochs=6, losses=Losses.model_validate({"ce": 0.5, "kd": 0.5, "sp": 1.0}), pairs=PAIRS),),
                inputs=(Input(size=8, frames=2), Input(normalize="half")))  # fmt: skip
     work = dataclasses.replace(work, feed=dataclasses.replace(work.feed, augment=Augment(crop=1.0, mixup=0.3)))
     fit(work)
@@ -250,12 +252,30 @@ def test_bf16_on_the_cpu_has_sound_gradients(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["dkd", "dist", "logit_std", "at", "gaussian_kl", "mmd", "nst", "coral", "sliced_w2", "sp", "rkd", "pkt"]
+    "name",
+    [
+        "dkd",
+        "dist",
+        "logit_std",
+        "at",
+        "review",
+        "gaussian_kl",
+        "mmd",
+        "nst",
+        "coral",
+        "sliced_w2",
+        "sp",
+        "rkd",
+        "pkt",
+        "cka",
+        "stage_cka",
+        "crd",
+    ],
 )
 def test_every_loss_trains_a_student(tmp_path: Path, name: str) -> None:
     """Declared by its name alone: the loss falls, on clips with and without labels, and the projectors are its own."""
     losses_ = Losses.model_validate({name: 1.0})
-    pairs = (0, 1, 2) if losses_.on(FEATURE_LOSSES) else ()
+    pairs = PAIRS if losses_.on(FEATURE_LOSSES) else ()
     work = job(tmp_path, (phase(epochs=8, losses=losses_, pairs=pairs, head=not pairs),))
     fit(work)
     rows = [json.loads(line)["losses"][name] for line in (tmp_path / "events.jsonl").read_text("utf-8").splitlines()]

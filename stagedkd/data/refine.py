@@ -78,8 +78,8 @@ def negative_log_likelihood(p: Floats, labels: Ids) -> float:
 
 def noise_matrix(p: Floats, given: Ids) -> Floats:
     """Noise[c, y] = P(given label y | class c) from the noisy clips' predictions p and labels: maximum likelihood by
-    EM, each row drawn towards symmetric noise of the same rate by as many clips as there are classes (our formulation; a
-    soft form of the joint of Confident Learning, Northcutt et al. 2021).
+    EM, each row drawn towards symmetric noise of the same rate by as many clips as there are classes (our formulation;
+    a soft form of the joint of Confident Learning, Northcutt et al. 2021).
 
     Args:
         p: (n, N) calibrated out-of-fold predictions of the noisy clips. given: their labels, all of 0 and more.

@@ -75,5 +75,5 @@ def review(student_BCTHW: Tensor, teacher_BCTHW: Tensor, *, levels: Sequence[int
     size = list(difference.shape[2:])
     grids = [size, *(grid for level in levels if (grid := [min(level, side) for side in size]) != size)]
     # averaging is linear: the difference of the averages is the average of the difference
-    errors = [_pool(difference, grid).square().mean() * 0.5**i for i, grid in enumerate(grids)]
+    errors = [pool_to(difference, grid).square().mean() * 0.5**i for i, grid in enumerate(grids)]
     return sum(errors[1:], errors[0]) / sum(0.5**i for i in range(len(grids)))

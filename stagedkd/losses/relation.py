@@ -123,7 +123,8 @@ def _gram(features_nD: Tensor) -> Tensor:
 
 
 def u_centred(gram_nn: Tensor) -> Tensor:
-    """A Gram matrix (n, n), n of at least 4, U-centred as Szekely & Rizzo 2014: the inner product of two is Song's debiased HSIC times n(n-3)."""
+    """A Gram matrix (n, n), n of at least 4, U-centred as Szekely & Rizzo 2014: the inner product of two is Song's
+    debiased HSIC times n(n-3)."""
     n = len(gram_nn)
     apart = ~torch.eye(n, dtype=torch.bool, device=gram_nn.device)
     gram_nn = gram_nn * apart
