@@ -16,6 +16,7 @@ import typer
 from stagedkd import cli_data
 from stagedkd.cli_common import (
     AsJson,
+    Baseline,
     Cells,
     DataDir,
     Device,
@@ -28,8 +29,11 @@ from stagedkd.cli_common import (
     Verbose,
     console,
     notes,
+    print_grid,
+    print_results,
     progress,
     say,
+    tables,
 )
 from stagedkd.errors import Problem, SpecError, StagedkdError, TrainingError, UsageError
 
@@ -122,15 +126,18 @@ def run(
     if len(outcome.plans.cells) == 1:
         for error in outcome.failed.values():
             raise error
-        _print_results(next(iter(outcome.finished.values())).plan, runtime, wrote=bool(outcome.ran))
+        print_results(next(iter(outcome.finished.values())).plan, runtime, wrote=bool(outcome.ran))
     else:
-        _print_grid(outcome, runtime)
+        if outcome.finished:
+            print_grid(outcome.plans, runtime)
+        _refuse_failed(outcome)
 
 
 @app.command()
 def show(
-    spec: SpecPath, overrides: Overrides = None, cells: Cells = None, as_json: AsJson = False, store: StoreDir = None
-) -> None:
+    spec: SpecPath, overrides: Overrides = None, cells: Cells = None, as_json: AsJson = False, store: StoreDir = None,
+    baseline: Baseline = "",
+) -> None:  # fmt: skip
     """Show the results of a spec or a grid that has run."""
     from stagedkd.report import grid, terminal, write
     from stagedkd.report.collect import collect
@@ -138,16 +145,18 @@ def show(
 
     runtime = _runtime(spec, store=store)
     plans, kept = _plans(_load(spec, overrides, cells), runtime), Store(runtime.folder("store"))
+    _check_baseline(plans, baseline)
     if len(plans.cells) == 1:
         found = collect(next(iter(plans.cells.values())), kept)
-        values, table = write.as_json(found), terminal.results_table(found)
+        values, shown, told = write.as_json(found), terminal.results_tables(found), ()
     else:
-        several = grid.collect_grid(plans, kept)
-        values, table = grid.as_json(several), terminal.grid_table(several)
+        several = grid.collect_grid(plans, kept, baseline)
+        values, shown, told = grid.as_json(several), terminal.grid_tables(several), several.comparison_notes
     if as_json:
         print(json.dumps(values, indent=1))
     else:
-        console().print(table)
+        tables(shown)
+        notes(told)
 
 
 @app.command()
@@ -156,25 +165,25 @@ def report(
     results: ResultsDir = None,
     form: Annotated[Literal["html", "csv", "latex"], typer.Option("--format", help="html writes all files of the "
                     "report; csv and latex print.")] = "html",
+    baseline: Baseline = "",
 ) -> None:  # fmt: skip
-    """Write results/<name>/ from the store: report.html, metrics.json, and of a grid cells.csv and table.tex."""
-    from stagedkd.report import formats, write
+    """Write results/<name>/ from the store: report.html, metrics.json, and of a grid cells.csv and table.tex. Of a grid
+    every row is compared with the first one, or with --baseline."""
+    from stagedkd.report import formats
     from stagedkd.report.grid import collect_grid
     from stagedkd.store.store import Store
 
     runtime = _runtime(spec, store=store, results=results)
     plans = _plans(_load(spec, overrides, cells), runtime)
+    _check_baseline(plans, baseline)
     if form != "html":
-        found = collect_grid(plans, Store(runtime.folder("store")))
+        found = collect_grid(plans, Store(runtime.folder("store")), baseline)
         print({"csv": formats.as_csv, "latex": formats.as_latex}[form](found), end="")
         return
-    made: Plan | Plans = plans
     if len(plans.cells) == 1:
-        made = next(iter(plans.cells.values()))
-        write.report(made, runtime)
+        print_results(next(iter(plans.cells.values())), runtime, wrote=True)
     else:
-        write.report_grid(plans, runtime)
-    say([f"wrote {write.results_folder(made, runtime) / 'report.html'}"])
+        print_grid(plans, runtime, baseline)
 
 
 @app.command()
@@ -302,31 +311,13 @@ def _plans(experiment: Experiment, runtime: Runtime) -> Plans:
     return compile_experiment(experiment, read_lock(runtime.lock_path))
 
 
-def _print_results(plan: Plan, runtime: Runtime, *, wrote: bool) -> None:
-    from stagedkd.report.collect import collect
-    from stagedkd.report.terminal import results_table
-    from stagedkd.report.write import report as write
-    from stagedkd.report.write import results_folder
-    from stagedkd.store.store import Store
-
-    page = results_folder(plan, runtime) / "report.html"
-    found = write(plan, runtime) if wrote or not page.exists() else collect(plan, Store(runtime.folder("store")))
-    console().print(results_table(found))
-    notes(found.notes)
-    say([f"top-1 on the {found.split} split; report: {page}"])
+def _check_baseline(plans: Plans, baseline: str) -> None:
+    if baseline and len(plans.cells) == 1:
+        raise UsageError("--baseline is for grids of several cells", hint="leave it out")
 
 
-def _print_grid(outcome: GridOutcome, runtime: Runtime) -> None:
-    """The table of what is there, then the cells that failed: these make the command fail."""
-    from stagedkd.report.terminal import grid_table
-    from stagedkd.report.write import report_grid, results_folder
-
-    if outcome.finished:
-        found = report_grid(outcome.plans, runtime)
-        console().print(grid_table(found))
-        notes(note for note in found.notes if not note.startswith("no result for"))
-        page = results_folder(outcome.plans, runtime) / "report.html"
-        say([f"top-1 in percent on the {found.split} split, 95% intervals ({found.intervals}); report: {page}"])
+def _refuse_failed(outcome: GridOutcome) -> None:
+    """The cells that failed make the command fail."""
     if outcome.failed:
         rows = "\n".join(f"  {name}: {error.message}" for name, error in outcome.failed.items())
         message = f"{len(outcome.failed)} of {len(outcome.plans.cells)} cells failed:\n{rows}"

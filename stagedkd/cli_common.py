@@ -10,7 +10,10 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
+    from stagedkd.plan.graph import Plan, Plans
+    from stagedkd.plan.runtime import Runtime
     from stagedkd.report.terminal import Shown
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML spec.", show_default=False)]
@@ -21,6 +24,9 @@ ResultsDir = Annotated[Path | None, typer.Option("--results", metavar="DIR", hel
 DataDir = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Root of the data sets.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=0, help="Threads of torch; 0: all cores.")]
+Baseline = Annotated[
+    str, typer.Option("--baseline", metavar="axis=label,...", help="The row of a grid to compare the others with.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more; tracebacks in full.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say errors and results only.")]
@@ -37,6 +43,12 @@ def notes(texts: Iterable[str]) -> None:
     say(f"note: {text}" for text in texts)
 
 
+def tables(made: Iterable[Table]) -> None:
+    """Print tables."""
+    for table in made:
+        console().print(table)
+
+
 def console(err: bool = False) -> Console:
     """Where tables go; wide where it is no terminal."""
     from rich.console import Console
@@ -50,3 +62,30 @@ def progress(level: int = 0) -> Shown:
     from stagedkd.report.terminal import Shown
 
     return Shown(console(err=True), level)
+
+
+def print_results(plan: Plan, runtime: Runtime, *, wrote: bool) -> None:
+    """Print the tables of a plan that has run; write its report where a run `wrote` something or there is none."""
+    from stagedkd.report.collect import collect
+    from stagedkd.report.terminal import results_tables
+    from stagedkd.report.write import report as write
+    from stagedkd.report.write import results_folder
+    from stagedkd.store.store import Store
+
+    page = results_folder(plan, runtime) / "report.html"
+    found = write(plan, runtime) if wrote or not page.exists() else collect(plan, Store(runtime.folder("store")))
+    tables(results_tables(found))
+    notes(found.notes)
+    say([f"top-1 on the {found.split} split; report: {page}"])
+
+
+def print_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> None:
+    """Write the report of what is there, and print its tables."""
+    from stagedkd.report.terminal import grid_tables
+    from stagedkd.report.write import report_grid, results_folder
+
+    found = report_grid(plans, runtime, baseline)
+    tables(grid_tables(found))
+    notes(note for note in found.notes if not note.startswith("no result for"))
+    page = results_folder(plans, runtime) / "report.html"
+    say([f"top-1 in percent on the {found.split} split, 95% intervals ({found.intervals}); report: {page}"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from stagedkd.store.store import Artifact, Store
 @dataclass(frozen=True)
 class NetworkResult:
     """One network of the experiment. Shares are in 0..1, `flops` 2 x multiply-adds of one clip, seconds of one clip
-    for latency; None where the store lacks run.json or five classes for top5."""
+    for latency; None where the store lacks run.json or five classes for top5. `train_flops` are 2 x multiply-adds of
+    the whole training, forward and backward, its teacher's part included; None where the stage did not count them."""
 
     name: str
     arch: str
@@ -32,6 +33,7 @@ class NetworkResult:
     labelled_clips: int
     training_clips: int
     steps: int
+    train_flops: int | None
     seconds: float | None
     latency: float | None
     key: str
@@ -40,6 +42,43 @@ class NetworkResult:
         """Plain values for metrics.json; `size_ratio` is the teacher's parameters over this network's."""
         values = {k: v for k, v in self.__dict__.items() if k != "interval"}
         return values | {"top1_interval95": list(self.interval), "size_ratio": teacher.params / self.params}
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How alike the substages of a hop's two networks were `before` and `after` its training: debiased linear CKA of
+    pooled features over `clips` clips, 0..1, a row for each student substage and a column for each of the teacher's."""
+
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
+    before: tuple[tuple[float, ...], ...]
+    after: tuple[tuple[float, ...], ...]
+    clips: int | None
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """One round of label refinement, measured against the hidden truth. Shares in 0..1: `before` and `after` of the
+    labels are right; `coverage` of the clips have an accepted label, `precision` of these a right one; None where
+    unknown. `nll` in nats."""
+
+    name: str
+    round: int
+    outcome: str
+    before: float | None
+    after: float | None
+    coverage: float
+    precision: float | None
+    ece: float | None
+    nll: float | None
+    wrong_to_right: int
+    right_to_wrong: int
+    recall: Mapping[str, float]
+
+    @property
+    def worst(self) -> str:
+        """The class of the lowest recall, "" where none is known."""
+        return min(self.recall, key=self.recall.__getitem__, default="")
 
 
 @dataclass(frozen=True)
@@ -59,11 +98,25 @@ class Results:
     curves: dict[str, list[dict[str, Any]]]
     without_run: tuple[str, ...]
     device: str
+    correlations: Mapping[str, Correlation] = field(default_factory=dict[str, Correlation])
+    refinements: tuple[Refinement, ...] = ()
 
     @property
     def networks(self) -> tuple[NetworkResult, ...]:
         """Teacher, assistants, student and control, in this order."""
         return (self.teacher, *self.assistants, self.student, *((self.control,) if self.control else ()))
+
+    @property
+    def hops(self) -> tuple[NetworkResult, ...]:
+        """What was distilled on the way to the student: assistants and student."""
+        return (*self.assistants, self.student)
+
+    @property
+    def train_flops(self) -> int | None:
+        """Training compute of all hops, the teacher's own training apart; None where that of one is unknown."""
+        counts = [network.train_flops for network in self.hops]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -107,6 +160,8 @@ def collect(plan: Plan, store: Store) -> Results:
         curves={s.name: read_events(artifacts[s.name].events) for s in trained},
         without_run=tuple(name for name, artifact in artifacts.items() if artifact.run is None),
         device=f"{run.get('device_name') or run['device']}, {run['threads']} threads" if run else "Device unknown",
+        correlations=read_correlations({s.name: artifacts[s.name] for s in trained}),
+        refinements=read_refinements(plan, artifacts),
     )
 
 
@@ -119,8 +174,8 @@ def _network(stage: Stage, trained: Artifact, evaluated: Artifact) -> NetworkRes
         interval=wilson(round(seen["top1"] * clips), clips), top5=seen.get("top5"), ece=seen["ece"],
         per_class=dict(seen["per_class"]), params=seen["params"], flops=seen["flops"], labels=made["labels"],
         labelled_clips=made.get("labelled_clips", 0), training_clips=made.get("clips", 0), steps=made["steps"],
-        seconds=(trained.run or {}).get("seconds"), latency=(evaluated.run or {}).get("latency_seconds"),
-        key=trained.manifest.key,
+        train_flops=made.get("train_flops"), seconds=(trained.run or {}).get("seconds"),
+        latency=(evaluated.run or {}).get("latency_seconds"), key=trained.manifest.key,
     )  # fmt: skip
 
 
@@ -132,6 +187,34 @@ def describe(work: Teach | Distill) -> str:
             "" if arch.conv == "full" else f" {arch.conv}"
         )
     return arch.path if arch.arch == "file" else arch.arch
+
+
+def read_correlations(trained: Mapping[str, Artifact]) -> dict[str, Correlation]:
+    """The correlations that hops have measured, by the name of the stage; stages may lack the file."""
+    found: dict[str, Correlation] = {}
+    for name, artifact in trained.items():
+        if "correlation.json" in artifact.manifest.files:
+            read = json.loads(artifact.file("correlation.json").read_text("utf-8"))
+            before, after = (tuple(tuple(map(float, row)) for row in read[when]) for when in ("before", "after"))
+            found[name] = Correlation(tuple(read["student"]), tuple(read["teacher"]), before, after, read.get("clips"))
+    return found
+
+
+def read_refinements(plan: Plan, artifacts: Mapping[str, Artifact]) -> tuple[Refinement, ...]:
+    """The rounds of label refinement, in order."""
+    rounds = [(s.name, artifacts[s.name].manifest.metrics) for s in plan.stages if _kind(s) == "refine"]
+    return tuple(
+        Refinement(
+            name, made["round"], made["outcome"], made["accuracy_before"], made["accuracy_after"], made["coverage"],
+            made["precision"], made["ece"], made["nll"], made["wrong_to_right"], made["right_to_wrong"],
+            dict(made["recall"]),
+        )
+        for name, made in rounds
+    )  # fmt: skip
+
+
+def _kind(stage: Stage) -> str:
+    return stage.work.kind
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from stagedkd.report.collect import Results
@@ -68,6 +69,41 @@ def loss_curves(results: Results) -> str:
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=8, frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
+
+
+def correlation_map(
+    before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], student_names: Sequence[str],
+    teacher_names: Sequence[str],
+) -> str:  # fmt: skip
+    """Two matrices K x M of values in 0..1 side by side on one scale: how alike each of K student substages is to each
+    of M teacher substages, before and after the training of a hop."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    rows, columns = len(student_names), len(teacher_names)
+    size = (2.6 + 2 * 0.95 * max(columns, 2), 1.6 + 0.6 * max(rows, 2))
+    figure: Any = Figure(figsize=size, layout="constrained")
+    FigureCanvasSVG(figure)
+    axes: Any = figure.subplots(1, 2, sharey=True)
+    shown: Any = None
+    for axis, matrix, title in zip(axes, (before, after), ("before", "after"), strict=True):
+        shown = axis.pcolormesh(matrix, vmin=0, vmax=1, cmap="viridis", edgecolors="white", linewidth=1)
+        for k, row in enumerate(matrix):
+            for m, value in enumerate(row):
+                ink = "black" if value > 0.6 else "white"  # viridis is light above
+                axis.text(m + 0.5, k + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
+        axis.set_title(title, fontsize=10, loc="left")
+        axis.set_xticks([m + 0.5 for m in range(columns)], teacher_names, fontsize=8, rotation=30, ha="right")
+        axis.set_yticks([k + 0.5 for k in range(rows)], student_names, fontsize=8)
+        axis.set_xlabel("teacher", fontsize=8)
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+    axes[0].invert_yaxis()  # shared: the first substage on top
+    axes[0].set_ylabel("student", fontsize=8)
+    bar = figure.colorbar(shown, ax=axes, shrink=0.9, pad=0.02)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
     return _svg(figure)
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from stagedkd.errors import StoreError
+from stagedkd.errors import StoreError, UsageError
 from stagedkd.plan.graph import Plans
 from stagedkd.report.collect import NetworkResult, Results, collect
+from stagedkd.report.comparison import SMALLEST_EFFECT, Comparison, Students, compare, compute_note, power_notes
 from stagedkd.report.statistics import mean_interval
+from stagedkd.spec.fields import nearest
+from stagedkd.spec.grid import canonical
 from stagedkd.store.store import Store
 
 SEED = "seed"
 TIDY = (
     "network", "arch", "split", "views", "clips", "top1", "top1_low95", "top1_high95", "top5", "ece", "params", "flops",
-    "steps", "labels", "labelled_clips", "training_clips", "seconds", "latency", "key",
+    "steps", "train_flops", "labels", "labelled_clips", "training_clips", "seconds", "latency", "key",
 )  # fmt: skip
 
 
@@ -31,8 +35,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of the axes other than the seed. `steps` are those of all hops of one seed; `missing` cells have no
-    result in the store."""
+    """One setting of the axes other than the seed. `steps` and `train_flops` (2 x multiply-adds, None where unknown)
+    are those of all hops of one seed, the teacher's apart; `missing` cells have no result in the store."""
 
     labels: Mapping[str, str]
     student: Summary | None
@@ -40,37 +44,60 @@ class Row:
     control: Summary | None
     params: int
     steps: int
+    train_flops: int | None
+    teacher_flops: int | None
     missing: int
+
+    @property
+    def name(self) -> str:
+        """All axes of the row, such as recipe=kd,student=w8."""
+        return ",".join(f"{axis}={label}" for axis, label in self.labels.items())
 
 
 @dataclass(frozen=True)
 class GridResults:
-    """All cells of a grid: `cells` with their results, `missing` ones with the reason."""
+    """All cells of a grid: `cells` with their results, `missing` ones with the reason. `baseline` is the number of the
+    row that the others are compared with."""
 
     plans: Plans
     cells: Mapping[str, Results]
     missing: Mapping[str, str]
+    baseline: int = 0
 
     @property
     def axes(self) -> tuple[str, ...]:
         """The axes of the rows: all but the seed."""
-        return tuple(name for name in self.plans.axes if name != SEED)
+        return _axes(self.plans)
 
-    @property
+    @cached_property
     def rows(self) -> tuple[Row, ...]:
         """A row for every setting, in the order of the grid."""
-        groups: dict[tuple[str, ...], list[str]] = {}
-        for name, labels in self.plans.labels.items():
-            groups.setdefault(tuple(labels[axis] for axis in self.axes), []).append(name)
-        return tuple(self._row(dict(zip(self.axes, at, strict=True)), names) for at, names in groups.items())
+        groups = settings(self.plans).items()
+        return tuple(self._row(dict(zip(self.axes, at, strict=True)), names) for at, names in groups)
 
     def _row(self, labels: Mapping[str, str], names: list[str]) -> Row:
         found = [self.cells[name] for name in names if name in self.cells]
+        one = found[0] if found else None
         return Row(
             labels, summary([r.student for r in found]), summary([r.teacher for r in found]),
-            summary([r.control for r in found if r.control]), found[0].student.params if found else 0,
-            sum(n.steps for n in (*found[0].assistants, found[0].student)) if found else 0, len(names) - len(found),
+            summary([r.control for r in found if r.control]), one.student.params if one else 0,
+            sum(n.steps for n in one.hops) if one else 0, one and one.train_flops, one and one.teacher.train_flops,
+            len(names) - len(found),
         )  # fmt: skip
+
+    @property
+    def baseline_row(self) -> Row:
+        """The row that the others are compared with."""
+        return self.rows[self.baseline]
+
+    @cached_property
+    def comparisons(self) -> Mapping[str, Comparison]:
+        """Every other row against the baseline, by the row's name: their students, paired over seeds."""
+        groups = zip(self.rows, settings(self.plans).values(), strict=True)
+        return compare({row.name: self._students(names) for row, names in groups}, self.baseline_row.name)
+
+    def _students(self, names: list[str]) -> Students:
+        return {self.plans.labels[n].get(SEED, ""): self.cells[n].student for n in names if n in self.cells}
 
     @property
     def intervals(self) -> str:
@@ -85,12 +112,60 @@ class GridResults:
         rows = [note for result in self.cells.values() for note in result.notes]
         rows += [f"cells {a} and {b} are the same experiment" for a, b in self.plans.twins]
         rows += [f"no result for {name}: {reason}" for name, reason in self.missing.items()]
-        return tuple(dict.fromkeys(rows))
+        return tuple(dict.fromkeys([*rows, *self.comparison_notes]))
+
+    @property
+    def comparison_notes(self) -> tuple[str, ...]:
+        """What bounds the comparisons: too few seeds, unequal compute, a baseline without results."""
+        rows = list(power_notes(self.comparisons))
+        if self.comparisons and self.baseline_row.student is None:
+            rows.append(f"{self.baseline_row.name}, the baseline, has no result: --baseline names another")
+        rows.append(compute_note({row.name: row.train_flops for row in self.rows}, self.baseline_row.name))
+        return tuple(filter(None, rows))
 
     @property
     def split(self) -> str:
         """The splits on which the figures were taken."""
         return " and ".join(sorted({result.split for result in self.cells.values()}))
+
+
+def _axes(plans: Plans) -> tuple[str, ...]:
+    return tuple(name for name in plans.axes if name != SEED)
+
+
+def settings(plans: Plans) -> dict[tuple[str, ...], list[str]]:
+    """The names of the cells of every setting: the labels of all axes but the seed, in the order of the grid."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, labels in plans.labels.items():
+        groups.setdefault(tuple(labels[axis] for axis in _axes(plans)), []).append(name)
+    return groups
+
+
+def find_baseline(plans: Plans, text: str) -> int:
+    """The number of the one row that `axis=label,...` picks; the first without a text.
+
+    Raises:
+        UsageError: it picks no row, or several.
+    """
+    axes = _axes(plans)
+    rows = [dict(zip(axes, at, strict=True)) for at in settings(plans)]
+    wanted: dict[str, str] = {}
+    for part in text.split(",") if text else ():
+        name, sign, label = (piece.strip() for piece in part.partition("="))
+        if not sign or name not in axes:
+            message = f"the rows have no axis '{name}'" if sign else f"{part.strip()!r} is not of the form axis=label"
+            raise UsageError(f"--baseline {text}: {message}", hint=f"the axes of the rows are {', '.join(axes)}")
+        known = dict.fromkeys(row[name] for row in rows)
+        wanted[name] = canonical(label, known)
+        if wanted[name] not in known:
+            raise UsageError(f"--baseline {text}: axis '{name}' has no '{label}'", hint=nearest(label, known))
+    found = [i for i, row in enumerate(rows) if wanted.items() <= row.items()] if text else [0]
+    if len(found) != 1:
+        shown = [",".join(f"{a}={b}" for a, b in rows[i].items()) for i in found or range(len(rows))]
+        some = "\n    ".join(shown[:12]) + ("\n    ..." if len(shown) > 12 else "")
+        count = f"{len(found)} rows" if found else "no row"
+        raise UsageError(f"--baseline {text} picks {count}", hint=f"name one of\n    {some}")
+    return found[0]
 
 
 def summary(networks: list[NetworkResult]) -> Summary | None:
@@ -103,12 +178,14 @@ def summary(networks: list[NetworkResult]) -> Summary | None:
     return Summary(fmean(values), interval, len(values))
 
 
-def collect_grid(plans: Plans, store: Store) -> GridResults:
-    """Read what the store has of a grid.
+def collect_grid(plans: Plans, store: Store, baseline: str = "") -> GridResults:
+    """Read what the store has of a grid. `baseline` picks the row to compare with, as `find_baseline` does.
 
     Raises:
         StoreError: it has no finished cell.
+        UsageError: `baseline` picks no row, or several.
     """
+    number = find_baseline(plans, baseline)
     cells: dict[str, Results] = {}
     missing: dict[str, str] = {}
     for name, plan in plans.cells.items():
@@ -119,7 +196,7 @@ def collect_grid(plans: Plans, store: Store) -> GridResults:
     if not cells:
         name, reason = next(iter(missing.items()))
         raise StoreError(f"no cell has finished; {name or plans.name}: {reason}", hint="stagedkd run SPEC makes them")
-    return GridResults(plans, cells, missing)
+    return GridResults(plans, cells, missing, number)
 
 
 def tidy(found: GridResults) -> Iterator[dict[str, Any]]:
@@ -143,9 +220,13 @@ def as_json(found: GridResults) -> dict[str, Any]:
         "intervals": found.intervals,
         "rows": [
             {**row.labels, "student": _summary_json(row.student), "teacher": _summary_json(row.teacher),
-             "control": _summary_json(row.control), "params": row.params, "steps": row.steps, "missing": row.missing}
+             "control": _summary_json(row.control), "params": row.params, "steps": row.steps,
+             "train_flops": row.train_flops, "teacher_train_flops": row.teacher_flops, "missing": row.missing,
+             "comparison": found.comparisons[row.name].as_json() if row.name in found.comparisons else None}
             for row in found.rows
         ],
+        "baseline": dict(found.baseline_row.labels),
+        "smallest_effect": SMALLEST_EFFECT,
         "cells": {name: {"student": results.student.top1} for name, results in found.cells.items()},
         "missing": dict(found.missing),
         "notes": list(found.notes),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from stagedkd.plan.graph import Plan, Plans, Stage
-from stagedkd.report.collect import NetworkResult, Results
+from stagedkd.report.collect import NetworkResult, Refinement, Results
+from stagedkd.report.comparison import Comparison, flops_text, p_text
 from stagedkd.report.grid import GridResults, Summary
 
 STATE_COLOURS = {"hit": "green", "resumable": "yellow", "miss": "cyan", "unlocked": "magenta"}
@@ -78,19 +79,50 @@ def _epochs(stage: Stage) -> int:
     return sum(phase.epochs for phase in work.phases) if work.kind == "distill" else 0
 
 
+def grid_tables(found: GridResults) -> Iterator[Table]:
+    """The settings; then, where there are several, each against the baseline."""
+    yield grid_table(found)
+    if found.comparisons:
+        yield comparison_table(found)
+
+
 def grid_table(found: GridResults) -> Table:
     """A row for every setting of the axes, aggregated over seeds."""
     rows = found.rows
     table = Table(*found.axes, box=None, header_style="bold", pad_edge=False)
     names = ["student", "teacher", *(["control"] if any(row.control for row in rows) else [])]
-    for column in ("seeds", *names, "parameters"):
+    for column in ("seeds", *names, "parameters", "compute of all hops", "teacher's"):
         table.add_column(column, justify="right")
     for row in rows:
         shown = [_summary(getattr(row, name)) for name in names]
         seeds = (str(row.student.seeds) if row.student else "0") + (f" ({row.missing} missing)" if row.missing else "")
         labels = [row.labels[axis] for axis in found.axes]
-        table.add_row(*labels, seeds, *shown, f"{row.params:,}" if row.student else "-")
+        compute = (flops_text(row.train_flops), flops_text(row.teacher_flops))
+        table.add_row(*labels, seeds, *shown, f"{row.params:,}" if row.student else "-", *compute)
     return table
+
+
+def comparison_table(found: GridResults) -> Table:
+    """Every setting's students less the baseline's, in points of top-1."""
+    title = f"\nstudents less those of {found.baseline_row.name}, in points, paired over seeds"
+    table = Table(*found.axes, box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+    for column in ("pairs", "difference", "95% BCa", "p", "p, Holm"):
+        table.add_column(column, justify="right")
+    table.add_column("finding")
+    for row in found.rows:
+        labels = [row.labels[axis] for axis in found.axes]
+        other = found.comparisons.get(row.name)
+        table.add_row(*labels, *(_compared(other) if other else ("", "", "", "", "", "the baseline")))
+    return table
+
+
+def _compared(found: Comparison) -> tuple[str, ...]:
+    pair = found.paired
+    if pair is None:
+        return "0", "-", "-", "-", "-", found.finding
+    interval = "-" if pair.interval is None else f"{100 * pair.interval[0]:+.1f} to {100 * pair.interval[1]:+.1f}"
+    tests = (p_text(pair.p), p_text(found.p_holm))
+    return str(pair.n), f"{100 * pair.mean:+.1f}", interval, *tests, found.finding
 
 
 def _summary(found: Summary | None) -> str:
@@ -100,10 +132,37 @@ def _summary(found: Summary | None) -> str:
     return f"{100 * found.top1:.1f} \\[{100 * low:.1f} to {100 * high:.1f}]"
 
 
+def results_tables(results: Results) -> Iterator[Table]:
+    """The networks; then the rounds of label refinement, where there are any."""
+    yield results_table(results)
+    if results.refinements:
+        yield refinement_table(results.refinements)
+
+
+def refinement_table(rounds: Iterable[Refinement]) -> Table:
+    """What each round did to the labels, measured against the hidden truth."""
+    title = "\nlabel refinement, against the hidden truth"
+    table = Table("round", "outcome", box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+    for column in ("right before", "after", "coverage", "precision", "ECE", "NLL", "wrong to right", "right to wrong",
+                   "lowest recall"):  # fmt: skip
+        table.add_column(column, justify="right")
+    for r in rounds:
+        worst = f"{r.worst} {_percent(r.recall[r.worst])}" if r.worst else "-"
+        shares = [_percent(share) for share in (r.before, r.after, r.coverage, r.precision)]
+        measured = ["-" if value is None else f"{value:.3f}" for value in (r.ece, r.nll)]
+        flips = (f"{r.wrong_to_right:,}", f"{r.right_to_wrong:,}")
+        table.add_row(str(r.round), Text(r.outcome), *shares, *measured, *flips, Text(worst))
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}%"
+
+
 def results_table(results: Results) -> Table:
     """Teacher, assistants, student, control."""
     table = Table("network", box=None, header_style="bold", pad_edge=False)
-    for column in ("top-1", "95% interval", "parameters", "MFLOPs", "smaller", "labels used"):
+    for column in ("top-1", "95% interval", "parameters", "MFLOPs", "smaller", "labels used", "compute"):
         table.add_column(column, justify="right")
     for network in results.networks:
         table.add_row(*_row(network, results.teacher), style="bold" if network is results.student else "")
@@ -115,7 +174,7 @@ def _row(n: NetworkResult, teacher: NetworkResult) -> tuple[str, ...]:
     labels = f"{n.labelled_clips} of {n.training_clips}" + (" (true)" if n.labels == "all" else "")
     return (
         n.name, f"{100 * n.top1:.1f}%", f"{100 * low:.1f} to {100 * high:.1f}", f"{n.params:,}",
-        f"{n.flops / 1e6:,.1f}", f"{teacher.params / n.params:.1f}x", labels,
+        f"{n.flops / 1e6:,.1f}", f"{teacher.params / n.params:.1f}x", labels, flops_text(n.train_flops),
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from stagedkd.errors import StoreError
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.report.collect import Results, collect
+from stagedkd.report.comparison import SMALLEST_EFFECT, flops_text, p_text, points
 from stagedkd.report.formats import as_csv, as_latex
 from stagedkd.report.grid import GridResults, collect_grid
 from stagedkd.report.grid import as_json as grid_json
@@ -43,13 +44,15 @@ def report(plan: Plan, runtime: Runtime | None = None) -> Results:
     return results
 
 
-def report_grid(plans: Plans, runtime: Runtime) -> GridResults:
+def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResults:
     """Collect what the store has of a grid and write results/<name>/: metrics.json, cells.csv, table.tex, report.html.
+    `baseline` picks the row that the others are compared with, such as "recipe=kd"; without it the first.
 
     Raises:
         StoreError: it has no finished cell.
+        UsageError: `baseline` picks no row, or several.
     """
-    found = collect_grid(plans, Store(runtime.folder("store")))
+    found = collect_grid(plans, Store(runtime.folder("store")), baseline)
     folder = results_folder(plans, runtime)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,6 +83,8 @@ def as_json(results: Results) -> dict[str, Any]:
         "assistants": [network.as_json(above) for network in results.assistants],
         "student": results.student.as_json(above),
         "control": results.control.as_json(above) if results.control else None,
+        "train_flops": {"hops": results.train_flops, "teacher": above.train_flops},
+        "refinement": [dict(found.__dict__) for found in results.refinements],
         "clips": results.data["clips"],
         "labels": results.labels,
         "notes": list(results.notes),
@@ -88,18 +93,21 @@ def as_json(results: Results) -> dict[str, Any]:
 
 def page(results: Results) -> str:
     """report.html: one file that needs no network."""
-    from stagedkd.report.figures import loss_curves
+    from stagedkd.report.figures import correlation_map, loss_curves
 
+    maps = {name: correlation_map(c.before, c.after, c.student, c.teacher) for name, c in results.correlations.items()}
     spec = yaml.safe_dump(results.plan.spec.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
-    values = {"r": results, "curves": loss_curves(results), "spec": spec}
-    return _template("report.html.j2").render(**values, pct=_share)
+    values = {"r": results, "curves": loss_curves(results), "maps": maps, "spec": spec}
+    return _template("report.html.j2").render(**values, pct=_share, flops=flops_text)
 
 
 def grid_page(found: GridResults) -> str:
     """report.html of a grid: one file that needs no network."""
     from stagedkd.report.figures import settings_plot
 
-    return _template("grid.html.j2").render(r=found, plot=settings_plot(found), pct=_percent)
+    return _template("grid.html.j2").render(
+        r=found, plot=settings_plot(found), pct=_percent, flops=flops_text, p=p_text, smallest=points(SMALLEST_EFFECT)
+    )  # fmt: skip
 
 
 def _percent(share: float) -> str:

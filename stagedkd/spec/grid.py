@@ -84,7 +84,7 @@ def matching(axes: Axes, text: str) -> tuple[tuple[Point, ...], str, str]:
         if name not in names:
             return (), f"there is no axis '{name}'", nearest(name, names)
         known = {found: None for point in axes.points for at, found in labels_of(point).items() if at == name}
-        label = _canonical(label, known)
+        label = canonical(label, known)
         if label not in known:
             return (), f"axis '{name}' has no '{label}'", nearest(label, known)
         wanted[name] = label
@@ -92,7 +92,7 @@ def matching(axes: Axes, text: str) -> tuple[tuple[Point, ...], str, str]:
     return found, "" if found else f"no cell is {text}", "" if found else "the grid excludes it"
 
 
-def _canonical(text: str, known: Mapping[str, object]) -> str:
+def canonical(text: str, known: Mapping[str, object]) -> str:
     """A label as the grid writes it: 1e-3 is 0.001."""
     return text if text in known else _label_of(scalar(text))
 

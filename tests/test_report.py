@@ -1,0 +1,523 @@
+"""The report: what a comparison of settings shows, against brute force; compute, correlations and refinements."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from stagedkd.errors import UsageError
+from stagedkd.plan.compile import compile_experiment
+from stagedkd.plan.graph import Plans, Stage
+from stagedkd.report.collect import NetworkResult, Refinement, collect, read_refinements
+from stagedkd.report.comparison import compare, compute_note, flops_text, p_text, power_notes
+from stagedkd.report.figures import correlation_map
+from stagedkd.report.formats import as_csv, as_latex
+from stagedkd.report.grid import GridResults, as_json, collect_grid, find_baseline
+from stagedkd.report.statistics import Paired, holm, paired
+from stagedkd.report.terminal import grid_tables, results_tables
+from stagedkd.report.write import as_json as results_json
+from stagedkd.report.write import grid_page, page
+from stagedkd.spec.load import load_experiment
+from stagedkd.store.manifest import manifest_of
+from stagedkd.store.store import Store
+from tests.conftest import TINY, Command
+
+RIGHT = st.integers(0, 20)  # right clips of 20: small numbers, so that many sums tie
+RUNS = st.lists(st.tuples(RIGHT, RIGHT), min_size=2, max_size=12)
+
+
+def _shares(rows: Sequence[tuple[int, int]]) -> tuple[list[float], list[float]]:
+    return [a / 20 for a, _ in rows], [b / 20 for _, b in rows]
+
+
+# Statistics
+
+
+@given(st.lists(st.tuples(st.integers(4, 396), st.integers(-4, 4)), min_size=2, max_size=12))
+@example([(288, 3), (83, -1), (114, 1), (386, 1), (79, 2), (394, -3), (341, -2)])  # ties that rounding would part
+@settings(max_examples=60, deadline=None)
+def test_p_is_the_share_of_sign_flips_that_are_as_extreme(rows: list[tuple[int, int]]) -> None:
+    steps = np.array([step for _, step in rows])
+    signs = np.array(list(itertools.product([-1, 1], repeat=len(rows))))
+    exact = (abs(signs @ steps) >= abs(steps.sum())).mean()  # in whole clips: no rounding, every tie a tie
+    found = paired([(right + step) / 400 for right, step in rows], [right / 400 for right, _ in rows])
+    assert found.p == pytest.approx(exact, abs=1e-12)
+
+
+def test_many_pairs_are_tested_by_random_sign_flips() -> None:
+    steps = np.random.default_rng(5).normal(0.004, 0.02, 40)
+    found = paired((0.5 + steps).tolist(), [0.5] * 40)
+    signs = np.random.default_rng(6).choice([-1, 1], (200_000, 40))
+    share = (abs(signs @ steps) >= abs(steps.sum())).mean()
+    assert found.p == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / 9999)) and 0.05 < share < 0.5
+    assert paired([0.9 + i / 1000 for i in range(40)], [0.1] * 40).p == pytest.approx(2 / 10_000)  # never 0
+
+
+def _normal_cdf(z: float) -> float:
+    return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+def _normal_quantile(p: float) -> float:
+    low, high = -9.0, 9.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _normal_cdf(middle) < p else (low, middle)
+    return low
+
+
+def _bca(d: np.ndarray, draws: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """BCa and plain percentile interval of a mean, from Efron & Tibshirani 1993, equations 14.9, 14.14, 14.15."""
+    n, dice = len(d), np.random.default_rng(99)
+    means = np.sort(d[dice.integers(0, n, (draws, n))].mean(1))
+    z0 = _normal_quantile((means < d.mean()).mean())
+    left_out = np.array([np.delete(d, i).mean() for i in range(n)])
+    u = left_out.mean() - left_out
+    a = (u**3).sum() / (6 * (u**2).sum() ** 1.5)
+    ends = []
+    for z in (-1.959963984540054, 1.959963984540054):
+        ends.append(np.quantile(means, _normal_cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))))
+    return (ends[0], ends[1]), (np.quantile(means, 0.025), np.quantile(means, 0.975))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_interval_is_bca(seed: int) -> None:
+    d = np.random.default_rng(seed).exponential(0.03, 12) - 0.01  # skewed: BCa and percentiles differ
+    found = paired((0.5 + d).tolist(), [0.5] * 12)
+    expected, percentile = _bca(d, 300_000)
+    error = d.std() / math.sqrt(12)
+    assert found.interval == pytest.approx(expected, abs=0.15 * error) and found.n == 12
+    assert found.mean == pytest.approx(d.mean(), abs=1e-12)
+    assert max(abs(np.subtract(percentile, expected))) > 0.2 * error  # so the test can tell them apart
+
+
+@given(RUNS, st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_a_comparison_is_antisymmetric_and_knows_no_order(rows: list[tuple[int, int]], dice: random.Random) -> None:
+    values, baseline = _shares(rows)
+    found, turned = paired(values, baseline), paired(baseline, values)
+    assert turned.mean == -found.mean and turned.p == found.p and turned.remark == found.remark
+    assert found.interval and turned.interval == (-found.interval[1], -found.interval[0])
+    dice.shuffle(rows)
+    assert paired(*_shares(rows)) == found
+    steps = [a - b for a, b in zip(values, baseline, strict=True)]
+    low, high = found.interval
+    assert min(steps) - 1e-12 <= low <= high <= max(steps) + 1e-12 and 0 < found.p <= 1  # type: ignore[operator]
+
+
+def test_degenerate_pairs_are_said_and_not_invented() -> None:
+    assert paired([0.6], [0.5]) == Paired(0.6 - 0.5, None, None, 1, "one pair: no interval and no test")
+    same = paired([0.3, 0.4, 0.5], [0.3, 0.4, 0.5])
+    assert same == Paired(0.0, (0.0, 0.0), 1.0, 3, "no pair differs")
+    shifted = paired([0.3, 0.4, 0.7, 0.9, 0.2], [0.2, 0.3, 0.6, 0.8, 0.1])  # 0.1 each, but for rounding
+    assert shifted.interval == (shifted.mean, shifted.mean) and shifted.mean == pytest.approx(0.1)
+    assert shifted.p == 2 / 32 and shifted.remark.startswith("all differences are equal")
+    cancelled = paired([0.3, 0.4], [0.4, 0.3])
+    assert cancelled.p == 1 and cancelled.mean == pytest.approx(0, abs=1e-15)
+    for values, baseline in (([], []), ([0.1], [0.1, 0.2])):
+        with pytest.raises(ValueError, match="cannot be paired"):
+            paired(values, baseline)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.4, 0.03]) == pytest.approx([0.8, 0.8, 0.09])
+    assert holm([0.9, 0.6]) == [1.0, 1.0] and holm([0.02]) == [0.02] and holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_keeps_the_order_and_is_never_milder_than_no_correction_nor_harsher_than_bonferroni(
+    p: list[float],
+) -> None:
+    found = holm(p)
+    in_order = [adjusted for _, adjusted in sorted(zip(p, found, strict=True))]
+    assert in_order == sorted(in_order)
+    assert all(min(1.0, one) <= both <= min(1.0, len(p) * one) for one, both in zip(p, found, strict=True))
+    assert min(found) == min(1.0, len(p) * min(p))
+
+
+# Settings against a baseline
+
+
+def _network(key: str, top1: float, name: str = "student", flops: int | None = 10**12) -> NetworkResult:
+    return NetworkResult(
+        name=name, arch="resnet3d", top1=top1, interval=(top1, top1), top5=None, ece=0.0, per_class={}, params=100,
+        flops=10, labels="same", labelled_clips=1, training_clips=2, steps=3, train_flops=flops, seconds=None,
+        latency=None, key=key,
+    )  # fmt: skip
+
+
+def _students(name: str, tops: Sequence[float]) -> dict[str, NetworkResult]:
+    return {str(i): _network(f"{name}{i}", top1) for i, top1 in enumerate(tops)}
+
+
+def test_verdicts_follow_the_corrected_p_and_small_effects_are_said() -> None:
+    base = [0.5 + i / 100 for i in range(10)]
+    jitter = [0.001 * (i % 3) for i in range(10)]
+    found = compare(
+        {
+            "base": _students("a", base),
+            "up": _students("b", [x + 0.05 + j for x, j in zip(base, jitter, strict=True)]),
+            "down": _students("c", [x - 0.02 - j for x, j in zip(base, jitter, strict=True)]),
+            "little": _students("d", [x + 0.002 + j for x, j in zip(base, jitter, strict=True)]),
+            "null": _students("e", [x + (-1) ** i * 0.03 for i, x in enumerate(base)]),
+        },
+        "base",
+    )
+    assert list(found) == ["up", "down", "little", "null"]
+    assert [c.verdict for c in found.values()] == ["better", "worse", "better", "not shown"]
+    assert [c.small for c in found.values()] == [False, False, True, True]
+    assert found["little"].finding == "better; below 1 point" and found["up"].finding == "better"
+    assert found["up"].p_holm == pytest.approx(4 * 2 / 1024) and found["null"].p_holm == 1
+    exact = compare({"a": _students("a", [0.28] * 3), "b": _students("b", [0.29] * 3)}, "a")["b"]
+    assert not exact.small  # 0.29 - 0.28 is a point, and a little less in floating point
+
+
+def test_six_seeds_are_shown_alone_and_not_among_two() -> None:
+    base, more = _students("a", [0.5] * 6), _students("b", [0.6 + i / 100 for i in range(6)])
+    alone = compare({"a": base, "b": more}, "a")
+    assert alone["b"].verdict == "better" and list(power_notes(alone)) == []
+    two = compare({"a": base, "b": more, "c": _students("c", [0.6 + i / 100 for i in range(6)])}, "a")
+    assert {c.verdict for c in two.values()} == {"not shown"}
+    assert list(power_notes(two)) == ["6 seeds cannot pass 0.05 in 2 comparisons: the smallest corrected p is 0.0625"]
+    five = compare({"a": base, "b": _students("b", [0.6, 0.7, 0.8, 0.9, 0.95]), "c": _students("c", [0.1])}, "a")
+    assert list(power_notes(five)) == [
+        "1 seed can show no difference: there is neither an interval nor a test",
+        "5 seeds cannot pass 0.05: the smallest p is 0.0625",
+    ]
+    assert five["c"].p_holm is None and five["c"].verdict == "not shown" and five["b"].p_holm == 2 / 32
+
+
+def test_pairs_are_of_one_seed_and_shared_networks_count_once() -> None:
+    base = _students("a", [0.1, 0.2, 0.3])
+    other = {"2": _network("z2", 0.6), "1": _network("z1", 0.4), "7": _network("z7", 0.9)}
+    found = compare({"base": base, "other": other}, "base")["other"]
+    assert found.paired and (found.paired.n, found.paired.mean) == (2, pytest.approx(0.25))
+    shared = {seed: _network("x", 0.5) for seed in "012"}
+    twice = {seed: _network("y", 0.7) for seed in "012"}
+    once = compare({"base": shared, "other": twice}, "base")["other"]
+    assert once.paired and once.paired.n == 1 and once.p_holm is None
+    mixed = compare({"base": shared, "other": twice | {"2": _network("y2", 0.9)}}, "base")["other"]
+    assert mixed.paired and (mixed.paired.n, mixed.paired.mean) == (2, pytest.approx(0.3))
+    rest = compare({"base": base, "same": dict(base), "none": {"9": _network("q", 0.5)}, "other": other}, "base")
+    assert [(c.verdict, c.remark) for c in rest.values()] == [
+        ("-", "the same networks"), ("-", "no seed has both"), ("not shown", ""),
+    ]  # fmt: skip
+    assert rest["other"].p_holm == 0.5  # what has no test is no part of the family
+
+
+def test_unequal_compute_is_said_above_a_tenth() -> None:
+    compute: Mapping[str, int | None] = {"a": 100, "b": 110, "c": 111, "d": 89, "e": None, "f": 90, "g": 300}
+    assert (
+        compute_note(compute, "a")
+        == "compared at unequal compute of all hops: c has 1.11 x, d has 0.89 x, g has 3 x that of a"
+    )
+    assert compute_note({"a": 100, "b": 109}, "a") == "" and compute_note({"a": None, "b": 7}, "a") == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (None, "-"), (0, "0 TFLOPs"), (1_234_000_000_000, "1.23 TFLOPs"), (12 * 10**12, "12.0 TFLOPs"),
+        (999 * 10**12, "999 TFLOPs"), (9_996 * 10**11, "1.00 PFLOPs"), (5_678 * 10**12, "5.68 PFLOPs"),
+        (123_456 * 10**15, "123,000 PFLOPs"), (4_560_000, "0.00000456 TFLOPs"), (9_996 * 10**9, "10.0 TFLOPs"),
+    ],
+)  # fmt: skip
+def test_compute_has_three_digits(count: int | None, text: str) -> None:
+    assert flops_text(count) == text
+
+
+# A grid in a store, made by hand
+
+GRID = """\
+extends: tiny.yaml
+student: {epochs: 3}
+control: null
+grid:
+  seeds: 7
+  axes:
+    recipe: [kd, ce, ./staged.yaml]
+    train.lr: [1e-3, 1e-2]
+  exclude: [{recipe: staged, train.lr: 1e-3}]
+"""
+STAGED = "cascade: [0.5]\ndistill: {phases: {train: {losses: {kd: 1.0}}}}\n"
+TOPS = {  # per recipe and rate, for seven seeds
+    ("kd", "0.001"): [0.50, 0.55, 0.45, 0.60, 0.40, 0.52, 0.58],
+    ("kd", "0.01"): [0.505, 0.552, 0.451, 0.607, 0.409, 0.523, 0.586],
+    ("ce", "0.001"): [0.40, 0.44, 0.36, 0.47, 0.33, 0.41, 0.45],
+    ("ce", "0.01"): [0.51, 0.53, 0.46, 0.58, 0.43, 0.51, 0.57],
+    ("staged", "0.01"): [0.70, 0.71, 0.69, 0.80, 0.60, 0.70, 0.72],
+}
+MATRIX = {
+    "student": ["stem+layer1", "layer2"], "teacher": ["stem", "layer1", "layer2"], "clips": 256,
+    "before": [[0.11, 0.12, 0.13], [0.21, 0.22, 0.23]], "after": [[0.81, 0.32, 0.33], [0.41, 0.42, 0.93]],
+}  # fmt: skip
+FLOPS = {"teach": 5 * 10**15, "distill": 1_500 * 10**9}
+
+
+def _publish(
+    plans: Plans, store: Store, top1: Callable[[Mapping[str, str], str], float], flops: Mapping[str, int]
+) -> None:
+    """Artifacts that look like trained ones, for every stage that is not there."""
+    for cell, plan in plans.cells.items():
+        for stage in plan.stages:
+            if store.state(stage) != "hit":
+                space = store.open(stage)
+                metrics = _metrics(stage, plans.labels[cell], top1, flops)
+                if stage.name == "data":
+                    facts = {
+                        "classes": ["a", "b"],
+                        "clips": {"train": 8, "val": 200, "test": 4},
+                        "leaks": [],
+                        "bad_files": [],
+                    }
+                    (space.files / "data.json").write_text(json.dumps(facts), "utf-8")
+                if stage.name == "student":
+                    (space.files / "student.safetensors").write_bytes(b"weights")
+                    (space.files / "correlation.json").write_text(json.dumps(MATRIX), "utf-8")
+                manifest = manifest_of(plan, stage).model_copy(update={"metrics": metrics})
+                store.publish(stage, space, manifest, {"device": "cpu", "threads": 1, "seconds": 1.0})
+
+
+def _metrics(
+    stage: Stage, labels: Mapping[str, str], top1: Callable[[Mapping[str, str], str], float], flops: Mapping[str, int]
+) -> dict[str, Any]:
+    match stage.work.kind:
+        case "weaken":
+            return {"labels": {"clean": 4, "noisy": 2, "none": 2}, "labels_right": 0.8}
+        case "teach" | "distill":
+            counted = {"train_flops": flops[stage.work.kind]} if stage.work.kind in flops else {}
+            return {"steps": 30, "labels": "same", "labelled_clips": 6, "clips": 8} | counted
+        case "evaluate":
+            return {
+                "top1": top1(labels, stage.name.removeprefix("evaluate-")), "clips": 200, "ece": 0.1, "split": "val",
+                "per_class": {"a": 0.5, "b": 0.6}, "params": 100, "flops": 1000, "views": "1x1",
+            }  # fmt: skip
+        case _:
+            return {}
+
+
+def _top1(labels: Mapping[str, str], network: str) -> float:
+    return TOPS[labels["recipe"], labels["train.lr"]][int(labels["seed"])] if network == "student" else 0.9
+
+
+def _made(folder: Path, text: str = GRID, flops: Mapping[str, int] = FLOPS) -> tuple[Plans, Store]:
+    (folder / "specs").mkdir(exist_ok=True)
+    for name, content in (("tiny", TINY), ("staged", STAGED), ("grid", text)):
+        (folder / "specs" / f"{name}.yaml").write_text(content, "utf-8")
+    (folder / "params.yaml").write_text("runtime: {device: cpu}\n", "utf-8")
+    plans, store = compile_experiment(load_experiment(folder / "specs" / "grid.yaml")), Store(folder / "store")
+    _publish(plans, store, _top1, flops)
+    return plans, store
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plans, Store]:
+    return _made(tmp_path_factory.mktemp("grid"))
+
+
+def _printed(tables: Any) -> str:
+    console = Console(width=200, file=io.StringIO(), color_system=None)
+    for table in tables:
+        console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_rows_are_compared_with_the_baseline_over_seeds(made: tuple[Plans, Store]) -> None:
+    found = collect_grid(*made)
+    assert found.baseline_row.name == "recipe=kd,train.lr=0.001" and len(found.comparisons) == 4
+    low = found.comparisons["recipe=ce,train.lr=0.001"]
+    steps = np.subtract(TOPS["ce", "0.001"], TOPS["kd", "0.001"])
+    assert low.paired and low.paired.mean == pytest.approx(steps.mean()) and low.paired.p == 2 / 128
+    names = {row: found.comparisons[f"recipe={row[0]},train.lr={row[1]}"] for row in TOPS if row != ("kd", "0.001")}
+    p_values = {row: c.paired.p for row, c in names.items() if c.paired and c.paired.p is not None}
+    # three rows are at the smallest p of seven seeds, 1/64: four comparisons make it 4/64, which shows nothing
+    assert sorted(p_values.values())[:3] == [2 / 128] * 3
+    assert next(iter(names.values())).p_holm == 4 * 2 / 128 and {c.verdict for c in names.values()} == {"not shown"}
+    assert names["kd", "0.01"].small and not names["staged", "0.01"].small
+    assert "7 seeds cannot pass 0.05 in 4 comparisons: the smallest corrected p is 0.0625" in found.notes
+    other = collect_grid(*made, "recipe=staged")
+    assert other.baseline_row.name == "recipe=staged,train.lr=0.01"
+    mirror = other.comparisons["recipe=kd,train.lr=0.001"].paired
+    plain = found.comparisons["recipe=staged,train.lr=0.01"].paired
+    assert mirror and plain and plain.interval and mirror.mean == -plain.mean
+    assert mirror.interval == (-plain.interval[1], -plain.interval[0])
+
+
+def test_compute_is_summed_over_hops_and_the_teachers_is_apart(made: tuple[Plans, Store]) -> None:
+    found = collect_grid(*made)
+    flops = {row.name: (row.train_flops, row.teacher_flops) for row in found.rows}
+    assert flops["recipe=ce,train.lr=0.01"] == (FLOPS["distill"], FLOPS["teach"])
+    assert flops["recipe=staged,train.lr=0.01"] == (2 * FLOPS["distill"], FLOPS["teach"])  # one assistant
+    note = (
+        "compared at unequal compute of all hops: recipe=staged,train.lr=0.01 has 2 x that of recipe=kd,train.lr=0.001"
+    )
+    assert note in found.notes
+
+
+def test_every_format_has_the_comparison_and_the_compute(made: tuple[Plans, Store]) -> None:
+    found = collect_grid(*made)
+    mean = 100 * np.subtract(TOPS["staged", "0.01"], TOPS["kd", "0.001"]).mean()
+    text = _printed(grid_tables(found))
+    assert re.search(rf"staged +0\.01 +7 +\+{mean:.1f} +\+\d+\.\d to \+\d+\.\d +0\.0156 +0\.0625 +not shown", text), (
+        text
+    )
+    assert re.search(r"kd +0\.01 +7 .* not shown; below 1 point", text) and re.search(r"kd +0\.001 +the baseline", text)
+    assert "3.00 TFLOPs" in text and text.count("1.50 TFLOPs") == 4 and text.count("5.00 PFLOPs") == 5
+    assert "students less those of recipe=kd,train.lr=0.001" in text
+    html = grid_page(found)
+    assert "<h2>Against recipe=kd,train.lr=0.001</h2>" in html and html.count("not shown") == 4
+    assert (
+        f"<td>+{mean:.1f}</td>" in html and "3.00 TFLOPs" in html and "2 x that of" in html and "the baseline" in html
+    )
+    values = json.loads(json.dumps(as_json(found)))
+    row = values["rows"][-1]
+    assert (row["recipe"], row["train_flops"], row["teacher_train_flops"]) == ("staged", 3 * 10**12, 5 * 10**15)
+    assert row["comparison"]["verdict"] == "not shown" and row["comparison"]["difference"] == pytest.approx(mean / 100)
+    assert row["comparison"]["pairs"] == 7 and len(row["comparison"]["interval95"]) == 2
+    assert values["baseline"] == {"recipe": "kd", "train.lr": "0.001"} and values["rows"][0]["comparison"] is None
+    rows = list(csv.DictReader(io.StringIO(as_csv(found))))
+    assert {r["train_flops"] for r in rows if r["network"] == "student"} == {str(FLOPS["distill"])}
+    latex = as_latex(found)
+    lines = [line for line in latex.splitlines() if " & " in line]
+    assert len({line.count("&") for line in lines}) == 1 and "difference & p (Holm)" in lines[0]
+    assert lines[1].endswith(r"-- & -- \\") and f"${mean:+.1f}$ [$+" in lines[-1] and lines[-1].endswith(r"0.0625 \\")
+    assert "% differences: students less those of recipe=kd,train.lr=0.001" in latex
+    assert f"{{{'l' * 2}{'r' * (lines[0].count('&') - 1)}}}" in latex
+
+
+def test_what_is_missing_is_a_dash(project: Path) -> None:
+    plans, store = _made(project, flops={})
+    (row, *_) = collect_grid(plans, store).rows
+    assert row.train_flops is None and row.teacher_flops is None
+    assert "FLOPs" not in _printed(grid_tables(collect_grid(plans, store)))
+    cells = {n: r for n, r in collect_grid(plans, store).cells.items() if "recipe=kd,train.lr=0.001" not in n}
+    found = GridResults(plans, cells, {n: "gone" for n in plans.cells if n not in cells})
+    assert {c.finding for c in found.comparisons.values()} == {"-; no seed has both"}
+    assert any("the baseline, has no result: --baseline names another" in note for note in found.notes)
+    assert "–" in grid_page(found) and "no seed has both" in _printed(grid_tables(found)) and as_latex(found)
+
+
+def test_one_row_has_nothing_to_be_compared_with(project: Path) -> None:
+    plans, store = _made(
+        project, "extends: tiny.yaml\nstudent: {epochs: 3}\ngrid: {seeds: 2, axes: {recipe: [kd], train.lr: [1e-3]}}\n"
+    )
+    found = collect_grid(plans, store)
+    assert found.comparisons == {} and found.comparison_notes == ()
+    assert "Against" not in grid_page(found) and "difference" not in as_latex(found) + _printed(grid_tables(found))
+
+
+def test_a_baseline_is_one_row(made: tuple[Plans, Store]) -> None:
+    plans, _ = made
+    assert [
+        find_baseline(plans, text)
+        for text in ("", "recipe=staged", "recipe=ce, train.lr=1e-2", "train.lr=0.001,recipe=ce")
+    ] == [0, 4, 3, 2]
+    for text, words, hint in [
+        ("recipe=kd", "picks 2 rows", "recipe=kd,train.lr=0.001\n    recipe=kd,train.lr=0.01"),
+        ("recipe=staged,train.lr=1e-3", "picks no row", "recipe=ce,train.lr=0.01"),
+        ("recipe=kdd", "axis 'recipe' has no 'kdd'", "did you mean 'kd'?"),
+        ("recipe", "not of the form axis=label", "recipe, train.lr"),
+        ("seed=3", "the rows have no axis 'seed'", "recipe, train.lr"),
+    ]:  # fmt: skip
+        with pytest.raises(UsageError, match=words) as caught:
+            find_baseline(plans, text)
+        assert hint in caught.value.hint
+
+
+def test_the_command_prints_the_comparison(made: tuple[Plans, Store], stagedkd: Command) -> None:
+    folder = made[1].root.parent
+    spec = str(folder / "specs" / "grid.yaml")
+    found = stagedkd("report", spec, "--baseline", "recipe=staged")
+    assert found.returncode == 0, found.stderr
+    assert "students less those of recipe=staged,train.lr=0.01" in found.stdout and "the baseline" in found.stdout
+    assert "note: 7 seeds cannot pass 0.05" in found.stdout and "report: " in found.stdout
+    values = json.loads((folder / "results" / "grid" / "metrics.json").read_text("utf-8"))
+    assert values["baseline"] == {"recipe": "staged", "train.lr": "0.01"}
+    wrong = stagedkd("report", spec, "--baseline", "recipe=kd")
+    assert wrong.returncode == 2 and "picks 2 rows" in wrong.stderr and "recipe=kd,train.lr=0.01" in wrong.stderr
+    single = stagedkd("report", spec, "--cell", "recipe=staged,seed=0", "--baseline", "recipe=staged")
+    assert single.returncode == 2 and "--baseline is for grids" in single.stderr
+
+
+# One experiment
+
+
+def test_correlations_are_shown_by_hop_where_they_were_measured(made: tuple[Plans, Store]) -> None:
+    plans, store = made
+    plan = plans.cells["recipe=staged,train.lr=0.01,seed=0"]
+    found = collect(plan, store)
+    shown = found.correlations["student"]
+    assert list(found.correlations) == ["student"]  # the assistant's artifact has no such file
+    assert shown.student == ("stem+layer1", "layer2") and shown.after[1] == (0.41, 0.42, 0.93) and shown.clips == 256
+    html = page(found)
+    assert (
+        "Correlation of the substages" in html and "<h3>student</h3>" in html and "pooled features, 256 clips." in html
+    )
+    assert "Correlation" not in page(replace(found, correlations={}))
+    assert "3.00 TFLOPs over all hops" in html and "5.00 PFLOPs apart" in html
+    values = results_json(found)
+    assert values["train_flops"] == {"hops": 3 * 10**12, "teacher": 5 * 10**15}
+    assert values["student"]["train_flops"] == FLOPS["distill"] and "1.50 TFLOPs" in _printed(results_tables(found))
+
+
+def test_the_heat_map_shows_every_value() -> None:
+    svg = correlation_map(MATRIX["before"], MATRIX["after"], MATRIX["student"], MATRIX["teacher"])
+    assert svg.startswith("<svg") and svg == svg.strip() + "\n"
+    told = re.findall(r"<!-- ([^>]*) -->", svg)  # matplotlib writes the text beside its outlines
+    for matrix in (MATRIX["before"], MATRIX["after"]):
+        for value in itertools.chain.from_iterable(matrix):
+            assert f"{value:.2f}" in told
+    assert {"before", "after", "stem+layer1", "layer2", "teacher", "student", "0.0", "1.0"} <= set(told)
+
+
+REFINED = {
+    "round": 1, "outcome": "accepted", "accuracy_before": 0.612, "accuracy_after": 0.701, "coverage": 0.25,
+    "precision": None, "ece": 0.0412, "nll": None, "wrong_to_right": 120, "right_to_wrong": 31,
+    "recall": {"a": 0.9, "b": 0.4},
+}  # fmt: skip
+
+
+def test_rounds_of_refinement_are_shown_where_there_are_any(made: tuple[Plans, Store]) -> None:
+    stages = [
+        SimpleNamespace(name=name, work=SimpleNamespace(kind=kind))
+        for name, kind in (("labels", "weaken"), ("refine-1", "refine"))
+    ]
+    artifacts = {s.name: SimpleNamespace(manifest=SimpleNamespace(metrics=REFINED)) for s in stages}
+    rounds = read_refinements(SimpleNamespace(stages=stages), artifacts)  # type: ignore[arg-type]
+    (first,) = rounds
+    assert (first.name, first.before, first.after, first.wrong_to_right, first.worst) == (
+        "refine-1",
+        0.612,
+        0.701,
+        120,
+        "b",
+    )
+    plans, store = made
+    without = collect(next(iter(plans.cells.values())), store)
+    assert without.refinements == () and "refinement" not in page(without) + _printed(results_tables(without))
+    found = replace(without, refinements=rounds)
+    text, html = _printed(results_tables(found)), page(found)
+    assert re.search(r"1 +accepted +61\.2% +70\.1% +25\.0% +- +0\.041 +- +120 +31 +b 40\.0%", text), text
+    assert "<h2>Label refinement</h2>" in html and "<td>61.2%</td><td>70.1%</td><td>25.0%</td><td>–</td>" in html
+    assert "<td>b</td><td>40.0%</td>" in html and results_json(found)["refinement"][0]["outcome"] == "accepted"
+    assert Refinement("refine-2", 2, "skipped", None, None, 0.0, None, None, None, 0, 0, {}).worst == ""
+
+
+def test_small_p_values_are_not_written_as_zero() -> None:
+    assert [p_text(p) for p in (None, 0.00004, 0.0625, 0.049_6, 1.0)] == ["-", "<0.001", "0.0625", "0.0496", "1"]
