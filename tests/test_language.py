@@ -131,17 +131,28 @@ def test_schema_and_recipes_commands(stagedkd: Command) -> None:
     assert [line.split()[0] for line in listed] == [
         "at",
         "ce",
+        "crd",
+        "dgkd",
         "dist",
         "dkd",
+        "early_stopped_teacher",
+        "fixmatch",
         "hint",
         "kd",
         "label_smoothing",
         "logit_std",
         "nst",
+        "reviewkd",
         "rkd",
+        "same_label_teacher",
+        "shuffled_teacher",
         "sp",
         "staged",
-    ] and "Hinton" in listed[5]
+        "staged_clean",
+        "stagewise",
+        "takd",
+        "wkd_f",
+    ] and "Hinton" in listed[9]
     assert stagedkd("recipes", "kd").stdout == (REPO / "stagedkd" / "recipes" / "kd.yaml").read_text("utf-8")
     wrong = stagedkd("recipes", "kdd")
     assert wrong.returncode == 2 and "did you mean 'kd'?" in wrong.stderr

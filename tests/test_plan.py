@@ -41,12 +41,12 @@ PINNED = {
     "data": "b72b154aecfa",
     "labels": "64b27d6d747b",
     "teacher": "868c179e7f7d",
-    "assistant-1": "22933082fcca",
-    "student": "0a8166f2ede1",
+    "assistant-1": "0aeb6c4abbe6",
+    "student": "a77bf3ec644e",
     "control-ce": "c9f21925d9b4",
     "evaluate-teacher": "009d00294a18",
-    "evaluate-assistant-1": "35084eb1d0db",
-    "evaluate-student": "7bae9940b407",
+    "evaluate-assistant-1": "6167edd11d23",
+    "evaluate-student": "3572f3dda4e7",
     "evaluate-control-ce": "7fd894e79199",
 }
 
@@ -111,9 +111,9 @@ def test_one_by_one_becomes_a_phase_each(project: Path) -> None:
     plan = compile_plan(load_spec("specs/tiny.yaml"))
     phases = plan.stage("student").work.model_dump()["phases"]
     assert [(p["name"], p["trained"], p["frozen"], p["pairs"], p["head"]) for p in phases] == [
-        ("grow.1", (0,), (), (0,), False),
-        ("grow.2", (1,), (0,), (1,), False),
-        ("joint", (0, 1), (), (0, 1), True),
+        ("grow.1", (0,), (), ((0, 0),), False),
+        ("grow.2", (1,), (0,), ((1, 1),), False),
+        ("joint", (0, 1), (), ((0, 0), (1, 1)), True),
     ]
 
 

@@ -86,7 +86,7 @@ class Refine(Section):
 
     # What a round needs of these stands in its work: so a round more or less moves no other round's key.
     unkeyed: ClassVar[frozenset[str]] = frozenset({"rounds", "by", "epochs", "between_hops"})
-    kind: Literal["noise_model", "ema"] = "noise_model"
+    kind: Literal["noise_model", "ema"]
     """The rule: posteriors under an estimated noise model; or, for comparison, a moving average of labels and
     predictions, which at a `decay` of 0.5 and more cannot flip a label in the first round."""
     rounds: Annotated[int, Field(ge=1, le=10)] = 3
