@@ -18,7 +18,7 @@ from stagedkd.execute.context import Context, Done
 from stagedkd.execute.networks import build_or_refuse, device_of, load_network, new_network, save_network
 from stagedkd.execute.tables import read_table
 from stagedkd.execute.weights import weights_file
-from stagedkd.models.network import Network
+from stagedkd.models.network import Network, channels_last
 from stagedkd.models.shapes import measure
 from stagedkd.plan.work import Cut, Distill, PhaseWork, Teach
 from stagedkd.spec.schema import Input
@@ -137,7 +137,7 @@ def _job(
     if device.type == "cuda":
         for network in (student, teacher):
             if network is not None:
-                network.to(memory_format=torch.channels_last_3d)
+                channels_last(network)
     return Job(
         student=student, lifts=lifts, teacher=teacher, cut=cut, teacher_cut=teacher_cut, phases=phases, feed=feed,
         inputs=inputs, device=device, scratch=context.workspace.scratch,

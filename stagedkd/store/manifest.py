@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import Field
 
 from stagedkd.plan.graph import Plan, Stage
-from stagedkd.plan.lock import Lock, data_id
-from stagedkd.plan.work import Prepare, Work
+from stagedkd.plan.lock import Lock, data_id, weights_id
+from stagedkd.plan.work import Distill, Prepare, Teach, Work
 from stagedkd.spec.schema import Section
 
 
@@ -57,10 +57,10 @@ def manifest_of(plan: Plan, stage: Stage) -> Manifest:
             name = data_id(part.work.data)
             if name and name in plan.lock.data:  # the list of files stays in the lock; the fingerprint speaks for it
                 lock = lock.with_data(name, plan.lock.data[name].model_copy(update={"files": {}}))
-        elif part.work.kind in ("teach", "distill"):
-            weights = getattr(part.work, "weights", None)
-            if weights is not None:
-                lock = lock.with_weights(weights.name, weights.sha256)
+        elif isinstance(part.work, Teach | Distill) and part.work.weights is not None:
+            weights = part.work.weights
+            assert weights.sha256 is not None
+            lock = lock.with_weights(weights_id(weights.name, part.work.arch), weights.sha256)
     assert stage.key is not None
     return Manifest(key=stage.key, kind=stage.work.kind, closure=closure, lock=lock)
 
