@@ -123,7 +123,7 @@ LIGHT = ["import stagedkd", *(f"import sys; sys.argv = {argv!r}; from stagedkd.c
 
 @pytest.mark.parametrize("code", LIGHT)
 def test_nothing_heavy_is_imported(project: Path, code: str) -> None:
-    heavy = "import sys; heavy = {'torch', 'torchvision', 'matplotlib', 'dvc', 'av'} & set(sys.modules); assert not heavy, heavy"
+    heavy = "import sys; heavy = {'torch', 'torchvision', 'transformers', 'matplotlib', 'dvc', 'av'} & set(sys.modules); assert not heavy, heavy"
     found = subprocess.run(
         [sys.executable, "-c", f"{code}\n{heavy}"], cwd=project, capture_output=True, text=True, check=False
     )

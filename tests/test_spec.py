@@ -92,6 +92,72 @@ def test_ones_own_network_enters_by_its_content_and_only_from_the_project(projec
         )
 
 
+def model_folder(at: Path, config: str = "{}", weights: bytes = b"w") -> None:
+    at.mkdir(parents=True)
+    (at / "config.json").write_text(config, "utf-8")
+    (at / "model.safetensors").write_bytes(weights)
+
+
+def test_a_model_of_transformers_enters_by_its_content_or_its_id(project: Path) -> None:
+    def digest(model: str, more: str = "") -> str:
+        made = load_spec(
+            "specs/tiny.yaml",
+            ["cascade=[]", f'teacher={{$replace: {{arch: hf, model: "{model}", layers: 2, epochs: 1{more}}}}}'],
+        )
+        found = made.teacher.model_dump()["digest"]
+        assert isinstance(found, str) and found
+        return found
+
+    for name in ("a", "b", "c", "d"):
+        model_folder(project / "nets" / name)
+    (project / "nets/b/README.md").write_text("not read", "utf-8")
+    (project / "nets/c/model.safetensors").write_bytes(b"x")
+    (project / "nets/d/config.json").write_text("{} ", "utf-8")
+    assert digest("nets/a") == digest("nets/b")
+    assert len({digest(f"nets/{name}") for name in "acd"}) == 3
+    random = ", pretrained: false"
+    assert digest("nets/a", random) == digest("nets/c", random) != digest("nets/d", random)
+    assert digest("nets/a", random) != digest("nets/a")
+    assert len({digest("owner/name"), digest("owner/other"), digest("nets/a")}) == 3
+
+
+def test_a_model_of_transformers_is_a_folder_of_the_project_or_an_id(project: Path) -> None:
+    model_folder(project.parent / f"{project.name}-outside")
+    (project / "empty").mkdir()
+    model_folder(project / "bare")
+    (project / "bare/model.safetensors").unlink()
+    for name, words in [
+        (f"../{project.name}-outside", "has no config.json below the specs' root"),
+        ("empty", "has no .safetensors files"),
+        ("bare", "has no .safetensors files"),
+        ("nowhere", "is no folder below the specs' root"),
+        ("a/b/c", "is no folder below the specs' root"),
+        ("x" * 300, "is no folder below the specs' root"),
+        ("a\\0b", "is no folder below the specs' root"),
+    ]:
+        with pytest.raises(SpecError, match=words):
+            load_spec(
+                "specs/tiny.yaml", ["cascade=[]", f'student={{$replace: {{arch: hf, model: "{name}", layers: 2}}}}']
+            )
+    with pytest.raises(SpecError, match="'digest' is not yours to set"):
+        load_spec("specs/tiny.yaml", ["cascade=[]", "student={$replace: {arch: hf, model: a/b, layers: 2, digest: x}}"])
+    load_spec(
+        "specs/tiny.yaml", ["cascade=[]", "student={$replace: {arch: hf, model: bare, layers: 2, pretrained: false}}"]
+    )
+    with pytest.raises(SpecError, match=r"'student\.model' must be"):
+        load_spec("specs/tiny.yaml", ["cascade=[]", "student={$replace: {arch: hf, model: 3, layers: 2}}"])
+
+
+def test_a_model_with_weights_of_its_own_may_be_taken_as_it_is(project: Path) -> None:
+    taken = "teacher={$replace: {arch: hf, model: a/b, layers: 3, epochs: 0%s}}"
+    assert load_spec("specs/tiny.yaml", ["cascade=[]", taken % ""]).teacher.epochs == 0
+    with pytest.raises(SpecError, match="a teacher of 0 epochs needs weights"):
+        load_spec("specs/tiny.yaml", ["cascade=[]", taken % ", pretrained: false"])
+    with pytest.raises(SpecError, match="shares need the teacher's size: state params"):
+        load_spec("specs/tiny.yaml", ["cascade=[0.5]", taken % ""])
+    load_spec("specs/tiny.yaml", ["cascade=[0.5]", taken % ", params: 20_000".replace("_", "")])
+
+
 def test_what_cannot_be_opened_is_a_usage_error(project: Path) -> None:
     for path, words in [
         ("specs", "is a folder"),

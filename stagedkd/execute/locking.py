@@ -13,6 +13,7 @@ from stagedkd.execute.weights import all_weights, weights_file
 from stagedkd.plan.lock import Lock, data_id, read_lock, write_lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.spec.schema import Simulated, Spec
+from stagedkd.spec.zoo import is_weight_file
 from stagedkd.store.manifest import file_digest
 
 
@@ -26,7 +27,7 @@ def fetch_weights(specs: Iterable[Spec], runtime: Runtime) -> list[str]:
     with FileLock(_guard(runtime)):
         lock = before = read_lock(runtime.lock_path)
         for spec in specs:
-            lines += [f"{name}: {weights_file(name, network, runtime)}" for name, network in all_weights(spec).items()]
+            lines += [f"{n}: {weights_file(str(net.weights), net, runtime)}" for n, net in all_weights(spec).items()]
             lock = _with_weights(spec, runtime, lock, accept=False)
         if lock != before:
             write_lock(runtime.lock_path, lock)
@@ -89,10 +90,10 @@ def _with_data(spec: Spec, runtime: Runtime, lock: Lock, *, accept: bool) -> Loc
 
 def _with_weights(spec: Spec, runtime: Runtime, lock: Lock, *, accept: bool) -> Lock:
     for name, network in all_weights(spec).items():
-        if name in lock.weights and not accept and not _is_local(name):
+        if name in lock.weights and not accept and not is_weight_file(name):
             continue  # torch checks the hash of what it fetches; the stage checks the rest
         try:
-            found = file_digest(weights_file(name, network, runtime))
+            found = file_digest(weights_file(str(network.weights), network, runtime))
         except UsageError:
             if name in lock.weights and not accept:
                 continue
@@ -103,7 +104,3 @@ def _with_weights(spec: Spec, runtime: Runtime, lock: Lock, *, accept: bool) -> 
             )
         lock = lock.with_weights(name, found)
     return lock
-
-
-def _is_local(name: str) -> bool:
-    return "." in name

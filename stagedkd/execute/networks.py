@@ -16,7 +16,7 @@ from stagedkd.execute.weights import weights_file
 from stagedkd.models.build import build, load_weights, own_function
 from stagedkd.models.network import Network
 from stagedkd.plan.work import PhaseWork, Weights
-from stagedkd.spec.schema import Arch, FileArch
+from stagedkd.spec.schema import Arch, FileArch, HfArch
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.store import Artifact
 
@@ -36,15 +36,22 @@ def device_of(name: str) -> torch.device:
 
 
 def new_network(context: Context, arch: Arch, classes: int, weights: Weights | None, seed: int) -> Network:
-    """A fresh network on the CPU, initialised from `seed`, then from its weight file."""
+    """A fresh network on the CPU, initialised from `seed`, then from its weight file or its model's weights."""
     torch.manual_seed(seed)
     if isinstance(arch, FileArch):
         context.listener.note(f"running code of your own: {arch.path}")
     network = build_or_refuse(arch, classes, context.root)
+    skipped, source = list[str](), ""
     if weights is not None:
+        source = weights.name
         skipped = load_weights(network, weights_file(weights.name, arch, context.runtime))
-        if skipped:
-            context.listener.note(f"{weights.name}: the head is new ({', '.join(skipped)} not loaded)")
+    elif isinstance(arch, HfArch) and arch.pretrained:
+        from stagedkd.models.hf import load_pretrained  # transformers takes seconds to import
+
+        source = arch.model
+        skipped = load_pretrained(network, arch, context.root)
+    if skipped:
+        context.listener.note(f"{source}: the head is new ({', '.join(skipped)} not loaded)")
     return network
 
 

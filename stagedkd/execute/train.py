@@ -26,7 +26,7 @@ from stagedkd.execute.networks import (
 )
 from stagedkd.execute.tables import read_table
 from stagedkd.execute.weights import weights_file
-from stagedkd.models.network import Network
+from stagedkd.models.network import Network, channels_last
 from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.work import Distill, PhaseWork, Teach, Weights
 from stagedkd.spec.schema import Arch, Input
@@ -226,7 +226,7 @@ def check_weights(context: Context, weights: Weights | None, arch: Arch) -> None
 def _job(context: Context, **fields: Any) -> Job:
     if fields["device"].type == "cuda":
         for network in (fields["student"], *fields["guides"]):
-            network.to(memory_format=torch.channels_last_3d)
+            channels_last(network)
     return Job(
         events=EventLog(fields["scratch"] / "events.jsonl"), compile=context.runtime.compile,
         checkpoint_seconds=context.runtime.checkpoint_seconds, interrupted=context.stop.get,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 
 from stagedkd.errors import UsageError
+from stagedkd.plan.lock import weights_id
 from stagedkd.plan.runtime import Runtime
-from stagedkd.spec.schema import NetworkFields, Spec, TorchvisionArch
+from stagedkd.spec.schema import NetworkFields, Spec, TorchvisionArch, TsmArch
+from stagedkd.spec.zoo import is_weight_file
 
 
 def weights_file(name: str, arch: object, runtime: Runtime) -> Path:
@@ -15,13 +17,13 @@ def weights_file(name: str, arch: object, runtime: Runtime) -> Path:
     Raises:
         UsageError: it is not there and cannot be fetched; says where to put it.
     """
-    if PurePath(name).suffix in (".safetensors", ".pth", ".pt"):
+    if is_weight_file(name):
         path = Path(runtime.root) / name
         if not path.is_file():
             raise UsageError(f"no weight file {path}", hint="weights are paths relative to the project's folder")
         return path
-    assert isinstance(arch, TorchvisionArch), "check_rules lets names through for torchvision networks only"
-    return _torchvision_file(arch.arch, name)
+    assert isinstance(arch, TorchvisionArch | TsmArch), "check_rules lets names through for torchvision's networks only"
+    return _torchvision_file(arch.backbone if isinstance(arch, TsmArch) else arch.arch, name)
 
 
 def _torchvision_file(arch: str, name: str) -> Path:
@@ -41,8 +43,8 @@ def _torchvision_file(arch: str, name: str) -> Path:
 
 
 def all_weights(spec: Spec) -> dict[str, NetworkFields]:
-    """The networks of a spec that name weights, by that name."""
+    """The networks of a spec that name weights, by the weights' name in the lock."""
     listed = spec.cascade if spec.cascade != "auto" else ()
     networks: list[NetworkFields] = [spec.teacher, *spec.co_teachers, spec.student]
     networks += [n for n in listed if isinstance(n, NetworkFields)]
-    return {n.weights: n for n in networks if n.weights is not None}
+    return {weights_id(n.weights, n): n for n in networks if n.weights is not None}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stagedkd.errors import DataError
 from stagedkd.models.network import Anatomy, Network
 from stagedkd.models.resnet3d import resnet3d
-from stagedkd.spec.schema import Arch, FileArch, Resnet3dArch, TorchvisionArch
+from stagedkd.spec.schema import Arch, FileArch, HfArch, Resnet3dArch, TorchvisionArch, TsmArch
 
 HEAD_NAMES = ("fc.", "head.", "classifier.")
 
@@ -26,7 +26,8 @@ def build(arch: Arch, classes: int, *, root: Path) -> Network:
     Args:
         root: the project's folder, which paths of one's own networks are relative to.
     Raises:
-        ValueError: one's own file does not give a module of at least one block and a head.
+        ValueError: one's own file does not give a module of at least one block and a head; see also `hf`.
+        UsageError: what a network needs is not installed or not there.
     """
     match arch:
         case Resnet3dArch():
@@ -35,6 +36,14 @@ def build(arch: Arch, classes: int, *, root: Path) -> Network:
             from stagedkd.models.torchvision_video import torchvision_video  # torchvision takes seconds to import
 
             return torchvision_video(arch.arch, classes)
+        case TsmArch():
+            from stagedkd.models.tsm import tsm
+
+            return tsm(arch.backbone, arch.shift, classes)
+        case HfArch():
+            from stagedkd.models.hf import hf
+
+            return hf(arch, classes, root)
         case FileArch():
             return _own(arch, classes, root)
         case _:
@@ -87,7 +96,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(network: Network, path: Path) -> list[str]:
-    """Load a weight file; the head is left as it is where its shape differs (another number of classes).
+    """Load a weight file; the head is left as it is where its shape differs (another number of classes). The batch
+    counters of norms, which old files lack, may be missing.
 
     Returns:
         the names of the head's tensors that were left out.
@@ -97,7 +107,7 @@ def load_weights(network: Network, path: Path) -> list[str]:
     given, own = read_weights(path), network.net.state_dict()
     skipped = [n for n in sorted(given) if n in own and n.startswith(HEAD_NAMES) and given[n].shape != own[n].shape]
     wrong = [f"{n} is not in the network" for n in given if n not in own]
-    wrong += [f"{n} is missing in the file" for n in own if n not in given]
+    wrong += [f"{n} is missing in the file" for n in own if n not in given and not n.endswith(".num_batches_tracked")]
     wrong += [
         f"{n}: {tuple(given[n].shape)} in the file, {tuple(own[n].shape)} in the network"
         for n in given if n in own and n not in skipped and given[n].shape != own[n].shape

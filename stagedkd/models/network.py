@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 State: TypeAlias = Any  # what one block hands to the next: a tensor, or tokens with their grid
@@ -94,3 +95,12 @@ class Network(nn.Module):
         logits = self.run(clip_BCTHW)[1]
         assert logits is not None
         return logits
+
+
+def channels_last(network: Network) -> None:
+    """Lay the weights of 3-D and 2-D convolutions out channels last, which tensor cores want. `Module.to` refuses a
+    network that has tensors of both ranks."""
+    formats = {5: torch.channels_last_3d, 4: torch.channels_last}
+    for parameter in network.parameters():
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])

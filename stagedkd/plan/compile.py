@@ -7,7 +7,7 @@ from typing import Literal
 
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.key import stage_key
-from stagedkd.plan.lock import Lock, data_id
+from stagedkd.plan.lock import Lock, data_id, weights_id
 from stagedkd.plan.work import (
     Cut,
     Distill,
@@ -145,7 +145,7 @@ class _Compiler:
     def _weights(self, network: Teacher | Student) -> tuple[Weights | None, bool]:
         if network.weights is None:
             return None, True
-        sha256 = self.lock.weights.get(network.weights)
+        sha256 = self.lock.weights.get(weights_id(network.weights, network))
         return Weights(name=network.weights, sha256=sha256), sha256 is not None
 
     def _teach(self, name: str, teacher: Teacher, data: str, labels: str) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from stagedkd.errors import LockError
-from stagedkd.spec.schema import Data, Kinetics, Section, Simulated
+from stagedkd.spec.schema import Arch, Data, Kinetics, NetworkFields, Section, Simulated, TorchvisionArch, TsmArch
+from stagedkd.spec.zoo import is_weight_file
 
 
 class DataLock(Section):
@@ -25,7 +26,7 @@ class DataLock(Section):
 
 
 class Lock(Section):
-    """All entries: data sets by `data_id`, weight files by the name in the spec (value: SHA-256)."""
+    """All entries: data sets by `data_id`, weight files by `weights_id` (value: SHA-256)."""
 
     version: int = 1
     data: Mapping[str, DataLock] = Field(default_factory=dict[str, DataLock])
@@ -44,6 +45,14 @@ def data_id(data: Data) -> str | None:
         return None
     part = f":{data.test_from}" if isinstance(data, Kinetics) else ""
     return f"{data.kind}:{data.path}{part}"
+
+
+def weights_id(name: str, arch: Arch | NetworkFields) -> str:
+    """The name of `weights: name` in the lock: a path as it is; a torchvision name behind that of its network, since
+    IMAGENET1K_V1 is a file for each."""
+    if isinstance(arch, TorchvisionArch | TsmArch) and not is_weight_file(name):
+        return f"{arch.backbone if isinstance(arch, TsmArch) else arch.arch}/{name}"
+    return name
 
 
 def read_lock(path: Path) -> Lock:

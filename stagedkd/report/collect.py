@@ -186,7 +186,9 @@ def describe(work: Teach | Distill) -> str:
         return f"resnet3d w{arch.width} {'-'.join(map(str, arch.blocks))}" + (
             "" if arch.conv == "full" else f" {arch.conv}"
         )
-    return arch.path if arch.arch == "file" else arch.arch
+    if arch.arch == "tsm":
+        return f"tsm {arch.backbone}" + ("" if arch.shift == 0.125 else f" shift {arch.shift:g}")
+    return arch.path if arch.arch == "file" else f"hf {arch.model}" if arch.arch == "hf" else arch.arch
 
 
 def read_correlations(trained: Mapping[str, Artifact]) -> dict[str, Correlation]:

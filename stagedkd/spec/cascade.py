@@ -6,6 +6,7 @@ import math
 
 from stagedkd.spec.schema import (
     FileArch,
+    HfArch,
     NetworkFields,
     Resnet3dArch,
     Resnet3dStudent,
@@ -13,19 +14,22 @@ from stagedkd.spec.schema import (
     Student,
     TorchvisionArch,
     TrainPatch,
+    TsmArch,
 )
-from stagedkd.spec.zoo import ZOO, resnet3d_trunk_params, width_for
+from stagedkd.spec.zoo import TSM, ZOO, resnet3d_trunk_params, width_for
 
 LARGEST_HOP = 8.0
 
 
 def trunk_params(network: NetworkFields) -> int | None:
-    """Parameters without the head; None for one's own file that does not state `params`."""
+    """Parameters without the head; None for one's own file or one of transformers that does not state `params`."""
     if isinstance(network, Resnet3dArch):
         return resnet3d_trunk_params(network.width, network.blocks, network.conv)
     if isinstance(network, TorchvisionArch):
         return ZOO[network.arch].trunk_params
-    assert isinstance(network, FileArch)
+    if isinstance(network, TsmArch):
+        return TSM[network.backbone].trunk_params
+    assert isinstance(network, FileArch | HfArch)
     return network.params
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from stagedkd.spec.schema import FileArch, NetworkFields, Resnet3dArch, TorchvisionArch
-from stagedkd.spec.zoo import ZOO, merge_cut, resnet3d_blocks
+from stagedkd.spec.schema import FileArch, HfArch, NetworkFields, Resnet3dArch, TorchvisionArch, TsmArch
+from stagedkd.spec.zoo import TSM, ZOO, merge_cut, resnet3d_blocks, transformer_blocks, transformer_cut
 
 Cut: TypeAlias = tuple[tuple[str, ...], ...]
 
@@ -16,13 +16,20 @@ def block_names(network: NetworkFields) -> tuple[str, ...] | None:
         return resnet3d_blocks(network.blocks)
     if isinstance(network, TorchvisionArch):
         return ZOO[network.arch].blocks
-    return None
+    if isinstance(network, TsmArch):
+        return TSM[network.backbone].blocks
+    return transformer_blocks(network.layers) if isinstance(network, HfArch) else None
 
 
 def natural_cut(network: NetworkFields) -> Cut:
-    """The finest automatic cut: a substage wherever stride or width changes; () for one's own file."""
+    """The finest automatic cut: a substage wherever stride or width changes, of a transformer four equal runs of
+    layers; () for one's own file."""
     if isinstance(network, TorchvisionArch):
         return ZOO[network.arch].stages
+    if isinstance(network, TsmArch):
+        return TSM[network.backbone].stages
+    if isinstance(network, HfArch):
+        return transformer_cut(network.layers)
     names = block_names(network)
     return () if names is None else ((names[0], names[1]), *((name,) for name in names[2:]))
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from stagedkd.errors import Place, Problem, SpecError, UsageError
 from stagedkd.spec.faults import at, problems_of
 from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid
+from stagedkd.spec.hub import put_model_digest
 from stagedkd.spec.inherit import OWN, Source, read_recipe, read_source, specs_root, with_recipe
 from stagedkd.spec.merge import Merger, overlay
 from stagedkd.spec.rules import check_rules, warnings
@@ -217,13 +218,16 @@ class _Loader:
     # ------------------------------------------------------------ one's own code
 
     def _read_own_code(self, values: dict[str, Any], tree: Node) -> list[Problem]:
-        """Put the digest of each `arch: file` network and each loss `file` into the values; a file is read, never
-        run."""
+        """Put the digest of each `arch: file` and `arch: hf` network and each loss `file` into the values; files are
+        read, never run."""
         problems: list[Problem] = []
         own = [(path, network, network.get("arch") == "file") for path, network in _networks(values)]
         for path, given, is_file in (*own, *((path, loss, True) for path, loss in _own_losses(values))):
             if "digest" in given:
                 problems.append(at(tree, (*path, "digest"), "'digest' is not yours to set", "", key=True))
+            if given.get("arch") == "hf":
+                fault, hint = put_model_digest(given, self.root, self._digest)
+                problems += [at(tree, (*path, "model"), fault, hint)] if fault else []
             name = given.get("path")
             if not is_file or not isinstance(name, str) or not name:
                 continue
@@ -241,7 +245,8 @@ class _Loader:
             try:
                 if not file.resolve().is_relative_to(self.root.resolve()):
                     return None
-                self.digests[file] = hashlib.sha256(file.read_bytes()).hexdigest()
+                with file.open("rb") as stream:
+                    self.digests[file] = hashlib.file_digest(stream, "sha256").hexdigest()
             except (OSError, ValueError, RuntimeError):
                 return None
         return self.digests[file]

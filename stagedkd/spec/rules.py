@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from pathlib import PurePath
 from typing import TypeAlias
 
 from stagedkd.spec.cascade import LARGEST_HOP, assistants, trunk_params
@@ -18,14 +17,16 @@ from stagedkd.spec.schema import (
     LOGIT_LOSSES,
     RESPONSE_LOSSES,
     Asymmetric,
+    HfArch,
     NetworkFields,
     Simulated,
     Spec,
     StudentFields,
     TeacherFields,
     TorchvisionArch,
+    TsmArch,
 )
-from stagedkd.spec.zoo import ZOO
+from stagedkd.spec.zoo import TSM, ZOO, is_weight_file
 
 Fault: TypeAlias = tuple[str, tuple["str | int", ...], str]
 
@@ -82,15 +83,20 @@ def _networks(spec: Spec) -> Iterator[Fault]:
                 message = f"the input has {wanted} for {field}, and the shared view {most}"
                 yield message, (*at, "input", field), f"raise clip.{field}; the others can have an input of their own"
         yield from _weights(at, network)
-        if isinstance(network, TeacherFields) and network.epochs == 0 and network.weights is None:
+        pretrained = isinstance(network, HfArch) and network.pretrained
+        if isinstance(network, TeacherFields) and not (network.epochs or network.weights or pretrained):
             yield "a teacher of 0 epochs needs weights", (*at, "epochs"), "add weights: or epochs:"
 
 
 def _weights(at: tuple[str | int, ...], network: NetworkFields) -> Iterator[Fault]:
     name = network.weights
-    if name is None or PurePath(name).suffix in (".safetensors", ".pth", ".pt"):
+    if name is not None and isinstance(network, HfArch) and network.pretrained:
+        yield "the model has weights of its own", (*at, "weights"), "leave weights out, or set pretrained: false"
+    if name is None or is_weight_file(name):
         return
-    known = ZOO[network.arch].weights if isinstance(network, TorchvisionArch) else ()
+    known: tuple[str, ...] = ()
+    if isinstance(network, TorchvisionArch | TsmArch):
+        known = (ZOO[network.arch] if isinstance(network, TorchvisionArch) else TSM[network.backbone]).weights
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         mend = (

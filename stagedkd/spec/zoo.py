@@ -1,5 +1,5 @@
-"""The zoo's plain data: block names, natural cuts, parameter counts and weight names of torchvision's video networks,
-and the closed forms of resnet3d. No torch; held equal to the built networks by a test."""
+"""The zoo's plain data: block names, natural cuts, parameter counts and weight names of torchvision's video networks
+and of the backbones of `tsm`, and the closed forms of resnet3d. No torch; held equal to the built networks by tests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import PurePath
 from typing import Literal, TypeAlias
 
 Cut: TypeAlias = tuple[tuple[str, ...], ...]
@@ -14,10 +15,10 @@ Cut: TypeAlias = tuple[tuple[str, ...], ...]
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """`blocks` in order, without head; `stages` the natural cut; `trunk_params` without the last layer; `input` the
-    (frames, size) that a network is fixed to."""
+    """`blocks` in order, without head; `stages` the natural cut; `trunk_params` without the head, which is the last
+    layer, or of a mobilenet all its linear layers; `input` the (frames, size) that a network is fixed to."""
 
-    family: Literal["resnet", "s3d", "mvit", "swin3d"]
+    family: Literal["resnet", "s3d", "mvit", "swin3d", "resnet2d", "mobilenet"]
     blocks: tuple[str, ...]
     stages: Cut
     trunk_params: int
@@ -63,6 +64,38 @@ ZOO: dict[str, ZooEntry] = {
 }
 
 
+def _resnet2d(params: int, *weights: str) -> ZooEntry:
+    plain = _resnet(params)
+    return ZooEntry("resnet2d", plain.blocks, plain.stages, params, weights)
+
+
+def _mobilenet(params: int, stages: int, *weights: str) -> ZooEntry:
+    """Cut where the grid is halved; the first substage ends at a quarter of the input, as a resnet's layer1 does."""
+    names = ("stem", *(f"stage{i + 1}" for i in range(stages)))
+    first = len(names) - 3
+    return ZooEntry("mobilenet", names, (names[:first], *((name,) for name in names[first:])), params, weights)
+
+
+TSM: dict[str, ZooEntry] = {
+    "mobilenet_v3_small": _mobilenet(927_008, 4, "IMAGENET1K_V1"),
+    "mobilenet_v3_large": _mobilenet(2_971_952, 5, "IMAGENET1K_V1", "IMAGENET1K_V2"),
+    "mobilenet_v2": _mobilenet(2_223_872, 5, "IMAGENET1K_V1", "IMAGENET1K_V2"),
+    "resnet18": _resnet2d(11_176_512, "IMAGENET1K_V1"),
+    "resnet50": _resnet2d(23_508_032, "IMAGENET1K_V1", "IMAGENET1K_V2"),
+}
+
+
+def transformer_blocks(layers: int) -> tuple[str, ...]:
+    """Block names of a network of `arch: hf`: stem (the embeddings), layer1 ... layerN."""
+    return ("stem", *(f"layer{i + 1}" for i in range(layers)))
+
+
+def transformer_cut(layers: int) -> Cut:
+    """Equal runs of layers into 4 substages, fewer where there are fewer layers; the stem stands with the first."""
+    names = transformer_blocks(layers)
+    return merge_cut((names[:2], *((name,) for name in names[2:])), min(4, layers))
+
+
 def resnet3d_blocks(blocks: Sequence[int]) -> tuple[str, ...]:
     """Block names of a resnet3d: stem, layer1 ... layerN."""
     return ("stem", *(f"layer{i + 1}" for i in range(len(blocks))))
@@ -95,6 +128,11 @@ def _conv_params(c_in: int, c_out: int, kind: str) -> int:
 def width_for(params: float, blocks: tuple[int, ...], conv: str) -> int:
     """The multiple of 4 whose resnet3d has the trunk nearest to `params`; at least 4, at most 1024."""
     return min(range(4, 1025, 4), key=lambda width: abs(resnet3d_trunk_params(width, blocks, conv) - params))
+
+
+def is_weight_file(name: str) -> bool:
+    """Whether `weights: name` is a path, not a name of torchvision."""
+    return PurePath(name).suffix in (".safetensors", ".pth", ".pt")
 
 
 def merge_cut(stages: Cut, parts: int) -> Cut:

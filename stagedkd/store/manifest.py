@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from stagedkd.plan.graph import Plan, Stage
-from stagedkd.plan.lock import Lock, data_id
+from stagedkd.plan.lock import Lock, data_id, weights_id
 from stagedkd.plan.work import Distill, Prepare, Refine, Teach, Weights, Work
-from stagedkd.spec.schema import Section
+from stagedkd.spec.schema import Arch, Section
 
 
 class Upstream(Section):
@@ -57,17 +57,17 @@ def manifest_of(plan: Plan, stage: Stage) -> Manifest:
             name = data_id(part.work.data)
             if name and name in plan.lock.data:  # the list of files stays in the lock; the fingerprint speaks for it
                 lock = lock.with_data(name, plan.lock.data[name].model_copy(update={"files": {}}))
-        for weights in _weights_of(part.work):
+        for arch, weights in _weights_of(part.work):
             assert weights.sha256 is not None
-            lock = lock.with_weights(weights.name, weights.sha256)
+            lock = lock.with_weights(weights_id(weights.name, arch), weights.sha256)
     assert stage.key is not None
     return Manifest(key=stage.key, kind=stage.work.kind, closure=closure, lock=lock)
 
 
-def _weights_of(work: Work) -> tuple[Weights, ...]:
+def _weights_of(work: Work) -> list[tuple[Arch, Weights]]:
     if isinstance(work, Teach | Distill):
-        return (work.weights,) if work.weights else ()
-    return tuple(n.weights for n in work.networks if n.weights) if isinstance(work, Refine) else ()
+        return [(work.arch, work.weights)] if work.weights else []
+    return [(n.arch, n.weights) for n in work.networks if n.weights] if isinstance(work, Refine) else []
 
 
 def file_digest(path: Path) -> str:

@@ -37,6 +37,38 @@ class TorchvisionArch(Section):
     """A video network of torchvision."""
 
 
+class TsmArch(Section):
+    """A 2-D network of torchvision with the temporal shift module (Lin et al. 2019): each frame runs through the 2-D
+    network, residual branches see some channels of the frames before and after, and logits are averaged over frames."""
+
+    arch: Literal["tsm"]
+    """A 2-D network of torchvision with temporal shifts."""
+    backbone: Literal["mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2", "resnet18", "resnet50"]
+    """The 2-D network; its ImageNet weights fit."""
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.125
+    """Share of a residual branch's input channels that comes from the frame after, and again from the frame before
+    (Lin et al. 2019: 1/8 each way); 0 makes a 2-D network."""
+
+
+class HfArch(Section):
+    """A video classifier of Hugging Face's transformers: VideoMAE, TimeSformer, ViViT or V-JEPA 2. Needs the extra
+    `stagedkd[hf]`. `check`, `plan` and `explain` neither import transformers nor read the model."""
+
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"model", "params"})
+    arch: Literal["hf"]
+    """A video classifier of Hugging Face's transformers."""
+    model: Word
+    """A folder below the project's with `config.json` and `.safetensors` files, keyed by their content; else an id of
+    the hub such as `owner/name`, keyed by the id."""
+    layers: Annotated[int, Field(ge=1, le=1024)]
+    """Transformer layers of the model. A wrong number is refused before anything runs."""
+    pretrained: bool = True
+    """Start from the model's weights; false: a random start from its configuration."""
+    params: Count | None = None
+    """Parameters without the head; wanted where a share of them is asked for."""
+    digest: str = Field(default="", repr=False)  # set by the loader: the folder's content or the hub's id
+
+
 class FileArch(Section):
     """One's own network. `check`, `plan` and `explain` never execute the file; `run` does."""
 
@@ -57,7 +89,8 @@ class NetworkFields(Section):
     """What a network can say in any role."""
 
     weights: Word | None = None
-    """Where training starts from: a torchvision weight name, or the path of a .safetensors or .pth file."""
+    """Where training starts from: a torchvision weight name (ImageNet's for `tsm`), or the path of a .safetensors or
+    .pth file."""
     substages: Annotated[tuple[Annotated[tuple[Word, ...], Field(min_length=1)], ...], Field(min_length=1)] | None = (
         None
     )
@@ -97,6 +130,14 @@ class TorchvisionStudent(StudentFields, TorchvisionArch):
     """A student or assistant from torchvision."""
 
 
+class TsmStudent(StudentFields, TsmArch):
+    """A student or assistant with temporal shifts."""
+
+
+class HfStudent(StudentFields, HfArch):
+    """A student or assistant from transformers."""
+
+
 class FileStudent(StudentFields, FileArch):
     """A student or assistant of one's own."""
 
@@ -109,13 +150,25 @@ class TorchvisionTeacher(TeacherFields, TorchvisionArch):
     """A teacher from torchvision."""
 
 
+class TsmTeacher(TeacherFields, TsmArch):
+    """A teacher with temporal shifts."""
+
+
+class HfTeacher(TeacherFields, HfArch):
+    """A teacher from transformers."""
+
+
 class FileTeacher(TeacherFields, FileArch):
     """A teacher of one's own."""
 
 
-Student: TypeAlias = Annotated[Resnet3dStudent | TorchvisionStudent | FileStudent, Field(discriminator="arch")]
-Teacher: TypeAlias = Annotated[Resnet3dTeacher | TorchvisionTeacher | FileTeacher, Field(discriminator="arch")]
-Arch: TypeAlias = Annotated[Resnet3dArch | TorchvisionArch | FileArch, Field(discriminator="arch")]
+Student: TypeAlias = Annotated[
+    Resnet3dStudent | TorchvisionStudent | TsmStudent | HfStudent | FileStudent, Field(discriminator="arch")
+]
+Teacher: TypeAlias = Annotated[
+    Resnet3dTeacher | TorchvisionTeacher | TsmTeacher | HfTeacher | FileTeacher, Field(discriminator="arch")
+]
+Arch: TypeAlias = Annotated[Resnet3dArch | TorchvisionArch | TsmArch | HfArch | FileArch, Field(discriminator="arch")]
 
 Hop: TypeAlias = Annotated[
     Annotated[float, Field(gt=0, lt=1), Tag("number")] | Annotated[Student, Tag("map")],
@@ -133,5 +186,5 @@ def arch_of(network: Student | Teacher) -> Arch:
         return Resnet3dArch(arch="resnet3d", width=network.width, blocks=network.blocks, conv=network.conv)
     if isinstance(network, TorchvisionArch):
         return TorchvisionArch(arch=network.arch)
-    values = {name: getattr(network, name) for name in FileArch.model_fields}
-    return FileArch(**values)
+    kind = TsmArch if isinstance(network, TsmArch) else HfArch if isinstance(network, HfArch) else FileArch
+    return kind(**{name: getattr(network, name) for name in kind.model_fields})

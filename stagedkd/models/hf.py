@@ -1,0 +1,250 @@
+"""Video classifiers of Hugging Face's transformers: VideoMAE, TimeSformer, ViViT and V-JEPA 2, cut into their layers.
+
+The networks stay transformers' own, names of parameters included, but for V-JEPA 2's predictor, which a classifier
+never runs. transformers takes seconds to import, and not everybody has it: the functions that need it import it.
+
+Shape legend: B clips, C channels, T frames, H, W pixels, L tokens, D token width, N classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from stagedkd.errors import DataError, UsageError
+from stagedkd.models.network import Anatomy, Network, State
+from stagedkd.spec.hub import HUB
+from stagedkd.spec.schema import HfArch
+
+INSTALL = "pip install 'stagedkd[hf]'"
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Where a family keeps its parts, as paths in the network. `head` lists what stands behind the last layer, in order
+    (a configuration may leave parts out); `cls` says that token 0 belongs to no place; `time_last` that tokens run
+    through H, W and then T."""
+
+    name: str  # of the classes in transformers
+    stem: str
+    layers: str
+    head: tuple[str, ...]
+    cls: bool = False
+    time_last: bool = False
+
+
+FAMILIES = {
+    "videomae": _Family(
+        "VideoMAE", "videomae.embeddings", "videomae.encoder.layer", ("videomae.layernorm", "fc_norm", "classifier")
+    ),
+    "timesformer": _Family(
+        "Timesformer", "timesformer.embeddings", "timesformer.encoder.layer", ("timesformer.layernorm", "classifier"),
+        cls=True, time_last=True,
+    ),
+    "vivit": _Family("Vivit", "vivit.embeddings", "vivit.layers", ("vivit.layernorm", "classifier"), cls=True),
+    "vjepa2": _Family(
+        "VJEPA2", "vjepa2.encoder.embeddings", "vjepa2.encoder.layer",
+        ("vjepa2.encoder.layernorm", "pooler", "classifier"),
+    ),
+}  # fmt: skip
+
+
+def hf(arch: HfArch, classes: int, root: Path) -> Network:
+    """A network of transformers, randomly initialised from its configuration, with `classes` outputs.
+
+    Args:
+        root: the project's folder, which `arch.model` is relative to where it is a folder.
+    Raises:
+        ValueError: the configuration is of another kind, has another number of layers than `arch.layers`, or fits no
+            network.
+        UsageError: transformers is missing, or the model is neither a folder nor to be had from the hub.
+    """
+    model_type, config = _configuration(arch, classes, root)
+    family = FAMILIES[model_type]
+    try:
+        net: nn.Module = getattr(_transformers(), f"{family.name}ForVideoClassification")(config)
+    except Exception as error:  # whatever transformers makes of a wrong configuration
+        raise ValueError(f"config.json of {arch.model} cannot be built: {_first_line(error)}") from error
+    if model_type == "vjepa2":
+        net.get_submodule("vjepa2").predictor = nn.Identity()  # for pre-training alone
+    clip, patch = _sizes(config)
+    grid = (clip[0] // patch[0], clip[1] // patch[1], clip[2] // patch[2])
+    names = (f"layer{i + 1}" for i in range(arch.layers))
+    paths = {"stem": (family.stem,), **{name: (f"{family.layers}.{i}",) for i, name in enumerate(names)}}
+    head = tuple(path for path in family.head if _part(net, path) is not None)
+    return Network(
+        net, Anatomy(paths, head, partial(_finish, head=head), partial(_step, stem=family.stem.split(".")[0]),
+                     partial(_map, family=family, grid=grid), partial(_other_size, model_type=model_type, clip=clip)),
+    )  # fmt: skip
+
+
+def load_pretrained(network: Network, arch: HfArch, root: Path) -> list[str]:
+    """Put the weights of `arch.model` into a network that `hf` made of the same `arch`. The head is left as it is where
+    the number of classes differs or the model has none. A folder's weights are read from .safetensors alone.
+
+    Returns:
+        the names of the head's tensors that were left as they are.
+    Raises:
+        DataError: the weights cannot be read, or are not all there. UsageError: see `hf`.
+    """
+    own = network.net.state_dict()
+    classes = len(own["classifier.bias"])
+    model_type, config = _configuration(arch, classes, root)
+    kind = getattr(_transformers(), f"{FAMILIES[model_type].name}ForVideoClassification")
+    folder = _folder(arch, root)
+    local: dict[str, Any] = {"use_safetensors": True, "local_files_only": True} if folder else {}
+    try:
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            found, said = kind.from_pretrained(
+                str(folder or arch.model), config=config, dtype=torch.float32, ignore_mismatched_sizes=True,
+                output_loading_info=True, **local,
+            )  # fmt: skip
+    except Exception as error:
+        raise DataError(f"the weights of {arch.model} cannot be read: {_first_line(error)}") from error
+    others = {name if isinstance(name, str) else name[0] for name in said["mismatched_keys"]}
+    new = sorted((set(said["missing_keys"]) | others) & own.keys())
+    wrong = [name for name in new if not name.startswith(tuple(f"{path}." for path in network.anatomy.head))]
+    if wrong:
+        raise DataError(f"the weights of {arch.model} do not fit its config.json: {', '.join(wrong[:12])}")
+    given = {name: tensor for name, tensor in found.state_dict().items() if name in own and name not in new}
+    network.net.load_state_dict({**own, **given})
+    return new
+
+
+def _transformers() -> ModuleType:
+    try:
+        import transformers
+    except ImportError as error:
+        raise UsageError(f"transformers is not installed: {INSTALL}", hint=INSTALL) from error
+    return transformers
+
+
+def _folder(arch: HfArch, root: Path) -> Path | None:
+    """The model's folder; None where it is an id of the hub. Raises UsageError: it was a folder and is gone."""
+    folder = root / arch.model
+    if folder.is_dir():
+        return folder
+    if arch.digest and not arch.digest.startswith(HUB):
+        raise UsageError(f"there is no folder {folder}", hint="model: is relative to the project's folder")
+    return None
+
+
+def _configuration(arch: HfArch, classes: int, root: Path) -> tuple[str, Any]:
+    """The model's type and its configuration for `classes` outputs.
+
+    Only the fields of the network itself are taken: what else a config.json may say (other code, kernels or number
+    formats to load) is not for it to decide."""
+    known, folder = _transformers(), _folder(arch, root)
+    try:
+        if folder is not None:
+            raw = json.loads((folder / "config.json").read_text("utf-8"))
+        else:
+            raw = known.PreTrainedConfig.get_config_dict(arch.model)[0]
+    except (OSError, ValueError) as error:
+        what = "has no config.json" if folder else "is no folder of the project, and the hub does not give it"
+        raise UsageError(f"{arch.model} {what}: {_first_line(error)}") from error
+    model_type = str(raw.get("model_type")) if isinstance(raw, dict) else "none"
+    if model_type not in FAMILIES:
+        raise ValueError(f"{arch.model} is a {model_type}; {', '.join(FAMILIES)} can be used")
+    kind = getattr(known, f"{FAMILIES[model_type].name}Config")
+    fields = {*kind.__annotations__, "qkv_bias"} - {"model_type"}
+    try:
+        config = kind(**{name: value for name, value in raw.items() if name in fields}, num_labels=classes)
+    except Exception as error:
+        raise ValueError(f"config.json of {arch.model}: {_first_line(error)}") from error
+    if config.num_hidden_layers != arch.layers:
+        right = config.num_hidden_layers
+        raise ValueError(f"{arch.model} has {right} layers, not {arch.layers}: set layers: {right}")
+    if model_type == "timesformer" and config.attention_type == "space_only":
+        raise ValueError(f"{arch.model} has attention_type space_only, which makes a prediction per frame")
+    if model_type == "timesformer" and not (isinstance(config.image_size, int) and isinstance(config.patch_size, int)):
+        raise ValueError(f"{arch.model}: a timesformer's image_size and patch_size are one number each")
+    config._attn_implementation = "eager" if model_type == "timesformer" else "sdpa"  # stated, since last bits differ
+    return model_type, config
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """No reports and bars of transformers: what is new or wrong we say ourselves."""
+    logging = cast(Any, _transformers()).utils.logging
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _sizes(config: Any) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """(T, H, W) of the clip that a network is made for, and of what becomes one token."""
+    if config.model_type == "vjepa2":
+        clip = (config.frames_per_clip, *_pair(config.crop_size))
+    else:
+        clip = (config.num_frames, *_pair(config.image_size))
+    if config.model_type == "vivit":
+        return clip, tuple(config.tubelet_size)
+    return clip, (getattr(config, "tubelet_size", 1), *_pair(config.patch_size))
+
+
+def _pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _part(net: nn.Module, path: str) -> nn.Module | None:
+    """A module by its path, or None where the configuration leaves it out."""
+    found: Any = net
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def _other_size(size: tuple[int, int, int], model_type: str, clip: tuple[int, int, int]) -> str:
+    if size == clip:
+        return ""
+    wanted, given = ("x".join(map(str, s)) for s in (clip, size))
+    return f"this {model_type} runs at {wanted} only, not {given}"
+
+
+def _step(module: nn.Module, state: Tensor, stem: str) -> Tensor:
+    """State: the clip, then tokens (B, L, D). Some layers give attention maps beside them."""
+    if state.ndim == 5:
+        clip_BTCHW = state.transpose(1, 2)
+        return module(clip_BTCHW, None) if stem == "videomae" else module(clip_BTCHW)  # None: no token is masked
+    found = module(state)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _map(tokens_BLD: State, family: _Family, grid: tuple[int, int, int]) -> Tensor:
+    """Tokens as (B, D, T', H', W'), without CLS."""
+    feat_BDL = (tokens_BLD[:, 1:] if family.cls else tokens_BLD).transpose(1, 2)
+    if family.time_last:
+        return feat_BDL.unflatten(2, (*grid[1:], grid[0])).permute(0, 1, 4, 2, 3)
+    return feat_BDL.unflatten(2, grid)
+
+
+def _finish(net: nn.Module, tokens_BLD: Tensor, head: tuple[str, ...]) -> Tensor:
+    """What stands behind the layers: a norm, then the mean, the attentive pooler or token 0, then the classifier."""
+    x = tokens_BLD
+    if head[0].endswith("layernorm"):
+        x = net.get_submodule(head[0])(x)
+    if "fc_norm" in head:
+        pooled_BD = net.get_submodule("fc_norm")(x.mean(1))
+    else:
+        pooled_BD = net.get_submodule("pooler")(x) if "pooler" in head else x[:, 0]
+    return net.get_submodule("classifier")(pooled_BD)

@@ -1,0 +1,105 @@
+"""Temporal shift module over torchvision's 2-D networks (Lin, Gan and Han, ICCV 2019, arXiv 1811.08383).
+
+The networks stay torchvision's own, names of parameters included: the shift is a function on the way into a residual
+branch and not a module.
+
+Shape legend: B clips, T frames, F = B * T frames of all clips, C channels, H, W pixels, N classes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model
+from torchvision.models.mobilenetv2 import InvertedResidual as InvertedResidualV2
+from torchvision.models.mobilenetv3 import InvertedResidual as InvertedResidualV3
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from stagedkd.models.network import Anatomy, Network, State
+from stagedkd.spec.zoo import TSM
+
+# The index in `features` behind the last module of each stage; features.0 is the stem.
+STAGE_ENDS = {
+    "mobilenet_v3_small": (2, 4, 9, 13), "mobilenet_v3_large": (2, 4, 7, 13, 17), "mobilenet_v2": (2, 4, 7, 14, 19),
+}  # fmt: skip
+
+
+def tsm(backbone: str, shift: float, classes: int) -> Network:
+    """A TSM network, randomly initialised, with `classes` outputs.
+
+    Args:
+        backbone: a key of `spec.zoo.TSM`.
+        shift: share of channels that moves each way, in [0, 0.5]; the paper's is 1/8.
+    """
+    net = cast(nn.Module, get_model(backbone, weights=None, num_classes=classes))
+    resnet = TSM[backbone].family == "resnet2d"
+    paths = _resnet_paths(net) if resnet else _mobilenet_paths(backbone)
+    head = "fc" if resnet else "classifier"
+    return Network(net, Anatomy(paths, (head,), partial(_finish, head=head), partial(_step, share=shift), _map))
+
+
+def temporal_shift(x_FCHW: Tensor, frames: int, share: float) -> Tensor:
+    """Move the first `floor(share * C)` channels one frame back in time and as many after them one frame forward, so
+    that a frame sees the next and the one before; at the ends zeros move in (section 3 of the paper).
+
+    Args:
+        x_FCHW: frames of clips, those of a clip in a row.
+        frames: T.
+        share: in [0, 0.5].
+    """
+    moved = int(share * x_FCHW.shape[1] + 1e-9)  # 0.29 * 100 is just below 29
+    if moved == 0:
+        return x_FCHW
+    x_BTCHW = x_FCHW.unflatten(0, (-1, frames))
+    later, sooner, still = x_BTCHW.split((moved, moved, x_FCHW.shape[1] - 2 * moved), dim=2)
+    nothing = torch.zeros_like(later[:, :1])
+    later, sooner = torch.cat((later[:, 1:], nothing), 1), torch.cat((nothing, sooner[:, :-1]), 1)
+    return torch.cat((later, sooner, still), 2).flatten(0, 1)
+
+
+def _resnet_paths(net: nn.Module) -> dict[str, tuple[str, ...]]:
+    names = ("layer1", "layer2", "layer3", "layer4")
+    layers = {n: tuple(f"{n}.{i}" for i, _ in enumerate(net.get_submodule(n).children())) for n in names}
+    return {"stem": ("conv1", "bn1", "relu", "maxpool"), **layers}
+
+
+def _mobilenet_paths(backbone: str) -> dict[str, tuple[str, ...]]:
+    names, ends = TSM[backbone].blocks, (0, 1, *STAGE_ENDS[backbone])
+    return {name: tuple(f"features.{j}" for j in range(ends[i], ends[i + 1])) for i, name in enumerate(names)}
+
+
+def _step(module: nn.Module, state: State, share: float) -> State:
+    """State: the clip, then (frames of all clips, T)."""
+    if isinstance(state, Tensor):
+        state = state.transpose(1, 2).flatten(0, 1), state.shape[2]
+    x_FCHW, frames = cast(tuple[Tensor, int], state)
+    shift = partial(temporal_shift, frames=frames, share=share)
+    if isinstance(module, BasicBlock | Bottleneck):
+        return _residual(module, x_FCHW, shift(x_FCHW)), frames
+    if isinstance(module, InvertedResidualV2) and module.use_res_connect:
+        return x_FCHW + module.conv(shift(x_FCHW)), frames
+    if isinstance(module, InvertedResidualV3) and module.use_res_connect:
+        return x_FCHW + module.block(shift(x_FCHW)), frames
+    return module(x_FCHW), frames
+
+
+def _residual(block: BasicBlock | Bottleneck, x_FCHW: Tensor, shifted_FCHW: Tensor) -> Tensor:
+    """torchvision's block with the branch on shifted frames and the shortcut on those as they are."""
+    y = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(shifted_FCHW)))))
+    if isinstance(block, Bottleneck):
+        y = block.bn3(block.conv3(block.relu(y)))
+    return block.relu(y + (x_FCHW if block.downsample is None else block.downsample(x_FCHW)))
+
+
+def _map(state: State) -> Tensor:
+    x_FCHW, frames = cast(tuple[Tensor, int], state)
+    return x_FCHW.unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def _finish(net: Any, state: State, head: str) -> Tensor:
+    """Logits of each frame, averaged over the clip (the segment consensus of TSN, which TSM keeps)."""
+    x_FCHW, frames = cast(tuple[Tensor, int], state)
+    return net.get_submodule(head)(x_FCHW.mean((2, 3))).unflatten(0, (-1, frames)).mean(1)
