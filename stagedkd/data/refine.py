@@ -29,8 +29,8 @@ EM_ROUNDS = 50
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of the training clips as a round leaves them: the label that training uses (-1: none), the posterior
-    (n, N), and whether it is accepted as a target."""
+    """Labels of the training clips as a round leaves them: the likeliest class (-1: none, for a clip that came without
+    label and is not accepted), the posterior (n, N), and whether that is accepted as a target."""
 
     label: Ids
     posterior: Floats
@@ -163,7 +163,7 @@ def next_labels(
             accepted |= (each[0].argmax(1) == each[1].argmax(1)) & (each[0].argmax(1) == q.argmax(1))
     q = np.where(clean[:, None], np.eye(count)[np.maximum(given, 0)], q)
     accepted = accepted | clean
-    label = np.where(accepted, q.argmax(1), given)
+    label = np.where((given >= 0) | accepted, q.argmax(1), -1)
     return Labels(label.astype(np.int64), np.eye(count)[q.argmax(1)] if rule.targets == "hard" else q, accepted)
 
 
