@@ -30,7 +30,7 @@ SEEDS = [
 ]  # fmt: skip
 WORDS = [
     "null", "true", "no", "-1", "0", "1", "3", "1e-3", "1e400", ".nan", ".inf", "-.inf", "''", "'x'", "[]", "{}", "[1, [2]]", "{a: {b: 1}}",
-    "auto", "all", "one_by_one", "resnet3d", "r3d_18", "mvit_v2_s", "file", "shapes", "folder", "csv", "ucf101", "kind", "arch", "extends",
+    "auto", "all", "one_by_one", "resnet3d", "r3d_18", "mvit_v2_s", "tsm", "hf", "file", "shapes", "folder", "csv", "ucf101", "kind", "arch", "extends",
     "recipe", "grid", "axes", "seeds", "include", "exclude", "$delete", "$replace", "$x", "base.yaml", "../x", "/", ".", "digest", "path",
     "args", "weights", "substages", "losses", "phases", "distill", "epochs", "ce", "kd", "pseudo", "refine", "noise_model", "teacher", "name",
     "&a", "*a", "!!int", "---", "? ", "|", ">", "%", "@", "`", "\t", "\x00", "\u2028", "\ufeff", "\x85", "\U0001f600", "a: b: c", "<<", "é",

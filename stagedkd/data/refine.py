@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize_scalar, nnls
 
 from stagedkd.data.draws import bits
 from stagedkd.spec.schema import Refine
@@ -24,7 +24,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 
 LARGEST_SHIFT = 2.0  # a class's share among the labels may move by this factor
 FEWEST_FLIPS = 0.005  # share of the labels that must change for another round
-EM_ROUNDS = 50
+PRIOR_SPREAD = 0.1  # how far the shares of a noise matrix are from symmetric noise before anything is seen
 
 
 @dataclass(frozen=True)
@@ -76,26 +76,41 @@ def negative_log_likelihood(p: Floats, labels: Ids) -> float:
     return float(-np.log(np.maximum(p[np.arange(len(labels)), labels], 1e-12)).mean())
 
 
-def noise_matrix(p: Floats, given: Ids) -> Floats:
-    """Noise[c, y] = P(given label y | class c) from the noisy clips' predictions p and labels: maximum likelihood by
-    EM, each row drawn towards symmetric noise of the same rate by as many clips as there are classes (our formulation;
-    a soft form of the joint of Confident Learning, Northcutt et al. 2021).
+def noise_matrix(p: Floats, given: Ids, clean: Mask, noisy: Mask) -> Floats:
+    """Noise[c, y] = P(given label y | class c), from what the network says of clean and of noisy clips (our
+    formulation).
+
+    The mean prediction of the noisy clips that carry y is a mixture over c of the mean predictions of the clean clips
+    of class c, with the shares P(c | y): non-negative least squares finds them. They are drawn towards symmetric noise,
+    whose rate r solves mean p(y) = (1 - r) A + r (1 - A) / (N - 1) with A the mean p of the clean clips' classes; the
+    more so, the fewer clips there are.
 
     Args:
-        p: (n, N) calibrated out-of-fold predictions of the noisy clips. given: their labels, all of 0 and more.
+        p: (n, N) calibrated out-of-fold predictions. given: labels. clean, noisy: which of them are, (n,).
     """
     count = p.shape[1]
-    one_hot = np.eye(count)[given]
-    rate = float(np.clip(1 - p[np.arange(len(given)), given].mean(), 0.01, 0.99)) if len(given) else 0.5
-    noise = _symmetric(count, rate)
-    for _ in range(EM_ROUNDS):
-        joint = p * noise[:, given].T
-        joint /= np.maximum(joint.sum(1, keepdims=True), 1e-300)
-        cells = joint.T @ one_hot
-        rate = float(np.clip(1 - np.trace(cells) / max(cells.sum(), 1e-12), 0.01, 0.99))
-        noise = cells + count * _symmetric(count, rate)
-        noise /= noise.sum(1, keepdims=True)
-    return noise
+    right = float(p[clean, given[clean]].mean())
+    agree = float(p[noisy, given[noisy]].mean()) if noisy.any() else right
+    chance = (1 - right) / max(1, count - 1)
+    rate = float(np.clip((right - agree) / max(right - chance, 1e-6), 0.01, 0.95))
+    prior = _symmetric(count, rate)
+    known = [c for c in range(count) if (clean & (given == c)).any()]
+    looks = np.array([p[clean & (given == c)].mean(0) for c in known])
+    fewest = min(int((clean & (given == c)).sum()) for c in known)
+    joint = np.zeros((count, count))
+    for y in range(count):
+        of = noisy & (given == y)
+        if not of.any():
+            joint[:, y] = prior[:, y] / count
+            continue
+        toward = prior[known, y] / prior[known, y].sum()
+        spread = float(p[of].var(0).mean()) * (1 / of.sum() + 1 / fewest)
+        pull = (spread / PRIOR_SPREAD**2) ** 0.5
+        rows = np.vstack([looks.T, pull * np.eye(len(known))])
+        share, _ = nnls(rows, np.concatenate([p[of].mean(0), pull * toward]))
+        joint[known, y] = share / max(share.sum(), 1e-12) * of.sum()
+    joint = joint + 1e-6 * prior
+    return joint / joint.sum(1, keepdims=True)
 
 
 def _symmetric(count: int, rate: float) -> Floats:
@@ -156,7 +171,7 @@ def next_labels(
     else:
         noisy = (given >= 0) & ~clean
         prior = np.bincount(given[clean], minlength=count) / max(1, clean.sum())
-        each = [posteriors(o, given, noise_matrix(o[noisy], given[noisy]), prior, rule.align) for o in (*predicted, p)]
+        each = [posteriors(o, given, noise_matrix(o, given, clean, noisy), prior, rule.align) for o in (*predicted, p)]
         q = each[-1]
         accepted = reaches(q, rule.accept, rule.threshold)
         if len(predicted) == 2:
