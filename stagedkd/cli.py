@@ -78,9 +78,12 @@ def check(
 
 @app.command()
 def plan(
-    spec: SpecPath, overrides: Overrides = None, cells: Cells = None, as_json: AsJson = False, store: StoreDir = None
-) -> None:
-    """List the stages, their keys, and whether the store has them; of a grid its cells, and what sharing saves."""
+    spec: SpecPath, overrides: Overrides = None, cells: Cells = None, as_json: AsJson = False, store: StoreDir = None,
+    verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """List the stages, their keys, and whether the store has them; of a grid its cells, and what sharing saves. With -v
+    what each phase trains, freezes, runs and compares."""
+    from stagedkd.report.phases import phase_lines
     from stagedkd.report.terminal import grid_plan_lines, plan_json, plan_table
     from stagedkd.store.store import Store
     from stagedkd.store.why import why_miss
@@ -100,6 +103,8 @@ def plan(
         console().print(plan_table(made, states, why))
     else:
         say(grid_plan_lines(plans, states))
+    if verbose:
+        say(phase_lines(plans))
     if "unlocked" in states.values():
         notes(["keys wait for stagedkd.lock: stagedkd lock SPEC writes it where the data are"])
     notes([*map(_on_a_line, experiment.notes), *_plan_notes(experiment, plans)])

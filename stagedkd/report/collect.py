@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stagedkd.plan.graph import Plan, Stage
-from stagedkd.plan.work import Distill, Teach
+from stagedkd.plan.work import Distill, Refine, Teach
 from stagedkd.report.statistics import wilson
 from stagedkd.store.store import Artifact, Store
 
@@ -74,6 +74,7 @@ class Refinement:
     wrong_to_right: int
     right_to_wrong: int
     recall: Mapping[str, float]
+    train_flops: int
 
     @property
     def worst(self) -> str:
@@ -100,11 +101,13 @@ class Results:
     device: str
     correlations: Mapping[str, Correlation] = field(default_factory=dict[str, Correlation])
     refinements: tuple[Refinement, ...] = ()
+    co_teachers: tuple[NetworkResult, ...] = ()
 
     @property
     def networks(self) -> tuple[NetworkResult, ...]:
-        """Teacher, assistants, student and control, in this order."""
-        return (self.teacher, *self.assistants, self.student, *((self.control,) if self.control else ()))
+        """Teacher, co-teachers, assistants, student and control, in this order."""
+        above = (self.teacher, *self.co_teachers, *self.assistants)
+        return (*above, self.student, *((self.control,) if self.control else ()))
 
     @property
     def hops(self) -> tuple[NetworkResult, ...]:
@@ -113,8 +116,9 @@ class Results:
 
     @property
     def train_flops(self) -> int | None:
-        """Training compute of all hops, the teacher's own training apart; None where that of one is unknown."""
-        counts = [network.train_flops for network in self.hops]
+        """Training compute of all hops and of the refined labels, the teachers' own training apart; None where that of
+        one is unknown."""
+        counts = [*(network.train_flops for network in self.hops), *(made.train_flops for made in self.refinements)]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
 
@@ -151,6 +155,7 @@ def collect(plan: Plan, store: Store) -> Results:
         teacher=found["teacher"],
         assistants=tuple(found[s.name] for s in trained if s.name.startswith("assistant")),
         student=found["student"],
+        co_teachers=tuple(found[s.name] for s in trained if s.name.startswith("teacher-")),
         control=found.get("control-ce"),
         split=evaluated["split"],
         views=evaluated["views"],
@@ -204,19 +209,15 @@ def read_correlations(trained: Mapping[str, Artifact]) -> dict[str, Correlation]
 
 def read_refinements(plan: Plan, artifacts: Mapping[str, Artifact]) -> tuple[Refinement, ...]:
     """The rounds of label refinement, in order."""
-    rounds = [(s.name, artifacts[s.name].manifest.metrics) for s in plan.stages if _kind(s) == "refine"]
+    rounds = [(s.name, artifacts[s.name].manifest.metrics) for s in plan.stages if isinstance(s.work, Refine)]
     return tuple(
         Refinement(
             name, made["round"], made["outcome"], made["accuracy_before"], made["accuracy_after"], made["coverage"],
             made["precision"], made["ece"], made["nll"], made["wrong_to_right"], made["right_to_wrong"],
-            dict(made["recall"]),
+            dict(made["recall"]), made["train_flops"],
         )
         for name, made in rounds
     )  # fmt: skip
-
-
-def _kind(stage: Stage) -> str:
-    return stage.work.kind
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,74 @@
+"""What `plan -v` says: of every training what each phase trains, freezes, runs and compares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stagedkd.plan.graph import Plans, Stage
+from stagedkd.plan.work import Cut, Distill, PhaseWork, Refine, Teach
+from stagedkd.spec.describe import written
+from stagedkd.spec.schema import LOGIT_LOSSES, Loss
+
+
+def phase_lines(plans: Plans) -> Iterator[str]:
+    """Each unique stage that trains, once."""
+    for stage in plans.unique.values():
+        work = stage.work
+        if isinstance(work, Distill):
+            yield from _distill(stage, work)
+        elif isinstance(work, Teach) and work.phase:
+            yield from ("", f"{stage.name}: {_span(work.phase)}, {_losses(work.phase)}")
+        elif isinstance(work, Refine):
+            names = " and ".join(network.by for network in work.networks)
+            yield from ("", f"{stage.name}: {names} trained {work.rule.folds} times without a fold")
+            for network in work.networks:
+                yield f"  {network.by}: {_span(network.phase)}, {_losses(network.phase)}"
+
+
+def _distill(stage: Stage, work: Distill) -> Iterator[str]:
+    guides = ", ".join(name for role, name in stage.needs.items() if role.startswith("guide"))
+    yield from ("", f"{stage.name} from {stage.needs['teacher']}" + (f", guided by {guides}, too" if guides else ""))
+    said = {
+        "pairing": work.pairing if work.pairing != "pairs" else "", "pair weights": work.pair_weights,
+        "normalize": work.normalize, "drop": work.drop and f"{work.drop:g}",
+        "warm start": work.warm_start and "yes", "teacher's outputs": work.shuffle and "shuffled",
+    }  # fmt: skip
+    options = ", ".join(f"{name}: {value}" for name, value in said.items() if value and value != "uniform")
+    if options:
+        yield f"  {options}"
+    for phase in work.phases:
+        yield f"  {_span(phase)}"
+        yield f"    trains {_runs(work.cut, phase.trained)}" + (" and the head" if phase.head else "")
+        if phase.frozen:
+            yield f"    runs frozen {_runs(work.cut, phase.frozen)}"
+        yield f"    runs the network above {_above(work, phase)}"
+        if phase.pairs:
+            rows = ", ".join(f"{k + 1}-{m + 1}" for k, m in phase.pairs)
+            ramp = f", one after the other over {phase.ramp:g} epochs each" if phase.ramp else ""
+            yield f"    compares substages {rows}{ramp}"
+        yield f"    {_losses(phase)}"
+
+
+def _span(phase: PhaseWork) -> str:
+    train = phase.train
+    stop = f" of {phase.epochs}" if phase.stop else ""
+    return f"{phase.name}: {phase.run_epochs}{stop} epochs, {train.optimizer} lr {train.lr:g} {train.schedule}"
+
+
+def _runs(cut: Cut, numbers: tuple[int, ...]) -> str:
+    return ", ".join("+".join(cut[k]) for k in numbers)
+
+
+def _above(work: Distill, phase: PhaseWork) -> str:
+    if phase.losses.on(LOGIT_LOSSES):
+        return "whole"
+    return f"up to {work.teacher_cut[max(m for _, m in phase.pairs)][-1]}" if phase.pairs else "not at all"
+
+
+def _losses(phase: PhaseWork) -> str:
+    return "losses " + ", ".join(f"{name} {_loss(loss)}" for name, loss in phase.losses.named().items())
+
+
+def _loss(loss: Loss) -> str:
+    values = loss.model_dump(exclude_none=True, exclude_defaults=True, exclude={"weight", "digest"})
+    return f"{loss.weight:g}" + (f" {written(values)}" if values else "")
