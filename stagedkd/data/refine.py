@@ -23,6 +23,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 LARGEST_SHIFT = 2.0  # a class's share among the labels may move by this factor
+ECE_NOISE = 0.02  # what the ECE of a few hundred clips moves by itself
 FEWEST_FLIPS = 0.005  # share of the labels that must change for another round
 PRIOR_SPREAD = 0.1  # how far the shares of a noise matrix are from symmetric noise before anything is seen
 

@@ -85,9 +85,9 @@ def loss_parts(cast: Cast, phase: PhaseWork, route: Route, batch: Batch, moment:
         compared = cast.bridge.compare(phase, student, teacher, moment.rho_KM)
         parts |= _feature_parts(cast, phase, compared, batch, moment)
         if phase.losses.stage_cka:
-            ks, ms = zip(*phase.pairs, strict=True)
-            params = phase.losses.stage_cka.params
-            parts["stage_cka"] = losses.stage_cka([student[k] for k in ks], [teacher[m] for m in ms], **params)
+            rows = one_to_one(phase.pairs, moment.rho_KM)
+            maps = [student[k] for k, _ in rows], [teacher[m] for _, m in rows]
+            parts["stage_cka"] = losses.stage_cka(*maps, **phase.losses.stage_cka.params)
     for name in sorted(phase.losses.on(LOGIT_LOSSES)):
         assert logits is not None
         parts[name] = _logit_part(cast, name, phase.losses.named()[name], logits, heard, batch)
@@ -143,6 +143,16 @@ def kept_guides(drop: float, count: int, seed: int, step: int) -> frozenset[int]
     draws = uniform(seed, 99, step, np.arange(count + 1))
     kept = frozenset(i for i in range(count) if draws[i] >= drop)
     return kept or frozenset({int(draws[count] * count)})
+
+
+def one_to_one(pairs: Sequence[tuple[int, int]], rho_KM: Tensor | None) -> list[tuple[int, int]]:
+    """Each student substage once, with the teacher substage of the highest correlation, or the deepest one where none
+    is measured."""
+    found: list[tuple[int, int]] = []
+    for k in sorted({k for k, _ in pairs}):
+        others = [m for own, m in pairs if own == k]
+        found.append((k, max(others, key=lambda m: float(rho_KM[k, m]) if rho_KM is not None else m)))
+    return found
 
 
 def _logit_part(
