@@ -272,3 +272,18 @@ def test_the_interval_over_seeds_is_students(monkeypatch: pytest.MonkeyPatch) ->
         pytest.approx(0.6 + 4.302653 * 0.1 / 3**0.5, abs=1e-6),
     )
     assert mean_interval([0.99, 1.0]) == (pytest.approx(0.931469, abs=1e-5), 1.0)
+
+
+def test_a_labelled_map_of_sections_may_choose_a_recipe(project: Path) -> None:
+    """The recipe replaces the method, the map's other values stand above it; two axes cannot both choose one."""
+    text = "extends: tiny.yaml\nstudent: {epochs: 4}\ngrid:\n  axes:\n    $method:\n      plain: {recipe: kd, train: {lr: 2e-2}}\n      soft: {recipe: kd, distill: {phases: {train: {losses: {kd: {temperature: 9}}}}}}\n      own: {}\n"
+    (project / "specs" / "methods.yaml").write_text(text, "utf-8")
+    plain, soft, own = (cell.spec for cell in load_experiment("specs/methods.yaml").cells)
+    assert list(plain.distill.phases) == ["train"] and plain.cascade == () and plain.train.lr == 2e-2
+    kd = soft.distill.phases["train"].losses.kd
+    assert kd and (kd.weight, kd.temperature) == (0.9, 9) and soft.train.lr == 1e-2
+    assert list(own.distill.phases) == ["grow", "joint"]
+    clash = text.replace("    $method:", "    recipe: [ce, kd]\n    $method:")
+    (project / "specs" / "methods.yaml").write_text(clash, "utf-8")
+    with pytest.raises(SpecError, match="axes 'recipe' and 'method' both set 'recipe'"):
+        load_experiment("specs/methods.yaml")

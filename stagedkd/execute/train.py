@@ -34,7 +34,7 @@ from stagedkd.store.manifest import file_digest
 from stagedkd.store.store import Artifact
 from stagedkd.train import checkpoint
 from stagedkd.train.bridge import Bridge
-from stagedkd.train.compute import train_flops
+from stagedkd.train.compute import hop_flops, train_flops
 from stagedkd.train.correlation import CLIPS, Probe, correlation
 from stagedkd.train.events import EventLog
 from stagedkd.train.feed import Feed, Refined
@@ -102,11 +102,7 @@ def distill(context: Context, work: Distill) -> Done:
         scratch=context.workspace.scratch, probe=probe if measured else None, normalize=work.normalize is not None,
         hop=Hop(work.drop, work.shuffle, work.pair_weights, feed.seed), own=own_losses(context, work.phases),
     )  # fmt: skip
-    routes = [route(phase, work.cut, work.teacher_cut) for phase in work.phases]
-    extra["train_flops"] = sum(
-        train_flops(phase, path, feed.steps(phase), shapes[0], shapes[1:], work.cut, work.drop)
-        for phase, path in zip(work.phases, routes, strict=True)
-    )
+    extra["train_flops"] = hop_flops(work, shapes, len(feed.numbers))
     before = _correlation(context, job, probe)
     done = _fit(context, job, extra)
     if before is not None:

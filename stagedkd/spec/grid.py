@@ -5,7 +5,7 @@ grid:
   axes:
     recipe: [ce, kd]                            # an axis is a path of the spec; its values label themselves
     student: {w16: {width: 16}, w8: {width: 8}} # labelled values; partial maps are merged
-    $size: {small: {clip: {size: 48}, train: {batch: 64}}, large: {}}   # a $ axis sets several sections
+    $size: {small: {clip: {size: 48}, train: {batch: 64}}, large: {}}   # a $ axis sets several sections, a recipe too
   exclude: [{recipe: ce, student: w8}]          # all cells that match
   include: [{recipe: kd, student: w16, seed: 9}]
 """

@@ -17,7 +17,7 @@ from stagedkd.spec.faults import at, problems_of
 from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid
 from stagedkd.spec.hub import put_model_digest
 from stagedkd.spec.inherit import OWN, Source, read_recipe, read_source, specs_root, with_recipe
-from stagedkd.spec.merge import Merger, overlay
+from stagedkd.spec.merge import Merger, overlay, without
 from stagedkd.spec.rules import check_rules, warnings
 from stagedkd.spec.schema import Spec
 from stagedkd.spec.yaml import Node, Path_, parse_yaml
@@ -166,6 +166,7 @@ class _Loader:
     def _tree(self, point: Point, merger: Merger) -> Node:
         tree = self.source.tree
         recipes = [value for axis, _, value in point if axis.path == ("recipe",)]
+        recipes += [value.map["recipe"] for axis, _, value in point if not axis.path and "recipe" in value.map]
         recipes += [given.node for given in self.sets if given.path == ("recipe",)]
         for named in recipes:
             said = str(named.value)  # what is no word is refused, and so never kept
@@ -174,7 +175,8 @@ class _Loader:
             tree = with_recipe(tree, self.recipes[said], merger)
         for axis, _, value in point:
             if axis.path != ("recipe",):
-                tree = merger.merge(tree, overlay(tree, axis.path, value))
+                sections = value if axis.path else without(value, frozenset({"recipe"}))
+                tree = merger.merge(tree, overlay(tree, axis.path, sections))
         for given in self.sets:
             if given.path[0] not in OWN:
                 tree = merger.merge(tree, overlay(tree, given.path, given.node))

@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stagedkd.models.shapes import NetworkShape
-from stagedkd.plan.work import PhaseWork
-from stagedkd.train.phases import Route
+from stagedkd.plan.work import Distill, PhaseWork
+from stagedkd.train.phases import Route, route
+
+
+def hop_flops(work: Distill, shapes: Sequence[NetworkShape], clips: int) -> int:
+    """FLOPs of a hop over all its phases, as `train_flops`.
+
+    Args:
+        shapes: the student's, the teacher's, then those of further guides. clips: training clips.
+    """
+    total = 0
+    for phase in work.phases:
+        steps, path = -(-clips // phase.train.batch), route(phase, work.cut, work.teacher_cut)
+        total += train_flops(phase, path, steps, shapes[0], shapes[1:], work.cut, work.drop)
+    return total
 
 
 def train_flops(
