@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from stagedkd import compile_plan, load_spec, losses, run
 from stagedkd.data.mix import Batch, mix, strong_view
 from stagedkd.errors import SpecError, TrainingError
+from stagedkd.execute.preflight import preflight
 from stagedkd.models.build import build
 from stagedkd.models.shapes import measure
 from stagedkd.plan.graph import Plan
 from stagedkd.plan.work import Distill, PhaseWork, Refine, Teach
+from stagedkd.spec.load import load_experiment
 from stagedkd.spec.pairing import band, matching, strides
 from stagedkd.spec.schema import Augment, Clip, Kd, Losses, Resnet3dTeacher, TorchvisionTeacher, Train
 from stagedkd.train.bridge import Bridge, Compared, Fusion, pair_shares
-from stagedkd.train.compute import train_flops
+from stagedkd.train.compute import hop_flops, train_flops
 from stagedkd.train.correlation import Probe, correlation
 from stagedkd.train.loop import fit
 from stagedkd.train.phases import route
@@ -504,3 +506,25 @@ def test_matching_says_what_is_missing(project: Path) -> None:
     assert matching(spec, spec.student, spec.teacher).kind == "pairs"
     assert Clip().frames == 16
     assert CPU.type == "cpu"
+
+
+def test_every_method_of_the_benchmark_has_the_compute_of_kd() -> None:
+    """The epochs in specs/benchmark.yaml are those at which the training compute of all hops is that of kd."""
+    cells = load_experiment(REPO / "specs" / "benchmark.yaml", cells=["seed=0"]).cells
+    found: dict[str, int] = {}
+    for cell in cells:
+        plan = compile_plan(cell.spec)
+        seen = preflight(plan, REPO).networks
+        hops = [(stage, stage.work) for stage in plan.stages if isinstance(stage.work, Distill)]
+        found[cell.labels["method"]] = sum(
+            hop_flops(work, [seen[n] for n in (stage.name, stage.needs["teacher"], *(v for r, v in stage.needs.items() if r.startswith("guide")))], 600)
+            for stage, work in hops
+        )  # fmt: skip
+    assert len(found) >= 22
+    assert {name: flops / found["kd"] for name, flops in found.items()} == pytest.approx(
+        dict.fromkeys(found, 1.0), abs=0.03
+    )
+    tuned = load_experiment(REPO / "specs" / "benchmark_lr.yaml").cells
+    assert {cell.labels["method"] for cell in tuned} == set(found) and len(tuned) == 3 * len(found)
+    epochs = {cell.labels["method"]: cell.spec.student.epochs for cell in cells}
+    assert all(cell.spec.student.epochs == epochs[cell.labels["method"]] for cell in tuned)
