@@ -24,6 +24,7 @@ from rich.console import Console
 from stagedkd.errors import UsageError
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.graph import Plans, Stage
+from stagedkd.plan.work import Refine, Weaken
 from stagedkd.report.collect import NetworkResult, Refinement, collect, read_refinements
 from stagedkd.report.comparison import compare, compute_note, flops_text, p_text, power_notes
 from stagedkd.report.figures import correlation_map
@@ -34,6 +35,7 @@ from stagedkd.report.terminal import grid_tables, results_tables
 from stagedkd.report.write import as_json as results_json
 from stagedkd.report.write import grid_page, page
 from stagedkd.spec.load import load_experiment
+from stagedkd.spec.schema import Labels
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Store
 from tests.conftest import TINY, Command
@@ -489,15 +491,13 @@ def test_the_heat_map_shows_every_value() -> None:
 REFINED = {
     "round": 1, "outcome": "accepted", "accuracy_before": 0.612, "accuracy_after": 0.701, "coverage": 0.25,
     "precision": None, "ece": 0.0412, "nll": None, "wrong_to_right": 120, "right_to_wrong": 31,
-    "recall": {"a": 0.9, "b": 0.4},
+    "recall": {"a": 0.9, "b": 0.4}, "train_flops": 5,
 }  # fmt: skip
 
 
 def test_rounds_of_refinement_are_shown_where_there_are_any(made: tuple[Plans, Store]) -> None:
-    stages = [
-        SimpleNamespace(name=name, work=SimpleNamespace(kind=kind))
-        for name, kind in (("labels", "weaken"), ("refine-1", "refine"))
-    ]
+    works = {"labels": Weaken(labels=Labels(), clip=None), "refine-1": Refine.model_construct()}
+    stages = [SimpleNamespace(name=name, work=work) for name, work in works.items()]
     artifacts = {s.name: SimpleNamespace(manifest=SimpleNamespace(metrics=REFINED)) for s in stages}
     rounds = read_refinements(SimpleNamespace(stages=stages), artifacts)  # type: ignore[arg-type]
     (first,) = rounds
@@ -514,9 +514,10 @@ def test_rounds_of_refinement_are_shown_where_there_are_any(made: tuple[Plans, S
     found = replace(without, refinements=rounds)
     text, html = _printed(results_tables(found)), page(found)
     assert re.search(r"1 +accepted +61\.2% +70\.1% +25\.0% +- +0\.041 +- +120 +31 +b 40\.0%", text), text
+    assert found.train_flops is None or found.train_flops == (without.train_flops or 0) + 5
     assert "<h2>Label refinement</h2>" in html and "<td>61.2%</td><td>70.1%</td><td>25.0%</td><td>–</td>" in html
     assert "<td>b</td><td>40.0%</td>" in html and results_json(found)["refinement"][0]["outcome"] == "accepted"
-    assert Refinement("refine-2", 2, "skipped", None, None, 0.0, None, None, None, 0, 0, {}).worst == ""
+    assert Refinement("refine-2", 2, "skipped", None, None, 0.0, None, None, None, 0, 0, {}, 0).worst == ""
 
 
 def test_small_p_values_are_not_written_as_zero() -> None:

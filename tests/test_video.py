@@ -436,8 +436,8 @@ def test_mixing_is_drawn_by_step_and_shares_add_up() -> None:
         augment = Augment.model_validate(fields)
         one, again, other = (mix(batch, augment, 5, 2, step) for step in (3, 3, 4))
         assert torch.equal(one.clip_B3THW, again.clip_B3THW) and one.share == again.share != other.share
-        assert one.other_B is not None and 0 <= one.share <= 1
-        partner = batch.clip_B3THW[one.other_B]
+        assert one.order_B is not None and 0 <= one.share <= 1
+        partner = batch.clip_B3THW[one.order_B]
         away, towards = (one.clip_B3THW - batch.clip_B3THW).abs().sum(), (partner - batch.clip_B3THW).abs().sum()
         assert float(away) == pytest.approx((1 - one.share) * float(towards), rel=0.2, abs=1e-3)
         if "mixup" not in fields:
