@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -20,27 +21,31 @@ import torch
 
 from stagedkd import load_spec, losses, report, run
 from stagedkd.data.simulate import render
+from stagedkd.models.network import channels_last
 from stagedkd.models.torchvision_video import torchvision_video
+from stagedkd.models.tsm import tsm
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.spec.schema import Domain, Simulated
-from stagedkd.spec.zoo import ZOO
+from stagedkd.spec.zoo import TSM, ZOO
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ["teacher.epochs=4", "distill.phases.joint.epochs=3", "cascade=[]"]
 
 
-def quickstart(device: str, overrides: list[str], compiled: bool = False) -> str:
-    """Run the quickstart in a store of its own; give accuracies and seconds."""
+def quickstart(
+    device: str, overrides: list[str], compiled: bool = False, name: str = "quickstart", at_least: float = 0.3
+) -> str:
+    """Run a spec in a store of its own; give accuracies and seconds."""
     with tempfile.TemporaryDirectory() as folder:
         runtime = load_runtime(
             ROOT, device=device, store=Path(folder) / "store", results=Path(folder) / "results", compile=compiled
         )
         started = time.monotonic()
-        outcome = run(load_spec(ROOT / "specs" / "quickstart.yaml", overrides), runtime)
+        outcome = run(load_spec(ROOT / "specs" / f"{name}.yaml", overrides), runtime)
         results = report(outcome.plan, runtime)
         seconds = time.monotonic() - started
     tops = ", ".join(f"{n.name} {100 * n.top1:.1f}%" for n in results.networks)
-    assert results.teacher.top1 > 0.3, tops
+    assert results.teacher.top1 > at_least, tops
     return f"{tops}; {seconds:.0f} s"
 
 
@@ -60,6 +65,13 @@ def every_network(device: str) -> str:
         missing = [name for name, p in network.net.named_parameters() if p.grad is None]
         assert not missing, f"{arch}: no gradient for {missing[:3]}"
         rows.append(f"{arch} {time.monotonic() - started:.2f} s")
+    for backbone in TSM if device != "cpu" else ("mobilenet_v3_small",):
+        started = time.monotonic()
+        network = tsm(backbone, 0.125, 10).to(device).train()
+        channels_last(network)
+        logits = network(torch.randn(2, 3, 8, 64, 64, device=device))
+        logits.square().mean().backward()
+        rows.append(f"tsm {backbone} {time.monotonic() - started:.2f} s")
     return ", ".join(rows)
 
 
@@ -80,19 +92,64 @@ def same_pixels(device: str) -> str:
 
 def same_losses(device: str) -> str:
     """Every loss, CPU against device, float32, without TF32."""
+    worst: dict[str, float] = {}
+    names = [name for name in losses.__all__ if not name.startswith("pool_to") and name != "CRD"]
+    for name in names:
+        torch.manual_seed(0)
+        values, drawn = arguments(name), torch.nn.functional.normalize(torch.randn(50, 8), dim=1)
+        found: list[torch.Tensor] = []
+        for where in ("cpu", device):
+            extra = {"directions": drawn.to(where)} if name == "sliced_w2" else {}
+            found.append(getattr(losses, name)(*(_moved(v, where) for v in values), **extra).cpu())
+        worst[name] = float((found[0] - found[1]).abs() / found[0].abs())
     torch.manual_seed(0)
-    worst = 0.0
-    for name in losses.__all__:
-        if name == "pool_to_common":
-            continue
-        shape = (16, 10) if name in ("ce", "kd") else (16, 8, 4, 6, 6)
-        first = torch.randn(shape)
-        second = torch.randint(-1, 10, (16,)) if name == "ce" else torch.randn(shape)
-        loss = getattr(losses, name)
-        here, there = loss(first, second), loss(first.to(device), second.to(device)).cpu()
-        worst = max(worst, float((here - there).abs() / here.abs()))
-    assert worst < 1e-4, worst
-    return f"largest relative difference {worst:.1e}"
+    crd = losses.CRD(clips=64, student_channels=8, teacher_channels=6).eval()
+    feats, numbers = (torch.randn(16, 8, 2, 3, 3), torch.randn(16, 6, 2, 3, 3)), torch.arange(16)
+    found = []
+    for where in ("cpu", device):
+        torch.manual_seed(1)
+        found.append(crd.to(where)(*(f.to(where) for f in feats), numbers.to(where)).detach().cpu())
+    worst["crd"] = float((found[0] - found[1]).abs() / found[0].abs())
+    name = max(worst, key=lambda key: worst[key])
+    assert worst[name] < 1e-4, worst
+    return f"{len(worst)} losses, largest relative difference {worst[name]:.1e} ({name})"
+
+
+def arguments(name: str) -> list[Any]:
+    """What a loss is called with."""
+    logits, maps = torch.randn(2, 16, 10), torch.randn(2, 16, 8, 4, 6, 6)
+    labels = torch.randint(-1, 10, (16,))
+    match name:
+        case "ce":
+            return [logits[0], labels]
+        case "dkd":
+            return [*logits, labels]
+        case "pseudo":
+            return [logits[0], logits[1].softmax(1), labels > 3]
+        case "fixmatch":
+            return [logits[0], 9 * logits[1]]
+        case "kd" | "dist" | "logit_std":
+            return [*logits]
+        case "stage_cka":
+            return [[maps[0], maps[0, :, :4]], [maps[1], maps[1, :, 2:]]]
+        case "cka":
+            return [maps[0].flatten(1), maps[0, :, :5].flatten(1)]
+        case _:
+            return [*maps]
+
+
+def _moved(value: Any, device: str) -> Any:
+    return [part.to(device) for part in value] if isinstance(value, list) else value.to(device)
+
+
+def whole_method(device: str) -> str:
+    """The full method on weak labels with every option that has code of its own on the device."""
+    options = [
+        "teacher.epochs=6", "student.epochs=5", "refine.rounds=1", "refine.folds=2", "refine.by=both",
+        "distill.normalize=first_epoch", "distill.guides=dense", "distill.drop=0.3", "distill.pair_weights=trust",
+        "distill.phases.joint.losses={crd: 0.1, stage_cka: 0.1, fixmatch: 0.1, sp: 1, at: 1, review: 0.1}",
+    ]  # fmt: skip
+    return quickstart(device, options, name="weak_labels", at_least=0.2)
 
 
 def main() -> None:
@@ -110,6 +167,7 @@ def main() -> None:
         "networks": lambda: every_network(device),
         "quickstart": lambda: quickstart(device, [] if device == "cuda" else short),
         "bf16": lambda: quickstart(device, [*short, "train.precision=bf16"]),
+        "method": lambda: whole_method(device),
         "compile": lambda: quickstart(device, short, compiled=True),
     }
     if device == "cuda":

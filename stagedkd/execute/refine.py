@@ -134,14 +134,17 @@ def _out_of_fold(
     found = np.empty((len(clips.numbers), len(clips.classes)), np.float64)
     for fold in range(work.rule.folds):
         kept = context.workspace.scratch / f"{trainee.by}-{fold}.npy"
+        out = folds == fold
+        if not out.any():  # fewer groups than folds
+            continue
         if not kept.exists():
             context.listener.note(f"{context.stage.name}: {trainee.by} without fold {fold + 1} of {work.rule.folds}")
-            scores = _fold(context, work, trainee, clips, before, folds == fold, source, device)
+            scores = _fold(context, work, trainee, clips, before, out, source, device)
             part = kept.with_suffix(".part")
             with part.open("wb") as stream:
                 np.save(stream, scores)
             part.replace(kept)
-        found[folds == fold] = np.load(kept)
+        found[out] = np.load(kept)
     return found
 
 
@@ -150,8 +153,7 @@ def _fold(
     out: npt.NDArray[np.bool_], source: ClipSource, device: torch.device,
 ) -> npt.NDArray[np.float64]:  # fmt: skip
     """Train without the clips in `out`, then predict them: log-probabilities (clips in out, N)."""
-    labels = before.label[~out]
-    fold = int(np.flatnonzero(out)[0]) if out.any() else 0
+    labels, fold = before.label[~out], int(np.flatnonzero(out)[0])  # a fold is known by its first clip
     if not (labels >= 0).any():
         raise DataError("a fold leaves no labelled clip to train on", hint="lower refine.folds, or raise labels.clean")
     seed = int(bits(work.rule.seed, 73, work.round, fold, trainee.by == "student").item() >> np.uint64(33))

@@ -67,9 +67,9 @@ def correlation(student: Network, teacher: Network, cuts: tuple[Cut, Cut], probe
 def _hsic_terms(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
     """Debiased HSIC (Song et al. 2012) of the pair, of the student and of the teacher with itself, (3,) in float64."""
     flat = [f.float().flatten(1) for f in pool_to_common(student_BCTHW, teacher_BCTHW)]
-    one, two = (u_centred((centred @ centred.T).double()) for centred in (f - f.mean(0) for f in flat))
+    one, two = (u_centred((centred @ centred.T).cpu().double()) for centred in (f - f.mean(0) for f in flat))
     count = len(one) * (len(one) - 3)
-    return torch.stack([(one * two).sum(), one.square().sum(), two.square().sum()]).cpu() / count
+    return torch.stack([(one * two).sum(), one.square().sum(), two.square().sum()]) / count
 
 
 @contextmanager
