@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from stagedkd import compile_plan, load_spec, losses, run
 from stagedkd.data.mix import Batch, mix, strong_view
+from stagedkd.data.views import fit_input
 from stagedkd.errors import SpecError, TrainingError
 from stagedkd.execute.preflight import preflight
 from stagedkd.models.build import build
@@ -30,7 +31,7 @@ from stagedkd.train.correlation import Probe, correlation
 from stagedkd.train.loop import fit
 from stagedkd.train.phases import route
 from stagedkd.train.schedule import loss_weight, ramp
-from stagedkd.train.terms import Hop, kept_guides, one_to_one
+from stagedkd.train.terms import Cast, Hop, Moment, Seen, kept_guides, loss_parts, one_to_one
 from tests.conftest import REPO, TINY
 from tests.test_train import CPU, CUT, PAIRS, job, networks, phase
 
@@ -177,7 +178,6 @@ def test_correlation_is_debiased_cka_over_the_probe(tmp_path: Path) -> None:
     assert student.training and rho.shape == (3, 3) and bool(((rho >= 0) & (rho <= 1)).all())
     student.eval()
     (view,) = work.feed.source.views(list(range(24)), 1, 1)
-    from stagedkd.data.views import fit_input
 
     mine = student.run(fit_input(view, None), taps=("layer1", "layer2", "layer3"), head=False)[0]
     theirs = teacher.run(fit_input(view, None), taps=("layer1", "layer2", "layer3"), head=False)[0]
@@ -528,3 +528,127 @@ def test_every_method_of_the_benchmark_has_the_compute_of_kd() -> None:
     assert {cell.labels["method"] for cell in tuned} == set(found) and len(tuned) == 4 * len(found)
     epochs = {cell.labels["method"]: cell.spec.student.epochs for cell in cells}
     assert all(cell.spec.student.epochs == epochs[cell.labels["method"]] for cell in tuned)
+
+
+# ---------------------------------------------------------------- the terms of a step, by formula
+
+
+def _seen(network, share: float = 1.0) -> Seen:
+    return Seen(network.run, None, share)
+
+
+def test_the_terms_of_a_step_by_their_formulas() -> None:
+    """Mixed labels by their shares, refined labels of the right clips, pairs weighed by trust, the strong view."""
+    torch.manual_seed(0)
+    student, teacher = networks()
+    student.eval()
+    named = Losses.model_validate({"ce": 1, "pseudo": 1, "fixmatch": {"threshold": 0.26}, "hint": 1, "kd": 1})
+    work = phase(losses=named, pairs=PAIRS, train=Train(batch=6))
+    bridge = Bridge("pairs", (work,), {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}).eval()
+    cast = Cast(_seen(student), (_seen(teacher),), bridge, CPU, Hop(pair_weights="trust", seed=11))
+    labels, posterior = torch.tensor([0, 1, -1, 2, 3, -1]), torch.softmax(torch.randn(6, 4), 1)
+    accepted, order = torch.tensor([True, False, True, True, False, True]), torch.tensor([3, 0, 4, 1, 5, 2])
+    clip = torch.rand(6, 3, 4, 16, 16)
+    batch = Batch(clip, labels, torch.arange(6), posterior, accepted, order, 0.7)
+    rho = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.5, 0.1], [0.1, 0.1, 0.2]])
+    moment = Moment(phase=1, epoch=0.0, step=5, rho_KM=rho)
+    with torch.no_grad():
+        parts = loss_parts(cast, work, route(work, CUT, CUT), batch, moment)
+    student.requires_grad_(False)
+    bridge.requires_grad_(False)
+    view = fit_input(clip, None)
+    logits = student(view)
+
+    def ce(targets: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits, targets, ignore_index=-1)
+
+    def refined(q: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+        return (-(q * logits.log_softmax(1)).sum(1) * m).mean()
+
+    expected = {
+        "ce": 0.7 * ce(labels) + 0.3 * ce(labels[order]),
+        "pseudo": 0.7 * refined(posterior, accepted) + 0.3 * refined(posterior[order], accepted[order]),
+    }
+    strong = student(fit_input(strong_view(clip, 11, 1, 5), None))
+    sure, own = logits.softmax(1).max(1)
+    assert (sure >= 0.26).any() and not torch.allclose(strong, logits)
+    expected["fixmatch"] = (torch.nn.functional.cross_entropy(strong, own, reduction="none") * (sure >= 0.26)).mean()
+    names = ("layer1", "layer2", "layer3")
+    mine, theirs = (n.run(view, taps=names, head=False)[0] for n in (student, teacher))
+    weight = torch.softmax(torch.tensor([0.9, 0.5, 0.2]), 0)
+    expected["hint"] = sum(
+        w * (bridge.lifts[f"{k}-{k}"](mine[n]) - theirs[n]).square().mean()
+        for k, (n, w) in enumerate(zip(names, weight, strict=True), 1)
+    )
+    expected["kd"] = losses.kd(logits, teacher(view))
+    assert set(parts) == set(expected)
+    for name, value in expected.items():
+        assert float(parts[name]) == pytest.approx(float(value), rel=1e-4), name
+
+
+def test_a_loss_that_begins_at_zero_is_not_blown_up(tmp_path: Path) -> None:
+    """FixMatch says nothing until the student is sure: its first epoch is the one in which it speaks."""
+    at = fit(
+        job(
+            tmp_path,
+            (phase(epochs=2, losses=Losses.model_validate({"kd": 1.0, "fixmatch": {"threshold": 0.999}})),),
+            normalize=True,
+        )
+    )
+    assert "fixmatch" not in {name for name, (total, _) in at.scales.items() if total} and at.last["p"]["total"] < 10
+
+
+def test_a_contrast_remembers_a_repeated_clip_once() -> None:
+    torch.manual_seed(0)
+    crd = losses.CRD(clips=8, student_channels=4, teacher_channels=4).train()
+    feats = torch.randn(3, 4, 1, 2, 2), torch.randn(3, 4, 1, 2, 2)
+    before = crd.student_memory.clone()
+    crd(*feats, torch.tensor([5, 2, 5]))
+    embedded = torch.nn.functional.normalize(crd.student_embedding(feats[0].mean((2, 3, 4))), dim=1)
+    first = torch.nn.functional.normalize(0.5 * before[5] + 0.5 * embedded[0], dim=0)
+    assert torch.allclose(crd.student_memory[5], first, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["distill.normalize=first_epoch", "distill.phases.joint.ramp=1"], "normalize would undo the ramp"),
+        (["train.batch=3", "distill.phases.joint.losses.cka=1"], "'cka' relates clips: it wants batches of 4 or more"),
+        (["train.batch=1", "distill.teacher.shuffle=true"], "one clip cannot be shuffled"),
+        (["distill.pairing=[[1, 1], [1, 2]]", "distill.phases={$replace: {joint: {epochs: 1, losses: {kd: 1, stage_cka: 1}}}}"], "has not two pairs"),
+        (["distill.phases.late={epochs: 1, losses: {crd: {temperature: 0.5}}}", "distill.phases.joint.losses.crd=1"], "crd has one memory over all phases"),
+        (["cascade=[{arch: resnet3d, width: 6, blocks: [1], substages: [[stem, layer1]]}]", "distill.phases={$replace: {joint: {epochs: 1, substages: [2], losses: {kd: 1}}}}"], "assistant 1 has 1 substages, and phase 'joint' names 2"),
+        (["cascade=[]", "labels={$replace: {clean: 0}}", "control=null", "distill.phases.joint.losses={$replace: {kd: 1}}", "co_teachers=[{arch: resnet3d, width: 4, blocks: [1, 1], epochs: 2}]"], "the teacher has no labels"),
+    ],
+)  # fmt: skip
+def test_more_that_cannot_be_is_refused(project: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec("specs/tiny.yaml", overrides)
+    assert message in caught.value.problems[0].message
+
+
+def test_an_own_network_without_substages_is_refused_where_something_is_compared(project: Path) -> None:
+    (project / "net.py").write_text("def build(classes): ...\n", "utf-8")
+    for pairing in ("auto", "review", "correlation", "stride", "depth"):
+        with pytest.raises(SpecError, match="must declare its substages"):
+            load_spec(
+                "specs/tiny.yaml", ["cascade=[{arch: file, path: net.py, epochs: 4}]", f"distill.pairing={pairing}"]
+            )
+    own = [
+        "student={$replace: {arch: file, path: net.py}}",
+        "cascade=[]",
+        "distill.phases={$replace: {joint: {epochs: 1, substages: [1], losses: {kd: 1}}}}",
+    ]
+    with pytest.raises(SpecError, match="names substages: the student must declare its own"):
+        load_spec("specs/tiny.yaml", own)
+
+
+def test_idle_fields_of_a_rule_and_what_cannot_be_had_are_said(project: Path) -> None:
+    base = ["teacher.labels=same", "distill.phases.joint.losses.pseudo=0.5"]
+    one, two = (tiny(*base, f"refine={{kind: noise_model, decay: {d}}}").stage("refine-1").key for d in (0.2, 0.9))
+    assert one == two
+    one, two = (tiny(*base, f"refine={{kind: ema, align: {a}}}").stage("refine-1").key for a in (0.2, 0.9))
+    assert one == two
+    assert any("plain distillation" in note for note in tiny("cascade=[]", "distill.guides=dense").notes)
+    tsm = tiny("student={$replace: {arch: tsm, backbone: resnet18}}", "cascade=[]", "distill.pairing=stride")
+    assert any("strides of tsm are not known" in note for note in tsm.notes)

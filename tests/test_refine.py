@@ -282,3 +282,46 @@ def test_refinement_without_clean_labels_says_what_to_do(project: Path) -> None:
     with pytest.raises(Exception, match=r"'refine' needs clean labels") as caught:
         run(load_spec("specs/tiny.yaml"))
     assert not isinstance(caught.value, DataError) and json.dumps(str(caught.value))
+
+
+@pytest.mark.slow
+def test_predictions_are_out_of_fold_and_rounds_train_on_the_labels_before(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No network predicts a clip that it was trained on, and the second round's networks see the first one's labels."""
+    from stagedkd.execute import refine as stage
+
+    (project / "specs" / "tiny.yaml").write_text(REFINED, "utf-8")
+    trained: list[tuple[set[int], dict[int, int]]] = []
+    predicted: list[set[int]] = []
+    run_job, predict = stage.run_job, stage.predict
+
+    def training(context: Any, made: Any) -> Any:
+        numbers = made.feed.numbers.tolist()
+        trained.append((set(numbers), dict(zip(numbers, made.feed.labels.tolist(), strict=True))))
+        return run_job(context, made)
+
+    def predicting(network: Any, source: Any, numbers: Any, *rest: Any) -> Any:
+        predicted.append(set(numbers.tolist()))
+        return predict(network, source, numbers, *rest)
+
+    monkeypatch.setattr(stage, "run_job", training)
+    monkeypatch.setattr(stage, "predict", predicting)
+    outcome = run(
+        load_spec("specs/tiny.yaml", ["refine.folds=3", "train.lr=3e-3", "teacher.epochs=12", "data.train=96"])
+    )
+    first = read_table(outcome.artifacts["refine-1"].file("refined.parquet"))
+    assert outcome.artifacts["refine-1"].manifest.metrics["outcome"] == KEPT, "the case is built so that it is kept"
+    assert len(trained) == 6 and set().union(*predicted[:3]) == set(first["clip"])
+    for (seen, _), out in zip(trained, predicted, strict=True):
+        assert not seen & out and seen | out == set(first["clip"])
+    after = dict(zip(first["clip"], first["label"], strict=True))
+    given_ = dict(zip(first["clip"], first["given"], strict=True))
+    assert any(after[n] != given_[n] for n in after)
+    for _, labels in trained[3:]:
+        assert all(label == after[n] for n, label in labels.items())
+
+
+def test_newly_labelled_clips_count_as_change() -> None:
+    before, after = np.array([0, 1, -1, -1]), np.array([0, 1, 2, -1])
+    assert rules.flips(before, after) == pytest.approx(1 / 3)

@@ -190,8 +190,8 @@ def first_labels(given: Ids, classes: int) -> Labels:
 
 
 def flips(before: Ids, after: Ids) -> float:
-    """Share of the labels there were that a round changed."""
-    known = before >= 0
+    """Share of the labels that a round changed, gave or took."""
+    known = (before >= 0) | (after >= 0)
     return float((before[known] != after[known]).mean()) if known.any() else 0.0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def refine(context: Context, work: Refine) -> Done:
         return _done(context, clips, work, before, before, {**facts, "outcome": over, "train_flops": 0}, {})
     if not clips.clean.any():
         raise DataError("no training clip has a clean label to calibrate on", hint="raise labels.clean")
-    device = training_device(context)
+    started, device = time.monotonic(), training_device(context)
     folds = rules.deal_folds(clips.groups, clips.given, work.rule.folds, work.rule.seed)
     raw = [_out_of_fold(context, work, trainee, clips, before, folds, device) for trainee in work.networks]
     sure, truth = clips.clean, clips.given[clips.clean]
@@ -83,7 +84,9 @@ def refine(context: Context, work: Refine) -> Done:
     made = rules.next_labels(work.rule, predicted, clips.given, clips.clean, before)
     facts["outcome"] = _outcome(clips, before, made, facts, earlier, int(right.sum()))
     kept = facts["outcome"].startswith((KEPT, "last"))
-    return _done(context, clips, work, before, made if kept else before, facts, run_facts(device, 0.0))
+    return _done(
+        context, clips, work, before, made if kept else before, facts, run_facts(device, time.monotonic() - started)
+    )
 
 
 def _outcome(
@@ -178,7 +181,7 @@ def _flops(context: Context, work: Refine, clips: Clips, folds: npt.NDArray[np.i
     for trainee in work.networks:
         arch, seen = trainee.arch, work.clip.seen(trainee.input)
         shape = measure(lambda arch=arch: build_or_refuse(arch, len(clips.classes), context.root), *seen)
-        for fold in range(work.rule.folds):
+        for fold in sorted(set(folds.tolist())):
             steps = -(-int((folds != fold).sum()) // trainee.phase.train.batch)
             total += train_flops(trainee.phase, route(trainee.phase, (), ()), steps, shape)
     return total

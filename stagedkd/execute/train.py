@@ -31,8 +31,7 @@ from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.work import Distill, PhaseWork, Teach, Weights
 from stagedkd.spec.schema import Arch, Input
 from stagedkd.store.manifest import file_digest
-from stagedkd.store.store import Artifact
-from stagedkd.train import checkpoint
+from stagedkd.store.store import Artifact, unfinished
 from stagedkd.train.bridge import Bridge
 from stagedkd.train.compute import hop_flops, train_flops
 from stagedkd.train.correlation import CLIPS, Probe, correlation
@@ -159,7 +158,8 @@ def _write_correlation(
 
 def training_device(context: Context) -> torch.device:
     """Set threads and determinism, then give the device. A resumed stage keeps the threads it began with."""
-    saved = next(map(checkpoint.load, checkpoint.folders(context.workspace.scratch)), None)
+    began, scratch = context.workspace.scratch / "began.json", context.workspace.scratch
+    saved = json.loads(began.read_text("utf-8")) if began.exists() and unfinished(scratch) else None
     threads = context.runtime.used_threads
     if saved is not None and saved["threads"] != threads:
         context.listener.note(f"going on with {saved['threads']} threads, as this stage began, not {threads}")
@@ -169,6 +169,8 @@ def training_device(context: Context) -> torch.device:
     device = device_of(context.runtime.device)
     if saved is not None and saved["device"] != device.type:
         context.listener.note(f"this stage began on {saved['device']} and goes on on {device.type}: other last bits")
+    if saved is None:
+        began.write_text(json.dumps({"threads": threads, "device": device.type}), "utf-8")
     return device
 
 

@@ -64,7 +64,8 @@ class CRD(nn.Module):
 
         Args:
             student_BCTHW, teacher_BCTHW: feature maps; channels and grids may differ.
-            numbers_B: int64, which of the n clips these are, each 0..n-1, none twice in a batch.
+            numbers_B: int64, which of the n clips these are, each 0..n-1; of one that is there twice the
+                first is remembered.
         Raises:
             ValueError: the batches differ in size, channels are not those of the layers, or a number is out of range.
         """
@@ -96,7 +97,11 @@ class CRD(nn.Module):
     @torch.no_grad()
     def _remember(self, memory_nD: Tensor, numbers_B: Tensor, embedded_BD: Tensor) -> None:
         mixed = self.momentum * memory_nD[numbers_B] + (1 - self.momentum) * embedded_BD
-        memory_nD.index_copy_(0, numbers_B, F.normalize(mixed, dim=1).to(memory_nD.dtype))
+        # a batch over the end of a round may hold a clip twice: the first one is remembered, on every device
+        places_B = torch.arange(len(numbers_B), device=numbers_B.device)
+        first_BB = (numbers_B[:, None] == numbers_B[None]) & (places_B[None] < places_B[:, None])
+        new_B = ~first_BB.any(1)
+        memory_nD.index_copy_(0, numbers_B[new_B], F.normalize(mixed, dim=1)[new_B].to(memory_nD.dtype))
 
     def _check(self, student_BCTHW: Tensor, teacher_BCTHW: Tensor, numbers_B: Tensor) -> None:
         sizes = {"student": len(student_BCTHW), "teacher": len(teacher_BCTHW), "numbers": len(numbers_B)}

@@ -27,7 +27,7 @@ from stagedkd.spec.cascade import assistants
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.families import class_names, mirror_pairs
 from stagedkd.spec.load import Experiment
-from stagedkd.spec.pairing import Matching, matching
+from stagedkd.spec.pairing import Matching, matching, strides
 from stagedkd.spec.rules import warnings
 from stagedkd.spec.schedule import phase_epochs
 from stagedkd.spec.schema import (
@@ -37,6 +37,7 @@ from stagedkd.spec.schema import (
     Augment,
     Ce,
     Clip,
+    HfArch,
     InstanceDependent,
     Losses,
     Phase,
@@ -49,6 +50,7 @@ from stagedkd.spec.schema import (
     Train,
     arch_of,
 )
+from stagedkd.spec.schema import Refine as Rule
 
 
 def compile_plan(spec: Spec, lock: Lock | None = None) -> Plan:
@@ -97,6 +99,9 @@ class _Compiler:
             networks.append("control-ce")
         for name in networks:
             self._evaluate(name, data)
+        for network in (*row, *spec.co_teachers):
+            if isinstance(network, HfArch) and network.pretrained and network.digest.startswith("hub:"):
+                self._note(f"{network.model} is known by its name alone: what its owner changes changes no key")
         self.notes += [message for message, _, _ in warnings(spec)]
         return Plan(spec.name, spec, self.lock, tuple(self.stages.values()), tuple(self.notes))
 
@@ -173,8 +178,10 @@ class _Compiler:
             both = ("teacher", "student") if rule.by == "both" else (rule.by,)
             trainees = [self._trainee(by, chosen[by], rule.epochs) for by in both]
             clip, augment = self._views()
+            idle = {"align": 0.0} if rule.kind == "ema" else {"decay": Rule.model_fields["decay"].default}
             work = Refine(
-                rule=rule, round=number, networks=tuple(t for t, _ in trainees), clip=clip, augment=augment
+                rule=rule.model_copy(update=idle), round=number, networks=tuple(t for t, _ in trainees), clip=clip,
+                augment=augment,
             )  # fmt: skip
             above = {"previous": found[-1]} if found else {}
             locked = all(known for _, known in trainees)
@@ -216,6 +223,7 @@ class _Compiler:
         weights, locked = self._weights(network)
         matched = matching(self.spec, network, upper) if self._pairs_needed() else None
         roles, guides = self._guides(row, earlier)
+        self._say_of(row)
         work = Distill(
             arch=arch_of(network), input=network.input, weights=weights, cut=student_cut(network),
             teacher=arch_of(upper), teacher_input=upper.input, teacher_cut=matched.teacher_cut if matched else (),
@@ -226,6 +234,17 @@ class _Compiler:
             phases=self._phases(network, matched), clip=clip, augment=augment, seed=self.spec.seed,
         )  # fmt: skip
         self._add(name, work, locked=locked, **needs, **roles)
+
+    def _say_of(self, row: Sequence[Teacher | Student]) -> None:
+        """What a hop cannot do as it is asked."""
+        distill = self.spec.distill
+        unknown = [network.arch for network in row[-2:] if strides(network) is None]
+        if distill.pairing == "stride" and unknown and self._pairs_needed():
+            self._note(f"strides of {unknown[0]} are not known to the plan: substages are paired by depth")
+        if distill.guides == "dense" and not assistants(self.spec) and not self.spec.co_teachers:
+            self._note(
+                "distill.guides is dense, and without an assistant there is one guide: this is plain distillation"
+            )
 
     def _guides(self, row: Sequence[Teacher | Student], earlier: list[str]) -> tuple[dict[str, str], tuple[Guide, ...]]:
         """The networks that guide a hop beside the one above it: co-teachers the first hop, all under `dense`."""

@@ -47,6 +47,8 @@ def matching(spec: Spec, student: NetworkFields, teacher: NetworkFields) -> Matc
         ValueError: a cut is missing, or explicit pairs name substages that are not there.
     """
     wanted, cut = spec.distill.pairing, student_cut(student)
+    if not cut:
+        raise ValueError("one's own network must declare its substages, the lower one, too")
     if wanted in ("auto", "review"):
         kind = "review" if wanted == "review" else "pairs"
         try:

@@ -10,11 +10,11 @@ from stagedkd.spec.cascade import LARGEST_HOP, assistants, trunk_params
 from stagedkd.spec.cuts import block_names, cut_faults, student_cut
 from stagedkd.spec.families import FAMILIES, class_names, mirror_pairs
 from stagedkd.spec.fields import nearest
-from stagedkd.spec.pairing import Matching, matching
+from stagedkd.spec.method_rules import compared, guided, phases_fit
+from stagedkd.spec.pairing import matching
 from stagedkd.spec.schedule import PhaseFault, phase_epochs
 from stagedkd.spec.schema import (
     FEATURE_LOSSES,
-    LOGIT_LOSSES,
     RESPONSE_LOSSES,
     Asymmetric,
     HfArch,
@@ -28,6 +28,7 @@ from stagedkd.spec.schema import (
 )
 from stagedkd.spec.zoo import TSM, ZOO, is_weight_file
 
+CUT = "add student.substages"
 Fault: TypeAlias = tuple[str, tuple["str | int", ...], str]
 
 
@@ -123,13 +124,15 @@ def _phases(spec: Spec) -> Iterator[Fault]:
             for i, number in enumerate(phase.substages):
                 if parts and number > parts:
                     yield f"there is no substage {number}", (*at, "substages", i), f"the student has {parts}"
+            if not parts:
+                yield f"phase '{name}' names substages: the student must declare its own", (*at, "substages"), CUT
             if len(set(phase.substages)) != len(phase.substages):
                 yield "a substage stands twice", (*at, "substages"), "name each once"
         if feature and not parts:
             yield (
                 f"'{min(feature)}' compares substages: the student must declare its own",
                 (*at, "losses"),
-                ("add student.substages"),
+                CUT,
             )
         if phase.ramp is not None and not feature:
             yield "ramp is for losses on features, and this phase has none", (*at, "ramp"), "leave it out"
@@ -186,9 +189,11 @@ def _labels(spec: Spec) -> Iterator[Fault]:
                 ("distill", "phases", name, "losses", "ce"),
                 ("raise labels.clean, or leave ce out"),
             )
-    seen = spec.distill.teacher.labels or spec.teacher.labels
-    if spec.teacher.epochs and seen == "same":
-        yield "the teacher has no labels: clean and noisy are 0", ("teacher",), "raise labels.clean, or labels: all"
+    for at, teacher in _all_networks(spec):
+        if not isinstance(teacher, TeacherFields) or not teacher.epochs:
+            continue
+        if (spec.distill.teacher.labels or teacher.labels) == "same":
+            yield "the teacher has no labels: clean and noisy are 0", at, "raise labels.clean, or labels: all"
     if spec.control:
         yield "control: ce has no labels: clean and noisy are 0", ("control",), "leave it out"
 
@@ -230,7 +235,8 @@ def _cascade(spec: Spec) -> Iterator[Fault]:
     shares = [s for s in spec.cascade if isinstance(s, float)]
     if shares != sorted(shares, reverse=True):
         yield "shares go from large to small", ("cascade",), f"[{', '.join(f'{s:g}' for s in sorted(shares)[::-1])}]"
-    yield from _guided(spec)
+    yield from guided(spec)
+    yield from phases_fit(spec, listed)
     if not any(p.losses.on(FEATURE_LOSSES) for p in spec.distill.phases.values()):
         return
     row: list[NetworkFields] = [spec.teacher, *listed, spec.student]
@@ -242,36 +248,4 @@ def _cascade(spec: Spec) -> Iterator[Fault]:
             at: tuple[str | int, ...] = ("distill", "pairing") if explicit else ("teacher",) if i == 0 else ("cascade",)
             yield f"the substages of {at[0]} do not match the student's: {error}", at, ""
             continue
-        yield from _compared(spec, matched, len(student_cut(row[i + 1])))
-
-
-def _compared(spec: Spec, matched: Matching, parts: int) -> Iterator[Fault]:
-    """Every phase with feature losses has something to compare."""
-    for name, phase in spec.distill.phases.items():
-        losses = phase.losses.on(FEATURE_LOSSES)
-        if not losses:
-            continue
-        turns = [(k,) for k in range(parts)] if phase.substages == "one_by_one" else [tuple(range(parts))]
-        if isinstance(phase.substages, tuple):
-            turns = [tuple(k - 1 for k in phase.substages)]
-        for turn in turns:
-            count = len(matched.of(turn))
-            if not count or (count < 2 and "stage_cka" in losses):
-                numbers = ", ".join(str(k + 1) for k in turn)
-                what = "two pairs" if count else "a pair"
-                yield (
-                    f"phase '{name}' has not {what} of substages to compare for substage {numbers}",
-                    ("distill", "phases", name), "add pairs to distill.pairing, or train other substages",
-                )  # fmt: skip
-
-
-def _guided(spec: Spec) -> Iterator[Fault]:
-    """Guides and their dropping mean something only where logits are compared with several networks'."""
-    distill, several = spec.distill, bool(spec.co_teachers) or spec.distill.guides == "dense"
-    if not several and distill.drop:
-        yield "drop is for several guides", ("distill", "drop"), "set guides: dense, or leave it out"
-    if several and not any(phase.losses.on(LOGIT_LOSSES) for phase in distill.phases.values()):
-        at = ("co_teachers",) if spec.co_teachers else ("distill", "guides")
-        yield "several guides need a loss on logits", at, "for example kd"
-    if distill.teacher.stop is not None and not spec.teacher.epochs:
-        yield "a teacher of 0 epochs cannot be stopped early", ("distill", "teacher", "stop"), "leave it out"
+        yield from compared(spec, matched, len(student_cut(row[i + 1])))

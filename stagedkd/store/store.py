@@ -107,7 +107,7 @@ class Store:
             return "unlocked"
         if (self.root / stage.folder / "files" / MANIFEST).is_file():
             return "hit"
-        return "resumable" if any(p.suffix in KEPT for p in self._scratch(stage).rglob("*")) else "miss"
+        return "resumable" if unfinished(self._scratch(stage)) else "miss"
 
     def manifests(self) -> Iterator[Manifest]:
         """Every readable manifest in the store."""
@@ -164,6 +164,11 @@ class Store:
 
     def _scratch(self, stage: Stage) -> Path:
         return self.root / ".work" / f"{stage.work.kind}-{stage.key}"
+
+
+def unfinished(scratch: Path) -> bool:
+    """Whether an interrupted stage left something to go on from."""
+    return any(path.suffix in KEPT for path in scratch.rglob("*"))
 
 
 def _write(path: Path, text: str) -> None:

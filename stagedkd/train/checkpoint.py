@@ -34,11 +34,6 @@ def save(folder: Path, state: dict[str, Any]) -> None:
         raise TrainingError(f"cannot write the checkpoint in {folder} ({free}): {error}", hint=hint) from error
 
 
-def folders(scratch: Path) -> list[Path]:
-    """The folders below a stage's scratch that hold a checkpoint; a stage of several trainings has one for each."""
-    return sorted(path.parent for path in scratch.rglob(NAME))
-
-
 def load(folder: Path) -> dict[str, Any] | None:
     """The last checkpoint, on the CPU, or None.
 

@@ -43,5 +43,6 @@ def train_flops(
         last = max(taps, key=list(guide.block_flops).index) if taps else None
         needed = guide.flops_of(None, last, head=False)
         whole = guide.flops_of(None, None, head=True) if route.needs_teacher_logits else needed
-        each += round((1 - drop) * whole + drop * needed)
+        spoken = 1 - drop + drop ** len(guides) / len(guides)  # one always stays
+        each += round(spoken * whole + (1 - spoken) * needed)
     return each * phase.run_epochs * steps * phase.train.batch

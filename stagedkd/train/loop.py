@@ -198,11 +198,12 @@ class _Run:
         factors = {name: loss_weight(named[name], at.step / steps, phase.epochs) for name in values}
         if not self.job.normalize:
             return factors
-        for name, value in values.items() if at.step < steps else ():
+        for name, value in values.items():
             total, count = at.scales.get(name, [0.0, 0.0])
-            at.scales[name] = [total + abs(value), count + 1]
+            if value and count < steps:  # a loss that begins at zero has its first epoch when it is there
+                at.scales[name] = [total + abs(value), count + 1]
         means = {name: total / count for name, (total, count) in at.scales.items()}
-        return {name: factor / max(means[name], 1e-12) for name, factor in factors.items()}
+        return {name: factor / means.get(name, 1.0) for name, factor in factors.items()}
 
     def _where(self, phase: PhaseWork, steps: int) -> str:
         return f"phase {phase.name}, epoch {self.at.step // steps + 1}, step {self.at.step + 1}"
@@ -254,7 +255,6 @@ class _Run:
             "at": dict(self.at.__dict__), "student": job.student.state_dict(), "bridge": job.bridge.state_dict(),
             "average": self.average.state_dict() if self.average else None, "optimizer": update.state_dict(),
             "scaler": scaler.state_dict(), "rng": checkpoint.rng_state(job.device), "events": job.events.size(),
-            "threads": torch.get_num_threads(), "device": job.device.type,
         }  # fmt: skip
         checkpoint.save(job.scratch, state)
         self.since = time.monotonic()
