@@ -632,7 +632,7 @@ def test_an_own_network_without_substages_is_refused_where_something_is_compared
     for pairing in ("auto", "review", "correlation", "stride", "depth"):
         with pytest.raises(SpecError, match="must declare its substages"):
             load_spec(
-                "specs/tiny.yaml", ["cascade=[{arch: file, path: net.py, epochs: 4}]", f"distill.pairing={pairing}"]
+                "specs/tiny.yaml", ["cascade=[{arch: file, path: net.py, epochs: 3}]", f"distill.pairing={pairing}"]
             )
     own = [
         "student={$replace: {arch: file, path: net.py}}",
