@@ -135,7 +135,7 @@ def run(
     if len(outcome.plans.cells) == 1 and outcome.finished:
         wrote = print_results(next(iter(outcome.finished.values())).plan, runtime, wrote=bool(outcome.ran))
     elif outcome.finished:
-        wrote = print_grid(outcome.plans, runtime)
+        wrote = print_grid(outcome.plans, runtime) and bool(outcome.ran)
     if not no_dvc:
         cli_dvc.commit_run(outcome, None if overrides or cells else spec, wrote=wrote)
     _refuse_failed(outcome)

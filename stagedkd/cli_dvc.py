@@ -56,7 +56,7 @@ def commit_run(outcome: GridOutcome, spec: Path | None, *, wrote: bool) -> None:
     """Tell DVC of a run, where the project uses it, and print what is to be said about that."""
     from stagedkd.execute.dvc import commit_run as tell
 
-    notes(tell(outcome.plans, outcome.ran, outcome.runtime, spec, wrote=wrote and bool(outcome.ran)))
+    notes(tell(outcome.plans, outcome.ran, outcome.runtime, spec, wrote=wrote))
 
 
 def _root() -> Path:

@@ -51,7 +51,8 @@ def report(plan: Plan, runtime: Runtime | None = None) -> Results:
 
 def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResults:
     """Collect what the store has of a grid and write results/<name>/: metrics.json, cells.csv, table.tex, report.html,
-    and what DVC shows. `baseline` picks the row that the others are compared with, such as "recipe=kd"; without it the first.
+    and what DVC shows. `baseline` picks the row that the others are compared with, such as "recipe=kd"; without it the
+    first.
 
     Raises:
         StoreError: it has no finished cell.
