@@ -22,7 +22,7 @@ from stagedkd.plan.lock import data_id
 from stagedkd.plan.work import Distill, Prepare, Refine, Teach
 
 GUARD, GUARD_OUT = "stagedkd-guard", "dvc-guard.txt"
-SUMMARY, NETWORKS, CLASSES = "summary.json", "networks.csv", "classes.csv"  # what DVC shows of a report
+SUMMARY, NETWORKS, CLASSES = "summary.json", "networks.json", "classes.json"  # what DVC shows of a report
 REPORT = ("metrics.json", "report.html", "student.safetensors")
 GRID_REPORT = ("cells.csv", "metrics.json", "report.html", "table.tex")
 

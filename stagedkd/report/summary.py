@@ -1,20 +1,17 @@
-"""What DVC shows of results: summary.json for `dvc metrics` and `dvc exp show`, CSV files for `dvc plots`.
+"""What DVC shows of results: summary.json for `dvc metrics` and `dvc exp show`, tables for `dvc plots`.
 
 Nothing volatile is in them, such as times: the same artifacts give the same bytes, whatever machine made them.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from stagedkd.plan.dvcfile import CLASSES, NETWORKS
 from stagedkd.report.collect import NetworkResult, Results
-from stagedkd.report.grid import GridResults, Summary
+from stagedkd.report.grid import GridResults
 
-COLUMNS = ("network", "top1", "low95", "high95", "parameters")
+Row: TypeAlias = dict[str, "str | float"]
 
 
 def summary(results: Results) -> dict[str, Any]:
@@ -36,17 +33,21 @@ def grid_summary(found: GridResults) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def plots(results: Results) -> dict[str, str]:
+def plots(results: Results) -> dict[str, list[Row]]:
     """The files of `dvc plots`: top-1 by network, and the student's by class."""
-    rows = [(n.name, n.top1, *n.interval, n.params) for n in results.networks]
-    classes = [(name, share) for name, share in results.student.per_class.items()]
-    return {NETWORKS: _csv(COLUMNS, rows), CLASSES: _csv(("class", "top1"), classes)}
+    networks = [_row(n.name, n.top1, n.interval, n.params) for n in results.networks]
+    classes: list[Row] = [{"class": name, "top1": share} for name, share in results.student.per_class.items()]
+    return {NETWORKS: networks, CLASSES: classes}
 
 
-def grid_plots(found: GridResults) -> dict[str, str]:
+def grid_plots(found: GridResults) -> dict[str, list[Row]]:
     """As `plots`, for the students of a grid's rows."""
-    made: list[tuple[str, Summary, int]] = [(_named(r.name), r.student, r.params) for r in found.rows if r.student]
-    return {NETWORKS: _csv(COLUMNS, [(name, s.top1, *s.interval, params) for name, s, params in made])}
+    made = [(_named(row.name), row.student, row.params) for row in found.rows]
+    return {NETWORKS: [_row(name, s.top1, s.interval, params) for name, s, params in made if s]}
+
+
+def _row(name: str, top1: float, interval: tuple[float, float], parameters: int) -> Row:
+    return {"network": name, "top1": top1, "low95": interval[0], "high95": interval[1], "parameters": parameters}
 
 
 def _named(row: str) -> str:
@@ -57,11 +58,3 @@ def _figures(network: NetworkResult) -> dict[str, float]:
     figures = {"top1": network.top1, "top5": network.top5, "ece": network.ece, "parameters": network.params,
                "flops": network.flops, "train_flops": network.train_flops}  # fmt: skip
     return {name: value for name, value in figures.items() if value is not None}
-
-
-def _csv(columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()

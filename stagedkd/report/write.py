@@ -37,8 +37,8 @@ def report(plan: Plan, runtime: Runtime | None = None) -> Results:
         _write(folder / "metrics.json", _json(as_json(results)))
         _write(folder / "report.html", page(results))
         _write(folder / SUMMARY, _json(summary(results)))
-        for name, text in plots(results).items():
-            _write(folder / name, text)
+        for name, rows in plots(results).items():
+            _write(folder / name, _json(rows))
         student = store.artifact(plan.stage("student")).file("student.safetensors")
         shutil.copyfile(student, folder / "student.safetensors.tmp")  # what is there may be a link to DVC's cache
         (folder / "student.safetensors.tmp").replace(folder / "student.safetensors")
@@ -64,8 +64,8 @@ def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResul
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / "metrics.json", _json(grid_json(found)))
         _write(folder / SUMMARY, _json(grid_summary(found)))
-        for name, text in grid_plots(found).items():
-            _write(folder / name, text)
+        for name, rows in grid_plots(found).items():
+            _write(folder / name, _json(rows))
         _write(folder / "cells.csv", as_csv(found))
         _write(folder / "table.tex", as_latex(found))
         _write(folder / "report.html", grid_page(found))
@@ -133,7 +133,7 @@ def _template(name: str) -> Any:
     return Environment(loader=PackageLoader("stagedkd.report", "."), autoescape=True).get_template(name)
 
 
-def _json(values: dict[str, Any]) -> str:
+def _json(values: Any) -> str:
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
 
