@@ -123,6 +123,8 @@ stages:
 """
     assert distill in text
     report = """\
+    params:
+      - specs/small.yaml:
     outs:
       - results/small/metrics.json
       - results/small/report.html
@@ -217,9 +219,7 @@ def test_the_guard_depends_on_all_that_the_specs_were_read_from(project: Path) -
     (project / "axis.yaml").write_text("distill: {phases: {joint: {losses: {ce: 1.0}}}}\n", "utf-8")
     own = "student: {$replace: {arch: file, path: nets/own.py, substages: [[stem], [mid]], epochs: 2}}"
     grid = "grid: {axes: {recipe: {a: ../axis.yaml, b: kd}}}"
-    (project / "specs" / "child.yaml").write_text(
-        f"extends: tiny.yaml\nrecipe: ../mine.yaml\n{own}\n{grid}\n", "utf-8"
-    )
+    (project / "specs" / "child.yaml").write_text(f"extends: tiny.yaml\nrecipe: ../mine.yaml\n{own}\n{grid}\n", "utf-8")
     tracked(project, "specs/child.yaml", more=", store: kept/store")
     pipeline = load_project(project).pipeline
     first = dvc_stages(pipeline)[0]
@@ -316,7 +316,7 @@ def test_stale_entries_go_from_the_lock_and_no_others(small: Pipeline) -> None:
 def test_sync_check_and_guard(project: Path) -> None:
     tracked(project, "specs/tiny.yaml")
     for call in (lambda: sync(project, check=True, commit=True), lambda: guard(project)):
-        with pytest.raises(StaleError, match="there is no dvc.yaml"):
+        with pytest.raises(StaleError, match=r"there is no dvc\.yaml"):
             call()
     assert sync(project, check=False, commit=True)[0].startswith("wrote dvc.yaml: 12 stages more")
     text = (project / "dvc.yaml").read_bytes()
@@ -390,7 +390,7 @@ def test_params_that_are_wrong_are_said(project: Path) -> None:
             load_project(project)
         assert caught.value.problems[0].place is not None and "'dvc" in caught.value.problems[0].message
     tracked(project, "specs/tiny.yaml", more=", store: /elsewhere")
-    with pytest.raises(UsageError, match="runtime.store is /elsewhere, outside the project"):
+    with pytest.raises(UsageError, match=r"runtime\.store is /elsewhere, outside the project"):
         load_project(project)
 
 

@@ -73,7 +73,8 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class DvcStage:
-    """A stage of dvc.yaml. Of `outs` some are `persist`ent; `plots` maps a path to its properties."""
+    """A stage of dvc.yaml. `params` are keys of params.yaml, `values` a file all of whose values DVC shows beside the
+    metrics; `plots` maps a path to its properties."""
 
     name: str
     command: str
@@ -82,6 +83,7 @@ class DvcStage:
     outs: tuple[str, ...]
     persist: bool = True
     params: tuple[str, ...] = ()
+    values: str = ""
     metrics: tuple[str, ...] = ()
     plots: Mapping[str, Mapping[str, str]] | None = None
 
@@ -205,7 +207,7 @@ def _report(pipeline: Pipeline, name: str, source: Source) -> DvcStage:
     return DvcStage(
         name, report_command(source.path), f"results of {source.path}",
         tuple(_files(pipeline, stage) for stage in source.plans.unique.values()),
-        tuple(f"{folder}/{file}" for file in (GRID_REPORT if grid else REPORT)), persist=False,
+        tuple(f"{folder}/{file}" for file in (GRID_REPORT if grid else REPORT)), persist=False, values=source.path,
         metrics=(f"{folder}/{SUMMARY}",), plots=plots,
     )  # fmt: skip
 
@@ -220,7 +222,8 @@ def _lines(stages: Sequence[DvcStage], indent: int) -> list[str]:
         lines += [f"{stage.name}:", f"  cmd: {quoted(stage.command)}", f"  desc: {quoted(stage.about)}"]
         lines += ["  meta: {made_by: " + MADE_BY + "}"]
         lines += ["  deps:", *(f"    - {quoted(path)}" for path in stage.deps)]
-        lines += ["  params:", *(f"    - {key}" for key in stage.params)] if stage.params else []
+        params = [*stage.params, *([f"{quoted(stage.values)}:"] if stage.values else [])]
+        lines += ["  params:", *(f"    - {param}" for param in params)] if params else []
         lines += ["  outs:"]
         for path in stage.outs:
             lines += [f"    - {quoted(path)}:", "        persist: true"] if stage.persist else [f"    - {quoted(path)}"]
