@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagedkd.errors import LockError, SpecError, StaleError, UsageError
-from stagedkd.execute.dvc import find_stage, guard, load_project, sync
+from stagedkd.execute import dvc
+from stagedkd.execute.dvc import commit_run, find_stage, guard, load_project, sync
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.dvcfile import Pipeline, Source, dvc_stages, dvc_yaml, pruned, stale_entries
 from stagedkd.plan.dvctext import MARK, quoted, read_stages, without
+from stagedkd.plan.runtime import load_runtime
 from stagedkd.spec.load import load_experiment
 from tests.conftest import OWN_NET, REPO, TINY, Command
 
@@ -396,7 +398,42 @@ def test_params_that_are_wrong_are_said(project: Path) -> None:
 
 def test_the_committed_pipeline_is_up_to_date() -> None:
     assert sync(REPO, check=True, commit=False) == ["dvc.yaml is up to date"]
-    assert (REPO / ".dvc" / "config").read_text("utf-8") == "[core]\n    analytics = false\n"
+    assert "analytics = false" in (REPO / ".dvc" / "config").read_text("utf-8")
+
+
+def test_a_run_tells_dvc_and_its_failure_is_a_note(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracked(project, "specs/tiny.yaml")
+    sync(project, check=False, commit=False)
+    spec = project / "specs" / "tiny.yaml"
+    plans, runtime = compile_experiment(load_experiment(spec)), load_runtime(project)
+    assert commit_run(plans, plans.unique, runtime, spec, wrote=True) == []  # no DVC repository
+    (project / ".dvc").mkdir()
+    told: list[tuple[str, ...]] = []
+    monkeypatch.setattr(dvc, "_dvc", lambda root, *arguments: told.append(arguments) or "")
+    assert commit_run(plans, plans.unique, runtime, spec, wrote=True) == []
+    assert not told  # there are no files
+    first = next(iter(plans.unique.values()))
+    (project / "store" / first.folder / "files").mkdir(parents=True)
+    commit_run(plans, (), runtime, None, wrote=False)
+    assert told == [("commit", "-f", "dvc.yaml:stagedkd-guard", f"dvc.yaml:{first.folder}")]
+    lock = "stages:\n" + "".join(f"  {name}:\n    cmd: x\n" for name in ["report-tiny", *(s.folder for s in plans.unique.values())])  # fmt: skip
+    (project / "dvc.lock").write_text(lock, "utf-8")
+    assert commit_run(plans, (), runtime, spec, wrote=False) == [] and len(told) == 1  # nothing new: DVC is not called
+    for elsewhere in ({"store": Path("other")}, {}):
+        monkeypatch.setenv("DVC_STAGE", "a stage of the user's" if not elsewhere else "")
+        commit_run(plans, plans.unique, load_runtime(project, **elsewhere), spec, wrote=True)
+        assert len(told) == 1
+        monkeypatch.delenv("DVC_STAGE")
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    (note,) = commit_run(plans, plans.unique, runtime, spec, wrote=True)  # .dvc is an empty folder, which DVC refuses
+    assert note.startswith("DVC was not told: ERROR")
+    spec.write_text(TINY.replace("lr: 1e-2", "lr: 2e-2"), "utf-8")
+    (note,) = commit_run(plans, plans.unique, runtime, spec, wrote=True)
+    assert "dvc.yaml is not what the specs say" in note and "(stagedkd dvc sync)" in note
+    edited = compile_experiment(load_experiment(spec))
+    (note,) = commit_run(edited, edited.unique, runtime, spec, wrote=True)
+    assert note == "dvc.yaml does not have 8 of these stages, so DVC was not told: stagedkd dvc sync"
 
 
 def test_nothing_heavy_is_loaded(project: Path, stagedkd: Command) -> None:

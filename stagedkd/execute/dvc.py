@@ -166,7 +166,7 @@ def commit_run(plans: Plans, ran: Collection[str], runtime: Runtime, spec: Path 
         notes, such as why DVC was not told; none where there is no DVC repository or nothing new.
     """
     root = Path(runtime.root)
-    if "DVC_STAGE" in os.environ or not (root / "dvc.yaml").is_file() or not in_dvc(root):
+    if os.environ.get("DVC_STAGE") or not (root / "dvc.yaml").is_file() or not in_dvc(root):
         return []  # DVC_STAGE: a stage of DVC's runs us, and DVC sees to what it makes
     try:
         usual = load_runtime(root)
@@ -206,11 +206,13 @@ def _commit_known(project: Project) -> list[str]:
 
 
 def _commit(project: Project, names: Collection[str]) -> str:
-    """`dvc commit` of the guard and of those stages of which all files are here; the fault in short, or ""."""
+    """`dvc commit` of those stages of which all files are here, and of the guard; the fault in short, or ""."""
     _write_guard(project)
     stages = [stage for stage in dvc_stages(project.pipeline) if stage.name in names]
     whole = [stage.name for stage in stages if all((project.root / path).exists() for path in stage.paths)]
-    return _dvc(project.root, "commit", "-q", "-f", *(f"dvc.yaml:{name}" for name in (GUARD, *whole)))
+    if names and not whole:
+        return ""
+    return _dvc(project.root, "commit", "-f", *(f"dvc.yaml:{name}" for name in (GUARD, *whole)))
 
 
 def _dvc(root: Path, *arguments: str) -> str:
@@ -220,8 +222,8 @@ def _dvc(root: Path, *arguments: str) -> str:
     found = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if found.returncode == 0:
         return ""
-    said = [line for line in (found.stderr or found.stdout).splitlines() if line.strip()]
-    return " ".join(said[:2]) or f"dvc ended with {found.returncode}"
+    said = [line for line in found.stderr.splitlines() if line.startswith("ERROR")]  # -q would hide these, too
+    return said[0] if said else f"dvc ended with {found.returncode}"
 
 
 def _write_guard(project: Project) -> None:
