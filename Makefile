@@ -3,10 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: quickstart test test-fast coverage docs check check-gpu lock-requirements clean
+.PHONY: quickstart repro test test-fast coverage docs check check-gpu lock-requirements clean
 
 quickstart: .venv/ready          ## set up and run specs/quickstart.yaml
 	$(BIN)/stagedkd run specs/quickstart.yaml
+
+repro: .venv/ready               ## set up and rebuild what dvc.yaml says
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
 test: .venv/ready                ## set up and run all tests
 	$(BIN)/python -m pytest
@@ -22,11 +25,12 @@ docs: .venv/ready                ## docs/spec.md and stagedkd.schema.json from t
 	$(BIN)/python -m stagedkd.spec.reference > docs/spec.md
 	$(BIN)/stagedkd schema > stagedkd.schema.json
 
-check: .venv/ready               ## lint, format, types, import contracts
+check: .venv/ready               ## lint, format, types, import contracts, dvc.yaml against the specs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/stagedkd dvc sync --check
 
 check-gpu:                       ## on a machine with a CUDA GPU and torch: everything that needs one
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/check_gpu.py

@@ -18,7 +18,7 @@ import numpy as np
 
 from stagedkd import load_spec
 from stagedkd.execute.context import Silent
-from stagedkd.execute.walk import run_stages
+from stagedkd.execute.walk import locked_plan, run_stage
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.report.statistics import paired
 from stagedkd.store.store import Artifact
@@ -78,8 +78,10 @@ def rounds(folder: Path, overrides: list[str]) -> list[Artifact]:
     spec = load_spec(folder / "specs" / "refinement.yaml", overrides)
     assert spec.refine is not None
     names = [f"refine-{i + 1}" for i in range(spec.refine.rounds)]
-    made = run_stages(spec, load_runtime(folder), Silent(), ["data", "labels", *names])[1]
-    return [made[name] for name in names]
+    runtime = load_runtime(folder)
+    plan = locked_plan(spec, runtime, Silent())
+    made = [run_stage(plan, plan.stage(name), runtime, Silent())[0] for name in ("data", "labels", *names)]
+    return made[2:]
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stagedkd import cli_data
+from stagedkd import cli_data, cli_dvc
 from stagedkd.cli_common import (
     AsJson,
     Baseline,
     Cells,
     DataDir,
     Device,
+    NoDvc,
     Overrides,
     Quiet,
     ResultsDir,
@@ -47,6 +48,8 @@ app = typer.Typer(
     help="Staged knowledge distillation for video classification, from one YAML spec.",
 )  # fmt: skip
 app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_dvc.app, name="dvc")
+app.command()(cli_dvc.stage)
 
 
 @app.command()
@@ -114,9 +117,9 @@ def plan(
 def run(
     spec: SpecPath, overrides: Overrides = None, cells: Cells = None, store: StoreDir = None,
     results: ResultsDir = None, data_dir: DataDir = None, device: Device = None, threads: Threads = None,
-    verbose: Verbose = False, quiet: Quiet = False,
+    verbose: Verbose = False, quiet: Quiet = False, no_dvc: NoDvc = False,
 ) -> None:  # fmt: skip
-    """Run every stage that the store does not have, then report."""
+    """Run every stage that the store does not have, then report, and tell DVC where the project uses it."""
     from stagedkd.execute.walk import run_experiment
 
     experiment = _load(spec, overrides, cells)
@@ -128,14 +131,14 @@ def run(
         outcome = run_experiment(experiment, runtime, shown)
     if not outcome.ran and not outcome.failed:
         console(err=True).print("nothing to do: every stage is in the store", highlight=False)
-    if len(outcome.plans.cells) == 1:
-        for error in outcome.failed.values():
-            raise error
-        print_results(next(iter(outcome.finished.values())).plan, runtime, wrote=bool(outcome.ran))
-    else:
-        if outcome.finished:
-            print_grid(outcome.plans, runtime)
-        _refuse_failed(outcome)
+    wrote = False
+    if len(outcome.plans.cells) == 1 and outcome.finished:
+        wrote = print_results(next(iter(outcome.finished.values())).plan, runtime, wrote=bool(outcome.ran))
+    elif outcome.finished:
+        wrote = print_grid(outcome.plans, runtime) and bool(outcome.ran)
+    if not no_dvc:
+        cli_dvc.commit_run(outcome, None if overrides or cells else spec, wrote=wrote)
+    _refuse_failed(outcome)
 
 
 @app.command()
@@ -323,6 +326,8 @@ def _check_baseline(plans: Plans, baseline: str) -> None:
 
 def _refuse_failed(outcome: GridOutcome) -> None:
     """The cells that failed make the command fail."""
+    if outcome.failed and len(outcome.plans.cells) == 1:
+        raise next(iter(outcome.failed.values()))
     if outcome.failed:
         rows = "\n".join(f"  {name}: {error.message}" for name, error in outcome.failed.items())
         message = f"{len(outcome.failed)} of {len(outcome.plans.cells)} cells failed:\n{rows}"

@@ -27,6 +27,7 @@ Threads = Annotated[int | None, typer.Option("--threads", min=0, help="Threads o
 Baseline = Annotated[
     str, typer.Option("--baseline", metavar="axis=label,...", help="The row of a grid to compare the others with.")
 ]
+NoDvc = Annotated[bool, typer.Option("--no-dvc", help="Do not tell DVC of what is in the store now.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more; tracebacks in full.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say errors and results only.")]
@@ -64,8 +65,9 @@ def progress(level: int = 0) -> Shown:
     return Shown(console(err=True), level)
 
 
-def print_results(plan: Plan, runtime: Runtime, *, wrote: bool) -> None:
-    """Print the tables of a plan that has run; write its report where a run `wrote` something or there is none."""
+def print_results(plan: Plan, runtime: Runtime, *, wrote: bool) -> bool:
+    """Print the tables of a plan that has run; write its report where a run `wrote` something or there is none.
+    Returns whether it was written."""
     from stagedkd.report.collect import collect
     from stagedkd.report.terminal import results_tables
     from stagedkd.report.write import report as write
@@ -73,14 +75,16 @@ def print_results(plan: Plan, runtime: Runtime, *, wrote: bool) -> None:
     from stagedkd.store.store import Store
 
     page = results_folder(plan, runtime) / "report.html"
-    found = write(plan, runtime) if wrote or not page.exists() else collect(plan, Store(runtime.folder("store")))
+    wrote = wrote or not page.exists()
+    found = write(plan, runtime) if wrote else collect(plan, Store(runtime.folder("store")))
     tables(results_tables(found))
     notes(found.notes)
     say([f"top-1 on the {found.split} split; report: {page}"])
+    return wrote
 
 
-def print_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> None:
-    """Write the report of what is there, and print its tables."""
+def print_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> bool:
+    """Write the report of what is there, and print its tables. Returns whether all cells are in it."""
     from stagedkd.report.terminal import grid_tables
     from stagedkd.report.write import report_grid, results_folder
 
@@ -89,3 +93,4 @@ def print_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> None:
     notes(note for note in found.notes if not note.startswith("no result for"))
     page = results_folder(plans, runtime) / "report.html"
     say([f"top-1 in percent on the {found.split} split, 95% intervals ({found.intervals}); report: {page}"])
+    return not found.missing

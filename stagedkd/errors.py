@@ -4,6 +4,7 @@ StagedkdError                   exit 1
 |-- UsageError                  exit 2   arguments are wrong
 |-- SpecError                   exit 2   the spec is wrong: carries every Problem found, with its place
 |-- LockError                   exit 2   the data or weights differ from stagedkd.lock
+|-- StaleError                  exit 2   dvc.yaml is not what the specs say, or cannot be read
 |-- DataError                   exit 1   clips cannot be read, or too many are bad
 |-- StoreError                  exit 1   an artifact is missing, cut or tampered with
 |-- TrainingError               exit 1   training cannot go on (NaN loss, no memory, no space)
@@ -118,6 +119,12 @@ class SpecError(StagedkdError):
 
 class LockError(StagedkdError):
     """What is on the disk differs from what `stagedkd.lock` says."""
+
+    exit_code = 2
+
+
+class StaleError(StagedkdError):
+    """dvc.yaml is not what the specs say, or cannot be read."""
 
     exit_code = 2
 

@@ -126,9 +126,10 @@ def preview(spec: Spec, runtime: Runtime, listener: Listener, folder: Path, clip
     """
     from stagedkd.data.preview import animation, contact_sheet
     from stagedkd.execute.samples import samples
-    from stagedkd.execute.walk import run_stages
+    from stagedkd.execute.walk import locked_plan, run_stage
 
-    plan, artifacts = run_stages(spec, runtime, listener, ("data", "labels"))
+    plan = locked_plan(spec, runtime, listener)
+    artifacts = {name: run_stage(plan, plan.stage(name), runtime, listener)[0] for name in ("data", "labels")}
     onlooker = Onlooker(plan, runtime, listener, Stop())
     shown = samples(onlooker, artifacts["data"], artifacts["labels"], clips)
     folder.mkdir(parents=True, exist_ok=True)

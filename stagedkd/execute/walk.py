@@ -90,18 +90,38 @@ def run_experiment(
     return GridOutcome(plans, finished, failed, tuple(walk.ran), runtime)
 
 
-def run_stages(
-    spec: Spec, runtime: Runtime, listener: Listener, names: Sequence[str]
-) -> tuple[Plan, dict[str, Artifact]]:
-    """Run the named stages of a spec, which need no others, and give their artifacts; raises what `run` raises."""
+def run_stage(plan: Plan, stage: Stage, runtime: Runtime, listener: Listener) -> tuple[Artifact, bool]:
+    """Run one stage of a plan, unless the store has it. The stages that it needs must be there.
+
+    Returns:
+        its artifact, and whether it was run just now.
+    Raises:
+        StoreError: what it needs is missing, or what the store has of it is damaged. Else what `run` raises.
+    """
+    store = Store(runtime.folder("store"))
+    inputs: dict[str, Artifact] = {}
+    if store.state(stage) != "hit":
+        lock_specs([plan.spec], runtime, accept=False)  # the stage may read the disk: it must be as the plan has it
+        for above in plan.inputs(stage).values():
+            if store.state(above) != "hit":
+                message = f"stage {stage.name} needs {above.name} ({above.folder}), which the store does not have"
+                raise StoreError(message, hint=f"stagedkd stage {above.identity[:12]} makes it")
+            inputs[above.name] = store.artifact(above)
+    with catching_signals() as stop:
+        walk = _Walk(store, runtime, listener, {stage.identity: 1})
+        return walk.stage(plan, stage, inputs, stop), bool(walk.ran)
+
+
+def locked_plan(spec: Spec, runtime: Runtime, listener: Listener) -> Plan:
+    """The plan of a spec, its data and weights locked and held against the disk.
+
+    Raises:
+        LockError, UsageError: they are not what they should be.
+    """
     lock, lines = lock_specs([spec], runtime, accept=False)
     for line in lines:
         listener.note(f"locked {line}")
-    plan = compile_plan(spec, lock)
-    wanted = [plan.stage(name) for name in names]
-    numbers = {stage.identity: i for i, stage in enumerate(wanted, 1)}
-    with catching_signals() as stop:
-        return plan, _Walk(Store(runtime.folder("store")), runtime, listener, numbers).stages(plan, wanted, stop)
+    return compile_plan(spec, lock)
 
 
 def _prepared(experiment: Experiment, runtime: Runtime, show: Listener) -> tuple[Plans, _Walk]:
@@ -152,7 +172,7 @@ class _Walk:
                 raise self.failed[stage.identity]
             try:
                 if stage.identity not in self.made:
-                    self.made[stage.identity] = self._stage(plan, stage, artifacts, stop)
+                    self.made[stage.identity] = self.stage(plan, stage, artifacts, stop)
             except Interrupted:
                 raise
             except StagedkdError as error:
@@ -161,7 +181,8 @@ class _Walk:
             artifacts[stage.name] = self.made[stage.identity]
         return artifacts
 
-    def _stage(self, plan: Plan, stage: Stage, artifacts: dict[str, Artifact], stop: Stop) -> Artifact:
+    def stage(self, plan: Plan, stage: Stage, artifacts: dict[str, Artifact], stop: Stop) -> Artifact:
+        """One stage: from the store, or run while no other process has its lock."""
         store, state = self.store, self.store.state(stage)
         self.show.stage(self.numbers[stage.identity], len(self.numbers), stage, state)
         if state == "hit":

@@ -10,7 +10,8 @@ from pydantic import Field, ValidationError
 
 from stagedkd.errors import Problem, SpecError, UsageError
 from stagedkd.spec.schema import Section
-from stagedkd.spec.yaml import read_yaml
+from stagedkd.spec.schema.base import Word
+from stagedkd.spec.yaml import Node, read_yaml
 
 
 class Runtime(Section):
@@ -42,16 +43,20 @@ class Runtime(Section):
         return self.threads or os.cpu_count() or 1
 
 
+class Tracked(Section):
+    """The section `dvc` of params.yaml: the specs whose stages `stagedkd dvc sync` writes into dvc.yaml, as paths
+    relative to the project's folder."""
+
+    specs: Annotated[tuple[Word, ...], Field(min_length=1)]
+
+
 def load_runtime(root: Path, **overrides: Any) -> Runtime:
     """Runtime knobs of `root`/params.yaml (section `runtime`), then STAGEDKD_DATA, then the set overrides.
 
     Raises:
         SpecError: params.yaml is wrong, with places. UsageError: an override is.
     """
-    path = root / "params.yaml"
-    document = read_yaml(path) if path.exists() else None
-    section = document.below("runtime") if document else None
-    values: dict[str, Any] = dict(section.plain()) if section and section.map else {}
+    document, values = _section(root, "runtime")
     if os.environ.get("STAGEDKD_DATA"):
         values["data_dir"] = str(Path(os.environ["STAGEDKD_DATA"]).resolve())
     for name, value in overrides.items():
@@ -60,12 +65,46 @@ def load_runtime(root: Path, **overrides: Any) -> Runtime:
     try:
         return Runtime.model_validate({**values, "root": str(root.resolve())})
     except ValidationError as error:
-        problems: list[Problem] = []
         for fault in error.errors():
             option = str(fault["loc"][0])
             if overrides.get(option) is not None:
                 raise UsageError(f"--{option.replace('_', '-')} {overrides[option]}: {fault['msg']}") from None
-            at = ("runtime", *fault["loc"])
-            place = document.where(at, key=True) if document else None
-            problems.append(Problem(f"'{'.'.join(map(str, at))}': {fault['msg']}", place))
-        raise SpecError(problems) from None
+        raise SpecError(_problems(error, document, "runtime")) from None
+
+
+def load_tracked(root: Path) -> Tracked | None:
+    """The section `dvc` of `root`/params.yaml; None where there is none.
+
+    Raises:
+        SpecError: it is wrong, with places.
+    """
+    document, values = _section(root, "dvc")
+    if document is None or document.below("dvc") is None:
+        return None
+    try:
+        return Tracked.model_validate(values)
+    except ValidationError as error:
+        raise SpecError(_problems(error, document, "dvc")) from None
+
+
+def tracked_params(root: Path) -> tuple[str, ...]:
+    """The keys of `root`/params.yaml that dvc.yaml depends on, of those that are there."""
+    _, values = _section(root, "runtime")
+    return ("dvc", *(f"runtime.{name}" for name in ("store", "results") if name in values))
+
+
+def _section(root: Path, name: str) -> tuple[Node | None, dict[str, Any]]:
+    """params.yaml, if there is one, and the plain values of a section of it; none where it is no map."""
+    path = root / "params.yaml"
+    document = read_yaml(path) if path.exists() else None
+    section = document.below(name) if document else None
+    return document, {key: node.plain() for key, node in section.map.items()} if section else {}
+
+
+def _problems(error: ValidationError, document: Node | None, section: str) -> list[Problem]:
+    found: list[Problem] = []
+    for fault in error.errors():
+        at = (section, *fault["loc"])
+        place = document.where(at, key=True) if document else None
+        found.append(Problem(f"'{'.'.join(map(str, at))}': {fault['msg']}", place))
+    return found

@@ -108,6 +108,9 @@ def correlation_map(
 
 
 def _svg(figure: Any) -> str:
+    from matplotlib import rc_context  # pyright: ignore[reportUnknownVariableType]
+
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    with rc_context({"svg.hashsalt": "stagedkd"}):  # else the ids of clip paths differ from run to run
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return text.getvalue()[text.getvalue().index("<svg") :]

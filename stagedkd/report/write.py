@@ -1,4 +1,4 @@
-"""Write results/<name>/: metrics.json, report.html and the student's weights."""
+"""Write results/<name>/: metrics.json, report.html, the student's weights, and what DVC shows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from stagedkd.errors import StoreError
+from stagedkd.plan.dvcfile import SUMMARY
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.report.collect import Results, collect
@@ -17,6 +18,7 @@ from stagedkd.report.comparison import SMALLEST_EFFECT, flops_text, p_text, poin
 from stagedkd.report.formats import as_csv, as_latex
 from stagedkd.report.grid import GridResults, collect_grid
 from stagedkd.report.grid import as_json as grid_json
+from stagedkd.report.summary import grid_plots, grid_summary, plots, summary
 from stagedkd.store.store import Store
 
 
@@ -32,11 +34,14 @@ def report(plan: Plan, runtime: Runtime | None = None) -> Results:
     folder = results_folder(plan, runtime)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "metrics.json", json.dumps(as_json(results), indent=1, ensure_ascii=False) + "\n")
+        _write(folder / "metrics.json", _json(as_json(results)))
         _write(folder / "report.html", page(results))
-        shutil.copyfile(
-            store.artifact(plan.stage("student")).file("student.safetensors"), folder / "student.safetensors"
-        )
+        _write(folder / SUMMARY, _json(summary(results)))
+        for name, rows in plots(results).items():
+            _write(folder / name, _json(rows))
+        student = store.artifact(plan.stage("student")).file("student.safetensors")
+        shutil.copyfile(student, folder / "student.safetensors.tmp")  # what is there may be a link to DVC's cache
+        (folder / "student.safetensors.tmp").replace(folder / "student.safetensors")
     except OSError as error:
         raise StoreError(
             f"cannot write the report: {error}", hint="free some space, then: stagedkd report SPEC"
@@ -45,8 +50,9 @@ def report(plan: Plan, runtime: Runtime | None = None) -> Results:
 
 
 def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResults:
-    """Collect what the store has of a grid and write results/<name>/: metrics.json, cells.csv, table.tex, report.html.
-    `baseline` picks the row that the others are compared with, such as "recipe=kd"; without it the first.
+    """Collect what the store has of a grid and write results/<name>/: metrics.json, cells.csv, table.tex, report.html,
+    and what DVC shows. `baseline` picks the row that the others are compared with, such as "recipe=kd"; without it the
+    first.
 
     Raises:
         StoreError: it has no finished cell.
@@ -56,7 +62,10 @@ def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResul
     folder = results_folder(plans, runtime)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "metrics.json", json.dumps(grid_json(found), indent=1, ensure_ascii=False) + "\n")
+        _write(folder / "metrics.json", _json(grid_json(found)))
+        _write(folder / SUMMARY, _json(grid_summary(found)))
+        for name, rows in grid_plots(found).items():
+            _write(folder / name, _json(rows))
         _write(folder / "cells.csv", as_csv(found))
         _write(folder / "table.tex", as_latex(found))
         _write(folder / "report.html", grid_page(found))
@@ -122,6 +131,10 @@ def _template(name: str) -> Any:
     from jinja2 import Environment, PackageLoader
 
     return Environment(loader=PackageLoader("stagedkd.report", "."), autoescape=True).get_template(name)
+
+
+def _json(values: Any) -> str:
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

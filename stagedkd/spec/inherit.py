@@ -25,12 +25,14 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 @dataclass(frozen=True)
 class Source:
-    """A file and all that it inherits. `tree` holds the sections of the spec; `name` and `grid` are the file's own."""
+    """A file and all that it inherits. `tree` holds the sections of the spec; `name` and `grid` are the file's own;
+    `files` are the file, its parents and the recipes that they name."""
 
     path: Path
     tree: Node
     name: Node | None
     grid: Node | None
+    files: frozenset[Path] = frozenset()
 
 
 def specs_root(path: Path) -> Path:
@@ -54,7 +56,8 @@ def read_source(path: Path, merger: Merger) -> Source:
     tree = reader.resolve(path, own, Node({}, own.place), ())
     if reader.problems:
         raise SpecError(reader.problems)
-    return Source(path, replace(tree, place=own.place), own.below("name"), own.below("grid"))
+    files = frozenset(reader.laid | reader.recipes)
+    return Source(path, replace(tree, place=own.place), own.below("name"), own.below("grid"), files)
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -140,6 +143,7 @@ class _Reader:
     merger: Merger
     problems: list[Problem] = field(default_factory=list[Problem])
     laid: set[Path] = field(default_factory=set[Path])
+    recipes: set[Path] = field(default_factory=set[Path])
     count: int = 0
 
     def resolve(self, path: Path, own: Node, below: Node, chain: tuple[Path, ...]) -> Node:
@@ -172,7 +176,9 @@ class _Reader:
         recipe = own.below("recipe")
         if recipe is not None:
             try:
-                below = with_recipe(below, read_recipe(recipe, self.root, path.parent), self.merger)
+                found = read_recipe(recipe, self.root, path.parent)
+                self.recipes |= {Path(found.place.file).resolve()} if found else set()
+                below = with_recipe(below, found, self.merger)
             except SpecError as error:
                 self.problems += error.problems
         return self.merger.merge(below, without(own, OWN))

@@ -16,7 +16,7 @@ from stagedkd.errors import Place, Problem, SpecError, UsageError
 from stagedkd.spec.faults import at, problems_of
 from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid
 from stagedkd.spec.hub import put_model_digest
-from stagedkd.spec.inherit import OWN, Source, read_recipe, read_source, specs_root, with_recipe
+from stagedkd.spec.inherit import OWN, RECIPES, Source, read_recipe, read_source, specs_root, with_recipe
 from stagedkd.spec.merge import Merger, overlay, without
 from stagedkd.spec.rules import check_rules, warnings
 from stagedkd.spec.schema import Spec
@@ -40,13 +40,15 @@ class Cell:
 class Experiment:
     """A spec file: one cell, or those of its grid. `axes` maps axis to the labels that occur; `notes` are what a
     reader should know: what fell in a merge, and warnings, each with its place; `trees` keep, for each cell, where
-    every value stands."""
+    every value stands; `files` are those of the project that it was read from: the spec, its parents, recipes and code
+    of one's own."""
 
     name: str
     cells: tuple[Cell, ...]
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     notes: tuple[Problem, ...] = ()
     trees: Mapping[str, Node] = field(default_factory=dict[str, Node])
+    files: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, spec: Spec) -> Experiment:
@@ -125,7 +127,12 @@ class _Loader:
         name = cells[0].spec.name if not axes.axes else self._named("")
         labels = {a.name: tuple(dict.fromkeys(labels_of(p)[a.name] for p in points)) for a in axes.axes}
         notes = tuple(p for p in self._problems(len(points)) if p.severity != "error")
-        return Experiment(name, tuple(cells), labels, notes, self.trees)
+        return Experiment(name, tuple(cells), labels, notes, self.trees, self._files())
+
+    def _files(self) -> tuple[Path, ...]:
+        named = {Path(node.place.file) for node in self.recipes.values() if node}
+        files = {path.resolve() for path in (*self.source.files, *named, *self.digests)}
+        return tuple(sorted(path for path in files if not path.is_relative_to(RECIPES)))  # the package's are its own
 
     def _without_grid(self) -> None:
         """What is wrong beside a faulty grid; what an axis would have set is not missed."""
