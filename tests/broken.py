@@ -177,6 +177,8 @@ BROKEN = [
      "11:79", "'distill.phases.grow.losses.hint' must be a number or a map, not 'on'", ""),
     ("hint: 0.1", "hint: [1]",
      "11:79", "'distill.phases.grow.losses.hint' must be a number or a map, not a list", ""),
+    ("sp: 10", "file: {path: nets/none.py}",
+     "12:83", "nets/none.py is no file below the specs' root", "code of one's own lies in the project"),
     ("hint: 0.1", "pseudo: 0.1",
      "11:73", "'pseudo' needs logits, and a phase one by one never reaches the head", "move it to a phase over all substages"),
     ("losses: {gaussian_w2: 1.0, hint: 0.1}", "losses: {}",
