@@ -315,4 +315,4 @@ def test_torchvision_teachers_of_a_small_student(project: Path, stagedkd: Comman
         f"student={student}",
         *sizes,
     )
-    assert re.search(r"student +4 +32x1x2x2 +\d+x\dx\dx\d", shapes.stdout), shapes.stdout
+    assert re.search(r"student +4-4 +32x1x2x2 +\d+x\dx\dx\d", shapes.stdout), shapes.stdout
