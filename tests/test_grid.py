@@ -236,7 +236,14 @@ def test_a_grid_runs_each_unique_stage_once_and_reports(grid: str, stagedkd: Com
         r.rstrip(")") for r in ran if r.startswith("distill")
     } - made and len(made) == len(ran) - 2
     results = project / "results" / "grid"
-    assert {p.name for p in results.iterdir()} == {"report.html", "metrics.json", "cells.csv", "table.tex"}
+    assert {p.name for p in results.iterdir()} == {
+        "report.html",
+        "metrics.json",
+        "cells.csv",
+        "table.tex",
+        "summary.json",
+        "networks.json",
+    }
     metrics = json.loads((results / "metrics.json").read_text("utf-8"))
     kd, big, hint = metrics["rows"]
     assert (kd["recipe"], kd["student"]["seeds"], kd["missing"], kd["teacher"]["seeds"]) == ("kd", 2, 0, 1)
