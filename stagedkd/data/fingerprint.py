@@ -6,11 +6,11 @@ A file is hashed once and then known by its size and time of change, so that a s
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from stagedkd.data.layouts import list_clips
 from stagedkd.errors import LockError
+from stagedkd.files import write_whole
 from stagedkd.plan.key import digest
 from stagedkd.plan.lock import DataLock
 from stagedkd.spec.schema import Videos
@@ -41,9 +41,7 @@ class HashMemo:
     def save(self) -> None:
         if self.changed:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(self.known), "utf-8")
-            temporary.replace(self.path)
+            write_whole(self.path, json.dumps(self.known))
 
 
 def fingerprint(data: Videos, data_dir: Path, memo: HashMemo) -> DataLock:

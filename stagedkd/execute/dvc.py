@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stagedkd.errors import Problem, SpecError, StagedkdError, StaleError, UsageError
+from stagedkd.files import write_whole
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.dvcfile import (
     GUARD,
@@ -108,10 +109,10 @@ def sync(root: Path, *, check: bool, commit: bool) -> list[str]:
         return ["dvc.yaml is up to date"]
     lines: list[str] = []
     if before != after:
-        _write(root / "dvc.yaml", after)
+        write_whole(root / "dvc.yaml", after)
         lines.append("wrote dvc.yaml: " + _changes(before, after))
     if stale:
-        _write(lock_path, pruned(lock, stale))
+        write_whole(lock_path, pruned(lock, stale))
         lines.append(f"took {len(stale)} stages that are no more out of dvc.lock")
     kept = _own(after)
     for entry in (*stale, *(entry for name, entry in _own(before).items() if name not in kept)):
@@ -229,7 +230,7 @@ def _dvc(root: Path, *arguments: str) -> str:
 def _write_guard(project: Project) -> None:
     path = project.root / project.pipeline.guard_out
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, GUARD_TEXT)
+    write_whole(path, GUARD_TEXT)
 
 
 def _report_of(listed: Mapping[str, Entry], root: Path, spec: Path | None) -> str | None:
@@ -276,7 +277,7 @@ def _clean_ignored(root: Path, outs: Iterable[str]) -> None:
         if not kept:
             ignored.unlink()
         elif kept != lines:
-            _write(ignored, "".join(kept))
+            write_whole(ignored, "".join(kept))
 
 
 def _below(root: Path, folder: Path, name: str) -> str:
@@ -300,9 +301,3 @@ def _read(path: Path) -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         raise StaleError(f"cannot read {path}: {error}", hint=f"mend it, then: {SYNC}") from None
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(text.encode("utf-8"))
-    temporary.replace(path)

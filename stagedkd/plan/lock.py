@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
 from stagedkd.errors import LockError
+from stagedkd.files import write_whole
 from stagedkd.spec.schema import Arch, Data, Kinetics, NetworkFields, Section, Simulated, TorchvisionArch, TsmArch
 from stagedkd.spec.zoo import is_weight_file
 
@@ -73,6 +73,4 @@ def read_lock(path: Path) -> Lock:
 def write_lock(path: Path, lock: Lock) -> None:
     """Write atomically, in a stable order."""
     text = json.dumps(lock.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)
+    write_whole(path, text)

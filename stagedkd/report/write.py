@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from stagedkd.errors import StoreError
+from stagedkd.files import replacing, write_whole
 from stagedkd.plan.dvcfile import SUMMARY
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.runtime import Runtime, load_runtime
@@ -34,14 +35,14 @@ def report(plan: Plan, runtime: Runtime | None = None) -> Results:
     folder = results_folder(plan, runtime)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "metrics.json", _json(as_json(results)))
-        _write(folder / "report.html", page(results))
-        _write(folder / SUMMARY, _json(summary(results)))
+        write_whole(folder / "metrics.json", _json(as_json(results)))
+        write_whole(folder / "report.html", page(results))
+        write_whole(folder / SUMMARY, _json(summary(results)))
         for name, rows in plots(results).items():
-            _write(folder / name, _json(rows))
+            write_whole(folder / name, _json(rows))
         student = store.artifact(plan.stage("student")).file("student.safetensors")
-        shutil.copyfile(student, folder / "student.safetensors.tmp")  # what is there may be a link to DVC's cache
-        (folder / "student.safetensors.tmp").replace(folder / "student.safetensors")
+        with replacing(folder / "student.safetensors") as copy:  # what is there may be a link to DVC's cache
+            shutil.copyfile(student, copy)
     except OSError as error:
         raise StoreError(
             f"cannot write the report: {error}", hint="free some space, then: stagedkd report SPEC"
@@ -62,13 +63,13 @@ def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResul
     folder = results_folder(plans, runtime)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "metrics.json", _json(grid_json(found)))
-        _write(folder / SUMMARY, _json(grid_summary(found)))
+        write_whole(folder / "metrics.json", _json(grid_json(found)))
+        write_whole(folder / SUMMARY, _json(grid_summary(found)))
         for name, rows in grid_plots(found).items():
-            _write(folder / name, _json(rows))
-        _write(folder / "cells.csv", as_csv(found))
-        _write(folder / "table.tex", as_latex(found))
-        _write(folder / "report.html", grid_page(found))
+            write_whole(folder / name, _json(rows))
+        write_whole(folder / "cells.csv", as_csv(found))
+        write_whole(folder / "table.tex", as_latex(found))
+        write_whole(folder / "report.html", grid_page(found))
     except OSError as error:
         raise StoreError(
             f"cannot write the report: {error}", hint="free some space, then: stagedkd report SPEC"
@@ -135,9 +136,3 @@ def _template(name: str) -> Any:
 
 def _json(values: Any) -> str:
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)
