@@ -40,6 +40,7 @@ from stagedkd.train.events import EventLog
 from stagedkd.train.feed import Feed, Refined
 from stagedkd.train.loop import Job, Progress, fit
 from stagedkd.train.phases import route
+from stagedkd.train.ranks import Ranks
 from stagedkd.train.terms import Hop
 
 
@@ -66,7 +67,7 @@ def ce_job(
     _say_precision(context, (phase,), device)
     return _job(
         context, student=network, bridge=Bridge(), guides=(), cut=(), teacher_cut=(), phases=(phase,), feed=feed,
-        inputs=(made,), shares=(), device=device, scratch=scratch,
+        inputs=(made,), shares=(), device=device, scratch=scratch, hop=Hop(seed=feed.seed),
     )  # fmt: skip
 
 
@@ -105,7 +106,7 @@ def distill(context: Context, work: Distill) -> Done:
     extra["train_flops"] = hop_flops(work, shapes, len(feed.numbers))
     before = _correlation(context, job, probe)
     done = _fit(context, job, extra)
-    if before is not None:
+    if before is not None and context.first:
         _write_correlation(context, work, before, _correlation(context, job, probe), probe)
     return done
 
@@ -158,10 +159,15 @@ def _write_correlation(
 
 
 def training_device(context: Context) -> torch.device:
-    """Set threads and determinism, then give the device. A resumed stage keeps the threads it began with."""
+    """Set threads and determinism, then give the device. A resumed stage keeps the threads it began with, unless it
+    goes on with another number of processes."""
     saved = next(map(checkpoint.load, checkpoint.folders(context.workspace.scratch)), None)
     threads = context.runtime.used_threads
-    if saved is not None and saved["threads"] != threads:
+    began = saved.get("ranks", 1) if saved is not None else context.ranks
+    if began != context.ranks:
+        what = f"this stage began with gpus: {began} and goes on with gpus: {context.ranks}: other last bits"
+        context.listener.note(what)
+    elif saved is not None and saved["threads"] != threads:
         context.listener.note(f"going on with {saved['threads']} threads, as this stage began, not {threads}")
         threads = int(saved["threads"])
     torch.set_num_threads(threads)
@@ -224,10 +230,15 @@ def _job(context: Context, **fields: Any) -> Job:
         for network in (fields["student"], *fields["guides"]):
             channels_last(network)
     return Job(
-        events=EventLog(fields["scratch"] / "events.jsonl"), compile=context.runtime.compile,
+        events=EventLog(fields["scratch"] / "events.jsonl", muted=not context.first), compile=context.runtime.compile,
         checkpoint_seconds=context.runtime.checkpoint_seconds, interrupted=context.stop.get,
-        on_step=context.listener.step, **fields,
+        on_step=context.listener.step, ranks=ranks_of(context, fields["device"]), **fields,
     )  # fmt: skip
+
+
+def ranks_of(context: Context, device: torch.device) -> Ranks:
+    """The processes that share a stage's trainings."""
+    return Ranks(context.rank, context.ranks, device)
 
 
 def _fit(context: Context, job: Job, extra: Mapping[str, Any]) -> Done:
@@ -237,7 +248,8 @@ def _fit(context: Context, job: Job, extra: Mapping[str, Any]) -> Done:
     used = int((job.feed.labels >= 0).sum())
     metrics = {"steps": at.total, "labelled_clips": used, "clips": len(job.feed.numbers), **extra}
     metrics["losses"] = {phase: dict(means) for phase, means in at.last.items()}
-    return Done(metrics=metrics, run=run_facts(job.device, time.monotonic() - started, at.waited))
+    facts = run_facts(job.device, time.monotonic() - started, at.waited, context.ranks)
+    return Done(metrics=metrics, run=facts)
 
 
 def run_job(context: Context, job: Job) -> Progress:
@@ -248,11 +260,12 @@ def run_job(context: Context, job: Job) -> Progress:
         raise TrainingError(f"stage {context.stage.name}: {error.message}", hint=error.hint) from error
 
 
-def run_facts(device: torch.device, seconds: float, waited: float = 0.0) -> dict[str, Any]:
-    """Volatile facts for run.json; `waited` are the seconds of training that were spent making batches."""
+def run_facts(device: torch.device, seconds: float, waited: float = 0.0, ranks: int = 1) -> dict[str, Any]:
+    """Volatile facts for run.json; `waited` are the seconds of training that were spent making batches, `ranks` the
+    processes that shared it."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": device.type, "device_name": name, "threads": torch.get_num_threads(), "train_seconds": seconds,
-        "data_seconds": waited,
+        "data_seconds": waited, "gpus": ranks,
         "torch": torch.__version__,
     }  # fmt: skip
