@@ -1,5 +1,6 @@
 """Small trainings in float64, one for each loss, by one process or by several: `python shared_training.py FOLDER RANK
-COUNT` does all of them as one of the ranks, and writes what each left to FOLDER/<case>-<rank>.safetensors."""
+COUNT` does all of them as one of the ranks, and writes what each left to FOLDER/<case>-<rank>.safetensors; then one
+with BatchNorm, and why it is refused to FOLDER/refused-<rank>.txt."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stagedkd.data.source import SimulatedClips
+from stagedkd.errors import TrainingError
 from stagedkd.models.network import Anatomy, Network
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Augment, Clip, Losses, Simulated, Train
@@ -74,7 +76,9 @@ def network(width: int, seed: int, norm: str = "group") -> Network:
     net.add_module("stem", nn.Sequential(First(3, width, 3, (1, 2, 2), 1), normed(), nn.ReLU()))
     net.add_module("mid", nn.Sequential(nn.Conv3d(width, width, 3, 2, 1), normed(), nn.ReLU()))
     net.add_module("head", nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(width, CLASSES)))
-    anatomy = Anatomy({"stem": ("stem",), "mid": ("mid",)}, ("head",), lambda net, state: net.get_submodule("head")(state))
+    anatomy = Anatomy(
+        {"stem": ("stem",), "mid": ("mid",)}, ("head",), lambda net, state: net.get_submodule("head")(state)
+    )
     return Network(net, anatomy)
 
 
@@ -107,10 +111,10 @@ def job(case: Mapping[str, object], folder: Path, ranks: Ranks, norm: str = "gro
     )  # fmt: skip
 
 
-def trained(case: Mapping[str, object], ranks: Ranks) -> dict[str, Tensor]:
+def trained(case: Mapping[str, object], ranks: Ranks, norm: str = "group") -> dict[str, Tensor]:
     """What a training leaves: the student, the bridge with its statistics and memories, and the last mean losses."""
     with tempfile.TemporaryDirectory() as folder:
-        work = job(case, Path(folder), ranks)
+        work = job(case, Path(folder), ranks, norm)
         at = fit(work)
     left = {f"student.{name}": t for name, t in work.student.state_dict().items()}
     left |= {f"bridge.{name}": t for name, t in work.bridge.state_dict().items()}
@@ -124,6 +128,10 @@ def main() -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=count)
     for name, case in CASES.items():
         save_file(trained(case, Ranks(number, count)), folder / f"{name}-{number}.safetensors")
+    try:
+        trained({"losses": {"ce": 1.0}}, Ranks(number, count), "batch")
+    except TrainingError as error:
+        (folder / f"refused-{number}.txt").write_text(f"{error.message}: {error.hint}", "utf-8")
     dist.destroy_process_group()
 
 

@@ -36,10 +36,10 @@ def main() -> None:
     """Entry of both."""
     tie()
     role, folder = sys.argv[1], Path(sys.argv[2])
-    if role == "lead":
-        lead(folder, int(sys.argv[3]))
-    else:
-        take_part(folder)
+    code = lead(folder, int(sys.argv[3])) if role == "lead" else take_part(folder)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # at once: torch takes its time to leave, and after a fault others may hang in an exchange
 
 
 def tie() -> None:
@@ -56,8 +56,8 @@ def tie() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def lead(folder: Path, count: int) -> None:
-    """Run torchrun on this machine; `lost.json` says how ranks ended that did not end well."""
+def lead(folder: Path, count: int) -> int:
+    """Run torchrun on this machine; `lost.json` says how ranks ended that did not end well. Gives the exit code."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -67,18 +67,20 @@ def lead(folder: Path, count: int) -> None:
     except ChildFailedError as error:
         lost = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
         write_whole(folder / "lost.json", json.dumps(lost))
-        sys.exit(1)
+        return 1
+    return 0
 
 
-def take_part(folder: Path) -> None:
+def take_part(folder: Path) -> int:
     """Do the ordered stage's work as one of the ranks; the first one leaves `done.json`. A rank that fails says why in
-    `fault-<rank>.json` and ends at once, without waiting for the others."""
+    `fault-<rank>.json`. Gives the exit code."""
     number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
         done = _work(folder, number, count)
         if number == 0:
             text = json.dumps({"metrics": dict(done.metrics), "run": dict(done.run)})
             write_whole(folder / "done.json", text)
+        return 0
     except BaseException as error:
         ours = isinstance(error, StagedkdError)
         fault = {"rank": number, "ours": ours, "kind": type(error).__name__, "message": str(error), "hint": ""}
@@ -90,8 +92,7 @@ def take_part(folder: Path) -> None:
             fault["signal"] = error.exit_code - 128
         write_whole(folder / f"fault-{number}.json", json.dumps(fault))
         traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)  # no goodbye: the others may hang in an exchange that this rank will never join
+        return 1
 
 
 def _work(folder: Path, number: int, count: int) -> Done:
