@@ -20,6 +20,7 @@ from stagedkd.cli_common import (
     Cells,
     DataDir,
     Device,
+    Gpus,
     NoDvc,
     Overrides,
     Quiet,
@@ -116,14 +117,14 @@ def plan(
 @app.command()
 def run(
     spec: SpecPath, overrides: Overrides = None, cells: Cells = None, store: StoreDir = None,
-    results: ResultsDir = None, data_dir: DataDir = None, device: Device = None, threads: Threads = None,
-    verbose: Verbose = False, quiet: Quiet = False, no_dvc: NoDvc = False,
+    results: ResultsDir = None, data_dir: DataDir = None, device: Device = None, gpus: Gpus = None,
+    threads: Threads = None, verbose: Verbose = False, quiet: Quiet = False, no_dvc: NoDvc = False,
 ) -> None:  # fmt: skip
     """Run every stage that the store does not have, then report, and tell DVC where the project uses it."""
     from stagedkd.execute.walk import run_experiment
 
     experiment = _load(spec, overrides, cells)
-    runtime = _runtime(spec, store=store, results=results, data_dir=data_dir, device=device, threads=threads)
+    runtime = _runtime(spec, store=store, results=results, data_dir=data_dir, device=device, gpus=gpus, threads=threads)
     with progress(verbose - quiet) as shown:
         for note in experiment.notes:
             if note.severity == "note":

@@ -23,6 +23,9 @@ StoreDir = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="F
 ResultsDir = Annotated[Path | None, typer.Option("--results", metavar="DIR", help="Folder of reports.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Root of the data sets.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Gpus = Annotated[
+    int | None, typer.Option("--gpus", min=1, help="Processes that share each training, one a GPU; on the CPU, too.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=0, help="Threads of torch; 0: all cores.")]
 Baseline = Annotated[
     str, typer.Option("--baseline", metavar="axis=label,...", help="The row of a grid to compare the others with.")

@@ -17,7 +17,8 @@ from stagedkd.spec.schema import Augment
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips in 0..1 and their labels (-1: none). `rows_B` are their places among the training clips; `posterior_BN` and
+    """Clips in 0..1 and their labels (-1: none); of several processes that make one training each has the labels of the
+    whole batch, and its share of the clips. `rows_B` are their places among the training clips; `posterior_BN` and
     `accepted_B` their refined labels, where there are any. Of a mixed batch a share of 1 - `share` of each clip, and so
     of its label, is that of the clip at `order_B`."""
 
@@ -52,12 +53,16 @@ def mix(batch: Batch, augment: Augment, seed: int, epoch: int, step: int) -> Bat
     return replace(batch, clip_B3THW=mixed, order_B=order, share=1 - tall * wide / (height * width))
 
 
-def strong_view(clip_B3THW: Tensor, seed: int, epoch: int, step: int) -> Tensor:
+def strong_view(clip_B3THW: Tensor, seed: int, epoch: int, step: int, first: int = 0, whole: int = 0) -> Tensor:
     """The clips once more, changed strongly, as FixMatch wants it: brightness, contrast and saturation by up to a half,
     then a grey square of half the side cut out, the same in all frames (our choice after Cubuk et al. 2020 and DeVries
-    & Taylor 2017)."""
-    count, (height, width) = len(clip_B3THW), clip_B3THW.shape[-2:]
-    dice = uniform(seed, 98, epoch, step, np.arange(count * 5)).reshape(5, count)
+    & Taylor 2017).
+
+    Args:
+        first, whole: where these clips begin in the batch, and its size, if they are a part of one.
+    """
+    whole, (height, width) = whole or len(clip_B3THW), clip_B3THW.shape[-2:]
+    dice = uniform(seed, 98, epoch, step, np.arange(whole * 5)).reshape(5, whole)[:, first : first + len(clip_B3THW)]
     light, contrast, colour = torch.from_numpy(0.5 + dice[:3]).to(clip_B3THW)[:, :, None, None, None, None]
     clip = clip_B3THW * light
     clip = (clip - clip.mean((1, 2, 3, 4), keepdim=True)) * contrast + clip.mean((1, 2, 3, 4), keepdim=True)

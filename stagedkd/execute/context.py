@@ -78,7 +78,8 @@ def catching_signals() -> Generator[Stop]:
 
 @dataclass(frozen=True)
 class Context:
-    """One stage about to run. `inputs` are the artifacts it needs by role; `manifest` its own, without files."""
+    """One stage about to run. `inputs` are the artifacts it needs by role; `manifest` its own, without files. Of
+    several processes that do it together (`ranks`) the first alone writes."""
 
     plan: Plan
     stage: Stage
@@ -88,6 +89,13 @@ class Context:
     runtime: Runtime
     listener: Listener
     stop: Stop
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes what is kept."""
+        return self.rank == 0
 
     @property
     def root(self) -> Path:

@@ -93,7 +93,10 @@ def load_network(artifact: Artifact, arch: Arch, classes: int, root: Path) -> Ne
 
 
 def save_network(context: Context, network: Network) -> None:
-    """Write the network with its manifest as metadata, so that it can be rebuilt from the file alone."""
+    """Write the network with its manifest as metadata, so that it can be rebuilt from the file alone; of several ranks
+    the first one does."""
+    if not context.first:
+        return
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.net.state_dict().items()}
     manifest: Manifest = context.manifest
     text = json.dumps(manifest.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)

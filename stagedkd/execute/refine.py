@@ -22,7 +22,15 @@ from stagedkd.execute.clips import open_source, workers
 from stagedkd.execute.context import Context, Done
 from stagedkd.execute.networks import build_or_refuse, new_network
 from stagedkd.execute.tables import read_table, write_table
-from stagedkd.execute.train import ce_job, check_weights, order_seed, run_facts, run_job, training_device
+from stagedkd.execute.train import (
+    ce_job,
+    check_weights,
+    order_seed,
+    ranks_of,
+    run_facts,
+    run_job,
+    training_device,
+)
 from stagedkd.models.shapes import measure
 from stagedkd.plan.work import Refine, Trainee
 from stagedkd.train.compute import train_flops
@@ -84,9 +92,8 @@ def refine(context: Context, work: Refine) -> Done:
     made = rules.next_labels(work.rule, predicted, clips.given, clips.clean, before)
     facts["outcome"] = _outcome(clips, before, made, facts, earlier, int(right.sum()))
     kept = facts["outcome"].startswith((KEPT, "last"))
-    return _done(
-        context, clips, work, before, made if kept else before, facts, run_facts(device, time.monotonic() - started)
-    )
+    run = run_facts(device, time.monotonic() - started, ranks=context.ranks)
+    return _done(context, clips, work, before, made if kept else before, facts, run)
 
 
 def _outcome(
@@ -134,21 +141,28 @@ def _out_of_fold(
     kept, so that a stage that was stopped goes on from there."""
     check_weights(context, trainee.weights, trainee.arch)
     source = open_source(context, context.inputs["data"], work.clip, device)
+    ranks = ranks_of(context, device)
     found = np.empty((len(clips.numbers), len(clips.classes)), np.float64)
     for fold in range(work.rule.folds):
         kept = context.workspace.scratch / f"{trainee.by}-{fold}.npy"
         out = folds == fold
         if not out.any():  # fewer groups than folds
             continue
-        if not kept.exists():
+        if ranks.agree(kept.exists()):
+            found[out] = np.load(kept)
+        else:
             context.listener.note(f"{context.stage.name}: {trainee.by} without fold {fold + 1} of {work.rule.folds}")
-            scores = _fold(context, work, trainee, clips, before, out, source, device)
-            part = kept.with_suffix(".part")
-            with part.open("wb") as stream:
-                np.save(stream, scores)
-            part.replace(kept)
-        found[out] = np.load(kept)
+            found[out] = _fold(context, work, trainee, clips, before, out, source, device)
+            if context.first:
+                _keep(kept, found[out])
     return found
+
+
+def _keep(path: Path, scores: npt.NDArray[np.float64]) -> None:
+    part = path.with_suffix(".part")
+    with part.open("wb") as stream:
+        np.save(stream, scores)
+    part.replace(path)
 
 
 def _fold(
@@ -171,7 +185,8 @@ def _fold(
         context.stop.check()
 
     scores = predict(network, source, clips.numbers[out], BATCH, 1, 1, trainee.input, progress)
-    shutil.rmtree(scratch)
+    if context.first:
+        shutil.rmtree(scratch)
     return np.log(np.maximum(scores.astype(np.float64), 1e-12))
 
 
@@ -193,12 +208,14 @@ def _done(
 ) -> Done:  # fmt: skip
     by = "both" if len(work.networks) == 2 else work.networks[0].by
     changed = after is not before
-    write_table(context.workspace.files / "refined.parquet", {
+    table = {
         "clip": clips.numbers.tolist(), "origin": clips.origin, "given": clips.given.tolist(),
         "old": before.label.tolist(), "label": after.label.tolist(),
         "posterior": after.posterior.astype(np.float32).tolist(), "accepted": after.accepted.tolist(),
         "by": [by if changed and not sure else "" for sure in clips.clean],
-    })  # fmt: skip
+    }  # fmt: skip
+    if context.first:
+        write_table(context.workspace.files / "refined.parquet", table)
     data = context.inputs["data"]
     true = np.array(read_table(data.file("truth.parquet"))["label"], np.int64)[clips.numbers]  # for the report alone
     trusted = np.array(read_table(data.file("clips.parquet"))["trusted"], np.bool_)[clips.numbers]

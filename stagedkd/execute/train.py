@@ -39,6 +39,7 @@ from stagedkd.train.events import EventLog
 from stagedkd.train.feed import Feed, Refined
 from stagedkd.train.loop import Job, Progress, fit
 from stagedkd.train.phases import route
+from stagedkd.train.ranks import Ranks
 from stagedkd.train.terms import Hop
 
 
@@ -65,7 +66,7 @@ def ce_job(
     _say_precision(context, (phase,), device)
     return _job(
         context, student=network, bridge=Bridge(), guides=(), cut=(), teacher_cut=(), phases=(phase,), feed=feed,
-        inputs=(made,), shares=(), device=device, scratch=scratch,
+        inputs=(made,), shares=(), device=device, scratch=scratch, hop=Hop(seed=feed.seed),
     )  # fmt: skip
 
 
@@ -104,7 +105,7 @@ def distill(context: Context, work: Distill) -> Done:
     extra["train_flops"] = hop_flops(work, shapes, len(feed.numbers))
     before = _correlation(context, job, probe)
     done = _fit(context, job, extra)
-    if before is not None:
+    if before is not None and context.first:
         _write_correlation(context, work, before, _correlation(context, job, probe), probe)
     return done
 
@@ -157,11 +158,16 @@ def _write_correlation(
 
 
 def training_device(context: Context) -> torch.device:
-    """Set threads and determinism, then give the device. A resumed stage keeps the threads it began with."""
-    began, scratch = context.workspace.scratch / "began.json", context.workspace.scratch
-    saved = json.loads(began.read_text("utf-8")) if began.exists() and unfinished(scratch) else None
+    """Set threads and determinism, then give the device. A resumed stage keeps the threads it began with, unless it
+    goes on with another number of processes."""
+    record, scratch = context.workspace.scratch / "began.json", context.workspace.scratch
+    saved = json.loads(record.read_text("utf-8")) if record.exists() and unfinished(scratch) else None
     threads = context.runtime.used_threads
-    if saved is not None and saved["threads"] != threads:
+    began = saved["ranks"] if saved is not None else context.ranks
+    if began != context.ranks:
+        what = f"this stage began with gpus: {began} and goes on with gpus: {context.ranks}: other last bits"
+        context.listener.note(what)
+    elif saved is not None and saved["threads"] != threads:
         context.listener.note(f"going on with {saved['threads']} threads, as this stage began, not {threads}")
         threads = int(saved["threads"])
     torch.set_num_threads(threads)
@@ -169,8 +175,9 @@ def training_device(context: Context) -> torch.device:
     device = device_of(context.runtime.device)
     if saved is not None and saved["device"] != device.type:
         context.listener.note(f"this stage began on {saved['device']} and goes on on {device.type}: other last bits")
-    if saved is None:
-        began.write_text(json.dumps({"threads": threads, "device": device.type}), "utf-8")
+    if context.rank == 0:
+        now = {"threads": threads, "device": device.type, "ranks": context.ranks}
+        record.write_text(json.dumps(now), "utf-8")
     return device
 
 
@@ -226,10 +233,15 @@ def _job(context: Context, **fields: Any) -> Job:
         for network in (fields["student"], *fields["guides"]):
             channels_last(network)
     return Job(
-        events=EventLog(fields["scratch"] / "events.jsonl"), compile=context.runtime.compile,
+        events=EventLog(fields["scratch"] / "events.jsonl", muted=not context.first), compile=context.runtime.compile,
         checkpoint_seconds=context.runtime.checkpoint_seconds, interrupted=context.stop.get,
-        on_step=context.listener.step, **fields,
+        on_step=context.listener.step, ranks=ranks_of(context, fields["device"]), **fields,
     )  # fmt: skip
+
+
+def ranks_of(context: Context, device: torch.device) -> Ranks:
+    """The processes that share a stage's trainings."""
+    return Ranks(context.rank, context.ranks, device)
 
 
 def _fit(context: Context, job: Job, extra: Mapping[str, Any]) -> Done:
@@ -239,7 +251,8 @@ def _fit(context: Context, job: Job, extra: Mapping[str, Any]) -> Done:
     used = int((job.feed.labels >= 0).sum())
     metrics = {"steps": at.total, "labelled_clips": used, "clips": len(job.feed.numbers), **extra}
     metrics["losses"] = {phase: dict(means) for phase, means in at.last.items()}
-    return Done(metrics=metrics, run=run_facts(job.device, time.monotonic() - started, at.waited))
+    facts = run_facts(job.device, time.monotonic() - started, at.waited, context.ranks)
+    return Done(metrics=metrics, run=facts)
 
 
 def run_job(context: Context, job: Job) -> Progress:
@@ -250,11 +263,12 @@ def run_job(context: Context, job: Job) -> Progress:
         raise TrainingError(f"stage {context.stage.name}: {error.message}", hint=error.hint) from error
 
 
-def run_facts(device: torch.device, seconds: float, waited: float = 0.0) -> dict[str, Any]:
-    """Volatile facts for run.json; `waited` are the seconds of training that were spent making batches."""
+def run_facts(device: torch.device, seconds: float, waited: float = 0.0, ranks: int = 1) -> dict[str, Any]:
+    """Volatile facts for run.json; `waited` are the seconds of training that were spent making batches, `ranks` the
+    processes that shared it."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": device.type, "device_name": name, "threads": torch.get_num_threads(), "train_seconds": seconds,
-        "data_seconds": waited,
+        "data_seconds": waited, "gpus": ranks,
         "torch": torch.__version__,
     }  # fmt: skip

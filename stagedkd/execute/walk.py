@@ -14,6 +14,7 @@ from stagedkd._version import __version__
 from stagedkd.errors import Interrupted, StagedkdError, StoreError, TrainingError
 from stagedkd.execute.context import Context, Done, Listener, Silent, Stop, catching_signals
 from stagedkd.execute.locking import lock_specs
+from stagedkd.execute.ranks import check_ranks, wants_ranks, work_in_ranks
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.runtime import Runtime, load_runtime
@@ -138,6 +139,7 @@ def _prepared(experiment: Experiment, runtime: Runtime, show: Listener) -> tuple
         from stagedkd.execute.preflight import preflight
 
         device_of(runtime.device)
+        check_ranks((s for s in plans.unique.values() if walk.store.state(s) != "hit"), runtime)
         seen: dict[str, Any] = {}
         for plan in plans.cells.values():
             preflight(plan, Path(runtime.root), seen)
@@ -204,7 +206,7 @@ def _run_stage(
     try:
         manifest = manifest_of(plan, stage)
         context = Context(plan, stage, inputs, store.open(stage), manifest, runtime, show, stop)
-        done = work_on(context)
+        done = work_in_ranks(context) if wants_ranks(stage, runtime) else work_on(context)
         manifest = manifest.model_copy(update={"metrics": dict(done.metrics)})
         facts = {**_facts(started), **done.run}
         store.publish(stage, context.workspace, manifest, facts)

@@ -16,9 +16,12 @@ from stagedkd.spec.yaml import Node, read_yaml
 
 class Runtime(Section):
     """The knobs of params.yaml. Folders are relative to the project's folder. `threads` 0 means all cores;
-    `checkpoint_seconds` is the shortest training time between two checkpoints, which are written at epoch ends."""
+    `checkpoint_seconds` is the shortest training time between two checkpoints, which are written at epoch ends. `gpus`
+    is the number of processes that share each training on this machine, one for each GPU; on the CPU as many processes,
+    with `threads` threads each (0: an even share of the cores)."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    gpus: Annotated[int, Field(ge=1, le=64)] = 1
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     compile: bool = False

@@ -20,6 +20,9 @@ from stagedkd.data.source import ClipSource, ahead
 from stagedkd.data.views import View
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Augment
+from stagedkd.train.ranks import Ranks
+
+ALONE = Ranks()
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,11 @@ class Feed:
     def batch(self, phase: PhaseWork, number: int, step: int, device: torch.device) -> Batch:
         """Step `step` of phase `number`, made at once: clips in 0..1 and labels."""
         picked = self.pick(phase, number, step)
-        return self._finish(picked, self.source.load(picked.numbers, picked.views), step, device)
+        return self._finish(picked, self.source.load(picked.numbers, picked.views), step, device, ALONE)
 
-    def _finish(self, picked: Picked, loaded: list[Tensor], step: int, device: torch.device) -> Batch:
-        clip = self.source.finish(picked.numbers, picked.views, loaded)
+    def _finish(self, picked: Picked, loaded: list[Tensor], step: int, device: torch.device, ranks: Ranks) -> Batch:
+        own = ranks.own(len(picked.numbers))
+        clip = self.source.finish(picked.numbers[own], picked.views[own], loaded)
         batch = Batch(clip, torch.from_numpy(picked.labels).to(device), torch.from_numpy(picked.rows).to(device))
         if self.refined is not None:
             posteriors, accepted = self.refined.posteriors[picked.rows], self.refined.accepted[picked.rows]
@@ -98,16 +102,21 @@ class Feed:
                 batch, posterior_BN=torch.from_numpy(posteriors).to(device),
                 accepted_B=torch.from_numpy(accepted).to(device),
             )  # fmt: skip
+        if ranks.count > 1 and (self.augment.mixup or self.augment.cutmix):  # partners may be of another rank's share
+            mixed = mix(replace(batch, clip_B3THW=ranks.gather(clip)), self.augment, self.seed, picked.epoch, step)
+            return replace(mixed, clip_B3THW=mixed.clip_B3THW[own])
         return mix(batch, self.augment, self.seed, picked.epoch, step)
 
     def batches(
-        self, phase: PhaseWork, number: int, first: int, device: torch.device
+        self, phase: PhaseWork, number: int, first: int, device: torch.device, ranks: Ranks = ALONE
     ) -> Generator[tuple[Batch, float]]:
-        """The batches from step `first` on, loaded ahead, each with the seconds that were spent making it."""
+        """The batches from step `first` on, loaded ahead, each with the seconds that were spent making it. Of several
+        ranks each loads its share of the clips."""
 
         def loaded(step: int) -> tuple[Picked, list[Tensor]]:
             picked = self.pick(phase, number, step)
-            return picked, self.source.load(picked.numbers, picked.views)
+            own = ranks.own(len(picked.numbers))
+            return picked, self.source.load(picked.numbers[own], picked.views[own])
 
         jobs: Generator[Callable[[], tuple[Picked, list[Tensor]]]] = (partial(loaded, step) for step in count(first))
         row = ahead(jobs, self.workers) if self.source.loads else (job() for job in jobs)
@@ -115,5 +124,5 @@ class Feed:
             for step in count(first):
                 started = time.monotonic()
                 picked, tensors = next(row)
-                batch = self._finish(picked, tensors, step, device)
+                batch = self._finish(picked, tensors, step, device, ranks)
                 yield batch, time.monotonic() - started

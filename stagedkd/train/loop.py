@@ -28,6 +28,7 @@ from stagedkd.train.correlation import Probe, correlation
 from stagedkd.train.events import EventLog
 from stagedkd.train.feed import Feed
 from stagedkd.train.phases import Route, optimizer, route, set_modes
+from stagedkd.train.ranks import Ranks, refuse_batch_statistics, synchronised
 from stagedkd.train.schedule import learning_rate, loss_weight
 from stagedkd.train.step import Pieces, sound_backend, train_step
 from stagedkd.train.terms import Cast, Hop, Moment, OwnLoss, Seen
@@ -37,7 +38,7 @@ from stagedkd.train.terms import Cast, Hop, Moment, OwnLoss, Seen
 class Job:
     """One training: the networks (on the device, initialised), the phases, the clips, and how to run. `guides` are the
     networks that stand still, the teacher first; `inputs` what the student and they make of the shared view. `probe` is
-    there where phases want the correlation of substages."""
+    there where phases want the correlation of substages. `ranks` are the processes that share this training."""
 
     student: Network
     bridge: Bridge
@@ -59,6 +60,7 @@ class Job:
     checkpoint_seconds: float = 5.0
     interrupted: Callable[[], int | None] = lambda: None
     on_step: Callable[[dict[str, Any]], None] = lambda _: None
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 @dataclass
@@ -83,10 +85,12 @@ def fit(job: Job) -> Progress:
     """Train `job.student` in place (the averaged weights, where the last phase has `ema`).
 
     Raises:
-        TrainingError: a loss is not finite, no memory, no space. The last checkpoint stays.
+        TrainingError: a loss is not finite, no memory, no space. The last checkpoint stays. Of several ranks: a
+            BatchNorm on the CPU would see a share of the batch only.
         Interrupted: a signal came; a checkpoint of this very step is there.
     """
     run = _Run(job)
+    run.share()
     run.resume()
     while run.at.phase < len(job.phases):
         run.phase()
@@ -102,6 +106,19 @@ class _Run:
         self.average: Network | None = None
         self.saved: dict[str, Any] | None = None
         self.since = time.monotonic()
+
+    def share(self) -> None:
+        """Make the ranks one: the same weights everywhere, and no BatchNorm that sees a share of the batch only."""
+        job = self.job
+        if job.ranks.count == 1:
+            return
+        synchronised(job.student, job.device, job.ranks)
+        for phase in job.phases:
+            set_modes(job.student, job.bridge, phase, job.cut)
+            refuse_batch_statistics(job.student, job.ranks, f"phase {phase.name}")
+        for guide in job.guides:
+            refuse_batch_statistics(guide, job.ranks, "a network that guides")
+        job.ranks.share_states(job.student, job.bridge)
 
     def resume(self) -> None:
         """Take up the last checkpoint, if there is one."""
@@ -142,7 +159,7 @@ class _Run:
 
     def _steps(self, phase: PhaseWork, pieces: Pieces, path: Route, steps: int) -> None:
         job, at = self.job, self.at
-        batches = job.feed.batches(phase, at.phase, at.step, job.device)
+        batches = job.feed.batches(phase, at.phase, at.step, job.device, job.ranks)
         with closing(batches):
             self._all(phase, pieces, path, steps, batches)
 
@@ -180,12 +197,12 @@ class _Run:
         seen = tuple(
             Seen(run, made, share) for run, made, share in zip(guides, job.inputs[1:], job.shares, strict=True)
         )
-        return Cast(Seen(student, job.inputs[0]), seen, job.bridge, job.device, job.hop, job.own)
+        return Cast(Seen(student, job.inputs[0]), seen, job.bridge, job.device, job.hop, job.own, job.ranks)
 
     def _measure(self, probe: Probe) -> None:
         """Refresh the correlation of substages."""
         rho = correlation(self.job.student, self.job.guides[0], (self.job.cut, self.job.teacher_cut), probe)
-        self.at.rho = rho.tolist()
+        self.at.rho = self.job.ranks.shared(rho).tolist()
 
     def _moment(self, steps: int) -> Moment:
         at = self.at
@@ -245,7 +262,10 @@ class _Run:
                 mean.copy_(now)
 
     def _keep(self, update: torch.optim.Optimizer, scaler: torch.amp.GradScaler, *, epoch_ends: bool) -> None:
-        """Checkpoint at the end of an epoch when it is time, and at once when a signal came."""
+        """Checkpoint at the end of an epoch when it is time, and at once when a signal came. Of several ranks the first
+        does it for all: weights, averages and the generators' states are the same everywhere."""
+        if not self.job.ranks.first:
+            return
         signal_number = self.job.interrupted()
         due = epoch_ends and time.monotonic() - self.since >= self.job.checkpoint_seconds
         if not due and signal_number is None:

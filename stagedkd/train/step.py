@@ -63,6 +63,7 @@ def train_step(
     total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
     pieces.optimizer.zero_grad(set_to_none=True)
     pieces.scaler.scale(total).backward()
+    pieces.cast.ranks.add_gradients(pieces.parameters, pieces.cast.bridge.parameters())
     if phase.train.clip_grad:
         pieces.scaler.unscale_(pieces.optimizer)
         nn.utils.clip_grad_norm_(pieces.parameters, phase.train.clip_grad)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import LOGIT_LOSSES, PAIRED_LOSSES, PROJECTED_LOSSES, Input, Loss, Losses
 from stagedkd.train.bridge import Bridge, Compared, pair_shares
 from stagedkd.train.phases import Route
+from stagedkd.train.ranks import Ranks
 from stagedkd.train.schedule import ramp
 
 Forward = Callable[..., tuple[dict[str, Tensor], Tensor | None]]
@@ -50,7 +52,7 @@ class Hop:
 @dataclass(frozen=True)
 class Cast:
     """Who takes part in a step. `guides`: the teacher, then the others whose logits count; `own`: losses of one's own,
-    by their file."""
+    by their file; `ranks`: the processes that share the batch."""
 
     student: Seen
     guides: tuple[Seen, ...]
@@ -58,6 +60,7 @@ class Cast:
     device: torch.device
     hop: Hop = field(default_factory=Hop)
     own: Mapping[str, OwnLoss] = field(default_factory=dict[str, OwnLoss])
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,11 @@ class Moment:
 
 def loss_parts(cast: Cast, phase: PhaseWork, route: Route, batch: Batch, moment: Moment) -> dict[str, Tensor]:
     """The unweighted losses of a phase by name, in the order of the schema. Losses on pairs are means over the pairs,
-    weighted by the hop's `pair_weights` and the phase's `ramp`."""
+    weighted by the hop's `pair_weights` and the phase's `ramp`. Of several ranks each has the losses of the whole
+    batch: networks run on its share of the clips, what they make is gathered."""
     mine_B3THW = _shown(cast, batch.clip_B3THW, cast.student.input)
     taps = tuple(route.student_taps.values())
-    feats, logits = cast.student.run(mine_B3THW, upto=route.student_end, taps=taps, head=phase.head)
+    feats, logits = _student(cast, mine_B3THW, moment, 0, upto=route.student_end, taps=taps, head=phase.head)
     theirs, heard = _teachers(cast, route, batch, mine_B3THW, moment)
     parts: dict[str, Tensor] = {}
     if phase.pairs:
@@ -95,11 +99,27 @@ def loss_parts(cast: Cast, phase: PhaseWork, route: Route, batch: Batch, moment:
         parts |= _label_parts(phase.losses, logits, batch)
     if phase.losses.fixmatch:
         assert logits is not None
-        strong_B3THW = strong_view(batch.clip_B3THW, cast.hop.seed, moment.phase, moment.step)
-        _, strong_BN = cast.student.run(_shown(cast, strong_B3THW, cast.student.input), upto=None, taps=(), head=True)
+        strong_B3THW = _strong(cast, batch, moment)
+        _, strong_BN = _student(cast, strong_B3THW, moment, 1, upto=None, taps=(), head=True)
         assert strong_BN is not None
         parts["fixmatch"] = losses.fixmatch(strong_BN, logits, **phase.losses.fixmatch.params)
     return {name: parts[name] for name in phase.losses.named()}
+
+
+def _student(
+    cast: Cast, clip_B3THW: Tensor, moment: Moment, view: int, **asked: Any
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """What the student makes of all ranks' clips. `view` 0 is the plain one, 1 the strong one: dropout draws anew."""
+    with cast.ranks.own_draws(cast.device, cast.hop.seed, moment.step, view):
+        feats, logits = cast.student.run(clip_B3THW, **asked)
+    return cast.ranks.gather_maps(feats), None if logits is None else cast.ranks.gather(logits)
+
+
+def _strong(cast: Cast, batch: Batch, moment: Moment) -> Tensor:
+    """The strong view of this rank's clips, as the student sees it."""
+    clip_B3THW, own = batch.clip_B3THW, cast.ranks.own(len(batch.labels_B))
+    made = strong_view(clip_B3THW, cast.hop.seed, moment.phase, moment.step, own.start, len(batch.labels_B))
+    return _shown(cast, made, cast.student.input)
 
 
 def _shown(cast: Cast, clip_B3THW: Tensor, by: Input | None) -> Tensor:
@@ -125,7 +145,9 @@ def _teachers(
         same = cast.student.input == guide.input
         view_B3THW = mine_B3THW if same else _shown(cast, batch.clip_B3THW, guide.input)
         with torch.no_grad():
-            found, logits = guide.run(view_B3THW, upto=None, taps=taps, head=wanted)
+            shares, logits = guide.run(view_B3THW, upto=None, taps=taps, head=wanted)
+        found = cast.ranks.gather_maps(shares)
+        logits = cast.ranks.gather(logits) if logits is not None else None
         if cast.hop.shuffle:  # each clip is shown what belongs to the next one of the batch
             found = {name: feat.roll(1, 0) for name, feat in found.items()}
             logits = logits.roll(1, 0) if logits is not None else None

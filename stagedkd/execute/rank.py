@@ -1,0 +1,169 @@
+"""One process of several that do a stage's training: what torchrun starts, and what starts torchrun.
+
+    python -m stagedkd.execute.rank lead FOLDER COUNT    the launcher's child: torchrun
+    python -m stagedkd.execute.rank rank FOLDER          torchrun's children
+
+FOLDER and its files are described in ranks.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from stagedkd.errors import Interrupted, StagedkdError
+from stagedkd.execute.context import Context, Done, Listener, Silent, Stop
+from stagedkd.execute.ranks import Order, write_whole
+from stagedkd.store.manifest import manifest_of
+from stagedkd.store.store import Store, Workspace
+
+PR_SET_PDEATHSIG = 1
+PATIENCE = timedelta(hours=12)  # a rank waits while the first one decodes videos; the launcher watches for lost ones
+SAY_SECONDS = 0.1
+
+
+def main() -> None:
+    """Entry of both."""
+    tie()
+    role, folder = sys.argv[1], Path(sys.argv[2])
+    code = lead(folder, int(sys.argv[3])) if role == "lead" else take_part(folder)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # at once: torch takes its time to leave, and after a fault others may hang in an exchange
+
+
+def tie() -> None:
+    """End this process when the launcher ends, however it ends: the other end of stdin, which all ranks inherit, is the
+    launcher's alone. On Linux the kernel ends it with its parent, too, should Python not get to it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+    def wait() -> None:
+        while os.read(0, 64):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def lead(folder: Path, count: int) -> int:
+    """Run torchrun on this machine; `lost.json` says how ranks ended that did not end well. Gives the exit code."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    command = ["--standalone", f"--nproc-per-node={count}", "-m", "stagedkd.execute.rank", "rank", str(folder)]
+    try:
+        run.main(command)
+    except ChildFailedError as error:
+        lost = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
+        write_whole(folder / "lost.json", json.dumps(lost))
+        return 1
+    return 0
+
+
+def take_part(folder: Path) -> int:
+    """Do the ordered stage's work as one of the ranks; the first one leaves `done.json`. A rank that fails says why in
+    `fault-<rank>.json`. Gives the exit code."""
+    number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    try:
+        done = _work(folder, number, count)
+        if number == 0:
+            text = json.dumps({"metrics": dict(done.metrics), "run": dict(done.run)})
+            write_whole(folder / "done.json", text)
+        return 0
+    except BaseException as error:
+        ours = isinstance(error, StagedkdError)
+        fault = {"rank": number, "ours": ours, "kind": type(error).__name__, "message": str(error), "hint": ""}
+        if isinstance(error, StagedkdError):
+            fault |= {"message": error.message, "hint": error.hint}
+        else:
+            fault["message"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if isinstance(error, Interrupted):
+            fault["signal"] = error.exit_code - 128
+        write_whole(folder / f"fault-{number}.json", json.dumps(fault))
+        traceback.print_exc()
+        return 1
+
+
+def _work(folder: Path, number: int, count: int) -> Done:
+    import torch
+    import torch.distributed as dist
+
+    from stagedkd.execute.networks import device_of
+    from stagedkd.execute.walk import work_on
+
+    order = Order.model_validate_json((folder / "order.json").read_bytes(), strict=False)
+    cuda = device_of(order.runtime.device).type == "cuda"
+    if cuda:
+        torch.cuda.set_device(number)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    done = work_on(_context(order, folder, number, count))
+    dist.barrier()
+    dist.destroy_process_group()
+    return done
+
+
+def _context(order: Order, folder: Path, number: int, count: int) -> Context:
+    """What the stage is handed in this rank: the launcher's, read anew from the store."""
+    plan, store = order.plan, Store(order.runtime.folder("store"))
+    stage = plan.stage(order.stage)
+    inputs = {role: store.artifact(other) for role, other in plan.inputs(stage).items()}
+    first = number == 0
+    listener: Listener = _Saying(folder / "says.jsonl") if first else Silent()
+    stop = _stop_by_file(folder / "stop") if first else Stop()
+    workspace = Workspace(Path(order.files), Path(order.scratch))
+    return Context(
+        plan, stage, inputs, workspace, manifest_of(plan, stage), order.runtime, listener, stop, rank=number,
+        ranks=count,
+    )  # fmt: skip
+
+
+def _stop_by_file(path: Path) -> Stop:
+    """A `Stop` that a file sets."""
+    stop = Stop()
+
+    def look() -> None:
+        while not path.exists():
+            time.sleep(SAY_SECONDS)
+        stop.number = int(path.read_text("utf-8"))
+
+    threading.Thread(target=look, daemon=True).start()
+    return stop
+
+
+class _Saying(Silent):
+    """Writes what there is to show where the launcher reads it; of the steps no more than a person can read."""
+
+    def __init__(self, path: Path) -> None:
+        self.stream = path.open("a", encoding="utf-8", buffering=1)
+        self.last = 0.0
+
+    def note(self, text: str) -> None:
+        self._say({"note": text})
+
+    def step(self, fields: Mapping[str, Any]) -> None:
+        if time.monotonic() - self.last > SAY_SECONDS or fields["done"] >= 1:
+            self.last = time.monotonic()
+            self._say({"step": dict(fields)})
+
+    def count(self, what: str, done: int, of: int) -> None:
+        if time.monotonic() - self.last > SAY_SECONDS or done == of:
+            self.last = time.monotonic()
+            self._say({"count": [what, done, of]})
+
+    def _say(self, row: dict[str, Any]) -> None:
+        self.stream.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

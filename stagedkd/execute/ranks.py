@@ -1,0 +1,208 @@
+"""One stage's training over several processes: the launcher's side. It holds the store's lock, starts torchrun, shows
+what the first rank says, and passes signals on; `rank.py` is the other side. Needs no torch, as the walk does.
+
+In the stage's scratch folder, below `ranks/`: `order.json` (what to do), `says.jsonl` (the first rank's progress),
+`stop` (a signal's number), `done.json` or `fault-<rank>.json`, `lost.json` (ranks that ended otherwise), `log.txt`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from stagedkd import errors
+from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
+from stagedkd.execute.context import Context, Done, Listener
+from stagedkd.plan.graph import Plan, Stage
+from stagedkd.plan.lock import Lock
+from stagedkd.plan.runtime import Runtime
+from stagedkd.plan.work import Distill, PhaseWork, Refine, Teach, Work
+from stagedkd.spec.schema import Section, Spec
+
+POLL_SECONDS = 0.05
+LOOPBACK = "lo"
+
+
+class Order(Section):
+    """What ranks are told to do: `stage` of a plan that holds it and all above it, and where it writes."""
+
+    name: str
+    spec: Spec
+    lock: Lock
+    stages: tuple[Stage, ...]
+    stage: str
+    runtime: Runtime
+    files: str
+    scratch: str
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(self.name, self.spec, self.lock, self.stages)
+
+
+def phases_of(work: Work) -> tuple[PhaseWork, ...]:
+    """The phases that a kind of work trains; none where it trains nothing."""
+    if isinstance(work, Teach):
+        return (work.phase,) if work.phase else ()
+    if isinstance(work, Refine):
+        return tuple(trainee.phase for trainee in work.networks)
+    return work.phases if isinstance(work, Distill) else ()
+
+
+def check_ranks(stages: Iterable[Stage], runtime: Runtime) -> None:
+    """What can be known before anything runs.
+
+    Raises:
+        UsageError: a batch cannot be shared evenly, or there are not as many devices.
+    """
+    count = runtime.gpus
+    if count == 1:
+        return
+    for stage in stages:
+        for phase in phases_of(stage.work):
+            if phase.train.batch % count:
+                message = f"stage {stage.name}: a batch of {phase.train.batch} cannot be shared evenly by gpus: {count}"
+                raise UsageError(message, hint=f"set train.batch to a multiple of {count}, or gpus to a divisor of it")
+    import torch
+
+    from stagedkd.execute.networks import device_of
+
+    kind = device_of(runtime.device).type
+    if kind == "mps":
+        raise UsageError("mps is one device: gpus must be 1", hint="or --device cpu, for as many processes")
+    if kind == "cuda" and torch.cuda.device_count() < count:
+        raise UsageError(f"gpus: {count}, but there are {torch.cuda.device_count()} here", hint="lower --gpus")
+
+
+def wants_ranks(stage: Stage, runtime: Runtime) -> bool:
+    """Whether a stage trains, and over several processes."""
+    return runtime.gpus > 1 and bool(phases_of(stage.work))
+
+
+def work_in_ranks(context: Context) -> Done:
+    """Do a stage's work in `gpus` processes under torchrun, none of which outlives this one.
+
+    Raises:
+        TrainingError: a rank was lost; all have ended, the last checkpoint stays.
+        Interrupted: a signal came; the first rank has written a checkpoint.
+        StagedkdError: what a rank raised.
+    """
+    folder = context.workspace.scratch / "ranks"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    runtime = context.runtime.model_copy(update={"threads": _threads(context.runtime)})
+    plan, workspace = context.plan, context.workspace
+    order = Order(
+        name=plan.name, spec=plan.spec, lock=plan.lock, stages=plan.closure(context.stage), stage=context.stage.name,
+        runtime=runtime, files=str(workspace.files.resolve()), scratch=str(workspace.scratch.resolve()),
+    )  # fmt: skip
+    (folder / "order.json").write_text(order.model_dump_json(), "utf-8")
+    code = _launch(folder.resolve(), context, runtime)
+    done = folder / "done.json"
+    if code == 0 and done.exists():
+        return Done(**json.loads(done.read_text("utf-8")))
+    raise _fault(folder, context.stage.name, runtime.gpus, code)
+
+
+def _threads(runtime: Runtime) -> int:
+    """Threads of each rank: those that the runtime names, or an even share of the cores."""
+    return runtime.threads or max(1, (os.cpu_count() or 1) // runtime.gpus)
+
+
+def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
+    """Start torchrun and stay with it to its end; gives its exit code."""
+    command = [sys.executable, "-m", "stagedkd.execute.rank", "lead", str(folder), str(runtime.gpus)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(runtime.threads)}
+    if Path("/sys/class/net", LOOPBACK).exists():  # a host's own name may lead nowhere, or to the outside
+        environment.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+    with (folder / "log.txt").open("wb") as log:
+        # its stdin is a pipe whose other end is ours: when it closes, whatever ended us, the ranks end (rank.tie)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment,
+            start_new_session=True,  # so that Ctrl-C reaches us alone, and the ranks go on to their checkpoint
+        )  # fmt: skip
+    said = _Said(folder / "says.jsonl", context.listener)
+    try:
+        while process.poll() is None:
+            said.relay()
+            number = context.stop.get()
+            if number is not None and not (folder / "stop").exists():
+                write_whole(folder / "stop", str(number))
+            time.sleep(POLL_SECONDS)
+        said.relay()
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+    return process.returncode
+
+
+class _Said:
+    """The first rank's progress, read on from where it was left."""
+
+    def __init__(self, path: Path, listener: Listener) -> None:
+        self.path, self.listener, self.at = path, listener, 0
+
+    def relay(self) -> None:
+        """Pass whole lines on."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as stream:
+            stream.seek(self.at)
+            text = stream.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self.at += len(whole)
+        for line in whole.splitlines():
+            match json.loads(line):
+                case {"note": str(note)}:
+                    self.listener.note(note)
+                case {"step": dict(fields)}:
+                    self.listener.step(fields)
+                case {"count": [str(what), int(done), int(of)]}:
+                    self.listener.count(what, done, of)
+
+
+def _fault(folder: Path, stage: str, count: int, code: int) -> StagedkdError:
+    """Why ranks ended: what one of them raised as an error of ours, then a rank that was killed, then anything else (a
+    lost rank makes the others fail in their next exchange)."""
+    faults = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("fault-*.json"))]
+    for fault in faults:
+        if fault["ours"]:
+            return _raised(fault)
+    lost: dict[str, int] = json.loads(_text(folder / "lost.json") or "{}")
+    hint = f"their output is in {folder / 'log.txt'}; the same command goes on from the last checkpoint"
+    for rank, ended in sorted(lost.items()):
+        if ended < 0 and ended != -signal.SIGTERM:  # by which torchrun ends the others
+            name = signal.Signals(-ended).name
+            return TrainingError(f"stage {stage}: rank {rank} of {count} was ended by {name}", hint=hint)
+    for fault in faults:
+        return TrainingError(f"stage {stage}: rank {fault['rank']} of {count}: {fault['message']}", hint=hint)
+    return TrainingError(f"stage {stage}: the {count} ranks ended with exit code {code}", hint=hint)
+
+
+def _raised(fault: Mapping[str, Any]) -> StagedkdError:
+    """An error of a rank, raised here anew."""
+    if fault["kind"] == Interrupted.__name__:
+        return Interrupted(fault["signal"], fault["message"])
+    kinds = (errors.UsageError, errors.LockError, errors.DataError, errors.StoreError)
+    kind = next((known for known in kinds if known.__name__ == fault["kind"]), TrainingError)
+    return kind(fault["message"], hint=fault["hint"])
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8") if path.exists() else ""
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write beside, then rename: whoever looks sees all or nothing."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)

@@ -1,0 +1,152 @@
+"""Several processes that make one training (docs/decisions/0014).
+
+Every rank runs both networks on its share of the batch; features and logits are gathered, so that every rank computes
+the losses of the whole batch, and the gradients of the shares are added up.
+
+Shape legend: b clips of a rank's share, B clips of the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from stagedkd.data.draws import bits
+from stagedkd.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this one is; `device` is where collectives want their tensors. The default is a
+    process alone, for which nothing here does anything."""
+
+    number: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank writes what is kept: checkpoints, events, files."""
+        return self.number == 0
+
+    def own(self, whole: int) -> slice:
+        """This rank's share of `whole` clips. Raises ValueError: they cannot be shared evenly."""
+        if whole % self.count:
+            raise ValueError(f"{whole} clips cannot be shared evenly by {self.count} processes")
+        size = whole // self.count
+        return slice(self.number * size, (self.number + 1) * size)
+
+    def gather(self, share_b: Tensor) -> Tensor:
+        """The shares of all ranks, (B, ...), in the order of the batch.
+
+        Its gradient is this rank's part of the incoming one, without communication: every rank computes the same loss
+        of the whole, so that the gradients of all ranks' shares, added up (`add_gradients`), are those of one process.
+        """
+        return share_b if self.count == 1 else _Gather.apply(share_b, self.number, self.count)  # pyright: ignore
+
+    def gather_maps(self, maps_b: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`gather` of each feature map."""
+        return {name: self.gather(feat_b) for name, feat_b in maps_b.items()}
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter], replicated: Iterable[nn.Parameter]) -> None:
+        """Sum the gradients of all ranks in place.
+
+        Args:
+            parameters: all that are trained. replicated: those of modules that saw the whole batch on every rank, so
+                that each rank has the full gradient already: their mean is taken.
+        """
+        if self.count == 1:
+            return
+        for parameter in replicated:
+            if parameter.grad is not None:
+                parameter.grad /= self.count
+        grads = [p.grad for p in parameters if p.grad is not None]
+        for kind in dict.fromkeys((grad.dtype, grad.device) for grad in grads):
+            group = [grad for grad in grads if (grad.dtype, grad.device) == kind]
+            flat = torch.cat([grad.reshape(-1) for grad in group])
+            dist.all_reduce(flat)
+            for grad, part in zip(group, flat.split([grad.numel() for grad in group]), strict=True):
+                grad.copy_(part.view_as(grad))
+
+    def shared(self, value: Tensor) -> Tensor:
+        """The first rank's value, for figures that ranks may compute with other last bits."""
+        if self.count == 1:
+            return value
+        sent = value.detach().to(self.device, copy=True).contiguous()
+        dist.broadcast(sent, 0)
+        return sent.to(value.device)
+
+    def agree(self, mine: bool) -> bool:
+        """The first rank's answer, where it hangs on files that only the first rank writes."""
+        return bool(self.shared(torch.tensor(int(mine))))
+
+    def share_states(self, *modules: nn.Module) -> None:
+        """Give all ranks the first one's parameters and buffers: code of one's own may draw from other generators."""
+        if self.count == 1:
+            return
+        with torch.no_grad():
+            for module in modules:
+                for tensor in module.state_dict().values():
+                    tensor.copy_(self.shared(tensor))
+
+    @contextmanager
+    def own_draws(self, device: torch.device, *parts: int) -> Generator[None]:
+        """Inside, torch's generators are seeded by `parts` and the rank's number, so that dropout differs from share
+        to share; outside they stay in step on all ranks, as the losses that draw need it. A process alone draws from
+        its generators as they are."""
+        if self.count == 1:
+            yield
+            return
+        with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []):
+            torch.manual_seed(int(bits(*parts, 62, self.number).item() >> np.uint64(1)))
+            yield
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, share_b: Tensor, number: int, count: int) -> Tensor:
+        ctx.number, ctx.size = number, len(share_b)
+        whole_B = share_b.new_empty((count * len(share_b), *share_b.shape[1:]))
+        dist.all_gather_into_tensor(whole_B, share_b.contiguous())
+        return whole_B
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0].narrow(0, ctx.number * ctx.size, ctx.size), None, None
+
+
+def synchronised(network: nn.Module, device: torch.device, ranks: Ranks) -> None:
+    """On CUDA, let the BatchNorms of a network take their statistics over all ranks' shares, in place."""
+    if ranks.count > 1 and device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+
+def refuse_batch_statistics(network: nn.Module, ranks: Ranks, where: str) -> None:
+    """Raise where a BatchNorm would take the statistics of one rank's share for those of the batch.
+
+    Raises:
+        TrainingError: it says which, and what to do.
+    """
+    names = list(_unsynchronised(network)) if ranks.count > 1 else []
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        message = f"{where}: BatchNorm {names[0]}{more} would take the statistics of one of {ranks.count} processes"
+        hint = "SyncBatchNorm wants CUDA: on the CPU use gpus: 1, or a network with GroupNorm"
+        raise TrainingError(message, hint=hint)
+
+
+def _unsynchronised(network: nn.Module) -> Iterator[str]:
+    """BatchNorms that use a batch's statistics: in training, or always where they keep no others."""
+    for name, module in network.named_modules():
+        if not isinstance(module, _BatchNorm) or (isinstance(module, nn.SyncBatchNorm) and module.training):
+            continue
+        if module.training or module.running_mean is None:
+            yield name
