@@ -23,7 +23,8 @@ from typing import Any
 
 from stagedkd.errors import Interrupted, StagedkdError
 from stagedkd.execute.context import Context, Done, Listener, Silent, Stop
-from stagedkd.execute.ranks import Order, write_whole
+from stagedkd.execute.ranks import Order
+from stagedkd.files import write_whole
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Store, Workspace
 

@@ -21,6 +21,7 @@ from typing import Any
 from stagedkd import errors
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
 from stagedkd.execute.context import Context, Done, Listener
+from stagedkd.files import write_whole
 from stagedkd.plan.graph import Plan, Stage
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.runtime import Runtime
@@ -199,10 +200,3 @@ def _raised(fault: Mapping[str, Any]) -> StagedkdError:
 
 def _text(path: Path) -> str:
     return path.read_text("utf-8") if path.exists() else ""
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write beside, then rename: whoever looks sees all or nothing."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)
