@@ -98,7 +98,7 @@ class _Compiler:
         for name in networks:
             self._evaluate(name, data)
         self.notes += [message for message, _, _ in warnings(spec)]
-        return Plan(spec.name, spec, self.lock, tuple(self.stages.values()), tuple(self.notes))
+        return Plan(spec.name, self.lock, tuple(self.stages.values()), spec.clip, spec, tuple(self.notes))
 
     def _add(self, name: str, work: Work, *, locked: bool = True, **needs: str) -> str:
         above = {role: self.stages[upstream] for role, upstream in needs.items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from stagedkd.plan.graph import Plan, Stage
+from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.lock import Lock, data_id, weights_id
 from stagedkd.plan.work import Distill, Prepare, Refine, Teach, Weights, Work
 from stagedkd.spec.schema import Arch, Section
@@ -45,7 +45,7 @@ class Manifest(Section):
         return self.closure[self.key].needs
 
 
-def manifest_of(plan: Plan, stage: Stage) -> Manifest:
+def manifest_of(plan: Graph, stage: Stage) -> Manifest:
     """The manifest of a stage before it has run: no files, no metrics. The stage must be locked."""
     closure: dict[str, Upstream] = {}
     lock = Lock()

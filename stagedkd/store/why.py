@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from stagedkd.plan.compare import changed_fields, in_short
-from stagedkd.plan.graph import Plan, Stage
+from stagedkd.plan.graph import Graph, Stage
 from stagedkd.store.manifest import Manifest
 
 
-def why_miss(plan: Plan, stage: Stage, stored: Iterable[Manifest]) -> str:
+def why_miss(plan: Graph, stage: Stage, stored: Iterable[Manifest]) -> str:
     """The keyed fields in which a stage differs from the stored artifact of its kind that it is nearest to, as
     `field old -> new`; else the inputs that changed; "nothing of its kind is stored" where there is none."""
     needs = {role: above.key for role, above in plan.inputs(stage).items()}
