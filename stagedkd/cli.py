@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stagedkd import cli_data
+from stagedkd import cli_data, cli_store
 from stagedkd.cli_common import (
     AsJson,
     Baseline,
@@ -47,6 +47,8 @@ app = typer.Typer(
     help="Staged knowledge distillation for video classification, from one YAML spec.",
 )  # fmt: skip
 app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_store.app, name="store")
+app.command()(cli_store.reproduce)
 
 
 @app.command()

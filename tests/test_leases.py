@@ -137,7 +137,9 @@ def test_a_frozen_holder_finds_out_that_it_lost(tmp_path: Path) -> None:
 
 
 def test_a_late_holder_goes_on_where_nobody_took_over(tmp_path: Path) -> None:
-    frozen = holding(tmp_path / "key", 0.2, "import os, signal; os.kill(os.getpid(), signal.SIGSTOP); lease.require(); lease.end()")
+    frozen = holding(
+        tmp_path / "key", 0.2, "import os, signal; os.kill(os.getpid(), signal.SIGSTOP); lease.require(); lease.end()"
+    )
     time.sleep(0.8)
     frozen.send_signal(signal.SIGCONT)
     assert frozen.communicate(timeout=20)[1] == "" and holder(tmp_path / "key") is None
@@ -153,7 +155,9 @@ def test_the_heartbeat_keeps_no_process_alive_and_breaks_no_signal(tmp_path: Pat
     assert holder(tmp_path / "key") is None
 
 
-def test_a_file_system_that_is_away_loses_the_lease_in_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_that_is_away_loses_the_lease_in_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lease, utime = acquire(tmp_path / "key", 0.4), os.utime
 
     def away(*_: object) -> None:

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
-from stagedkd._version import __version__
 from stagedkd.errors import Interrupted, StagedkdError, StoreError, TrainingError
 from stagedkd.execute.context import Context, Done, Listener, Silent, Stop, catching_signals
+from stagedkd.execute.environment import environment
 from stagedkd.execute.locking import lock_specs
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.graph import Graph, Plan, Plans, Stage
@@ -212,7 +212,7 @@ def _run_stage(
         context = Context(plan, stage, inputs, store.open(stage, lease), manifest, runtime, show, stop)
         done = work_on(context)
         manifest = manifest.model_copy(update={"metrics": dict(done.metrics)})
-        facts = {**_facts(started), **done.run}
+        facts = {**_facts(started), **environment(), "compile": runtime.compile, **done.run}
         store.publish(stage, context.workspace, manifest, facts)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -227,7 +227,7 @@ def _run_stage(
 
 
 def _facts(started: float) -> dict[str, object]:
-    return {"started": started, "seconds": time.time() - started, "stagedkd": __version__}
+    return {"started": started, "seconds": time.time() - started}
 
 
 def work_on(context: Context) -> Done:

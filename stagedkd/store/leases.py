@@ -85,14 +85,14 @@ def _machine() -> str:
     """This boot of this machine, and its space of process numbers: containers may share a host name."""
     parts = [socket.gethostname()]
     try:
-        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
     except OSError:
         parts.append(str(uuid.getnode()))
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
 
 
 def _start(pid: int) -> int | None:
-    """When a process of this machine was started, in ticks since the boot; 0 where that is unknown; None: it is gone."""
+    """When a process of this machine was started, in ticks since the boot; 0: unknown; None: it is gone."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -189,7 +189,8 @@ def try_acquire(place: Path, seconds: float = SECONDS) -> Lease | None:
 def holder(place: Path) -> Owner | None:
     """Who holds the lease of a key, dead or alive."""
     try:  # names with a dot are a network file system's own, of files removed while open
-        return next((Owner.of(name) for name in sorted(os.listdir(place)) if not name.startswith(".")), None)
+        names = sorted(path.name for path in place.iterdir())
+        return next((Owner.of(name) for name in names if not name.startswith(".")), None)
     except FileNotFoundError:
         return None
 
@@ -238,7 +239,7 @@ class _Claim:
     def _enter(self) -> bool:
         os.utime(self.mine / self.owner.name)
         try:
-            os.rename(self.mine, self.place)
+            self.mine.rename(self.place)
         except OSError as error:
             if error.errno in TAKEN:
                 return False
@@ -249,7 +250,7 @@ class _Claim:
         """Rename the dead holder's file to one's own; its time first, so that nobody finds us dead."""
         try:
             os.utime(self.place / owner.name)
-            os.rename(self.place / owner.name, self.place / self.owner.name)
+            (self.place / owner.name).rename(self.place / self.owner.name)
         except FileNotFoundError:
             return False
         return True

@@ -57,14 +57,15 @@ def manifest_of(plan: Graph, stage: Stage) -> Manifest:
             name = data_id(part.work.data)
             if name and name in plan.lock.data:  # the list of files stays in the lock; the fingerprint speaks for it
                 lock = lock.with_data(name, plan.lock.data[name].model_copy(update={"files": {}}))
-        for arch, weights in _weights_of(part.work):
+        for arch, weights in weights_of(part.work):
             assert weights.sha256 is not None
             lock = lock.with_weights(weights_id(weights.name, arch), weights.sha256)
     assert stage.key is not None
     return Manifest(key=stage.key, kind=stage.work.kind, closure=closure, lock=lock)
 
 
-def _weights_of(work: Work) -> list[tuple[Arch, Weights]]:
+def weights_of(work: Work) -> list[tuple[Arch, Weights]]:
+    """The weight files that a stage starts from, each with the network it is for."""
     if isinstance(work, Teach | Distill):
         return [(work.arch, work.weights)] if work.weights else []
     return [(n.arch, n.weights) for n in work.networks if n.weights] if isinstance(work, Refine) else []

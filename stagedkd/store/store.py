@@ -159,7 +159,7 @@ class Store:
         lease.require()
         earlier = sorted(self._attempts(stage), key=_kept_at)
         if earlier:
-            os.rename(earlier.pop(), scratch)
+            earlier.pop().rename(scratch)
         for folder in earlier:
             shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(scratch / "artifact", ignore_errors=True)
@@ -202,7 +202,7 @@ class Store:
         trash = self.root / TRASH
         trash.mkdir(exist_ok=True)
         away = trash / f"{folder.name}-{os.urandom(8).hex()}"
-        os.rename(folder, away)
+        folder.rename(away)
         shutil.rmtree(away)
 
     def _clear_remains(self, folder: Path) -> None:
@@ -211,10 +211,10 @@ class Store:
             return
         away = self.root / TRASH / f"{folder.name}-{os.urandom(8).hex()}"
         away.parent.mkdir(exist_ok=True)
-        os.rename(folder, away)
+        folder.rename(away)
         if (away / "files" / MANIFEST).exists():  # published by another just now
             with suppress(OSError):
-                os.rename(away, folder)
+                away.rename(folder)
         shutil.rmtree(away, ignore_errors=True)
 
     def _attempts(self, stage: Stage) -> list[Path]:

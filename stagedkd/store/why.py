@@ -21,3 +21,18 @@ def why_miss(plan: Graph, stage: Stage, stored: Iterable[Manifest]) -> str:
         inputs = [role for role, key in needs.items() if manifest.needs.get(role) != key]
         found.append((2 * len(fields) + len(inputs), in_short(fields, inputs)))
     return min(found)[1] if found else "nothing of its kind is stored"
+
+
+def made_of(manifest: Manifest) -> list[tuple[int, str, str]]:
+    """What made an artifact: (depth, role, key) of it and all above it, each with what it needs below it, an upstream
+    that was named already not opened again."""
+    found: list[tuple[int, str, str]] = []
+
+    def add(depth: int, role: str, key: str) -> None:
+        again = any(key == seen for _, _, seen in found)
+        found.append((depth, role, key))
+        for name, above in sorted(manifest.closure[key].needs.items()) if not again else ():
+            add(depth + 1, name, above)
+
+    add(0, "", manifest.key)
+    return found
