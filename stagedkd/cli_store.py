@@ -179,7 +179,8 @@ def reproduce(
     with tempfile.TemporaryDirectory() if store is None else nullcontext(str(store)) as folder, progress() as shown:
         found = rebuild(what, kept, runtime, Path(folder).resolve(), shown, given=(device, threads))
     if found.differs:
-        raise TrainingError("\n".join(rebuilt_lines(found)), hint="the same bits need the same environment")
+        hint = "" if found.environment == () else "the same bits need the same environment"
+        raise TrainingError("\n".join(rebuilt_lines(found)), hint=hint)
     say(rebuilt_lines(found))
 
 

@@ -137,7 +137,8 @@ class Store:
         place = self.root / LEASES / f"{stage.work.kind}-{stage.key}"
         lease = leases.acquire(place, self.lease_seconds, waiting, check)
         try:
-            next(os.scandir(self.root), None)  # a network file system looks anew at what others made meanwhile
+            with os.scandir(self.root) as names:
+                next(names, None)  # a network file system looks anew at what others made meanwhile
             yield lease
         except Interrupted:
             raise
