@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stagedkd.errors import StoreError
-from stagedkd.store.leases import Owner, acquire, holder, living, try_acquire
+from stagedkd.store.leases import Owner, _Claim, acquire, holder, living, try_acquire
 
 HOLD = """
 import sys, time
@@ -199,14 +199,26 @@ def test_of_eight_that_take_over_one_dead_lease_one_wins(tmp_path: Path) -> None
     log.mkdir()
     dead = process("")
     dead.communicate()
-    name = Owner(600, "x", Owner.new(1).machine, dead.pid, 1, "dead").name
+    names = [Owner(600, "x", machine, dead.pid, 1, "dead").name for machine in (Owner.new(1).machine, "elsewhere")]
     for i in range(rounds):
         (tmp_path / str(i) / "key").mkdir(parents=True)
         if i % 4:  # and every fourth time there is none: they enter
-            (tmp_path / str(i) / "key" / name).touch()
+            file = tmp_path / str(i) / "key" / names[i % 2]  # dead since its process is gone, or by its heartbeat
+            file.touch()
+            os.utime(file, (file.stat().st_mtime - 601 * (i % 2),) * 2)
     racers = [process(RACE, tmp_path, log, rounds) for _ in range(8)]
     for i in range(rounds):
         (tmp_path / str(i) / "go").touch()
         until(lambda i=i: (log / str(i)).exists() and (log / str(i)).stat().st_size == 8)
     assert [racer.communicate(timeout=20)[1] for racer in racers] == [""] * 8
     assert {(log / str(i)).read_text().count("1") for i in range(rounds)} == {1}
+
+
+def test_who_has_just_taken_over_looks_alive(tmp_path: Path) -> None:
+    """Before his first heartbeat, too: the dead holder's old time does not pass to him."""
+    acquire(tmp_path / "key", 600)
+    dead = rename_holder(tmp_path / "key", machine="elsewhere", seconds=1.0)
+    os.utime(tmp_path / "key" / dead.name, (1, 1))
+    with _Claim(tmp_path / "key", 1) as first, _Claim(tmp_path / "key", 1) as second:
+        assert second.finds_dead(second.place, dead) and first._take(dead)
+        assert not second.finds_dead(second.place, first.owner) and not second._take(dead)

@@ -13,6 +13,7 @@ import stagedkd as package
 from stagedkd import load_spec
 from stagedkd.cli import app
 from stagedkd.cli_data import app as data_app
+from stagedkd.cli_store import app as store_app
 from stagedkd.errors import SpecError
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.spec.load import load_experiment
@@ -33,9 +34,11 @@ def test_the_error_is_what_is_printed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_every_command_is_there(stagedkd: Command) -> None:
-    named = dict(re.findall(r"^\| `stagedkd (data \w+|\w+)([^`]*)`", README, re.MULTILINE))
+    named = dict(re.findall(r"^\| `stagedkd ((?:data|store) \w+|\w+)([^`]*)`", README, re.MULTILINE))
     there = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    there |= {f"data {command.callback.__name__}" for command in data_app.registered_commands if command.callback}
+    for group, commands in (("data", data_app), ("store", store_app)):
+        listed = [command for command in commands.registered_commands if command.callback]
+        there |= {f"{group} {command.name or command.callback.__name__}" for command in listed if command.callback}
     assert there == named.keys() and len(there) >= 16
     for name, arguments in named.items():
         found = stagedkd(*name.split(), "--help")

@@ -327,6 +327,9 @@ def test_gc_keeps_checkpoints_that_are_needed(tiny: tuple[Store, Plan]) -> None:
 
 @pytest.mark.slow
 def test_a_run_is_made_anew_from_its_manifests(project: Path, stagedkd: Command) -> None:
+    from stagedkd.execute.reproduce import graph_of, manifest_in, require_inputs
+    from stagedkd.plan.runtime import load_runtime
+
     (project / "nets").mkdir()
     (project / "nets/own.py").write_text(OWN_NET, "utf-8")
     own = "student: {arch: file, path: nets/own.py, substages: [[stem], [mid]]}"
@@ -359,8 +362,8 @@ def test_a_run_is_made_anew_from_its_manifests(project: Path, stagedkd: Command)
     assert "torch: 1.0 there" in tampered.stderr and "code: old there" in tampered.stderr
 
     (project / "nets/own.py").write_text(OWN_NET + "\n# changed\n", "utf-8")
-    other = stagedkd("reproduce", "results/own/student.safetensors")
-    assert other.returncode == 2 and "nets/own.py is not the file that this was made of" in other.stderr
+    with pytest.raises(LockError, match=r"nets/own.py is not the file that this was made of"):
+        require_inputs(graph_of([manifest_in(project / "results/own/student.safetensors")]), load_runtime(project))
 
 
 def test_reproduce_refuses_what_it_cannot_trust(tiny: tuple[Store, Plan], project: Path) -> None:
@@ -397,8 +400,10 @@ def test_reproduce_refuses_what_it_cannot_trust(tiny: tuple[Store, Plan], projec
 
 
 @pytest.mark.slow
-def test_reproduce_wants_the_data_that_were_locked(project: Path, stagedkd: Command) -> None:
-    from stagedkd.execute.reproduce import graph_of, require_inputs
+def test_reproduce_wants_the_data_that_were_locked(project: Path) -> None:
+    from stagedkd import run
+    from stagedkd.execute.context import Silent
+    from stagedkd.execute.reproduce import graph_of, reproduce, require_inputs
     from stagedkd.plan.runtime import load_runtime
     from tests.videos import write_video
 
@@ -409,10 +414,13 @@ def test_reproduce_wants_the_data_that_were_locked(project: Path, stagedkd: Comm
     shapes = "kind: shapes, classes: 4, train: 48, val: 16, test: 16"
     text = SHORT.replace(shapes, "kind: csv, path: set/clips.csv, folds: 3, test_folds: 0")
     (project / "specs/real.yaml").write_text(text, "utf-8")
-    assert stagedkd("run", "specs/real.yaml").returncode == 0
+    runtime = load_runtime(project)
+    artifacts = run(load_spec("specs/real.yaml"), runtime).artifacts
     shutil.rmtree(project / "cache")
-    found = stagedkd("reproduce", "results/real/student.safetensors")
-    assert found.returncode == 0 and "equal bit for bit" in found.stdout, found.stderr
+    store, weights = Store(project / "store"), artifacts["student"].file("student.safetensors")
+    found = reproduce(weights, store, runtime, project / "again", Silent())
+    assert not found.differs and len(found.compared) == 5  # data, labels, teacher, student, and the file itself
+    assert found.environment == () and not found.bare
     write_video(project / "data/set/ab1.avi", 9)
     with pytest.raises(LockError, match=r"changed  ab1.avi"):
         require_inputs(graph_of(Store(project / "store").manifests()), load_runtime(project))
