@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stagedkd import cli_data, cli_dvc
+from stagedkd import cli_data, cli_dvc, cli_store
 from stagedkd.cli_common import (
     AsJson,
     Baseline,
@@ -51,6 +51,8 @@ app = typer.Typer(
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_dvc.app, name="dvc")
 app.command()(cli_dvc.stage)
+app.add_typer(cli_store.app, name="store")
+app.command()(cli_store.reproduce)
 
 
 @app.command()

@@ -52,7 +52,7 @@ def main() -> None:
         flush(path)
 
     def killing_rename(path: Path, target: Path) -> Path:
-        if where == "rename" and reached():
+        if where == "rename" and path.name == "artifact" and reached():
             die()
         return rename(path, target)
 

@@ -14,6 +14,7 @@ from stagedkd import load_spec
 from stagedkd.cli import app
 from stagedkd.cli_data import app as data_app
 from stagedkd.cli_dvc import app as dvc_app
+from stagedkd.cli_store import app as store_app
 from stagedkd.errors import SpecError
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.spec.load import load_experiment
@@ -34,11 +35,12 @@ def test_the_error_is_what_is_printed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_every_command_is_there(stagedkd: Command) -> None:
-    named = dict(re.findall(r"^\| `stagedkd ((?:data|dvc) \w+|\w+)([^`]*)`", README, re.MULTILINE))
+    named = dict(re.findall(r"^\| `stagedkd ((?:data|dvc|store) \w+|\w+)([^`]*)`", README, re.MULTILINE))
     there = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    for group, below in (("data", data_app), ("dvc", dvc_app)):
-        there |= {f"{group} {command.callback.__name__}" for command in below.registered_commands if command.callback}
-    assert there == named.keys() and len(there) >= 19
+    for group, below in (("data", data_app), ("dvc", dvc_app), ("store", store_app)):
+        listed = [command for command in below.registered_commands if command.callback]
+        there |= {f"{group} {command.name or command.callback.__name__}" for command in listed if command.callback}
+    assert there == named.keys() and len(there) >= 25
     for name, arguments in named.items():
         found = stagedkd(*name.split(), "--help")
         assert found.returncode == 0

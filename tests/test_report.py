@@ -279,21 +279,22 @@ def _publish(
     for cell, plan in plans.cells.items():
         for stage in plan.stages:
             if store.state(stage) != "hit":
-                space = store.open(stage)
-                metrics = _metrics(stage, plans.labels[cell], top1, flops)
-                if stage.name == "data":
-                    facts = {
-                        "classes": ["a", "b"],
-                        "clips": {"train": 8, "val": 200, "test": 4},
-                        "leaks": [],
-                        "bad_files": [],
-                    }
-                    (space.files / "data.json").write_text(json.dumps(facts), "utf-8")
-                if stage.name == "student":
-                    (space.files / "student.safetensors").write_bytes(b"weights")
-                    (space.files / "correlation.json").write_text(json.dumps(MATRIX), "utf-8")
-                manifest = manifest_of(plan, stage).model_copy(update={"metrics": metrics})
-                store.publish(stage, space, manifest, {"device": "cpu", "threads": 1, "seconds": 1.0})
+                with store.held(stage, lambda: None) as lease:
+                    space = store.open(stage, lease)
+                    metrics = _metrics(stage, plans.labels[cell], top1, flops)
+                    if stage.name == "data":
+                        facts = {
+                            "classes": ["a", "b"],
+                            "clips": {"train": 8, "val": 200, "test": 4},
+                            "leaks": [],
+                            "bad_files": [],
+                        }
+                        (space.files / "data.json").write_text(json.dumps(facts), "utf-8")
+                    if stage.name == "student":
+                        (space.files / "student.safetensors").write_bytes(b"weights")
+                        (space.files / "correlation.json").write_text(json.dumps(MATRIX), "utf-8")
+                    manifest = manifest_of(plan, stage).model_copy(update={"metrics": metrics})
+                    store.publish(stage, space, manifest, {"device": "cpu", "threads": 1, "seconds": 1.0}, lease)
 
 
 def _metrics(

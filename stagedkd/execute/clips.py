@@ -14,7 +14,7 @@ from stagedkd.data.seek import SeekingFiles, proven, require_torchcodec
 from stagedkd.data.source import ClipSource, Reader, SimulatedClips, VideoClips, VideoFiles, videos_of
 from stagedkd.execute.context import Listener, Stop
 from stagedkd.execute.tables import read_table
-from stagedkd.plan.graph import Plan
+from stagedkd.plan.graph import Graph
 from stagedkd.plan.lock import Lock, data_id
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import Prepare
@@ -26,7 +26,7 @@ class Around(Protocol):
     """What reading clips needs to know of a run: a stage's `Context`, or whoever looks at data without one."""
 
     @property
-    def plan(self) -> Plan: ...
+    def plan(self) -> Graph: ...
     @property
     def runtime(self) -> Runtime: ...
     @property
@@ -49,7 +49,7 @@ def open_source(around: Around, data: Artifact, clip: Clip, device: torch.device
 
 def _reader(around: Around, data: Videos, clip: Clip) -> Reader:
     """The cache, or the files where the spec keeps none: the same pixels."""
-    if around.plan.spec.clip.cache == "none":
+    if around.plan.clip.cache == "none":
         root = videos_root(data, around.runtime)
         return (SeekingFiles if clip.decoder == "torchcodec" else VideoFiles)(root, clip.shorter_side)
     return open_clips(around, data, clip)
@@ -86,7 +86,7 @@ def workers(runtime: Runtime) -> int:
 
 def footage_of(around: Around, data: Videos, clip: Clip) -> dict[str, Footage]:
     """What every file holds: from the cache, or by decoding all of them without keeping a pixel."""
-    if around.plan.spec.clip.cache != "none":
+    if around.plan.clip.cache != "none":
         return {path: found.footage for path, found in open_clips(around, data, clip).clips.items()}
     root = videos_root(data, around.runtime)
     look = proven if clip.decoder == "torchcodec" else inspect

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stagedkd.errors import Interrupted
-from stagedkd.plan.graph import Plan, Stage
+from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.runtime import Runtime
+from stagedkd.store.leases import Lease
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.store import Artifact, Workspace
 
@@ -42,17 +43,35 @@ class Silent:
 
 @dataclass
 class Stop:
-    """A signal that came, to be acted on at the next safe moment."""
+    """A signal that came, to be acted on at the next safe moment. `guard` raises where a stage may not go on: its lease
+    is lost."""
 
     number: int | None = None
+    guard: Callable[[], None] = lambda: None
 
     def get(self) -> int | None:
+        self.guard()
         return self.number
 
     def check(self) -> None:
         """Raise Interrupted if a signal came; for work that has nothing to save."""
+        self.guard()
         if self.number is not None:
             raise Interrupted(self.number, f"stopped by signal {self.number}")
+
+    @contextmanager
+    def guarded(self, lease: Lease) -> Generator[None]:
+        """Within, a lost lease raises StoreError at the next look."""
+
+        def guard() -> None:
+            if lease.lost:
+                lease.require()
+
+        self.guard = guard
+        try:
+            yield
+        finally:
+            self.guard = lambda: None
 
 
 @contextmanager
@@ -81,7 +100,7 @@ class Context:
     """One stage about to run. `inputs` are the artifacts it needs by role; `manifest` its own, without files. Of
     several processes that do it together (`ranks`) the first alone writes."""
 
-    plan: Plan
+    plan: Graph
     stage: Stage
     inputs: Mapping[str, Artifact]
     workspace: Workspace

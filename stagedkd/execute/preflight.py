@@ -9,10 +9,10 @@ from pathlib import Path
 from stagedkd.errors import Problem, SpecError, StagedkdError
 from stagedkd.execute.networks import build_or_refuse
 from stagedkd.models.shapes import NetworkShape, measure
-from stagedkd.plan.graph import Plan
+from stagedkd.plan.graph import Graph
 from stagedkd.plan.key import digest
 from stagedkd.plan.lock import data_id
-from stagedkd.plan.work import Cut, Distill, Teach
+from stagedkd.plan.work import Cut, Distill, Prepare, Teach
 from stagedkd.spec.cuts import cut_faults
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Arch, Simulated
@@ -41,7 +41,7 @@ class Preflight:
     pairs: tuple[Pair, ...]
 
 
-def preflight(plan: Plan, root: Path, seen: dict[str, NetworkShape] | None = None) -> Preflight:
+def preflight(plan: Graph, root: Path, seen: dict[str, NetworkShape] | None = None) -> Preflight:
     """Measure every network of a plan and every pair of every hop. `seen` keeps shapes from one call to the next.
 
     Raises:
@@ -74,11 +74,12 @@ def preflight(plan: Plan, root: Path, seen: dict[str, NetworkShape] | None = Non
     return Preflight(networks, tuple(pairs))
 
 
-def class_count(plan: Plan) -> int:
+def class_count(plan: Graph) -> int:
     """Classes of the plan's data: of the simulator, or from the lock; 2 where neither knows yet."""
-    if isinstance(plan.spec.data, Simulated):
-        return len(class_names(plan.spec.data))
-    entry = plan.lock.data.get(str(data_id(plan.spec.data)))
+    data = next(stage.work.data for stage in plan.stages if isinstance(stage.work, Prepare))
+    if isinstance(data, Simulated):
+        return len(class_names(data))
+    entry = plan.lock.data.get(str(data_id(data)))
     return len(entry.classes) if entry else 2
 
 

@@ -93,7 +93,7 @@ def _sound(
     """
     from stagedkd.execute.clips import footage_of
 
-    held = footage_of(context, data, context.plan.spec.clip)
+    held = footage_of(context, data, context.plan.clip)
     sound: list[Entry] = []
     bad: list[dict[str, str]] = []
     for entry in listed:

@@ -116,7 +116,7 @@ def _work(folder: Path, number: int, count: int) -> Done:
 
 def _context(order: Order, folder: Path, number: int, count: int) -> Context:
     """What the stage is handed in this rank: the launcher's, read anew from the store."""
-    plan, store = order.plan, Store(order.runtime.folder("store"))
+    plan, store = order.graph, Store(order.runtime.folder("store"))
     stage = plan.stage(order.stage)
     inputs = {role: store.artifact(other) for role, other in plan.inputs(stage).items()}
     first = number == 0

@@ -22,11 +22,11 @@ from stagedkd import errors
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
 from stagedkd.execute.context import Context, Done, Listener
 from stagedkd.files import write_whole
-from stagedkd.plan.graph import Plan, Stage
+from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import Distill, PhaseWork, Refine, Teach, Work
-from stagedkd.spec.schema import Section, Spec
+from stagedkd.spec.schema import Clip, Section
 
 POLL_SECONDS = 0.05
 LOOPBACK = "lo"
@@ -36,17 +36,17 @@ class Order(Section):
     """What ranks are told to do: `stage` of a plan that holds it and all above it, and where it writes."""
 
     name: str
-    spec: Spec
     lock: Lock
     stages: tuple[Stage, ...]
+    clip: Clip
     stage: str
     runtime: Runtime
     files: str
     scratch: str
 
     @property
-    def plan(self) -> Plan:
-        return Plan(self.name, self.spec, self.lock, self.stages)
+    def graph(self) -> Graph:
+        return Graph(self.name, self.lock, self.stages, self.clip)
 
 
 def phases_of(work: Work) -> tuple[PhaseWork, ...]:
@@ -102,7 +102,7 @@ def work_in_ranks(context: Context) -> Done:
     runtime = context.runtime.model_copy(update={"threads": _threads(context.runtime)})
     plan, workspace = context.plan, context.workspace
     order = Order(
-        name=plan.name, spec=plan.spec, lock=plan.lock, stages=plan.closure(context.stage), stage=context.stage.name,
+        name=plan.name, lock=plan.lock, stages=plan.closure(context.stage), clip=plan.clip, stage=context.stage.name,
         runtime=runtime, files=str(workspace.files.resolve()), scratch=str(workspace.scratch.resolve()),
     )  # fmt: skip
     (folder / "order.json").write_text(order.model_dump_json(), "utf-8")

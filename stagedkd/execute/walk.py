@@ -5,23 +5,26 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
-from stagedkd._version import __version__
 from stagedkd.errors import Interrupted, StagedkdError, StoreError, TrainingError
 from stagedkd.execute.context import Context, Done, Listener, Silent, Stop, catching_signals
+from stagedkd.execute.environment import environment
 from stagedkd.execute.locking import lock_specs
 from stagedkd.execute.ranks import check_ranks, wants_ranks, work_in_ranks
 from stagedkd.plan.compile import compile_experiment, compile_plan
-from stagedkd.plan.graph import Plan, Plans, Stage
+from stagedkd.plan.graph import Graph, Plan, Plans, Stage
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.plan.work import Distill, Evaluate, Prepare, Refine, Teach, Weaken
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.schema import Spec
+from stagedkd.store.leases import Lease
 from stagedkd.store.manifest import manifest_of
+from stagedkd.store.records import record
 from stagedkd.store.store import Artifact, Store
 
 
@@ -99,7 +102,7 @@ def run_stage(plan: Plan, stage: Stage, runtime: Runtime, listener: Listener) ->
     Raises:
         StoreError: what it needs is missing, or what the store has of it is damaged. Else what `run` raises.
     """
-    store = Store(runtime.folder("store"))
+    store = _store(runtime)
     inputs: dict[str, Artifact] = {}
     if store.state(stage) != "hit":
         lock_specs([plan.spec], runtime, accept=False)  # the stage may read the disk: it must be as the plan has it
@@ -125,6 +128,19 @@ def locked_plan(spec: Spec, runtime: Runtime, listener: Listener) -> Plan:
     return compile_plan(spec, lock)
 
 
+def run_graph(
+    graph: Graph, runtime: Runtime, listener: Listener, runtimes: Mapping[str, Runtime]
+) -> dict[str, Artifact]:
+    """Run every stage of a graph that needs no spec, some of them (by key) with a runtime of their own, and give their
+    artifacts; raises what `run` raises."""
+    from stagedkd.execute.preflight import preflight
+
+    preflight(graph, Path(runtime.root))
+    numbers = {stage.identity: i for i, stage in enumerate(graph.stages, 1)}
+    with catching_signals() as stop:
+        return _Walk(_store(runtime), runtime, listener, numbers, runtimes).stages(graph, stop)
+
+
 def _prepared(experiment: Experiment, runtime: Runtime, show: Listener) -> tuple[Plans, _Walk]:
     """Everything that can be found wrong before a stage runs: data and weights, networks, pairs, the device."""
     lock, lines = lock_specs((cell.spec for cell in experiment.cells), runtime, accept=False)
@@ -133,7 +149,7 @@ def _prepared(experiment: Experiment, runtime: Runtime, show: Listener) -> tuple
     plans = compile_experiment(experiment, lock)
     for note in dict.fromkeys(note for plan in plans.cells.values() for note in plan.notes):
         show.note(note)
-    walk = _Walk(Store(runtime.folder("store")), runtime, show, {key: i for i, key in enumerate(plans.unique, 1)})
+    walk = _Walk(_store(runtime), runtime, show, {key: i for i, key in enumerate(plans.unique, 1)})
     if any(walk.store.state(stage) != "hit" for stage in plans.unique.values()):
         from stagedkd.execute.networks import device_of
         from stagedkd.execute.preflight import preflight
@@ -143,17 +159,24 @@ def _prepared(experiment: Experiment, runtime: Runtime, show: Listener) -> tuple
         seen: dict[str, Any] = {}
         for plan in plans.cells.values():
             preflight(plan, Path(runtime.root), seen)
+    record(walk.store.root, plans.name, plans.unique)
     return plans, walk
+
+
+def _store(runtime: Runtime) -> Store:
+    return Store(runtime.folder("store"), runtime.lease_seconds)
 
 
 @dataclass
 class _Walk:
-    """One pass over the plans of an experiment: what was made or found, and what failed, by key."""
+    """One pass over the plans of an experiment: what was made or found, and what failed, by key. `runtimes` has those
+    stages that want another runtime."""
 
     store: Store
     runtime: Runtime
     show: Listener
     numbers: Mapping[str, int]
+    runtimes: Mapping[str, Runtime] = field(default_factory=dict[str, Runtime])
     made: dict[str, Artifact] = field(default_factory=dict[str, Artifact])
     failed: dict[str, StagedkdError] = field(default_factory=dict[str, StagedkdError])
     ran: list[str] = field(default_factory=list[str])
@@ -161,14 +184,14 @@ class _Walk:
     def plan(self, plan: Plan, stop: Stop) -> Outcome:
         """Every stage of a plan in turn; raises what a stage raises, and again for each plan that needs it."""
         before = len(self.ran)
-        artifacts = self.stages(plan, plan.stages, stop)
+        artifacts = self.stages(plan, stop)
         ran = set(self.ran[before:])
         return Outcome(plan, artifacts, tuple(s.name for s in plan.stages if s.identity in ran), self.runtime)
 
-    def stages(self, plan: Plan, stages: Sequence[Stage], stop: Stop) -> dict[str, Artifact]:
-        """Some stages of a plan in turn, each after those that it needs."""
+    def stages(self, plan: Graph, stop: Stop) -> dict[str, Artifact]:
+        """Every stage in turn, each after those that it needs."""
         artifacts: dict[str, Artifact] = {}
-        for stage in stages:
+        for stage in plan.stages:
             stop.check()
             if stage.identity in self.failed:
                 raise self.failed[stage.identity]
@@ -183,33 +206,36 @@ class _Walk:
             artifacts[stage.name] = self.made[stage.identity]
         return artifacts
 
-    def stage(self, plan: Plan, stage: Stage, artifacts: dict[str, Artifact], stop: Stop) -> Artifact:
-        """One stage: from the store, or run while no other process has its lock."""
+    def stage(self, plan: Graph, stage: Stage, artifacts: dict[str, Artifact], stop: Stop) -> Artifact:
+        """One stage: from the store, or run while this process has its lease."""
         store, state = self.store, self.store.state(stage)
         self.show.stage(self.numbers[stage.identity], len(self.numbers), stage, state)
         if state == "hit":
             artifact = store.artifact(stage)
             artifact.verify()
             return artifact
-        with store.held(stage, lambda: self.show.note("another run holds this stage; waiting for it")):
+        waiting = partial(self.show.note, "another run holds this stage; waiting for it")
+        with store.held(stage, waiting, stop.check) as lease, stop.guarded(lease):
             if store.state(stage) != "hit":  # it may have been made while we waited
-                _run_stage(plan, stage, artifacts, store, self.runtime, self.show, stop)
+                runtime = self.runtimes.get(stage.identity, self.runtime)
+                _run_stage(plan, stage, artifacts, store, lease, runtime, self.show, stop)
                 self.ran.append(stage.identity)
             return store.artifact(stage)
 
 
 def _run_stage(
-    plan: Plan, stage: Stage, made: dict[str, Artifact], store: Store, runtime: Runtime, show: Listener, stop: Stop
-) -> None:
+    plan: Graph, stage: Stage, made: dict[str, Artifact], store: Store, lease: Lease, runtime: Runtime, show: Listener,
+    stop: Stop,
+) -> None:  # fmt: skip
     inputs = {role: made[name] for role, name in stage.needs.items()}
     started = time.time()
     try:
         manifest = manifest_of(plan, stage)
-        context = Context(plan, stage, inputs, store.open(stage), manifest, runtime, show, stop)
+        context = Context(plan, stage, inputs, store.open(stage, lease), manifest, runtime, show, stop)
         done = work_in_ranks(context) if wants_ranks(stage, runtime) else work_on(context)
         manifest = manifest.model_copy(update={"metrics": dict(done.metrics)})
-        facts = {**_facts(started), **done.run}
-        store.publish(stage, context.workspace, manifest, facts)
+        facts = {**_facts(started), **environment(), "compile": runtime.compile, **done.run}
+        store.publish(stage, context.workspace, manifest, facts, lease)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "free some space; the same command goes on" if full else "the same command tries again"
@@ -223,7 +249,7 @@ def _run_stage(
 
 
 def _facts(started: float) -> dict[str, object]:
-    return {"started": started, "seconds": time.time() - started, "stagedkd": __version__}
+    return {"started": started, "seconds": time.time() - started}
 
 
 def work_on(context: Context) -> Done:

@@ -15,9 +15,14 @@ from stagedkd.plan.work import Work
 
 def changed_fields(old: Work, new: Work) -> list[str]:
     """The keyed fields in which two works differ, each as `field old -> new`."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+    before, after = fields_of(old), fields_of(new)
     names = [name for name in dict.fromkeys([*after, *before]) if before.get(name) != after.get(name)]
     return [f"{name} {before.get(name, 'absent')} -> {after.get(name, 'absent')}" for name in names]
+
+
+def fields_of(work: Work) -> dict[str, Any]:
+    """The keyed fields of a work by dotted path, without those that are None."""
+    return dict(_leaves(work))
 
 
 def in_short(fields: list[str], inputs: list[str]) -> str:

@@ -103,7 +103,7 @@ class _Compiler:
             if isinstance(network, HfArch) and network.pretrained and network.digest.startswith("hub:"):
                 self._note(f"{network.model} is known by its name alone: what its owner changes changes no key")
         self.notes += [message for message, _, _ in warnings(spec)]
-        return Plan(spec.name, spec, self.lock, tuple(self.stages.values()), tuple(self.notes))
+        return Plan(spec.name, self.lock, tuple(self.stages.values()), spec.clip, spec, tuple(self.notes))
 
     def _add(self, name: str, work: Work, *, locked: bool = True, **needs: str) -> str:
         above = {role: self.stages[upstream] for role, upstream in needs.items()}

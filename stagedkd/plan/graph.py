@@ -1,4 +1,4 @@
-"""Stages, plans, and the plans of a whole experiment."""
+"""Stages, graphs of them, plans, and the plans of a whole experiment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.work import Work
-from stagedkd.spec.schema import Spec
+from stagedkd.spec.schema import Clip, Spec
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A compiled spec: stages in topological order."""
+class Graph:
+    """What can be executed: stages in topological order. `clip` says how videos are read where a stage does not: by
+    which decoder, through which cache."""
 
     name: str
-    spec: Spec
     lock: Lock
     stages: tuple[Stage, ...]
-    notes: tuple[str, ...] = ()
+    clip: Clip
 
     def stage(self, name: str) -> Stage:
         """The stage of that name. Raises KeyError."""
@@ -57,6 +57,14 @@ class Plan:
             if other.name in wanted:
                 wanted |= set(other.needs.values())
         return tuple(other for other in self.stages if other.name in wanted)
+
+
+@dataclass(frozen=True)
+class Plan(Graph):
+    """A compiled spec."""
+
+    spec: Spec
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

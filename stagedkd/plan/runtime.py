@@ -16,8 +16,9 @@ from stagedkd.spec.yaml import Node, read_yaml
 
 class Runtime(Section):
     """The knobs of params.yaml. Folders are relative to the project's folder. `threads` 0 means all cores;
-    `checkpoint_seconds` is the shortest training time between two checkpoints, which are written at epoch ends. `gpus`
-    is the number of processes that share each training on this machine, one for each GPU; on the CPU as many processes,
+    `checkpoint_seconds` is the shortest training time between two checkpoints, which are written at epoch ends; a run
+    that gives no sign of life for `lease_seconds` loses the stage that it holds to the next that wants it. `gpus` is
+    the number of processes that share each training on this machine, one for each GPU; on the CPU as many processes,
     with `threads` threads each (0: an even share of the cores)."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -26,6 +27,7 @@ class Runtime(Section):
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     compile: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 5.0
+    lease_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
     data_dir: str = "data"
     store: str = "store"
     results: str = "results"

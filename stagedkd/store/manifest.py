@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from stagedkd.plan.graph import Plan, Stage
+from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.lock import Lock, data_id, weights_id
 from stagedkd.plan.work import Distill, Prepare, Refine, Teach, Weights, Work
 from stagedkd.spec.schema import Arch, Section
@@ -45,7 +45,7 @@ class Manifest(Section):
         return self.closure[self.key].needs
 
 
-def manifest_of(plan: Plan, stage: Stage) -> Manifest:
+def manifest_of(plan: Graph, stage: Stage) -> Manifest:
     """The manifest of a stage before it has run: no files, no metrics. The stage must be locked."""
     closure: dict[str, Upstream] = {}
     lock = Lock()
@@ -57,14 +57,15 @@ def manifest_of(plan: Plan, stage: Stage) -> Manifest:
             name = data_id(part.work.data)
             if name and name in plan.lock.data:  # the list of files stays in the lock; the fingerprint speaks for it
                 lock = lock.with_data(name, plan.lock.data[name].model_copy(update={"files": {}}))
-        for arch, weights in _weights_of(part.work):
+        for arch, weights in weights_of(part.work):
             assert weights.sha256 is not None
             lock = lock.with_weights(weights_id(weights.name, arch), weights.sha256)
     assert stage.key is not None
     return Manifest(key=stage.key, kind=stage.work.kind, closure=closure, lock=lock)
 
 
-def _weights_of(work: Work) -> list[tuple[Arch, Weights]]:
+def weights_of(work: Work) -> list[tuple[Arch, Weights]]:
+    """The weight files that a stage starts from, each with the network it is for."""
     if isinstance(work, Teach | Distill):
         return [(work.arch, work.weights)] if work.weights else []
     return [(n.arch, n.weights) for n in work.networks if n.weights] if isinstance(work, Refine) else []

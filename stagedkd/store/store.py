@@ -1,28 +1,33 @@
 """The store: `<kind>-<key12>/files/` (deterministic) beside `run.json` and `events.jsonl` (what happened).
 
 An artifact is written in a folder of its own below `.work/`, its manifest last, and renamed into place: it is there
-whole or not at all. Who makes it holds the lock of its key.
+whole or not at all, and the first one stays. Who makes it holds the lease of its key (leases.py). His folder bears the
+token of his lease: who takes over renames it first, so that a holder who comes back has lost all that he knew by name.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from stagedkd.errors import StoreError
+from stagedkd.errors import Interrupted, StoreError
 from stagedkd.plan.graph import Stage
+from stagedkd.store import leases
+from stagedkd.store.leases import Lease
 from stagedkd.store.manifest import Manifest, file_digest
 
 MANIFEST = "manifest.json"
+WORK, LEASES, TRASH = ".work", ".leases", ".trash"
+FOLDER = re.compile(r"([a-z]+)-([0-9a-f]{12})")  # of an artifact
 KEPT = (".pt", ".npy")  # what an interrupted stage goes on from: checkpoints, and trainings of its that are done
 
 
@@ -77,10 +82,10 @@ class Workspace:
 
 
 class Store:
-    """All artifacts below one folder."""
+    """All artifacts below one folder. A holder of a stage who gives no sign of life for `lease_seconds` is dead."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, lease_seconds: float = leases.SECONDS) -> None:
+        self.root, self.lease_seconds = root, lease_seconds
 
     def artifact(self, stage: Stage) -> Artifact:
         """The published artifact of a stage.
@@ -107,7 +112,7 @@ class Store:
             return "unlocked"
         if (self.root / stage.folder / "files" / MANIFEST).is_file():
             return "hit"
-        return "resumable" if unfinished(self._scratch(stage)) else "miss"
+        return "resumable" if any(map(unfinished, self._attempts(stage))) else "miss"
 
     def manifests(self) -> Iterator[Manifest]:
         """Every readable manifest in the store."""
@@ -118,31 +123,59 @@ class Store:
                 continue
 
     @contextmanager
-    def held(self, stage: Stage, waiting: Callable[[], None]) -> Generator[None]:
-        """Hold the lock of a stage's key; `waiting` is called once if another process has it."""
-        folder = self.root / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{stage.key}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waiting()
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+    def held(
+        self, stage: Stage, waiting: Callable[[], None], check: Callable[[], None] = lambda: None
+    ) -> Generator[Lease]:
+        """Hold the lease of a stage's key; `waiting` is called once if another run has it, `check` while it has, to
+        raise where the wait should end.
 
-    def open(self, stage: Stage) -> Workspace:
-        """The workspace of a stage that is about to run; what an earlier attempt left in `files` goes."""
-        scratch = self._scratch(stage)
-        files = scratch / "artifact" / "files"
+        Raises:
+            StoreError: another run took the stage over, since no sign of life came from this one.
+        """
+        place = self.root / LEASES / f"{stage.work.kind}-{stage.key}"
+        lease = leases.acquire(place, self.lease_seconds, waiting, check)
+        try:
+            with os.scandir(self.root) as names:
+                next(names, None)  # a network file system looks anew at what others made meanwhile
+            yield lease
+        except Interrupted:
+            raise
+        except Exception as error:
+            if not lease.renew():  # whatever failed, failed for that
+                try:
+                    lease.require()
+                except StoreError as lost:
+                    raise lost from error
+            raise
+        finally:
+            lease.end()
+
+    def open(self, stage: Stage, lease: Lease) -> Workspace:
+        """The workspace of a stage that is about to run: that of an earlier attempt, of which checkpoints and events
+        are kept, or a new one."""
+        scratch = self.root / WORK / f"{stage.work.kind}-{stage.key}.{lease.owner.token}"
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        lease.require()
+        earlier = sorted(self._attempts(stage), key=_kept_at)
+        if earlier:
+            earlier.pop().rename(scratch)
+        for folder in earlier:
+            shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(scratch / "artifact", ignore_errors=True)
+        for half in [*scratch.rglob("*.tmp"), *scratch.rglob("*.part")]:
+            half.unlink()  # not to be written over: who left it may have it open, and come back
+        files = scratch / "artifact" / "files"
         files.mkdir(parents=True)
         return Workspace(files, scratch)
 
-    def publish(self, stage: Stage, workspace: Workspace, manifest: Manifest, run: Mapping[str, Any]) -> Artifact:
-        """Write run.json and, last, the manifest; flush all to disk; rename into place. First one wins."""
+    def publish(
+        self, stage: Stage, workspace: Workspace, manifest: Manifest, run: Mapping[str, Any], lease: Lease
+    ) -> Artifact:
+        """Write run.json and, last, the manifest; flush all to disk; rename into place. First one wins.
+
+        Raises:
+            StoreError: the lease is lost; nothing is published.
+        """
         root, folder = workspace.files.parent, self.root / stage.folder
         names = sorted(p.relative_to(workspace.files).as_posix() for p in workspace.files.rglob("*") if p.is_file())
         digests = {name: file_digest(workspace.files / name) for name in names}
@@ -154,21 +187,55 @@ class Store:
         _write(workspace.files / MANIFEST, text + "\n")
         for path in root.rglob("*"):
             _flush(path)
-        if folder.exists() and not (folder / "files" / MANIFEST).exists():
-            shutil.rmtree(folder)  # the remains of somebody's clean-up, no artifact
-        if not folder.exists():
+        lease.require()
+        self._clear_remains(folder)
+        try:
             root.rename(folder)
             _flush(self.root)
+        except OSError as error:
+            if error.errno not in leases.TAKEN:
+                raise
         shutil.rmtree(workspace.scratch, ignore_errors=True)
         return self.artifact(stage)
 
-    def _scratch(self, stage: Stage) -> Path:
-        return self.root / ".work" / f"{stage.work.kind}-{stage.key}"
+    def discard(self, folder: Path) -> None:
+        """Remove a folder of the store. It is renamed first: a kill leaves nothing that looks like an artifact."""
+        trash = self.root / TRASH
+        trash.mkdir(exist_ok=True)
+        away = trash / f"{folder.name}-{os.urandom(8).hex()}"
+        folder.rename(away)
+        shutil.rmtree(away)
+
+    def _clear_remains(self, folder: Path) -> None:
+        """Make room where somebody's clean-up left a folder that is no artifact."""
+        if not folder.exists() or (folder / "files" / MANIFEST).exists():
+            return
+        away = self.root / TRASH / f"{folder.name}-{os.urandom(8).hex()}"
+        away.parent.mkdir(exist_ok=True)
+        folder.rename(away)
+        if (away / "files" / MANIFEST).exists():  # published by another just now
+            with suppress(OSError):
+                away.rename(folder)
+        shutil.rmtree(away, ignore_errors=True)
+
+    def _attempts(self, stage: Stage) -> list[Path]:
+        """What attempts at a stage left below `.work/`, or have there now."""
+        return list((self.root / WORK).glob(f"{stage.work.kind}-{stage.key}*"))
+
+
+def _kept_at(folder: Path) -> float:
+    """When the last checkpoint was written, in seconds since 1970; 0: there is none."""
+    times: list[float] = [0.0]
+    for path in folder.rglob("*"):
+        if path.suffix in KEPT:
+            with suppress(FileNotFoundError):
+                times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def unfinished(scratch: Path) -> bool:
     """Whether an interrupted stage left something to go on from."""
-    return any(path.suffix in KEPT for path in scratch.rglob("*"))
+    return _kept_at(scratch) > 0
 
 
 def _write(path: Path, text: str) -> None:

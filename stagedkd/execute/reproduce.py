@@ -1,0 +1,325 @@
+"""`stagedkd reproduce`: from the manifest of a result to the same result in another store, without its spec."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from stagedkd.data.fingerprint import HashMemo, fingerprint, require_equal
+from stagedkd.errors import LockError, StoreError, UsageError
+from stagedkd.execute.context import Listener
+from stagedkd.execute.environment import differences
+from stagedkd.execute.walk import run_graph
+from stagedkd.execute.weights import weights_file
+from stagedkd.plan.graph import Graph, Stage
+from stagedkd.plan.lock import Lock, data_id, read_lock
+from stagedkd.plan.runtime import Runtime
+from stagedkd.plan.work import Distill, Evaluate, Prepare, Refine, Teach, Work
+from stagedkd.spec.hub import HUB, put_model_digest
+from stagedkd.spec.schema import Clip, FileArch, HfArch, Own, Videos
+from stagedkd.store.care import closure_faults, manifest_at
+from stagedkd.store.manifest import Manifest, Upstream, file_digest, weights_of
+from stagedkd.store.rebuilt import Rebuilt
+from stagedkd.store.records import records
+from stagedkd.store.store import MANIFEST, Artifact, Store
+
+
+@dataclass(frozen=True)
+class Sought:
+    """What is to be rebuilt: its manifests; the store where originals may be; a file that is to be compared alone."""
+
+    manifests: tuple[Manifest, ...]
+    originals: Store
+    whole: bool = True
+    file: Path | None = None
+
+
+def reproduce(
+    what: Path, original: Store, runtime: Runtime, root: Path, listener: Listener,
+    given: tuple[str | None, int | None] = (None, None),
+) -> Rebuilt:  # fmt: skip
+    """Rebuild a result from its manifests alone and compare it with what is there, bit for bit.
+
+    Args:
+        what: a results folder, the folder of an artifact, or a .safetensors file of ours.
+        original: the project's store, for what `what` leaves out: other stages and their run.json.
+        root: the store to build in, which is empty.
+        given: device and threads that the user wants; without them the original's, as far as run.json has them.
+    Raises:
+        UsageError: `what` is none of these, or own code is missing. LockError: data or weights are not those.
+        StoreError: a manifest is none, or not of this version. TrainingError: a stage failed.
+    """
+    sought = seek(what, original)
+    graph = graph_of(sought.manifests)
+    there = {stage.name: _run_of(sought.originals.root / stage.folder) for stage in graph.stages}
+    graph = require_inputs(graph, runtime)
+    runtime = runtime.model_copy(update={"store": str(root)})
+    runtimes = {stage.identity: _as_there(runtime, there[stage.name], given) for stage in graph.stages}
+    made = run_graph(graph, runtime, listener, runtimes)
+    compared: dict[str, tuple[str, ...]] = {}
+    wanted = {f"{m.kind}-{m.key[:12]}" for m in sought.manifests} if sought.whole else set[str]()
+    for name, artifact in made.items():
+        folder = sought.originals.root / name
+        if (folder / "files").is_dir():
+            compared[name] = tuple(compare(folder, artifact.folder))
+        elif name in wanted:
+            raise StoreError(f"{folder} is gone")
+    if sought.file is not None:
+        compared[str(sought.file)] = tuple(_compare_file(sought.file, made))
+    bare = tuple(name for name in made if name not in compared)
+    facts = [differences(old, made[name].run or {}) for name, old in there.items() if old is not None]
+    environment = tuple(dict.fromkeys(line for lines in facts for line in lines)) if facts else None
+    return Rebuilt(tuple(made), compared, bare, environment)
+
+
+def seek(what: Path, original: Store) -> Sought:
+    """Find the manifests of a results folder, an artifact or a file of weights; each key must be that of its work."""
+    if what.is_file():
+        found = Sought((manifest_in(what),), original, whole=False, file=what)
+    elif (what / "files").is_dir() or (what / MANIFEST).is_file():
+        folder = (what if (what / "files").is_dir() else what.parent).resolve()
+        manifest = manifest_at(folder)
+        if isinstance(manifest, str):
+            raise StoreError(f"{folder}: {manifest}", hint="stagedkd store verify")
+        if folder.name != f"{manifest.kind}-{manifest.key[:12]}":
+            raise UsageError(f"{folder} is not called {manifest.kind}-{manifest.key[:12]}", hint="name it so")
+        found = Sought((manifest,), Store(folder.parent))
+    else:
+        found = _seek_run(what, original)
+    for manifest in found.manifests:
+        wrong = closure_faults(manifest)
+        if wrong:
+            hint = "it was changed, or made by another version of stagedkd: use that one"
+            raise StoreError(f"the manifest of {manifest.kind}-{manifest.key[:12]}: {wrong[0]}", hint=hint)
+    return found
+
+
+def _seek_run(what: Path, original: Store) -> Sought:
+    """A results folder: the last run of its name, as far as the store has what it made; else the student beside."""
+    student = what / "student.safetensors"
+    run = next((run for run in records(original.root) if run.name == what.resolve().name), None)
+    if what.is_dir() and run is not None:
+        there = {m.key: m for m in original.manifests() if m.key in run.keys}
+        inner = {key for m in there.values() for key in m.closure if key != m.key}
+        if there.keys() == set(run.keys):
+            ends = tuple(m for key, m in sorted(there.items()) if key not in inner)
+            return Sought(ends, original, file=student if student.is_file() else None)
+    if student.is_file():
+        return Sought((manifest_in(student),), original, whole=False, file=student)
+    if not what.exists():
+        raise UsageError(f"there is no {what}")
+    hint = "a results folder, a folder of the store, or a student.safetensors"
+    raise UsageError(f"{what} is no result whose manifests are here", hint=hint)
+
+
+def manifest_in(path: Path) -> Manifest:
+    """The manifest in a safetensors file of ours. Raises StoreError: there is none, or not of this version."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as weights:
+            text = (weights.metadata() or {}).get("stagedkd")
+    except SafetensorError as error:
+        raise StoreError(f"{path} is no safetensors file: {error}") from None
+    if text is None:
+        raise StoreError(f"{path} has no manifest of stagedkd in its metadata")
+    try:
+        return Manifest.model_validate_json(text, strict=False)
+    except ValidationError as error:
+        at = ".".join(map(str, error.errors()[0]["loc"]))
+        hint = "it was made by another version of stagedkd: use that one"
+        raise StoreError(f"the manifest in {path} cannot be read (at {at})", hint=hint) from None
+
+
+def graph_of(manifests: Iterable[Manifest]) -> Graph:
+    """The stages of all closures, each after those that it needs, under their names in the store."""
+    closure: dict[str, Upstream] = {}
+    lock = Lock()
+    for manifest in manifests:
+        closure |= manifest.closure
+        lock = Lock(data={**lock.data, **manifest.lock.data}, weights={**lock.weights, **manifest.lock.weights})
+    stages: dict[str, Stage] = {}
+
+    def name(key: str) -> str:
+        return f"{closure[key].work.kind}-{key[:12]}"
+
+    def add(key: str) -> None:
+        for above in closure[key].needs.values():
+            if above not in stages:
+                add(above)
+        needs = {role: name(above) for role, above in closure[key].needs.items()}
+        stages[key] = Stage(name(key), closure[key].work, needs, key)
+
+    for key in sorted(closure):
+        if key not in stages:
+            add(key)
+    works = [stage.work for stage in stages.values()]
+    return Graph("reproduced", lock, tuple(stages.values()), _clip(works))
+
+
+def _clip(works: list[Work]) -> Clip:
+    """How videos are read: torchcodec goes without a cache; the pixels are the same with one and without."""
+    clip = next((w.clip for w in works if isinstance(w, Teach | Refine | Distill | Evaluate)), Clip(cache="none"))
+    readings = [w.reading.decoder for w in works if isinstance(w, Prepare) and w.reading is not None]
+    if "torchcodec" in readings:
+        return clip.model_copy(update={"cache": "none", "decoder": "torchcodec"})
+    return clip
+
+
+def require_inputs(graph: Graph, runtime: Runtime) -> Graph:
+    """Hold own code, data and weights against the digests in the works.
+
+    Returns:
+        the graph with the files of its data sets in its lock, which manifests leave out.
+    Raises:
+        UsageError: something is missing. LockError: it is another.
+    """
+    lock, root = graph.lock, Path(runtime.root)
+    for stage in graph.stages:
+        for section in _sections(stage.work):
+            _require_own(section, root)
+        for arch, weights in weights_of(stage.work):
+            if file_digest(weights_file(weights.name, arch, runtime)) != weights.sha256:
+                raise LockError(f"the weights {weights.name} are not those that this was made of")
+        if isinstance(stage.work, Prepare) and isinstance(stage.work.data, Videos):
+            lock = _with_files(lock, stage.work.data, str(stage.work.fingerprint), runtime)
+    return Graph(graph.name, lock, graph.stages, graph.clip)
+
+
+def _sections(value: Any) -> Iterator[BaseModel]:
+    if isinstance(value, BaseModel):
+        yield value
+        value = [getattr(value, name) for name in type(value).model_fields]
+    elif isinstance(value, Mapping):
+        value = list(value.values())
+    for item in value if isinstance(value, list | tuple) else ():
+        yield from _sections(item)
+
+
+def _require_own(section: BaseModel, root: Path) -> None:
+    """Own code and model folders, by their digests."""
+    if isinstance(section, FileArch | Own):
+        path = (root / section.path).resolve()
+        if not path.is_relative_to(root.resolve()):
+            raise UsageError(f"{section.path} is outside the project's folder {root}: it is not run")
+        if not path.is_file():
+            raise UsageError(f"your own code {section.path} is not here", hint=f"put it at {path}")
+        if file_digest(path) != section.digest:
+            hint = f"restore the file whose SHA-256 starts with {section.digest[:16]}"
+            raise LockError(f"{section.path} is not the file that this was made of", hint=hint)
+    if isinstance(section, HfArch) and not section.digest.startswith(HUB):
+        values: dict[str, Any] = {"model": section.model, "pretrained": section.pretrained}
+        fault, hint = put_model_digest(values, root, lambda file: file_digest(file) if file.is_file() else None)
+        if fault or values.get("digest") != section.digest:
+            raise LockError(fault or f"the model {section.model} is not the one that this was made of", hint=hint)
+
+
+def _with_files(lock: Lock, data: Videos, expected: str, runtime: Runtime) -> Lock:
+    name = str(data_id(data))
+    found = fingerprint(data, runtime.folder("data_dir"), HashMemo(runtime.folder("cache") / "hashes.json"))
+    if found.fingerprint != expected:
+        locked = read_lock(runtime.lock_path).data.get(name)
+        if locked is not None and locked.fingerprint == expected:
+            require_equal(name, locked, found)
+        marks = f"fingerprint {expected[:12]} there, {found.fingerprint[:12]} here"
+        raise LockError(f"the data of {name} are not those that this was made of ({marks})", hint="restore them")
+    return lock.with_data(name, found)
+
+
+def _run_of(folder: Path) -> dict[str, Any] | None:
+    path = folder / "run.json"
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _as_there(runtime: Runtime, there: dict[str, Any] | None, given: tuple[str | None, int | None]) -> Runtime:
+    """The runtime with the original's device, threads and compile flag, as far as they are known and not given."""
+    from stagedkd.execute.networks import device_of
+
+    update: dict[str, Any] = {}
+    if there and given[1] is None and there.get("threads"):
+        update["threads"] = there["threads"]
+    if there and there.get("compile") is not None:
+        update["compile"] = there["compile"]
+    if there and given[0] is None and there.get("device"):
+        try:
+            device_of(there["device"])
+            update["device"] = there["device"]
+        except UsageError:
+            pass  # the report says so
+    return runtime.model_copy(update=update)
+
+
+def compare(original: Path, rebuilt: Path) -> list[str]:
+    """Where the `files/` of two artifacts differ, in words; nothing where they are equal bit for bit."""
+    first, second = (_files(folder / "files") for folder in (original, rebuilt))
+    manifest = manifest_at(original)
+    published = manifest.files if isinstance(manifest, Manifest) else {}
+    found: list[str] = []
+    for name in sorted(first.keys() | second.keys()):
+        if name not in first or name not in second:
+            found.append(f"{name} is {'missing' if name not in first else 'not rebuilt'}")
+            continue
+        digests = file_digest(first[name]), file_digest(second[name])
+        if digests[0] != digests[1]:
+            changed = name in published and published[name] != digests[0]
+            fault = _in_detail(name, first[name], second[name])
+            found.append(fault + (" (the original was changed after it was published)" if changed else ""))
+    return found
+
+
+def _compare_file(path: Path, made: Mapping[str, Artifact]) -> list[str]:
+    from stagedkd.execute.networks import FILE_OF
+
+    manifest = manifest_in(path)
+    artifact = made[f"{manifest.kind}-{manifest.key[:12]}"]
+    twin = artifact.file(FILE_OF[manifest.kind])
+    return [] if file_digest(path) == file_digest(twin) else [_in_detail(path.name, path, twin)]
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+
+
+def _in_detail(name: str, first: Path, second: Path) -> str:
+    try:
+        if name.endswith(".safetensors"):
+            return f"{name}: {_weights_differ(first, second)}"
+        if name.endswith(".json"):
+            old, new = (dict(_leaves(json.loads(path.read_text("utf-8")))) for path in (first, second))
+            at = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+            shown = [f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in at[:3]]
+            return f"{name}: " + (", ".join(shown) or "other spacing") + (", ..." if len(at) > 3 else "")
+    except Exception:  # what cannot be read differs, whatever the reader calls it
+        pass
+    return f"{name} differs"
+
+
+def _weights_differ(first: Path, second: Path) -> str:
+    from safetensors import safe_open
+
+    with safe_open(first, "pt") as old, safe_open(second, "pt") as new:
+        if set(old.keys()) != set(new.keys()):
+            return "other tensors"
+        pairs = [(old.get_tensor(key), new.get_tensor(key)) for key in old.keys()]  # noqa: SIM118 - no mapping
+        other = [(a, b) for a, b in pairs if a.shape != b.shape or a.dtype != b.dtype or not a.equal(b)]
+        if not other:
+            return "the metadata differ, the tensors are equal" if old.metadata() != new.metadata() else "other order"
+        far = [float((a.double() - b.double()).abs().max()) for a, b in other if a.shape == b.shape and a.numel()]
+        return f"{len(other)} of {len(pairs)} tensors differ, by {max(far, default=float('nan')):.3g} at most"
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        yield path, value
+        return
+    for name, item in items:
+        yield from _leaves(item, f"{path}.{name}" if path else str(name))

@@ -1,0 +1,429 @@
+"""The store shared by several runs, looked after, and results made anew from their manifests."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stagedkd import compile_plan, load_spec
+from stagedkd.errors import LockError, StoreError, UsageError
+from stagedkd.plan.graph import Plan, Stage
+from stagedkd.store import care
+from stagedkd.store.leases import try_acquire
+from stagedkd.store.manifest import manifest_of
+from stagedkd.store.records import record, records
+from stagedkd.store.store import Store, Workspace
+from tests.conftest import OWN_NET, TINY, Command
+from tests.tools import file_bytes, files_of
+
+SHORT = (
+    TINY.replace("cascade: [0.5]", "cascade: []").replace("epochs: 3", "epochs: 1").replace("epochs: 2", "epochs: 1")
+)
+QUICK = ["--set", "cascade=[]", "--set", "teacher.epochs=1", "--set", "distill.phases.joint.epochs=1"]
+
+
+def publish(store: Store, plan: Plan, *stages: Stage) -> None:
+    """Artifacts of one small file each, without the work."""
+    for stage in stages:
+        with store.held(stage, lambda: None) as lease:
+            workspace = store.open(stage, lease)
+            (workspace.files / "some.json").write_text(f'"{stage.name}"\n', "utf-8")
+            store.publish(stage, workspace, manifest_of(plan, stage), {"started": time.time(), "seconds": 1.0}, lease)
+
+
+@pytest.fixture
+def tiny(project: Path) -> tuple[Store, Plan]:
+    """A store with an artifact for every stage of the tiny spec."""
+    store, plan = Store(project / "store", 60), compile_plan(load_spec("specs/tiny.yaml"))
+    publish(store, plan, *plan.stages)
+    return store, plan
+
+
+# ---------------------------------------------------------------- leases and publication
+
+
+def lose(workspace: Workspace) -> None:
+    """As if another had taken the lease over."""
+    (place,) = workspace.files.parents[3].joinpath(".leases").glob("*-*")
+    (file,) = place.iterdir()
+    file.rename(place / "60_elsewhere_0123_1_1_another")
+
+
+def test_who_lost_the_lease_publishes_nothing(project: Path) -> None:
+    store, plan = Store(project / "store"), compile_plan(load_spec("specs/tiny.yaml"))
+    stage = plan.stage("data")
+    with (
+        pytest.raises(StoreError, match=r"another run took this stage over \(process 1 on elsewhere\)"),
+        store.held(stage, lambda: None) as lease,
+    ):
+        workspace = store.open(stage, lease)
+        lose(workspace)
+        store.publish(stage, workspace, manifest_of(plan, stage), {}, lease)
+    assert store.state(stage) == "miss"
+
+
+def test_what_fails_after_a_lost_lease_is_told_as_that(project: Path) -> None:
+    store, stage = Store(project / "store"), compile_plan(load_spec("specs/tiny.yaml")).stage("data")
+    with pytest.raises(StoreError, match="another run took") as caught, store.held(stage, lambda: None) as lease:
+        workspace = store.open(stage, lease)
+        lose(workspace)
+        raise FileNotFoundError("what the other renamed")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+def test_the_first_publication_stays(tiny: tuple[Store, Plan]) -> None:
+    store, plan = tiny
+    stage = plan.stage("labels")
+    before = file_bytes(store.root / stage.folder)
+    with store.held(stage, lambda: None) as lease:
+        workspace = store.open(stage, lease)
+        (workspace.files / "some.json").write_text("another\n", "utf-8")
+        found = store.publish(stage, workspace, manifest_of(plan, stage), {}, lease)
+    assert file_bytes(found.folder) == before and not list((store.root / ".work").iterdir())
+
+
+@pytest.mark.parametrize("remains", ["run.json", "files/half.bin"])
+def test_remains_that_are_no_artifact_make_room(tiny: tuple[Store, Plan], remains: str) -> None:
+    store, plan = tiny
+    stage = plan.stage("labels")
+    folder = store.root / stage.folder
+    shutil.rmtree(folder)
+    (folder / remains).parent.mkdir(parents=True)
+    (folder / remains).write_text("left", "utf-8")
+    publish(store, plan, stage)
+    store.artifact(stage).verify()
+    assert not (folder / "files/half.bin").exists() and not list((store.root / ".trash").iterdir())
+
+
+def test_who_takes_over_gets_the_checkpoint_and_nothing_that_the_other_has_open(project: Path) -> None:
+    store, stage = Store(project / "store"), compile_plan(load_spec("specs/tiny.yaml")).stage("teacher")
+    with store.held(stage, lambda: None) as lease:
+        first = store.open(stage, lease)
+        (first.scratch / "checkpoint.pt").write_bytes(b"kept")
+        stale = (first.scratch / "checkpoint.pt.tmp").open("wb")
+    assert store.state(stage) == "resumable"
+    with store.held(stage, lambda: None) as lease:
+        second = store.open(stage, lease)
+        (second.scratch / "checkpoint.pt.tmp").write_bytes(b"mine")
+        with stale:
+            stale.write(b"of one who came back")
+        assert (second.scratch / "checkpoint.pt").read_bytes() == b"kept" and not first.scratch.exists()
+        assert (second.scratch / "checkpoint.pt.tmp").read_bytes() == b"mine"
+
+
+# ---------------------------------------------------------------- several runs at once
+
+GRIDS = {
+    "a": "{seeds: 2}",
+    "b": "{axes: {student: {w4: {width: 4}, w6: {width: 8}}}}",
+    "c": "{seeds: 2, axes: {student: {w4: {width: 4}, w6: {width: 8}}}}",
+    "d": "{seeds: 3}",
+}
+
+
+@pytest.mark.slow
+def test_four_runs_of_overlapping_grids_train_each_stage_once(project: Path, stagedkd: Command) -> None:
+    (project / "specs/tiny.yaml").write_text(SHORT, "utf-8")
+    for name, grid in GRIDS.items():
+        (project / f"specs/{name}.yaml").write_text(f"extends: tiny.yaml\ngrid: {grid}\n", "utf-8")
+    (project / "params.yaml").write_text("runtime: {device: cpu, threads: 1}\n", "utf-8")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "stagedkd.cli", "run", f"specs/{name}.yaml"],
+            cwd=project,
+            env=environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for name in GRIDS
+    ]
+    said = [process.communicate(timeout=300)[1] for process in runs]
+    assert [process.returncode for process in runs] == [0] * 4, said
+    unique = {stage["key"] for name in GRIDS for cell in json.loads(stagedkd("plan", f"specs/{name}.yaml", "--json").stdout)["cells"] for stage in cell["stages"]}  # fmt: skip
+    assert len(re.findall(r": done in", "".join(said))) == len(unique) == len(list((project / "store").glob("*-*")))
+    verified = stagedkd("store", "verify")
+    assert verified.returncode == 0 and f"{len(unique)} artifacts are whole" in verified.stdout
+    assert not list((project / "store/.leases").iterdir()) and not list((project / "store/.work").iterdir())
+
+
+@pytest.mark.slow
+def test_a_frozen_holder_that_wakes_up_publishes_nothing(project: Path) -> None:
+    (project / "params.yaml").write_text(
+        "runtime: {device: cpu, threads: 1, checkpoint_seconds: 0, lease_seconds: 2}\n", "utf-8"
+    )
+    command = [sys.executable, "-m", "stagedkd.cli", "run", "specs/tiny.yaml", *QUICK, "--set", "teacher.epochs=40"]
+    frozen = subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 120
+    while not list((project / "store").glob(".work/teach-*/checkpoint.pt")):
+        assert time.monotonic() < deadline and frozen.poll() is None
+        time.sleep(0.01)
+    frozen.send_signal(signal.SIGSTOP)
+    other = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=200, check=False)
+    assert other.returncode == 0, other.stderr
+    before = file_bytes(project / "store")
+    frozen.send_signal(signal.SIGCONT)
+    _, errors = frozen.communicate(timeout=60)
+    assert frozen.returncode == 1 and "another run took this stage over" in errors and "Traceback" not in errors
+    assert file_bytes(project / "store") == before
+    assert care.artifacts(Store(project / "store")) and not list((project / "store/.leases").iterdir())
+    again = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=200, check=False)
+    assert again.returncode == 0 and "nothing to do" in again.stderr
+
+
+# ---------------------------------------------------------------- store ls, du, verify, why, gc
+
+
+def test_store_commands_load_no_torch(tiny: tuple[Store, Plan], project: Path) -> None:
+    student = str(tiny[1].stage("student").key)
+    calls = [["ls"], ["ls", "--json"], ["du"], ["verify"], ["gc", "--dry-run"], ["why", student[:8], "specs/tiny.yaml"]]
+    probe = (
+        "import sys; from stagedkd import cli\n"
+        f"for call in {calls!r}:\n"
+        "    sys.argv = ['stagedkd', 'store', *call]\n"
+        "    cli.main()\n"
+        "assert not {'torch', 'torchvision', 'matplotlib', 'dvc', 'av'} & set(sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", probe], cwd=project, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert re.search(rf"distill +{student[:12]} .* tiny", found.stdout) and "10 artifacts are whole" in found.stdout
+    assert "teacher: distill" in found.stdout and "student of tiny: this one" in found.stdout
+    assert "assistant-1 of tiny: another, teacher.width 4 -> 8" in found.stdout
+
+
+def test_why_names_the_field_of_a_miss(tiny: tuple[Store, Plan], project: Path, stagedkd: Command) -> None:
+    (project / "specs/hot.yaml").write_text("extends: tiny.yaml\nstudent: {train: {lr: 0.5}}\n", "utf-8")
+    key = str(compile_plan(load_spec("specs/hot.yaml")).stage("student").key)
+    assert "lr 0.01 -> 0.5" in stagedkd("store", "why", f"distill-{key[:10]}").stdout
+    nothing = stagedkd("store", "why", "ffffffffffff")
+    assert nothing.returncode == 2 and "stagedkd store ls" in nothing.stderr
+
+
+def test_verify_names_what_is_broken(tiny: tuple[Store, Plan], stagedkd: Command) -> None:
+    store, plan = tiny
+    folders = [store.root / plan.stage(name).folder for name in ("data", "labels", "teacher", "student", "assistant-1")]
+    (folders[0] / "files/some.json").write_text("changed", "utf-8")
+    (folders[1] / "files/more.json").write_text("more", "utf-8")
+    (folders[2] / "files/some.json").unlink()
+    (folders[3] / "files/manifest.json").write_text("{", "utf-8")
+    manifest = folders[4] / "files/manifest.json"
+    manifest.write_text(manifest.read_text("utf-8").replace('"lr": 0.01', '"lr": 0.02'), "utf-8")
+    found = stagedkd("store", "verify")
+    assert found.returncode == 1 and "5 of 10 artifacts are broken" in found.stderr and "Traceback" not in found.stderr
+    for words in ("is not what was published", "more.json is not in the manifest", "some.json is missing",
+                  "manifest.json cannot be read", "is not the key of the work that it names"):  # fmt: skip
+        assert words in found.stderr, words
+
+
+def changed(project: Path, store: Store) -> Plan:
+    """Publish the tiny spec with another student, as a run with --set leaves it."""
+    plan = compile_plan(load_spec("specs/tiny.yaml", ["student.train.lr=0.5", "control=null"]))
+    publish(store, plan, *(stage for stage in plan.stages if store.state(stage) == "miss"))
+    return plan
+
+
+def test_gc_keeps_what_specs_dvc_and_runs_need(tiny: tuple[Store, Plan], project: Path, stagedkd: Command) -> None:
+    store, plan = tiny
+    before = {stage.folder for stage in plan.stages}
+    other = changed(project, store)
+    extra = {stage.folder for stage in other.stages} - before
+    assert len(extra) == 2  # the student and its evaluation
+
+    def there() -> set[str]:
+        return {path.name for path in store.root.glob("*-*")}
+
+    shown = stagedkd("store", "gc", "--dry-run")
+    assert shown.returncode == 0 and "would delete 2" in shown.stdout and there() == before | extra
+    assert "nobody answers" in stagedkd("store", "gc").stderr and there() == before | extra
+    record(store.root, "tiny+lr", [str(stage.key) for stage in other.stages])
+    assert "nothing to delete" in stagedkd("store", "gc", "--yes").stdout
+    assert "would delete 2" in stagedkd("store", "gc", "--dry-run", "--runs", "0").stdout
+    (evaluation,) = (name for name in extra if name.startswith("evaluate"))
+    lock = f"schema: '2.0'\nstages:\n  one:\n    cmd: x\n    outs:\n    - path: store/{evaluation}/files\n      md5: 0.dir\n"
+    (project / "dvc.lock").write_text(lock, "utf-8")
+    kept = stagedkd("store", "gc", "--yes", "--runs", "0")
+    assert "nothing to delete" in kept.stdout, kept.stdout  # what an out was made of is needed with it
+    (project / "dvc.lock").write_text("stages: [", "utf-8")
+    assert stagedkd("store", "gc", "--yes", "--runs", "0").returncode == 1
+    (project / "dvc.lock").unlink()
+    (project / "specs/wrong.yaml").write_text("extends: tiny.yaml\nstudent: {widht: 3}\n", "utf-8")
+    assert stagedkd("store", "gc", "--yes", "--runs", "0").returncode == 2 and there() == before | extra
+    (project / "specs/wrong.yaml").write_text("distill: {phases: {joint: {epochs: 1, losses: {ce: 1}}}}\n", "utf-8")
+    gone = stagedkd("store", "gc", "--yes", "--runs", "0")  # that one is a recipe
+    assert gone.returncode == 0 and "deleted 2" in gone.stdout and there() == before, gone.stderr
+
+
+def test_gc_leaves_what_a_run_holds_or_has_just_asked_for(tiny: tuple[Store, Plan], project: Path) -> None:
+    store, plan = tiny
+    keys = [str(stage.key) for stage in plan.stages]
+    student = plan.stage("student")
+    assert {entry.folder.name for entry in care.spare(store, [], set(), 0)} == {stage.folder for stage in plan.stages}
+    lease = try_acquire(store.root / ".leases" / f"distill-{student.key}")
+    assert lease is not None
+    found = {entry.folder.name for entry in care.spare(store, [], set(), 0)}
+    assert not found & {stage.folder for stage in plan.closure(student)}
+    assert plan.stage("control-ce").folder in found
+    record(store.root, "tiny", keys)  # the run that holds the lease needs more than the stage at which it is
+    assert care.spare(store, [], set(), 0) == []
+    lease.end()
+    known, entries, said = records(store.root), care.spare(store, [], set(), 0), list[str]()
+    assert len(entries) == 10
+    os.utime(next((store.root / ".runs").iterdir()), (1, 1))  # another time: the run was started again
+    assert list(care.collect(store, entries, known, said.append)) == [] and len(said) == 10
+    shutil.rmtree(store.root / ".runs")
+    lease = try_acquire(store.root / ".leases" / f"distill-{student.key}")
+    assert lease is not None
+    gone = list(care.collect(store, entries, known, said.append))
+    assert [entry.folder for entry in care.artifacts(store)] == [store.root / student.folder] and len(gone) == 9
+    assert said[-1] == f"{student.folder} stays: a run holds it"
+    lease.end()
+
+
+def test_a_killed_gc_leaves_no_half_artifact(tiny: tuple[Store, Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    store, plan = tiny
+    stage = plan.stage("student")
+
+    def killed(folder: Path, **_: object) -> None:
+        (folder / "files/manifest.json").stat()
+        (folder / "files/some.json").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.discard(store.root / stage.folder)
+    monkeypatch.undo()
+    assert store.state(stage) == "miss" and stage.key not in {m.key for m in store.manifests()}
+    keys = [str(s.key) for s in plan.stages]
+    (left,) = care.spare(store, keys, set(), 0)
+    assert left.part == "trash" and list(care.collect(store, [left], [], print)) == [left]
+    assert not list((store.root / ".trash").iterdir())
+
+
+def test_gc_keeps_checkpoints_that_are_needed(tiny: tuple[Store, Plan]) -> None:
+    store, plan = tiny
+    wanted, done, alien = (plan.stage(name) for name in ("student", "teacher", "control-ce"))
+    shutil.rmtree(store.root / wanted.folder)
+    shutil.rmtree(store.root / alien.folder)
+    for stage in (wanted, done, alien):
+        with store.held(stage, lambda: None) as lease:
+            (store.open(stage, lease).scratch / "checkpoint.pt").write_bytes(b"x")
+    keys = [str(stage.key) for stage in plan.stages if stage != alien and stage.name != "evaluate-control-ce"]
+    going = {entry.name for entry in care.spare(store, keys, set(), 0) if entry.part == "attempt"}
+    assert going == {done.folder, alien.folder}  # of one the artifact is there, the other nobody needs
+
+
+# ---------------------------------------------------------------- reproduce
+
+
+@pytest.mark.slow
+def test_a_run_is_made_anew_from_its_manifests(project: Path, stagedkd: Command) -> None:
+    from stagedkd.execute.reproduce import graph_of, manifest_in, require_inputs
+    from stagedkd.plan.runtime import load_runtime
+
+    (project / "nets").mkdir()
+    (project / "nets/own.py").write_text(OWN_NET, "utf-8")
+    own = "student: {arch: file, path: nets/own.py, substages: [[stem], [mid]]}"
+    text = SHORT.replace(
+        "student: {arch: resnet3d, width: 4, blocks: [1, 1], substages: [[stem, layer1], [layer2]]}", own
+    )
+    (project / "specs/own.yaml").write_text(text, "utf-8")
+    assert stagedkd("run", "specs/own.yaml", "--threads", "1").returncode == 0
+    (project / "specs").rename(project / "away")
+    before = files_of(project / "store")
+    whole = stagedkd("reproduce", "results/own", "--store", "again")  # params.yaml says two threads
+    assert whole.returncode == 0 and "equal bit for bit" in whole.stdout, whole.stderr
+    assert files_of(project / "again") == before == files_of(project / "store")
+    runs = [json.loads(path.read_text("utf-8")) for path in sorted((project / "again").glob("*/run.json"))]
+    assert {run["threads"] for run in runs if "threads" in run} == {1} and all(run["packages"]["torch"] for run in runs)
+
+    (student,) = (project / "store").glob("distill-*")
+    weights = student / "files/student.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 0x40
+    weights.write_bytes(content)
+    run = json.loads((student / "run.json").read_text("utf-8"))
+    run["packages"]["torch"], run["code"] = "1.0", "old"
+    (student / "run.json").write_text(json.dumps(run), "utf-8")
+    tampered = stagedkd("reproduce", f"store/{student.name}", "--threads", "1")
+    assert tampered.returncode == 1 and "Traceback" not in tampered.stderr
+    assert re.search(
+        r"student.safetensors: 1 of \d+ tensors differ, by .*changed after it was published", tampered.stderr
+    )
+    assert "torch: 1.0 there" in tampered.stderr and "code: old there" in tampered.stderr
+
+    (project / "nets/own.py").write_text(OWN_NET + "\n# changed\n", "utf-8")
+    with pytest.raises(LockError, match=r"nets/own.py is not the file that this was made of"):
+        require_inputs(graph_of([manifest_in(project / "results/own/student.safetensors")]), load_runtime(project))
+
+
+def test_reproduce_refuses_what_it_cannot_trust(tiny: tuple[Store, Plan], project: Path) -> None:
+    from stagedkd.execute.reproduce import graph_of, manifest_in, require_inputs, seek
+    from stagedkd.plan.runtime import load_runtime
+    from stagedkd.plan.work import Distill
+    from stagedkd.spec.schema import FileArch
+
+    store, plan = tiny
+    for what, words in ((project / "nowhere", "there is no"), (project / "specs", "no result")):
+        with pytest.raises(UsageError, match=words):
+            seek(what, store)
+    with pytest.raises(StoreError, match="no safetensors file"):
+        manifest_in(project / "params.yaml")
+    folder = store.root / plan.stage("student").folder
+    (manifest,) = seek(folder, store).manifests
+    graph = graph_of([manifest])
+    assert {s.key for s in graph.stages} == {s.key for s in plan.closure(plan.stage("student"))}
+    assert [s.name for s in graph.closure(graph.stages[-1])] == [s.name for s in graph.stages]  # in order
+    path = folder / "files/manifest.json"
+    path.write_text(path.read_text("utf-8").replace('"lr": 0.01', '"lr": 0.02'), "utf-8")
+    with pytest.raises(StoreError, match="is not the key of the work"):
+        seek(folder, store)
+    work = plan.stage("student").work
+    assert isinstance(work, Distill)
+    for own, error, words in (
+        ("nets/own.py", UsageError, "is not here"),
+        ("../own.py", UsageError, "outside the project"),
+    ):
+        arch = FileArch(arch="file", path=own, digest="0" * 64)
+        stage = Stage("student", work.model_copy(update={"arch": arch}), {}, "0" * 64)
+        with pytest.raises(error, match=words):
+            require_inputs(type(graph)("x", graph.lock, (stage,), graph.clip), load_runtime(project))
+
+
+@pytest.mark.slow
+def test_reproduce_wants_the_data_that_were_locked(project: Path) -> None:
+    from stagedkd import run
+    from stagedkd.execute.context import Silent
+    from stagedkd.execute.reproduce import graph_of, reproduce, require_inputs
+    from stagedkd.plan.runtime import load_runtime
+    from tests.videos import write_video
+
+    rows = [f"{label}{i}.avi,{label},g{i}" for label in ("ab", "cd") for i in range(6)]
+    for row in rows:
+        write_video(project / "data/set" / row.split(",")[0], 6, noisy=row[0] == "a")
+    (project / "data/set/clips.csv").write_text("\n".join(["path,label,group", *rows]) + "\n", "utf-8")
+    shapes = "kind: shapes, classes: 4, train: 48, val: 16, test: 16"
+    text = SHORT.replace(shapes, "kind: csv, path: set/clips.csv, folds: 3, test_folds: 0")
+    (project / "specs/real.yaml").write_text(text, "utf-8")
+    runtime = load_runtime(project)
+    artifacts = run(load_spec("specs/real.yaml"), runtime).artifacts
+    shutil.rmtree(project / "cache")
+    store, weights = Store(project / "store"), artifacts["student"].file("student.safetensors")
+    found = reproduce(weights, store, runtime, project / "again", Silent())
+    assert not found.differs and len(found.compared) == 5  # data, labels, teacher, student, and the file itself
+    assert found.environment == () and not found.bare
+    write_video(project / "data/set/ab1.avi", 9)
+    with pytest.raises(LockError, match=r"changed  ab1.avi"):
+        require_inputs(graph_of(Store(project / "store").manifests()), load_runtime(project))
+    (project / "stagedkd.lock").unlink()
+    with pytest.raises(LockError, match="are not those that this was made of"):
+        require_inputs(graph_of(Store(project / "store").manifests()), load_runtime(project))
