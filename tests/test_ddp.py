@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from stagedkd.errors import TrainingError
 from stagedkd.models.build import own_function
-from stagedkd.train.ranks import Ranks, refuse_batch_statistics
+from stagedkd.train.ranks import Ranks, refuse_batch_statistics, synchronised
 from tests.shared_training import CASES, network, trained
 from tests.tools import files_of
 
@@ -77,6 +78,18 @@ def test_a_batch_norm_over_a_share_of_the_batch_is_refused(by_two: Path) -> None
     refuse_batch_statistics(network(4, 1, "batch").eval(), ranks, "phase p")  # frozen: statistics are kept ones
     refuse_batch_statistics(network(4, 1, "batch").train(), Ranks(), "phase p")
     refuse_batch_statistics(network(4, 1).train(), ranks, "phase p")
+
+
+def test_on_cuda_batch_norms_are_synchronised_and_keep_their_names() -> None:
+    mine, ranks = network(4, 1, "batch").train(), Ranks(0, 2)
+    before, parameters = mine.state_dict(), list(mine.parameters())
+    synchronised(mine, torch.device("cpu"), ranks)
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in mine.modules())
+    synchronised(mine, torch.device("cuda"), ranks)
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in mine.modules()) == 2
+    refuse_batch_statistics(mine, ranks, "phase p")
+    assert mine.state_dict().keys() == before.keys()
+    assert all(now is then for now, then in zip(mine.parameters(), parameters, strict=True))
 
 
 # The real command line from here on: one hop of a network with dropout, below a teacher whose weights are there.

@@ -107,7 +107,8 @@ def _work(folder: Path, number: int, count: int) -> Done:
     cuda = device_of(order.runtime.device).type == "cuda"
     if cuda:
         torch.cuda.set_device(number)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    own = torch.device("cuda", number) if cuda else None
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE, device_id=own)
     done = work_on(_context(order, folder, number, count))
     dist.barrier()
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Several processes that make one training (docs/decisions/0014).
+"""Several processes that make one training (docs/decisions/0016).
 
 Every rank runs both networks on its share of the batch; features and logits are gathered, so that every rank computes
 the losses of the whole batch, and the gradients of the shares are added up.
