@@ -41,12 +41,12 @@ PINNED = {
     "data": "b72b154aecfa",
     "labels": "64b27d6d747b",
     "teacher": "868c179e7f7d",
-    "assistant-1": "0aeb6c4abbe6",
-    "student": "a77bf3ec644e",
+    "assistant-1": "39f54817ee9d",
+    "student": "1183da6ced05",
     "control-ce": "c9f21925d9b4",
     "evaluate-teacher": "009d00294a18",
-    "evaluate-assistant-1": "6167edd11d23",
-    "evaluate-student": "3572f3dda4e7",
+    "evaluate-assistant-1": "ab1cf81bd80a",
+    "evaluate-student": "2d2d00098647",
     "evaluate-control-ce": "7fd894e79199",
 }
 

@@ -125,7 +125,7 @@ class Distill(Section):
     a step."""
 
     kind: Literal["distill"] = "distill"
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     arch: Arch
     input: Input | None
     weights: Weights | None
