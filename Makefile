@@ -1,6 +1,7 @@
 # Needs Python 3.11+ with venv, git and make. Everything else comes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+JOBS ?= 2  # tests at once, each on one thread
 export OMP_NUM_THREADS ?= 2
 
 .PHONY: quickstart repro test test-fast coverage docs check check-gpu lock-requirements clean
@@ -12,10 +13,10 @@ repro: .venv/ready               ## set up and rebuild what dvc.yaml says
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
 test: .venv/ready                ## set up and run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-fast: .venv/ready           ## the tests without those marked slow
-	$(BIN)/python -m pytest -m "not slow" -q
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" -q
 
 coverage: .venv/ready            ## every branch of the loader, merge and grid is taken by the quick tests of the language
 	$(BIN)/python -m coverage run -m pytest -q -m "not slow" $(addprefix tests/test_,spec.py inherit.py grid.py fuzz.py language.py)

@@ -1,4 +1,4 @@
-"""Shared fixtures. Every test runs torch on two threads, in a folder of its own."""
+"""Shared fixtures. Every test runs torch on one thread, since two run at once, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["OMP_NUM_THREADS"] = "1"
 REPO = Path(__file__).resolve().parent.parent
 
 TINY = """\
@@ -48,7 +48,7 @@ def build(classes, width=6):
 def _threads() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
-        torch.set_num_threads(2)
+        torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project with a tiny spec, as working folder."""
     (tmp_path / "specs").mkdir()
     (tmp_path / "specs" / "tiny.yaml").write_text(TINY, "utf-8")
-    (tmp_path / "params.yaml").write_text("runtime: {device: cpu, threads: 2, checkpoint_seconds: 0}\n", "utf-8")
+    (tmp_path / "params.yaml").write_text("runtime: {device: cpu, threads: 1, checkpoint_seconds: 0}\n", "utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STAGEDKD_DATA", raising=False)
     return tmp_path

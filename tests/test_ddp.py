@@ -196,6 +196,15 @@ def test_the_command_line_trains_by_two_ranks(place: Path) -> None:
     assert "gpus" not in manifest
 
 
+def test_what_two_ranks_made_is_rebuilt_by_two(place: Path) -> None:
+    (student,) = (place / "two").glob("distill-*")
+    command = [sys.executable, "-m", "stagedkd.cli", "reproduce", str(student), "--store", "again"]
+    done = subprocess.run(command, cwd=place, env=os.environ | ONE_THREAD, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "equal bit for bit" in done.stdout, done.stderr
+    (again,) = (place / "again").glob("distill-*")
+    assert json.loads((again / "run.json").read_text("utf-8"))["gpus"] == 2  # params.yaml says nothing, so one
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
 def test_killed_and_stopped_trainings_go_on_to_the_same_bits(place: Path) -> None:
     store = "killed"

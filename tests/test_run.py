@@ -31,7 +31,7 @@ def test_the_same_spec_twice_gives_the_same_bits_and_a_second_run_does_nothing(
     assert first.returncode == 0, first.stderr
     text = TINY.replace("grow:", "first:")
     (project / "specs" / "renamed.yaml").write_text(text, "utf-8")
-    second = stagedkd("run", "specs/renamed.yaml", "--store", "b", "--threads", "2")
+    second = stagedkd("run", "specs/renamed.yaml", "--store", "b", "--threads", "1")
     assert second.returncode == 0, second.stderr
     a, b = files_of(project / "a"), files_of(project / "b")
     assert a.keys() == b.keys() and len({name.split("/")[0] for name in a}) == 10

@@ -14,7 +14,17 @@ from stagedkd._version import __version__
 PACKAGES = (
     "av", "numpy", "pillow", "pyarrow", "safetensors", "scipy", "torch", "torchcodec", "torchvision", "transformers"
 )  # fmt: skip
-SAME = ("stagedkd", "code", "python", "machine", "device", "device_name", "threads", "compile")  # and each package
+SAME = (
+    "stagedkd",
+    "code",
+    "python",
+    "machine",
+    "device",
+    "device_name",
+    "threads",
+    "gpus",
+    "compile",
+)  # and each package
 
 
 @cache
