@@ -525,7 +525,7 @@ def test_every_method_of_the_benchmark_has_the_compute_of_kd() -> None:
         dict.fromkeys(found, 1.0), abs=0.03
     )
     tuned = load_experiment(REPO / "specs" / "benchmark_lr.yaml").cells
-    assert {cell.labels["method"] for cell in tuned} == set(found) and len(tuned) == 4 * len(found)
+    assert {cell.labels["method"] for cell in tuned} == set(found) and len(tuned) == 5 * len(found)
     epochs = {cell.labels["method"]: cell.spec.student.epochs for cell in cells}
     assert all(cell.spec.student.epochs == epochs[cell.labels["method"]] for cell in tuned)
 
