@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from stagedkd import errors
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError
@@ -37,7 +37,7 @@ class Order(Section):
     runtime: Runtime
 
     @classmethod
-    def read(cls, path: Path) -> Order:
+    def read(cls, path: Path) -> Self:
         """An order, from its file."""
         return cls.model_validate_json(path.read_bytes(), strict=False)
 

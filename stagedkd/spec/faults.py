@@ -27,8 +27,8 @@ LIMITS = {
 
 
 def problems_of(error: ValidationError, tree: Node, root: type[Section] = Spec) -> list[Problem]:
-    """All that pydantic says of a spec, or of another file whose section is `root`, less what is said twice: a key that is missing because it was misspelt, a list
-    that is empty because its items are wrong."""
+    """All that pydantic says of a spec, or of a file whose section is `root`, less what is said twice: a key that is
+    missing because it was misspelt, a list that is empty because its items are wrong."""
     every = error.errors(include_url=False)
     inside = {d["loc"][:n] for d in every for n in range(len(d["loc"]))}
     details = [d for d in every if d["type"] != "too_short" or d["loc"] not in inside][:MOST]
