@@ -266,7 +266,7 @@ def config_of(cluster: Cluster, folder: Path, owner: Owner, visible: int) -> Any
     return Config(
         executors=[executor],
         run_dir=str(folder / "parsl"),
-        strategy="htex_auto_scale",
+        strategy="simple",  # htex_auto_scale ends a block that has just begun when there are fewer stages than workers
         strategy_period=STRATEGY_SECONDS,
         retries=0,  # ours (_Dispatch), which tell a lost worker from a stage that failed
         usage_tracking=0,
