@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -119,8 +120,19 @@ def test_parsl_is_told_what_the_file_says(tmp_path: Path) -> None:
     assert config.run_dir == str(tmp_path / "run" / "parsl") and config.usage_tracking == 0 and config.retries == 0
     assert executor.encrypted and executor.launch_cmd.startswith(sys.executable) and owner.name in executor.launch_cmd
     assert config.strategy == "simple"
-    away = config_of(cluster_of(tmp_path, "{provider: {kind: local}, address: 10.1.2.3}"), tmp_path, owner, 0)
-    assert away.executors[0].all_addresses == {"10.1.2.3"}
+
+
+def test_the_address_for_workers_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that the file says, or those of this machine's interfaces. Parsl would ask a web service for one more."""
+    import parsl.executors.high_throughput.executor as htex
+
+    monkeypatch.setattr(htex, "get_all_addresses", lambda: pytest.fail("the network was asked"))
+    text = "{provider: {kind: slurm, walltime: 1:00:00}, address: 10.1.2.3}"
+    (said,) = config_of(cluster_of(tmp_path, text), tmp_path, Owner.new(60), 0).executors
+    assert said.all_addresses == {"10.1.2.3"} and said.address == "10.1.2.3"
+    (unsaid,) = config_of(cluster_of(tmp_path, text.split(", address")[0] + "}"), tmp_path, Owner.new(60), 0).executors
+    assert unsaid.address is None and "127.0.0.1" in unsaid.all_addresses
+    assert all(re.fullmatch(r"[0-9.]+", address) for address in unsaid.all_addresses)
 
 
 def test_slurm_is_told_what_the_file_says(tmp_path: Path) -> None:
@@ -148,7 +160,7 @@ def test_kubernetes_is_told_what_the_file_says(tmp_path: Path, monkeypatch: pyte
         "provider: {kind: kubernetes, image: 'us/stagedkd:1', namespace: lab, max_blocks: 4, max_mem: 32Gi,"
         " persistent_volumes: {work: /work, videos: /data}, extra_limits: {nvidia.com/gpu: '1'}}\naccelerators: 1\n",
     )
-    if not __import__("importlib.util").util.find_spec("kubernetes"):
+    if importlib.util.find_spec("kubernetes") is None:
         with pytest.raises(UsageError, match="needs the package kubernetes"):
             check_cluster(cluster, load_runtime(tmp_path))
     import parsl.providers.kubernetes.kube as kube
@@ -226,7 +238,31 @@ student: {arch: resnet3d, width: 4, blocks: [1, 1], substages: [[stem, layer1], 
 distill: {phases: {joint: {epochs: 12, losses: {ce: 0.1, kd: 0.9, sp: 10}}}}
 """
 GRID = "extends: base.yaml\ngrid: {seeds: 4, axes: {student: {w4: {}, w6: {width: 6}, w8: {width: 8}}}}\n"
-TORN = "extends: base.yaml\ngrid: {axes: {student: {w4: {}, torn: {train: {lr: 1e30}}, w6: {width: 6}}}}\n"
+TORN = """\
+extends: base.yaml
+grid:
+  axes:
+    student:
+      w4: {}
+      torn: {arch: file, path: nets/torn.py, params: 5000, substages: [[stem], [mid]]}
+      w6: {width: 6}
+"""
+TORN_NET = """\
+from torch import nn
+
+
+class Torn(nn.Module):
+    def forward(self, x):
+        return x * float("nan")
+
+
+def build(classes):
+    net = nn.Sequential()
+    net.add_module("stem", nn.Conv3d(3, 6, 3, (1, 2, 2), 1))
+    net.add_module("mid", nn.Conv3d(6, 6, 3, 2, 1))
+    net.add_module("head", nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(6, classes), Torn()))
+    return net
+"""
 slow = pytest.mark.slow
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
 
@@ -235,7 +271,9 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds p
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the grids."""
     folder = tmp_path_factory.mktemp("cluster")
-    (folder / "specs").mkdir()
+    for part in ("specs", "nets"):
+        (folder / part).mkdir()
+    (folder / "nets" / "torn.py").write_text(TORN_NET, "utf-8")
     for name, text in (("base", BASE), ("grid", GRID), ("torn", TORN)):
         (folder / "specs" / f"{name}.yaml").write_text(text, "utf-8")
     (folder / "params.yaml").write_text("runtime: {device: cpu, threads: 1, checkpoint_seconds: 0}\n", "utf-8")
@@ -296,7 +334,7 @@ def student_at_work(store: Path, process: subprocess.Popen[str]) -> tuple[str, i
         for checkpoint in store.glob(".work/distill-*/*.pt"):
             name = checkpoint.parent.name.partition(".")[0]
             owner = holder(store / ".leases" / name)
-            if owner is not None:
+            if owner is not None and not owner.gone:  # not of a run that was killed
                 return name, owner.pid
         time.sleep(0.005)
     raise AssertionError(ended(process)[1])

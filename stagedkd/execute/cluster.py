@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -256,13 +257,15 @@ def config_of(cluster: Cluster, folder: Path, owner: Owner, visible: int) -> Any
         # by the interpreter's path: Parsl looks for scripts on the PATH, where those of a venv may not be
         launch_cmd=DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", f"{python} {tied}.process_worker_pool", 1),
         interchange_launch_cmd=(sys.executable, *f"{tied}.interchange".split()),
-        address=cluster.address or (LOOPBACK if here else None),
+        address=cluster.address or LOOPBACK,
         max_workers_per_node=cluster.slots(visible),
         cores_per_worker=CORES_UNCOUNTED,
         heartbeat_period=period,
         heartbeat_threshold=threshold,
         block_error_handler=windowed_error_handler,
     )
+    if not here and cluster.address is None:  # Parsl would find these, and ask a web service for one more
+        executor.address, executor.all_addresses = None, own_addresses()
     return Config(
         executors=[executor],
         run_dir=str(folder / "parsl"),
@@ -271,6 +274,14 @@ def config_of(cluster: Cluster, folder: Path, owner: Owner, visible: int) -> Any
         retries=0,  # ours (_Dispatch), which tell a lost worker from a stage that failed
         usage_tracking=0,
     )
+
+
+def own_addresses() -> set[str]:
+    """The IPv4 addresses of this machine; workers try all of them."""
+    import psutil
+
+    every = (address for addresses in psutil.net_if_addrs().values() for address in addresses)
+    return {found.address for found in every if found.family == socket.AF_INET}
 
 
 def provider_of(provider: Local | Slurm | Kubernetes) -> Any:

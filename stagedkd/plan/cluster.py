@@ -94,7 +94,7 @@ class Cluster(Section):
     `accelerators` are those of each node, a count or names as CUDA_VISIBLE_DEVICES takes them; unset: all that are
     visible (local), `gpus_per_node` (Slurm), none (Kubernetes). `share` is the number of stages on one of them at once;
     `workers` of a node are without it one for each share, or one. A stage whose worker is lost is begun again, at most
-    `retries` times. `address` is where workers reach this machine; unset: Parsl tries all that it has.
+    `retries` times. `address` is where workers reach this machine; unset: they try all that it has.
     """
 
     provider: Provider = Local()
