@@ -381,7 +381,7 @@ def test_a_grid_over_two_workers_one_of_them_killed(place: Path, reference: dict
 @slow
 @linux
 def test_the_end_of_the_launcher_is_that_of_its_workers(place: Path, reference: dict[str, bytes]) -> None:
-    """By kill -9, after which nothing stays; by Ctrl-C, after a checkpoint; and the same command goes on."""
+    """By kill -9, after which nothing stays; by SIGTERM, after a checkpoint; and the same command goes on."""
     process = start(place, "ends", "--engine", "parsl", "--cluster", "two.yaml")
     student_at_work(place / "ends", process)
     assert len(processes(f"{place}/ends")) >= 5  # the launcher, the interchange, the pool, two workers
