@@ -12,6 +12,7 @@ import sys
 import time
 import types
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -302,27 +303,36 @@ def reference(place: Path) -> dict[str, bytes]:
     return files_of(place / "alone")
 
 
-def processes(mark: str) -> list[int]:
+def processes(mark: str) -> set[int]:
     """Whoever has this mark in its environment, but zombies."""
-    found: list[int] = []
+    return {pid for pid, _ in living() if f"{MARK}={mark}".encode() in content(pid, "environ").split(b"\0")}
+
+
+def living() -> Iterator[tuple[int, int]]:
+    """Every process but zombies, and its parent."""
     for entry in Path("/proc").iterdir():
-        try:
-            if not entry.name.isdigit() or f"{MARK}={mark}".encode() not in (entry / "environ").read_bytes().split(
-                b"\0"
-            ):
-                continue
-            if (entry / "stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z":
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
+        fields = content(int(entry.name), "stat").rpartition(b")")[2].split() if entry.name.isdigit() else []
+        if fields and fields[0] != b"Z":
+            yield int(entry.name), int(fields[1])
 
 
-def gone_after(mark: str, seconds: float) -> float:
-    """Seconds until no process with this mark is there; fails where some stay."""
+def content(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
+def of_launcher(mark: str, launcher: int) -> set[int]:
+    """All processes of a run: by their mark, and the interchange, whose title takes the place of its environment."""
+    return processes(mark) | {pid for pid, parent in living() if parent == launcher}
+
+
+def gone_after(pids: set[int], seconds: float) -> float:
+    """Seconds until none of these processes is there; fails where some stay."""
     begin = time.monotonic()
-    while left := processes(mark):
-        assert time.monotonic() - begin < seconds, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
+    while left := pids & {pid for pid, _ in living()}:
+        assert time.monotonic() - begin < seconds, [content(pid, "cmdline") for pid in left]
         time.sleep(0.05)
     return time.monotonic() - begin
 
@@ -364,6 +374,7 @@ def require_whole(place: Path, store: str) -> Counter[str]:
 def test_a_grid_over_two_workers_one_of_them_killed(place: Path, reference: dict[str, bytes]) -> None:
     process = start(place, "two", "--engine", "parsl", "--cluster", "two.yaml")
     name, pid = student_at_work(place / "two", process)
+    pids = of_launcher(f"{place}/two", process.pid)
     os.kill(pid, signal.SIGKILL)
     code, errors = ended(process)
     assert code == 0, errors
@@ -373,7 +384,8 @@ def test_a_grid_over_two_workers_one_of_them_killed(place: Path, reference: dict
     assert errors.count("its worker was lost; try 2 of 4") == 1
     done = Counter(re.findall(r"^\[(\d+)/28\] \S+ done in", errors, re.MULTILINE))
     assert done == Counter(map(str, range(1, 29))), errors
-    assert not (place / "runinfo").exists() and gone_after(f"{place}/two", 10) < 10
+    assert not (place / "runinfo").exists() and gone_after(pids, 10) < 10
+    assert not processes(f"{place}/two")
     code, errors = ended(start(place, "two", "--engine", "parsl", "--cluster", "two.yaml"))
     assert code == 0 and "nothing to do" in errors
 
@@ -384,17 +396,19 @@ def test_the_end_of_the_launcher_is_that_of_its_workers(place: Path, reference: 
     """By kill -9, after which nothing stays; by SIGTERM, after a checkpoint; and the same command goes on."""
     process = start(place, "ends", "--engine", "parsl", "--cluster", "two.yaml")
     student_at_work(place / "ends", process)
-    assert len(processes(f"{place}/ends")) >= 5  # the launcher, the interchange, the pool, two workers
+    pids = of_launcher(f"{place}/ends", process.pid)
+    assert any(b"interchange" in content(pid, "cmdline") for pid in pids) and len(pids) >= 5
     process.kill()
     process.communicate()
-    assert gone_after(f"{place}/ends", 10) < 5
+    assert gone_after(pids, 10) < 5
 
     process = start(place, "ends", "--engine", "parsl", "--cluster", "two.yaml")
     student_at_work(place / "ends", process)
+    pids = of_launcher(f"{place}/ends", process.pid)
     process.send_signal(signal.SIGTERM)
     code, errors = ended(process)
     assert code == 143 and "written their checkpoints" in errors and "Traceback" not in errors, errors
-    gone_after(f"{place}/ends", 10)
+    gone_after(pids, 10)
 
     code, errors = ended(start(place, "ends", "--engine", "parsl", "--cluster", "two.yaml"))
     assert code == 0, errors
@@ -438,4 +452,4 @@ def test_workers_in_a_job_of_a_scheduler(place: Path, tmp_path: Path, reference:
     assert files_of(place / "jobs") == reference
     job = (tmp_path / "job.sh").read_text("utf-8")
     assert "#SBATCH --partition=gpu" in job and "#SBATCH --time=30" in job
-    assert (tmp_path / "cancelled").exists() and gone_after(f"{place}/jobs", 10) < 10
+    assert (tmp_path / "cancelled").exists() and gone_after(processes(f"{place}/jobs"), 10) < 10
