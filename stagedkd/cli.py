@@ -18,8 +18,10 @@ from stagedkd.cli_common import (
     AsJson,
     Baseline,
     Cells,
+    ClusterFile,
     DataDir,
     Device,
+    Engine,
     Gpus,
     NoDvc,
     Overrides,
@@ -120,18 +122,22 @@ def plan(
 def run(
     spec: SpecPath, overrides: Overrides = None, cells: Cells = None, store: StoreDir = None,
     results: ResultsDir = None, data_dir: DataDir = None, device: Device = None, gpus: Gpus = None,
-    threads: Threads = None, verbose: Verbose = False, quiet: Quiet = False, no_dvc: NoDvc = False,
+    threads: Threads = None, engine: Engine = "in-process", cluster: ClusterFile = None, verbose: Verbose = False,
+    quiet: Quiet = False, no_dvc: NoDvc = False,
 ) -> None:  # fmt: skip
     """Run every stage that the store does not have, then report, and tell DVC where the project uses it."""
     from stagedkd.execute.walk import run_experiment
 
     experiment = _load(spec, overrides, cells)
-    runtime = _runtime(spec, store=store, results=results, data_dir=data_dir, device=device, gpus=gpus, threads=threads)
+    if cluster is not None and engine != "parsl":
+        raise UsageError("--cluster is for --engine parsl", hint="add --engine parsl, or leave it out")
+    knobs = {"device": device, "gpus": gpus, "threads": threads, "cluster": cluster}
+    runtime = _runtime(spec, store=store, results=results, data_dir=data_dir, **knobs)
     with progress(verbose - quiet) as shown:
         for note in experiment.notes:
             if note.severity == "note":
                 shown.note(_on_a_line(note))
-        outcome = run_experiment(experiment, runtime, shown)
+        outcome = run_experiment(experiment, runtime, shown, engine)
     if not outcome.ran and not outcome.failed:
         console(err=True).print("nothing to do: every stage is in the store", highlight=False)
     wrote = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,6 +25,12 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help=
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Gpus = Annotated[
     int | None, typer.Option("--gpus", min=1, help="Processes that share each training, one a GPU; on the CPU, too.")
+]
+Engine = Annotated[
+    Literal["in-process", "parsl"], typer.Option("--engine", help="parsl: many stages at once, by workers of Parsl's.")
+]
+ClusterFile = Annotated[
+    Path | None, typer.Option("--cluster", metavar="FILE", help="YAML that says where --engine parsl has its workers.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=0, help="Threads of torch; 0: all cores.")]
 Baseline = Annotated[

@@ -14,23 +14,20 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-from stagedkd.errors import Interrupted, StagedkdError
 from stagedkd.execute.context import Context, Done, Listener, Silent, Stop
-from stagedkd.execute.ranks import Order
+from stagedkd.execute.orders import Saying, fault_of, stopped_by
+from stagedkd.execute.ranks import RanksOrder
 from stagedkd.files import write_whole
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Store, Workspace
 
 PR_SET_PDEATHSIG = 1
 PATIENCE = timedelta(hours=12)  # a rank waits while the first one decodes videos; the launcher watches for lost ones
-SAY_SECONDS = 0.1
 
 
 def main() -> None:
@@ -83,14 +80,7 @@ def take_part(folder: Path) -> int:
             write_whole(folder / "done.json", text)
         return 0
     except BaseException as error:
-        ours = isinstance(error, StagedkdError)
-        fault = {"rank": number, "ours": ours, "kind": type(error).__name__, "message": str(error), "hint": ""}
-        if isinstance(error, StagedkdError):
-            fault |= {"message": error.message, "hint": error.hint}
-        else:
-            fault["message"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        if isinstance(error, Interrupted):
-            fault["signal"] = error.exit_code - 128
+        fault = {"rank": number, **fault_of(error)}
         write_whole(folder / f"fault-{number}.json", json.dumps(fault))
         traceback.print_exc()
         return 1
@@ -103,68 +93,30 @@ def _work(folder: Path, number: int, count: int) -> Done:
     from stagedkd.execute.networks import device_of
     from stagedkd.execute.walk import work_on
 
-    order = Order.model_validate_json((folder / "order.json").read_bytes(), strict=False)
+    order = RanksOrder.model_validate_json((folder / "order.json").read_bytes(), strict=False)
     cuda = device_of(order.runtime.device).type == "cuda"
     if cuda:
         torch.cuda.set_device(number)
     own = torch.device("cuda", number) if cuda else None
     dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE, device_id=own)
-    done = work_on(_context(order, folder, number, count))
+    with stopped_by(folder / "stop", Stop()) if number == 0 else nullcontext(Stop()) as stop:
+        done = work_on(_context(order, folder, number, count, stop))
     dist.barrier()
     dist.destroy_process_group()
     return done
 
 
-def _context(order: Order, folder: Path, number: int, count: int) -> Context:
+def _context(order: RanksOrder, folder: Path, number: int, count: int, stop: Stop) -> Context:
     """What the stage is handed in this rank: the launcher's, read anew from the store."""
     plan, store = order.graph, Store(order.runtime.folder("store"))
     stage = plan.stage(order.stage)
     inputs = {role: store.artifact(other) for role, other in plan.inputs(stage).items()}
-    first = number == 0
-    listener: Listener = _Saying(folder / "says.jsonl") if first else Silent()
-    stop = _stop_by_file(folder / "stop") if first else Stop()
+    listener: Listener = Saying(folder / "says.jsonl") if number == 0 else Silent()
     workspace = Workspace(Path(order.files), Path(order.scratch))
     return Context(
         plan, stage, inputs, workspace, manifest_of(plan, stage), order.runtime, listener, stop, rank=number,
         ranks=count,
     )  # fmt: skip
-
-
-def _stop_by_file(path: Path) -> Stop:
-    """A `Stop` that a file sets."""
-    stop = Stop()
-
-    def look() -> None:
-        while not path.exists():
-            time.sleep(SAY_SECONDS)
-        stop.number = int(path.read_text("utf-8"))
-
-    threading.Thread(target=look, daemon=True).start()
-    return stop
-
-
-class _Saying(Silent):
-    """Writes what there is to show where the launcher reads it; of the steps no more than a person can read."""
-
-    def __init__(self, path: Path) -> None:
-        self.stream = path.open("a", encoding="utf-8", buffering=1)
-        self.last = 0.0
-
-    def note(self, text: str) -> None:
-        self._say({"note": text})
-
-    def step(self, fields: Mapping[str, Any]) -> None:
-        if time.monotonic() - self.last > SAY_SECONDS or fields["done"] >= 1:
-            self.last = time.monotonic()
-            self._say({"step": dict(fields)})
-
-    def count(self, what: str, done: int, of: int) -> None:
-        if time.monotonic() - self.last > SAY_SECONDS or done == of:
-            self.last = time.monotonic()
-            self._say({"count": [what, done, of]})
-
-    def _say(self, row: dict[str, Any]) -> None:
-        self.stream.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

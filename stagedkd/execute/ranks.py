@@ -14,39 +14,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from stagedkd import errors
-from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
-from stagedkd.execute.context import Context, Done, Listener
+from stagedkd.errors import StagedkdError, TrainingError, UsageError
+from stagedkd.execute.context import Context, Done
+from stagedkd.execute.orders import Order, Said, error_of, order
 from stagedkd.files import write_whole
-from stagedkd.plan.graph import Graph, Stage
-from stagedkd.plan.lock import Lock
+from stagedkd.plan.graph import Stage
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import Distill, PhaseWork, Refine, Teach, Work
-from stagedkd.spec.schema import Clip, Section
 
 POLL_SECONDS = 0.05
 LOOPBACK = "lo"
 
 
-class Order(Section):
-    """What ranks are told to do: `stage` of a plan that holds it and all above it, and where it writes."""
+class RanksOrder(Order):
+    """What ranks are told to do, and where they write."""
 
-    name: str
-    lock: Lock
-    stages: tuple[Stage, ...]
-    clip: Clip
-    stage: str
-    runtime: Runtime
     files: str
     scratch: str
-
-    @property
-    def graph(self) -> Graph:
-        return Graph(self.name, self.lock, self.stages, self.clip)
 
 
 def phases_of(work: Work) -> tuple[PhaseWork, ...]:
@@ -101,11 +88,11 @@ def work_in_ranks(context: Context) -> Done:
     folder.mkdir()
     runtime = context.runtime.model_copy(update={"threads": _threads(context.runtime)})
     plan, workspace = context.plan, context.workspace
-    order = Order(
-        name=plan.name, lock=plan.lock, stages=plan.closure(context.stage), clip=plan.clip, stage=context.stage.name,
-        runtime=runtime, files=str(workspace.files.resolve()), scratch=str(workspace.scratch.resolve()),
+    ordered = RanksOrder(
+        **dict(order(plan, context.stage, runtime)),
+        files=str(workspace.files.resolve()), scratch=str(workspace.scratch.resolve()),
     )  # fmt: skip
-    (folder / "order.json").write_text(order.model_dump_json(), "utf-8")
+    (folder / "order.json").write_text(ordered.model_dump_json(), "utf-8")
     code = _launch(folder.resolve(), context, runtime)
     done = folder / "done.json"
     if code == 0 and done.exists():
@@ -130,7 +117,7 @@ def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
             command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment,
             start_new_session=True,  # so that Ctrl-C reaches us alone, and the ranks go on to their checkpoint
         )  # fmt: skip
-    said = _Said(folder / "says.jsonl", context.listener)
+    said = Said(folder / "says.jsonl", context.listener)
     try:
         while process.poll() is None:
             said.relay()
@@ -146,38 +133,13 @@ def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
     return process.returncode
 
 
-class _Said:
-    """The first rank's progress, read on from where it was left."""
-
-    def __init__(self, path: Path, listener: Listener) -> None:
-        self.path, self.listener, self.at = path, listener, 0
-
-    def relay(self) -> None:
-        """Pass whole lines on."""
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as stream:
-            stream.seek(self.at)
-            text = stream.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self.at += len(whole)
-        for line in whole.splitlines():
-            match json.loads(line):
-                case {"note": str(note)}:
-                    self.listener.note(note)
-                case {"step": dict(fields)}:
-                    self.listener.step(fields)
-                case {"count": [str(what), int(done), int(of)]}:
-                    self.listener.count(what, done, of)
-
-
 def _fault(folder: Path, stage: str, count: int, code: int) -> StagedkdError:
     """Why ranks ended: what one of them raised as an error of ours, then a rank that was killed, then anything else (a
     lost rank makes the others fail in their next exchange)."""
     faults = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("fault-*.json"))]
     for fault in faults:
         if fault["ours"]:
-            return _raised(fault)
+            return error_of(fault)
     lost: dict[str, int] = json.loads(_text(folder / "lost.json") or "{}")
     hint = f"their output is in {folder / 'log.txt'}; the same command goes on from the last checkpoint"
     for rank, ended in sorted(lost.items()):
@@ -187,15 +149,6 @@ def _fault(folder: Path, stage: str, count: int, code: int) -> StagedkdError:
     for fault in faults:
         return TrainingError(f"stage {stage}: rank {fault['rank']} of {count}: {fault['message']}", hint=hint)
     return TrainingError(f"stage {stage}: the {count} ranks ended with exit code {code}", hint=hint)
-
-
-def _raised(fault: Mapping[str, Any]) -> StagedkdError:
-    """An error of a rank, raised here anew."""
-    if fault["kind"] == Interrupted.__name__:
-        return Interrupted(fault["signal"], fault["message"])
-    kinds = (errors.UsageError, errors.LockError, errors.DataError, errors.StoreError)
-    kind = next((known for known in kinds if known.__name__ == fault["kind"]), TrainingError)
-    return kind(fault["message"], hint=fault["hint"])
 
 
 def _text(path: Path) -> str:

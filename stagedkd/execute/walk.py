@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Literal, TypeAlias, assert_never
 
 from stagedkd.errors import Interrupted, StagedkdError, StoreError, TrainingError
 from stagedkd.execute.context import Context, Done, Listener, Silent, Stop, catching_signals
 from stagedkd.execute.environment import environment
 from stagedkd.execute.locking import lock_specs
 from stagedkd.execute.ranks import check_ranks, wants_ranks, work_in_ranks
+from stagedkd.plan.cluster import Cluster, load_cluster
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.graph import Graph, Plan, Plans, Stage
 from stagedkd.plan.runtime import Runtime, load_runtime
@@ -26,6 +27,8 @@ from stagedkd.store.leases import Lease
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.records import record
 from stagedkd.store.store import Artifact, Store
+
+Engine: TypeAlias = Literal["in-process", "parsl"]
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,28 @@ def run(spec: Spec, runtime: Runtime | None = None, listener: Listener | None = 
 
 
 def run_experiment(
-    experiment: Experiment, runtime: Runtime | None = None, listener: Listener | None = None
-) -> GridOutcome:
+    experiment: Experiment, runtime: Runtime | None = None, listener: Listener | None = None,
+    engine: Engine = "in-process",
+) -> GridOutcome:  # fmt: skip
     """Execute all cells of an experiment, each unique stage once. A cell that fails does not stop the others.
 
+    Args:
+        engine: in-process does stage after stage; parsl has workers do many at once, by the file `runtime.cluster`.
     Raises:
         SpecError, LockError, UsageError: before anything is run.
         Interrupted: a signal came; the same call goes on.
     """
     runtime = runtime or load_runtime(Path())
     show = listener or Silent()
-    plans, walk = _prepared(experiment, runtime, show)
+    cluster = load_cluster(runtime) if engine == "parsl" else None
+    plans, walk = _prepared(experiment, runtime, show, cluster)
     finished: dict[str, Outcome] = {}
     failed: dict[str, StagedkdError] = {}
     with catching_signals() as stop:
+        if cluster is not None:
+            from stagedkd.execute.cluster import run_elsewhere
+
+            walk.elsewhere = run_elsewhere(plans, cluster, walk.store, runtime, show, stop)
         for number, (name, plan) in enumerate(plans.cells.items(), 1):
             if plans.is_grid:
                 show.cell(number, len(plans.cells), name)
@@ -102,18 +113,24 @@ def run_stage(plan: Plan, stage: Stage, runtime: Runtime, listener: Listener) ->
     Raises:
         StoreError: what it needs is missing, or what the store has of it is damaged. Else what `run` raises.
     """
+    if _store(runtime).state(stage) != "hit":
+        lock_specs([plan.spec], runtime, accept=False)  # the stage may read the disk: it must be as the plan has it
+    with catching_signals() as stop:
+        return run_in(plan, stage, runtime, listener, stop)
+
+
+def run_in(graph: Graph, stage: Stage, runtime: Runtime, listener: Listener, stop: Stop) -> tuple[Artifact, bool]:
+    """`run_stage` where data and weights were held against the lock before."""
     store = _store(runtime)
     inputs: dict[str, Artifact] = {}
     if store.state(stage) != "hit":
-        lock_specs([plan.spec], runtime, accept=False)  # the stage may read the disk: it must be as the plan has it
-        for above in plan.inputs(stage).values():
+        for above in graph.inputs(stage).values():
             if store.state(above) != "hit":
                 message = f"stage {stage.name} needs {above.name} ({above.folder}), which the store does not have"
                 raise StoreError(message, hint=f"stagedkd stage {above.identity[:12]} makes it")
             inputs[above.name] = store.artifact(above)
-    with catching_signals() as stop:
-        walk = _Walk(store, runtime, listener, {stage.identity: 1})
-        return walk.stage(plan, stage, inputs, stop), bool(walk.ran)
+    walk = _Walk(store, runtime, listener, {stage.identity: 1})
+    return walk.stage(graph, stage, inputs, stop), bool(walk.ran)
 
 
 def locked_plan(spec: Spec, runtime: Runtime, listener: Listener) -> Plan:
@@ -141,7 +158,7 @@ def run_graph(
         return _Walk(_store(runtime), runtime, listener, numbers, runtimes).stages(graph, stop)
 
 
-def _prepared(experiment: Experiment, runtime: Runtime, show: Listener) -> tuple[Plans, _Walk]:
+def _prepared(experiment: Experiment, runtime: Runtime, show: Listener, cluster: Cluster | None) -> tuple[Plans, _Walk]:
     """Everything that can be found wrong before a stage runs: data and weights, networks, pairs, the device."""
     lock, lines = lock_specs((cell.spec for cell in experiment.cells), runtime, accept=False)
     for line in lines:
@@ -154,8 +171,13 @@ def _prepared(experiment: Experiment, runtime: Runtime, show: Listener) -> tuple
         from stagedkd.execute.networks import device_of
         from stagedkd.execute.preflight import preflight
 
-        device_of(runtime.device)
-        check_ranks((s for s in plans.unique.values() if walk.store.state(s) != "hit"), runtime)
+        if cluster is not None:
+            from stagedkd.execute.cluster import check_cluster
+
+            check_cluster(cluster, runtime)
+        else:
+            device_of(runtime.device)
+            check_ranks((s for s in plans.unique.values() if walk.store.state(s) != "hit"), runtime)
         seen: dict[str, Any] = {}
         for plan in plans.cells.values():
             preflight(plan, Path(runtime.root), seen)
@@ -170,13 +192,14 @@ def _store(runtime: Runtime) -> Store:
 @dataclass
 class _Walk:
     """One pass over the plans of an experiment: what was made or found, and what failed, by key. `runtimes` has those
-    stages that want another runtime."""
+    stages that want another runtime; `elsewhere` those that workers did: whether they ran, or why they failed."""
 
     store: Store
     runtime: Runtime
     show: Listener
     numbers: Mapping[str, int]
     runtimes: Mapping[str, Runtime] = field(default_factory=dict[str, Runtime])
+    elsewhere: Mapping[str, bool | StagedkdError] = field(default_factory=dict[str, "bool | StagedkdError"])
     made: dict[str, Artifact] = field(default_factory=dict[str, Artifact])
     failed: dict[str, StagedkdError] = field(default_factory=dict[str, StagedkdError])
     ran: list[str] = field(default_factory=list[str])
@@ -208,7 +231,13 @@ class _Walk:
 
     def stage(self, plan: Graph, stage: Stage, artifacts: dict[str, Artifact], stop: Stop) -> Artifact:
         """One stage: from the store, or run while this process has its lease."""
-        store, state = self.store, self.store.state(stage)
+        store, there = self.store, self.elsewhere.get(stage.identity)
+        if isinstance(there, StagedkdError):
+            raise there
+        if there is not None:
+            self.ran += [stage.identity] if there else []
+            return store.artifact(stage)
+        state = store.state(stage)
         self.show.stage(self.numbers[stage.identity], len(self.numbers), stage, state)
         if state == "hit":
             artifact = store.artifact(stage)

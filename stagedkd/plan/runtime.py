@@ -19,7 +19,8 @@ class Runtime(Section):
     `checkpoint_seconds` is the shortest training time between two checkpoints, which are written at epoch ends; a run
     that gives no sign of life for `lease_seconds` loses the stage that it holds to the next that wants it. `gpus` is
     the number of processes that share each training on this machine, one for each GPU; on the CPU as many processes,
-    with `threads` threads each (0: an even share of the cores)."""
+    with `threads` threads each (0: an even share of the cores). `cluster` is the file that
+    says where `--engine parsl` has its workers."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     gpus: Annotated[int, Field(ge=1, le=64)] = 1
@@ -32,6 +33,7 @@ class Runtime(Section):
     store: str = "store"
     results: str = "results"
     cache: str = "cache"
+    cluster: str = ""
     root: str = "."
 
     def folder(self, name: Literal["data_dir", "store", "results", "cache"]) -> Path:

@@ -218,6 +218,7 @@ class Shown:
         self.progress = Progress(*bar, console=console, transient=True, disable=not self.live)
         self.task: TaskID | None = None
         self.heading, self.last_epoch, self.said = "", ("", 0), 0.0
+        self.headings: dict[str, str] = {}  # of several stages at once
         self.counting = ("", 0.0, 0)
 
     def __enter__(self) -> Shown:
@@ -231,7 +232,7 @@ class Shown:
         self._say(f"cell {number}/{of}: {name}")
 
     def stage(self, number: int, of: int, stage: Stage, state: str) -> None:
-        self.heading = f"[{number}/{of}] {stage.name}"
+        self.heading = self.headings[stage.identity] = f"[{number}/{of}] {stage.name}"
         if state == "hit":
             self._say(f"{self.heading}: in the store", at=1)
             return
@@ -268,8 +269,10 @@ class Shown:
         self.last_epoch = mark
 
     def finished(self, stage: Stage, seconds: float) -> None:
-        self._move(1.0, "")
-        self._say(f"{self.heading}: done in {seconds:.1f} s")
+        heading = self.headings.get(stage.identity, stage.name)
+        if heading == self.heading:
+            self._move(1.0, "")
+        self._say(f"{heading}: done in {seconds:.1f} s")
 
     def _move(self, share: float, text: str) -> None:
         if self.live and self.task is not None:

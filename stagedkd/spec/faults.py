@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from stagedkd.errors import Place, Problem
 from stagedkd.spec.fields import TAGS, chosen, field_names, is_section, nearest, slot_at, tag_values, unlabelled
+from stagedkd.spec.schema import Section, Spec
 from stagedkd.spec.yaml import Node, Path_
 
 FORMS = {
@@ -25,13 +26,13 @@ LIMITS = {
 }  # fmt: skip
 
 
-def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
-    """All that pydantic says of a spec, less what is said twice: a key that is missing because it was misspelt, a list
-    that is empty because its items are wrong."""
+def problems_of(error: ValidationError, tree: Node, root: type[Section] = Spec) -> list[Problem]:
+    """All that pydantic says of a spec, or of a file whose section is `root`, less what is said twice: a key that is
+    missing because it was misspelt, a list that is empty because its items are wrong."""
     every = error.errors(include_url=False)
     inside = {d["loc"][:n] for d in every for n in range(len(d["loc"]))}
     details = [d for d in every if d["type"] != "too_short" or d["loc"] not in inside][:MOST]
-    rows = [(d["type"], unlabelled(d["loc"]), problem_of(d, tree)) for d in details]
+    rows = [(d["type"], unlabelled(d["loc"], root), problem_of(d, tree, root)) for d in details]
     meant = {(path[:-1], problem.hint) for kind, path, problem in rows if kind == "extra_forbidden"}
     return [
         problem for kind, path, problem in rows
@@ -39,32 +40,32 @@ def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
     ]  # fmt: skip
 
 
-def problem_of(detail: ErrorDetails, tree: Node) -> Problem:
+def problem_of(detail: ErrorDetails, tree: Node, root: type[Section] = Spec) -> Problem:
     """One of pydantic's errors at its place in `tree`."""
-    path = unlabelled(detail["loc"])
+    path = unlabelled(detail["loc"], root)
     above = tree.at(path[:-1])
     if above is not None and not isinstance(above.value, dict | tuple) and len(path) > 1:
         path = path[:-1]  # a bare number stands for the field
     name = ".".join(map(str, path)) or "the spec"
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return at(tree, path, f"unknown key '{name}'", _known_beside(path, tree), key=True)
+        return at(tree, path, f"unknown key '{name}'", _known_beside(path, tree, root), key=True)
     if kind == "missing" and path:
-        words = [str(word) for word in _literals(path)]
+        words = [str(word) for word in _literals(path, root)]
         return at(tree, path, f"'{name}' is missing", f"add {path[-1]}: {' or '.join(words) or '...'}", key=True)
     if kind == "union_tag_not_found":
         tag = str(context["discriminator"]).strip("'")
-        return at(tree, path, f"'{name}' needs '{tag}'", f"one of {', '.join(_tags(path, tag))}", key=True)
+        return at(tree, path, f"'{name}' needs '{tag}'", f"one of {', '.join(_tags(path, tag, root))}", key=True)
     if kind == "union_tag_invalid":
         tag = str(context["discriminator"]).strip("'")
         said = tree.at((*path, tag))
         message = f"'{name}.{tag}' cannot be {_shown(said.plain() if said else context['tag'])}"
-        return at(tree, (*path, tag), message, nearest(context["tag"], _tags(path, tag)))
+        return at(tree, (*path, tag), message, nearest(context["tag"], _tags(path, tag, root)))
     if kind == "value_error":
         return at(tree, path, f"'{name}': {context['error']}", "", key=not isinstance(path[-1], str) if path else True)
     if detail["loc"][-1:] == ("[key]",):
         return at(tree, path, f"'{name}' cannot be a name", "letters, digits, _ and -", key=True)
-    message, hint = _wrong_value(detail, path)
+    message, hint = _wrong_value(detail, path, root)
     return at(tree, path, f"'{name}' {message}", hint)
 
 
@@ -79,15 +80,19 @@ def at(tree: Node, path: Path_, message: str, hint: str, *, key: bool = False) -
     return Problem(message, tree.where(path, key=key), hint, tuple(related))
 
 
-def _wrong_value(detail: ErrorDetails, path: Path_) -> tuple[str, str]:
-    kind, context, got, allowed = detail["type"], detail.get("ctx", {}), detail["input"], _range(path)
+def _wrong_value(detail: ErrorDetails, path: Path_, root: type[Section]) -> tuple[str, str]:
+    kind, context, got, allowed = detail["type"], detail.get("ctx", {}), detail["input"], _range(path, root)
     if kind == "literal_error":
-        known = _literals(path)
+        known = _literals(path, root)
         words = ", ".join(map(str, known))
         return f"must be {' or '.join(words.rsplit(', ', 1))}, not {_shown(got)}", _close(got, known)
     if kind in FORMS:
-        form = "a number or a map" if any(is_section(arm) and arm.bare for arm in slot_at(path)) else FORMS[kind]
-        return f"must be {form}, not {_shown(got)}", _as_number(got, kind) or _for_example(path) or allowed
+        form = (
+            "a number or a map"
+            if any(is_section(arm) and arm.bare for arm in slot_at(path, root=root))
+            else FORMS[kind]
+        )
+        return f"must be {form}, not {_shown(got)}", _as_number(got, kind) or _for_example(path, root) or allowed
     if kind in LIMITS:
         return f"must be {LIMITS[kind]} {_limit(next(iter(context.values())))}, not {_shown(got)}", allowed
     if kind == "form":
@@ -116,16 +121,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _literals(path: Path_) -> list[Any]:
+def _literals(path: Path_, root: type[Section]) -> list[Any]:
     """The words that a field may say, where it may say nothing else."""
-    literals = [arm for arm in slot_at(path) if typing.get_origin(arm) is typing.Literal]
+    literals = [arm for arm in slot_at(path, root=root) if typing.get_origin(arm) is typing.Literal]
     return [word for arm in literals for word in typing.get_args(arm)]
 
 
-def _for_example(path: Path_) -> str:
+def _for_example(path: Path_, root: type[Section]) -> str:
     """How a map is begun that chooses its arm by a tag."""
     for tag in TAGS:
-        if words := _tags(path, tag):
+        if words := _tags(path, tag, root):
             return f"for example {{{tag}: {words[0]}, ...}}"
     return ""
 
@@ -147,24 +152,24 @@ def _as_number(got: Any, kind: str) -> str:
     return f"write {plain}, without quotes" if len(plain) < 40 else ""
 
 
-def _known_beside(path: Path_, tree: Node) -> str:
+def _known_beside(path: Path_, tree: Node, root: type[Section]) -> str:
     """The keys that the section above a wrong one knows, in the arm that its tag chooses."""
     if path[-1] == "<<":
         return "use extends"
     if str(path[-1]).startswith("$"):
         return "a directive stands alone, below the key that it is about"
-    slot = chosen(slot_at(path[:-1], tree), tree.at(path[:-1]))
-    known = (*field_names(slot), *(("extends", "recipe", "grid") if len(path) == 1 else ()))
+    slot = chosen(slot_at(path[:-1], tree, root), tree.at(path[:-1]))
+    known = (*field_names(slot), *(("extends", "recipe", "grid") if len(path) == 1 and root is Spec else ()))
     return nearest(path[-1], known, "known here:")
 
 
-def _tags(path: Path_, tag: str) -> list[str]:
-    return [str(value) for arm in slot_at(path) if is_section(arm) for value in tag_values(arm, tag)]
+def _tags(path: Path_, tag: str, root: type[Section]) -> list[str]:
+    return [str(value) for arm in slot_at(path, root=root) if is_section(arm) for value in tag_values(arm, tag)]
 
 
-def _range(path: Path_) -> str:
+def _range(path: Path_, root: type[Section]) -> str:
     """The allowed range of a number, in words: `1 to 512`, `above 0, below 100`."""
-    return f"allowed: {found}" if (found := range_of(constraints(path))) else ""
+    return f"allowed: {found}" if (found := range_of(constraints(path, root))) else ""
 
 
 def range_of(limits: list[Any]) -> str:
@@ -182,12 +187,12 @@ def _limit(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-def constraints(path: Path_) -> list[Any]:
+def constraints(path: Path_, root: type[Section] = Spec) -> list[Any]:
     """The limits of the field at a path: of its own annotation, of a list's items, of optional values."""
     end = len(path)
     while end and isinstance(path[end - 1], int):
         end -= 1
-    for arm in slot_at(path[: end - 1]) if end else ():
+    for arm in slot_at(path[: end - 1], root=root) if end else ():
         field = arm.model_fields.get(str(path[end - 1])) if is_section(arm) else None
         if field is not None:
             metadata, annotation = list(field.metadata), field.annotation

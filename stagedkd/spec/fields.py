@@ -88,19 +88,20 @@ def arms_of(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def slot_at(path: Path_, tree: Node | None = None) -> Slot:
-    """What may stand at a path; the tags in `tree`, if given, choose the arms on the way."""
-    slot, node = ROOT, tree
+def slot_at(path: Path_, tree: Node | None = None, root: type[Section] = Spec) -> Slot:
+    """What may stand at a path below `root`; the tags in `tree`, if given, choose the arms on the way."""
+    slot: Slot = (root,)
+    node = tree
     for part in path:
         slot = child(chosen(slot, node), part)
         node = node.below(part) if node is not None else None
     return slot
 
 
-def unlabelled(location: Sequence[str | int]) -> Path_:
-    """pydantic's location of an error as a path in the spec: the names of union arms stand in no file."""
+def unlabelled(location: Sequence[str | int], root: type[Section] = Spec) -> Path_:
+    """pydantic's location of an error as a path below `root`: the names of union arms stand in no file."""
     path: list[str | int] = []
-    open_arms: list[Any] = [Spec]
+    open_arms: list[Any] = [root]
     for part in location:
         arm = [found for annotation in open_arms for found in _labelled(annotation, part)]
         if arm:

@@ -135,8 +135,7 @@ class Store:
         place = self.root / LEASES / f"{stage.work.kind}-{stage.key}"
         lease = leases.acquire(place, self.lease_seconds, waiting, check)
         try:
-            with os.scandir(self.root) as names:
-                next(names, None)  # a network file system looks anew at what others made meanwhile
+            self.look_anew()
             yield lease
         except Interrupted:
             raise
@@ -149,6 +148,11 @@ class Store:
             raise
         finally:
             lease.end()
+
+    def look_anew(self) -> None:
+        """Make a network file system look anew at what others made meanwhile."""
+        with os.scandir(self.root) as names:
+            next(names, None)
 
     def open(self, stage: Stage, lease: Lease) -> Workspace:
         """The workspace of a stage that is about to run: that of an earlier attempt, of which checkpoints and events

@@ -1,0 +1,39 @@
+"""Run a module of Parsl's as a process that ends with the launcher, however that ends: Parsl's own would stay.
+
+    python -m stagedkd.execute.tied OWNER MODULE ARGUMENTS...
+
+OWNER names the launcher as leases do (store/leases.py), so that nothing is taken for it that is on another machine.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+
+from stagedkd.store.leases import Owner
+
+LOOK_SECONDS = 0.5
+
+
+def main() -> None:
+    """Run the module; its group of processes is ended with the launcher."""
+    owner, module = Owner.of(sys.argv[1]), sys.argv[2]
+    sys.argv = [module, *sys.argv[3:]]
+    if os.getppid() == owner.pid:
+        os.setpgrp()  # so that Ctrl-C in the launcher's terminal does not reach it
+
+    def watch() -> None:
+        while not owner.gone:
+            time.sleep(LOOK_SECONDS)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
