@@ -16,7 +16,10 @@ import pytest
 
 from stagedkd import compile_plan, load_spec
 from stagedkd.errors import LockError, StoreError, UsageError
+from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.graph import Plan, Stage
+from stagedkd.plan.lock import Lock
+from stagedkd.spec.load import load_experiment
 from stagedkd.store import care
 from stagedkd.store.leases import try_acquire
 from stagedkd.store.manifest import manifest_of
@@ -128,6 +131,38 @@ GRIDS = {
     "c": "{seeds: 2, axes: {student: {w4: {width: 4}, w6: {width: 8}}}}",
     "d": "{seeds: 3}",
 }
+
+
+@pytest.mark.slow
+def test_what_another_run_is_at_comes_last(project: Path) -> None:
+    """The first cell's student is held by somebody until the second cell is done: nobody waits for it before that."""
+    from stagedkd.execute.context import Silent
+    from stagedkd.execute.walk import run_experiment
+
+    (project / "specs/tiny.yaml").write_text(SHORT, "utf-8")
+    (project / "specs/g.yaml").write_text("extends: tiny.yaml\ngrid: {seeds: 2}\n", "utf-8")
+    experiment = load_experiment("specs/g.yaml")
+    first, second = compile_experiment(experiment, Lock()).cells.values()
+    lease = try_acquire(project / "store/.leases" / f"distill-{first.stage('student').key}")
+    assert lease is not None
+    said: list[str] = []
+
+    class Told(Silent):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+        def finished(self, stage: Stage, seconds: float) -> None:
+            said.append(stage.identity)
+            if stage.identity == second.stage("evaluate-student").identity:
+                lease.end()
+
+    outcome = run_experiment(experiment, listener=Told())
+    assert not outcome.failed and list(outcome.finished) == ["seed=0", "seed=1"]
+    assert said.count("another run is at student; this cell comes later") == 1
+    assert said.index(second.stage("evaluate-student").identity) < said.index(first.stage("student").identity)
+    made = [text for text in said if text in {stage.identity for plan in (first, second) for stage in plan.stages}]
+    assert len(made) == len(set(made))
+    assert set(outcome.finished["seed=0"].ran) == {stage.name for stage in first.stages}
 
 
 @pytest.mark.slow

@@ -3,28 +3,23 @@ that needs it, so a run with nothing to do loads none."""
 
 from __future__ import annotations
 
-import errno
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, assert_never
+from typing import Any, Literal, TypeAlias
 
-from stagedkd.errors import Interrupted, StagedkdError, StoreError, TrainingError
-from stagedkd.execute.context import Context, Done, Listener, Silent, Stop, catching_signals
-from stagedkd.execute.environment import environment
+from stagedkd.errors import Interrupted, StagedkdError, StoreError
+from stagedkd.execute.context import Listener, Silent, Stop, catching_signals
 from stagedkd.execute.locking import lock_specs
-from stagedkd.execute.ranks import check_ranks, wants_ranks, work_in_ranks
+from stagedkd.execute.ranks import check_ranks
+from stagedkd.execute.stage import make_stage
 from stagedkd.plan.cluster import Cluster, load_cluster
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.graph import Graph, Plan, Plans, Stage
 from stagedkd.plan.runtime import Runtime, load_runtime
-from stagedkd.plan.work import Distill, Evaluate, Prepare, Refine, Teach, Weaken
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.schema import Spec
-from stagedkd.store.leases import Lease
-from stagedkd.store.manifest import manifest_of
 from stagedkd.store.records import record
 from stagedkd.store.store import Artifact, Store
 
@@ -33,7 +28,7 @@ Engine: TypeAlias = Literal["in-process", "parsl"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gave: the plan, an artifact for every stage by name, and which stages were run just now."""
+    """What a run gave: the plan, an artifact for every stage by name, and which of its stages were run just now."""
 
     plan: Plan
     artifacts: dict[str, Artifact]
@@ -84,25 +79,45 @@ def run_experiment(
     show = listener or Silent()
     cluster = load_cluster(runtime) if engine == "parsl" else None
     plans, walk = _prepared(experiment, runtime, show, cluster)
-    finished: dict[str, Outcome] = {}
-    failed: dict[str, StagedkdError] = {}
     with catching_signals() as stop:
         if cluster is not None:
             from stagedkd.execute.cluster import run_elsewhere
 
             walk.elsewhere = run_elsewhere(plans, cluster, walk.store, runtime, show, stop)
+        finished, failed = _cells(plans, walk, show, stop)
+    return GridOutcome(plans, finished, failed, tuple(walk.ran), runtime)
+
+
+def _cells(
+    plans: Plans, walk: _Walk, show: Listener, stop: Stop
+) -> tuple[dict[str, Outcome], dict[str, StagedkdError]]:
+    """Every cell, in order, but one that needs what another run is at comes after those that do not. Only where nothing
+    else is left to do is there a wait, for the first of them."""
+    finished: dict[str, Outcome] = {}
+    failed: dict[str, StagedkdError] = {}
+    left, walk.patient = dict(plans.cells), not plans.is_grid
+    while left:
+        before = len(left), len(walk.ran)
         for number, (name, plan) in enumerate(plans.cells.items(), 1):
+            if name not in left:
+                continue
             if plans.is_grid:
                 show.cell(number, len(plans.cells), name)
             try:
                 finished[name] = walk.plan(plan, stop)
+            except _Busy as busy:
+                show.note(f"another run is at {busy.stage.name}; this cell comes later")
+                continue
             except Interrupted:
                 raise
             except StagedkdError as error:
                 failed[name] = error
                 if plans.is_grid:
                     show.note(f"cell {name} failed: {error.message}")
-    return GridOutcome(plans, finished, failed, tuple(walk.ran), runtime)
+            del left[name]
+            walk.patient = not plans.is_grid
+        walk.patient = walk.patient or before == (len(left), len(walk.ran))
+    return {name: finished[name] for name in plans.cells if name in finished}, failed
 
 
 def run_stage(plan: Plan, stage: Stage, runtime: Runtime, listener: Listener) -> tuple[Artifact, bool]:
@@ -189,10 +204,19 @@ def _store(runtime: Runtime) -> Store:
     return Store(runtime.folder("store"), runtime.lease_seconds)
 
 
+class _Busy(Exception):
+    """Another run is at a stage, and this one does not wait."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage.name)
+        self.stage = stage
+
+
 @dataclass
 class _Walk:
     """One pass over the plans of an experiment: what was made or found, and what failed, by key. `runtimes` has those
-    stages that want another runtime; `elsewhere` those that workers did: whether they ran, or why they failed."""
+    stages that want another runtime; `elsewhere` those that workers did: whether they ran, or why they failed. Without
+    `patient` a stage that another run is at raises _Busy."""
 
     store: Store
     runtime: Runtime
@@ -203,12 +227,11 @@ class _Walk:
     made: dict[str, Artifact] = field(default_factory=dict[str, Artifact])
     failed: dict[str, StagedkdError] = field(default_factory=dict[str, StagedkdError])
     ran: list[str] = field(default_factory=list[str])
+    patient: bool = True
 
     def plan(self, plan: Plan, stop: Stop) -> Outcome:
         """Every stage of a plan in turn; raises what a stage raises, and again for each plan that needs it."""
-        before = len(self.ran)
-        artifacts = self.stages(plan, stop)
-        ran = set(self.ran[before:])
+        artifacts, ran = self.stages(plan, stop), set(self.ran)
         return Outcome(plan, artifacts, tuple(s.name for s in plan.stages if s.identity in ran), self.runtime)
 
     def stages(self, plan: Graph, stop: Stop) -> dict[str, Artifact]:
@@ -238,76 +261,24 @@ class _Walk:
             self.ran += [stage.identity] if there else []
             return store.artifact(stage)
         state = store.state(stage)
-        self.show.stage(self.numbers[stage.identity], len(self.numbers), stage, state)
         if state == "hit":
+            self._show(stage, state)
             artifact = store.artifact(stage)
             artifact.verify()
             return artifact
-        waiting = partial(self.show.note, "another run holds this stage; waiting for it")
-        with store.held(stage, waiting, stop.check) as lease, stop.guarded(lease):
-            if store.state(stage) != "hit":  # it may have been made while we waited
+        with store.held(stage, partial(self._taken, stage), stop.check) as lease, stop.guarded(lease):
+            state = store.state(stage)
+            self._show(stage, state)
+            if state != "hit":  # it may have been made while we waited
                 runtime = self.runtimes.get(stage.identity, self.runtime)
-                _run_stage(plan, stage, artifacts, store, lease, runtime, self.show, stop)
+                make_stage(plan, stage, artifacts, store, lease, runtime, self.show, stop)
                 self.ran.append(stage.identity)
             return store.artifact(stage)
 
+    def _show(self, stage: Stage, state: str) -> None:
+        self.show.stage(self.numbers[stage.identity], len(self.numbers), stage, state)
 
-def _run_stage(
-    plan: Graph, stage: Stage, made: dict[str, Artifact], store: Store, lease: Lease, runtime: Runtime, show: Listener,
-    stop: Stop,
-) -> None:  # fmt: skip
-    inputs = {role: made[name] for role, name in stage.needs.items()}
-    started = time.time()
-    try:
-        manifest = manifest_of(plan, stage)
-        context = Context(plan, stage, inputs, store.open(stage, lease), manifest, runtime, show, stop)
-        done = work_in_ranks(context) if wants_ranks(stage, runtime) else work_on(context)
-        manifest = manifest.model_copy(update={"metrics": dict(done.metrics)})
-        facts = {**_facts(started), **environment(), "compile": runtime.compile, **done.run}
-        store.publish(stage, context.workspace, manifest, facts, lease)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "free some space; the same command goes on" if full else "the same command tries again"
-        raise StoreError(f"stage {stage.name}: {error}", hint=hint) from error
-    except StagedkdError:
-        raise
-    except Exception as error:
-        message = f"stage {stage.name} failed: {type(error).__name__}: {error}"
-        raise TrainingError(message, hint="run with -v for the traceback") from error
-    show.finished(stage, time.time() - started)
-
-
-def _facts(started: float) -> dict[str, object]:
-    return {"started": started, "seconds": time.time() - started}
-
-
-def work_on(context: Context) -> Done:
-    """The one place where a kind of work meets its function."""
-    work = context.stage.work
-    match work:
-        case Prepare():
-            from stagedkd.execute.prepare import prepare
-
-            return prepare(context, work)
-        case Weaken():
-            from stagedkd.execute.prepare import weaken_labels
-
-            return weaken_labels(context, work)
-        case Teach():
-            from stagedkd.execute.train import teach
-
-            return teach(context, work)
-        case Refine():
-            from stagedkd.execute.refine import refine
-
-            return refine(context, work)
-        case Distill():
-            from stagedkd.execute.train import distill
-
-            return distill(context, work)
-        case Evaluate():
-            from stagedkd.execute.evaluate import evaluate
-
-            return evaluate(context, work)
-        case _:
-            assert_never(work)
+    def _taken(self, stage: Stage) -> None:
+        if not self.patient:
+            raise _Busy(stage)
+        self.show.note(f"another run is at {stage.name}; waiting for it")
