@@ -91,7 +91,7 @@ def _work(folder: Path, number: int, count: int) -> Done:
     import torch.distributed as dist
 
     from stagedkd.execute.networks import device_of
-    from stagedkd.execute.stage import work_on
+    from stagedkd.execute.walk import work_on
 
     order = RanksOrder.model_validate_json((folder / "order.json").read_bytes(), strict=False)
     cuda = device_of(order.runtime.device).type == "cuda"
