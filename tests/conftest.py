@@ -72,7 +72,7 @@ def stagedkd(project: Path) -> Command:
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "stagedkd.cli", *arguments]
         return subprocess.run(
-            command, cwd=project, env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=project, env=os.environ | environment, capture_output=True, text=True, timeout=900, check=False
         )
 
     return call

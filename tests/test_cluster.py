@@ -291,7 +291,7 @@ def start(place: Path, store: str, *more: str, spec: str = "grid", **environment
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    errors = process.communicate(timeout=200)[1]
+    errors = process.communicate(timeout=600)[1]
     return process.returncode, errors
 
 

@@ -161,7 +161,7 @@ def test_no_training_stage_reads_the_hidden_truth(figures: Path, stagedkd: Comma
             cwd=figures,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
         assert ran.returncode == code, ran.stderr

@@ -42,7 +42,7 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for i in (0, 1)
     ]
-    said = [process.communicate(timeout=200)[1] for process in both]
+    said = [process.communicate(timeout=600)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     return folder
 
@@ -144,7 +144,7 @@ def start(folder: Path, store: str, gpus: int = 2) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    errors = process.communicate(timeout=200)[1]
+    errors = process.communicate(timeout=600)[1]
     return process.returncode, errors
 
 
@@ -199,7 +199,7 @@ def test_the_command_line_trains_by_two_ranks(place: Path) -> None:
 def test_what_two_ranks_made_is_rebuilt_by_two(place: Path) -> None:
     (student,) = (place / "two").glob("distill-*")
     command = [sys.executable, "-m", "stagedkd.cli", "reproduce", str(student), "--store", "again"]
-    done = subprocess.run(command, cwd=place, env=os.environ | ONE_THREAD, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=place, env=os.environ | ONE_THREAD, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "equal bit for bit" in done.stdout, done.stderr
     (again,) = (place / "again").glob("distill-*")
     assert json.loads((again / "run.json").read_text("utf-8"))["gpus"] == 2  # params.yaml says nothing, so one

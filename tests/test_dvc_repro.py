@@ -35,7 +35,7 @@ class Repo:
 
     def call(self, *command: str, code: int = 0) -> str:
         found = subprocess.run(command, cwd=self.root, env=environment(self.root), capture_output=True, text=True,
-                               timeout=300, check=False)  # fmt: skip
+                               timeout=900, check=False)  # fmt: skip
         assert found.returncode == code, found.stdout + found.stderr
         return found.stdout + found.stderr
 

@@ -183,7 +183,7 @@ def test_four_runs_of_overlapping_grids_train_each_stage_once(project: Path, sta
         )
         for name in GRIDS
     ]
-    said = [process.communicate(timeout=300)[1] for process in runs]
+    said = [process.communicate(timeout=900)[1] for process in runs]
     assert [process.returncode for process in runs] == [0] * 4, said
     unique = {stage["key"] for name in GRIDS for cell in json.loads(stagedkd("plan", f"specs/{name}.yaml", "--json").stdout)["cells"] for stage in cell["stages"]}  # fmt: skip
     assert len(re.findall(r": done in", "".join(said))) == len(unique) == len(list((project / "store").glob("*-*")))
@@ -204,15 +204,15 @@ def test_a_frozen_holder_that_wakes_up_publishes_nothing(project: Path) -> None:
         assert time.monotonic() < deadline and frozen.poll() is None
         time.sleep(0.01)
     frozen.send_signal(signal.SIGSTOP)
-    other = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=200, check=False)
+    other = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600, check=False)
     assert other.returncode == 0, other.stderr
     before = file_bytes(project / "store")
     frozen.send_signal(signal.SIGCONT)
-    _, errors = frozen.communicate(timeout=60)
+    _, errors = frozen.communicate(timeout=200)
     assert frozen.returncode == 1 and "another run took this stage over" in errors and "Traceback" not in errors
     assert file_bytes(project / "store") == before
     assert care.artifacts(Store(project / "store")) and not list((project / "store/.leases").iterdir())
-    again = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=200, check=False)
+    again = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600, check=False)
     assert again.returncode == 0 and "nothing to do" in again.stderr
 
 
