@@ -76,7 +76,7 @@ ENTRY = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(ENTRY, min_size=1, max_size=60), st.integers(2, 6), st.integers(0, 99))
 def test_no_group_is_in_two_splits_and_folds_cover_all(entries: list[Entry], folds: int, seed: int) -> None:
     validated: Counter[str] = Counter()
@@ -290,7 +290,7 @@ def names(count: int) -> tuple[str, ...]:
     return tuple(f"c{i}" for i in range(count))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 8), st.integers(0, 99), st.floats(0, 0.6), st.floats(0, 0.4))
 def test_shares_hold_in_every_class(classes: int, seed: int, clean: float, noisy: float) -> None:
     true = np.repeat(np.arange(classes), 25)
@@ -354,7 +354,7 @@ def test_instance_noise_depends_on_looks_and_keeps_its_rate() -> None:
         assert steps[0] == 0 and steps.max() > 3 * steps[1:].min()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 99), st.floats(0.1, 0.6), st.floats(0, 0.4))
 def test_labels_by_group_keep_groups_whole_and_shares_near(seed: int, clean: float, noise: float) -> None:
     groups = [f"g{g}" for g in range(12) for _ in range(5) for _ in range(3)]

@@ -119,7 +119,7 @@ def test_twenty_thousand_mutated_specs(tmp_path: Path) -> None:
     assert found["spec"] > 1000 and found["error"] > 8000, found
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=60) | st.text("{}[]:,-#'\"\n ab1$&*!|>%@?", max_size=40))
 def test_any_text_at_all(tmp_path: Path, text: str) -> None:
     assert outcome(tmp_path, text.encode("utf-8", "ignore").decode()) == "error"
@@ -132,7 +132,7 @@ values = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(
         [
@@ -174,7 +174,7 @@ def test_large_and_deep_texts_are_refused_in_time(tmp_path: Path, text: str) -> 
     assert outcome(tmp_path, text) == "error"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 10**9))
 def test_both_of_pyyamls_loaders_read_the_same(seed: int) -> None:
     """The C loader is ten times as fast; where it is missing, the other one must give the same values and places."""

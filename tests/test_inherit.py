@@ -248,7 +248,7 @@ def plain_merge(below: Any, above: Any) -> Any:
     return below | {key: plain_merge(below[key], value) if key in below else value for key, value in above.items()}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(overlays, overlays, overlays)
 def test_merging_is_associative_has_an_identity_and_the_child_wins(a: Any, b: Any, c: Any) -> None:
     assert merged(merged(a, b), c).plain() == merged(a, merged(b, c)).plain() == merged(a, b, c).plain()
@@ -257,7 +257,7 @@ def test_merging_is_associative_has_an_identity_and_the_child_wins(a: Any, b: An
     assert merged(a, a).plain() == node(a, "0").plain()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(overlays, overlays)
 def test_every_leaf_keeps_the_place_of_the_file_that_said_it_last(a: Any, b: Any) -> None:
     def leaves(tree: Node, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Node]:
@@ -272,7 +272,7 @@ def test_every_leaf_keeps_the_place_of_the_file_that_said_it_last(a: Any, b: Any
             assert leaf.over is not None and leaf.over.place.file == "0" and leaf.over.plain() == first[path].plain()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(overlays, overlays, st.sampled_from(SECTIONS), st.sampled_from(sorted(FORM)))
 def test_delete_and_replace_are_what_they_say(a: Any, b: Any, section: str, key: str) -> None:
     replaced = merged(a, {section: {"$replace": b}})
@@ -290,7 +290,7 @@ def found_node(value: Any) -> Node:
     return node(value, "0")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.dictionaries(st.sampled_from(["distill", "cascade", "refine", "train", "clip"]), _tree(2), max_size=5),
     st.sampled_from(sorted(shipped_recipes())),

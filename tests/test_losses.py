@@ -83,7 +83,7 @@ def test_equal_features_have_no_loss(name: str) -> None:
     assert FEATURE[name](x, x).item() == pytest.approx(0, abs=1e-15)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.floats(-50, 50), st.floats(0.5, 20))
 def test_kd_ignores_constants_and_is_never_negative(seed: int, shift: float, temperature: float) -> None:
     student, teacher = features(seed, 3, 4), features(seed + 1, 3, 4)
@@ -94,7 +94,7 @@ def test_kd_ignores_constants_and_is_never_negative(seed: int, shift: float, tem
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.floats(0.01, 100))
 def test_sp_ignores_scale_and_w2_is_symmetric(seed: int, scale: float) -> None:
     a, b = features(seed, 4, 3, 2, 2, 2), features(seed + 1, 4, 3, 2, 2, 2)

@@ -94,7 +94,7 @@ def test_crd_is_the_papers_over_several_steps(
         np.testing.assert_allclose(crd.log_z.exp().numpy(), paper.z, rtol=1e-10)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 40), st.integers(1, 60), st.integers(0, 1000))
 def test_negatives_are_other_clips(clips: int, negatives: int, seed: int) -> None:
     crd = CRD(clips=clips, student_channels=1, teacher_channels=1, embedding=2, negatives=negatives)
@@ -240,7 +240,7 @@ def test_large_features_keep_their_direction() -> None:
     assert found[1][1].abs().max() > 0.01
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_the_order_of_a_batch_does_not_count(seed: int) -> None:
     """Of two clips, each one's negative is certain: nothing but the order differs."""

@@ -150,7 +150,7 @@ def test_hard_targets_are_the_classes_of_the_soft_ones() -> None:
     assert (hard.posterior == np.eye(5)[soft.posterior.argmax(1)]).all() and (hard.accepted == soft.accepted).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 40))
 def test_folds_keep_groups_together_and_are_even(seed: int, folds: int, groups: int) -> None:
     dice = RNG(seed)

@@ -53,7 +53,7 @@ def _shares(rows: Sequence[tuple[int, int]]) -> tuple[list[float], list[float]]:
 
 @given(st.lists(st.tuples(st.integers(4, 396), st.integers(-4, 4)), min_size=2, max_size=12))
 @example([(288, 3), (83, -1), (114, 1), (386, 1), (79, 2), (394, -3), (341, -2)])  # ties that rounding would part
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_p_is_the_share_of_sign_flips_that_are_as_extreme(rows: list[tuple[int, int]]) -> None:
     steps = np.array([step for _, step in rows])
     signs = np.array(list(itertools.product([-1, 1], repeat=len(rows))))
@@ -109,7 +109,7 @@ def test_the_interval_is_bca(seed: int) -> None:
 
 
 @given(RUNS, st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_comparison_is_antisymmetric_and_knows_no_order(rows: list[tuple[int, int]], dice: random.Random) -> None:
     values, baseline = _shares(rows)
     found, turned = paired(values, baseline), paired(baseline, values)

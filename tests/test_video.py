@@ -354,7 +354,7 @@ CLIPS = st.builds(
 AUGMENT = Augment(crop=0.3, flip=0.5, tempo=0.3, hue=0.1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(CLIPS, st.integers(1, 60), st.integers(8, 64), st.integers(8, 64), st.integers(0, 99))
 def test_views_stay_inside_the_clip(clip: Clip, length: int, height: int, width: int, index: int) -> None:
     times = np.cumsum(np.random.default_rng(index).uniform(0.01, 0.1, length)).tolist()
@@ -448,7 +448,7 @@ def test_mixing_is_drawn_by_step_and_shares_add_up() -> None:
 # ---------------------------------------------------------------- sources
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.permutations(range(6)), st.integers(0, 5), st.sampled_from(["raw", "none"]))
 def test_a_clip_gets_the_same_view_in_any_batch(
     tmp_path_factory: pytest.TempPathFactory, order: list[int], epoch: int, kind: str
