@@ -102,16 +102,17 @@ def _cells(
     failed: dict[str, StagedkdError] = {}
     left, walk.patient = dict(plans.cells), not plans.is_grid
     while left:
-        before = len(left), len(walk.ran)
+        before, busy = (len(left), len(walk.ran)), set[str]()
         for number, (name, plan) in enumerate(plans.cells.items(), 1):
-            if name not in left:
+            if name not in left or any(stage.identity in busy for stage in plan.stages):
                 continue
             if plans.is_grid:
                 show.cell(number, len(plans.cells), name)
             try:
                 finished[name] = walk.plan(plan, stop)
-            except _Busy as busy:
-                show.note(f"another run is at {busy.stage.name}; this cell comes later")
+            except _Busy as found:
+                show.note(f"another run is at {found.stage.name}; what needs it comes later")
+                busy.add(found.stage.identity)
                 continue
             except Interrupted:
                 raise
