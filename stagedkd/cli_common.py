@@ -75,16 +75,16 @@ def progress(level: int = 0) -> Shown:
 
 
 def print_results(plan: Plan, runtime: Runtime, *, wrote: bool) -> bool:
-    """Print the tables of a plan that has run; write its report where a run `wrote` something or there is none.
-    Returns whether it was written."""
+    """Print the tables of a plan that has run; write its report where a run `wrote` something or the one there is not
+    that of this plan. Returns whether it was written."""
     from stagedkd.report.collect import collect
     from stagedkd.report.terminal import results_tables
+    from stagedkd.report.write import is_written, results_folder
     from stagedkd.report.write import report as write
-    from stagedkd.report.write import results_folder
     from stagedkd.store.store import Store
 
     page = results_folder(plan, runtime) / "report.html"
-    wrote = wrote or not page.exists()
+    wrote = wrote or not is_written(plan, runtime)
     found = write(plan, runtime) if wrote else collect(plan, Store(runtime.folder("store")))
     tables(results_tables(found))
     notes(found.notes)

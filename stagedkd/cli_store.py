@@ -136,7 +136,7 @@ def gc(
 ) -> None:  # fmt: skip
     """Delete what neither the specs, nor dvc.lock, nor the last runs, nor a run at work need. Asks first."""
     from stagedkd.report.housekeeping import size_of, store_table
-    from stagedkd.store.care import clear_dead_leases, collect, dvc_outs, spare, users
+    from stagedkd.store.care import collect, dvc_outs, spare, tidy, users
     from stagedkd.store.records import records
 
     runtime, kept = _store(store)
@@ -156,7 +156,7 @@ def gc(
         say(["nothing was deleted"])
         return
     gone = list(collect(kept, found, known, lambda text: notes([text])))
-    clear_dead_leases(kept)
+    tidy(kept)
     say([f"deleted {len(gone)}, {size_of(sum(entry.size for entry in gone))}"])
 
 
@@ -214,7 +214,7 @@ def _plans(specs: list[Path] | None, runtime: Runtime, *, strict: bool) -> tuple
 
     lock, said = read_lock(runtime.lock_path), list[str]()
     found: dict[str, Plans] = {}
-    for path in specs or sorted((Path(runtime.root) / "specs").rglob("*.y*ml")):
+    for path in specs or _default_specs(Path(runtime.root)):
         path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
         try:
             if not specs and set(read_yaml(path).map) <= METHOD:
@@ -229,3 +229,12 @@ def _plans(specs: list[Path] | None, runtime: Runtime, *, strict: bool) -> tuple
             said.append(f"{path} has stages whose keys wait for stagedkd.lock: no artifact is known as theirs")
         found[made.name if made.name not in found else path.as_posix()] = made
     return found, said
+
+
+def _default_specs(root: Path) -> list[Path]:
+    """All below specs/, and those that params.yaml names for DVC, wherever they lie."""
+    from stagedkd.plan.runtime import load_tracked
+
+    tracked = load_tracked(root)
+    named = [root / path for path in tracked.specs] if tracked else []
+    return sorted({*(root / "specs").rglob("*.y*ml"), *named})

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder. What others remove meanwhile is left out (Python 3.11's rglob fails there)."""
+    for root, _, names in os.walk(folder):
+        yield from (Path(root, name) for name in names)
 
 
 @contextmanager

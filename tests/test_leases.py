@@ -155,7 +155,7 @@ def test_the_heartbeat_keeps_no_process_alive_and_breaks_no_signal(tmp_path: Pat
     assert holder(tmp_path / "key") is None
 
 
-def test_a_file_system_that_is_away_loses_the_lease_in_its_time(
+def test_a_file_system_that_is_away_stops_the_holder_until_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease, utime = acquire(tmp_path / "key", 0.4), os.utime
@@ -166,11 +166,14 @@ def test_a_file_system_that_is_away_loses_the_lease_in_its_time(
     monkeypatch.setattr(os, "utime", away)
     lease.require()
     time.sleep(0.6)
-    with pytest.raises(StoreError, match="no sign of life"):
+    with pytest.raises(StoreError, match="cannot be reached"):
         lease.require()
     monkeypatch.setattr(os, "utime", utime)
-    with pytest.raises(StoreError):
-        lease.require()  # what is lost stays lost
+    lease.require()  # nobody took over
+    (tmp_path / "key" / lease.owner.name).rename(tmp_path / "key" / Owner.new(60).name)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="took this stage over"):
+            lease.require()  # what is lost stays lost
     lease.end()
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from stagedkd.plan.graph import Plan, Stage
 from stagedkd.plan.lock import Lock
 from stagedkd.spec.load import load_experiment
 from stagedkd.store import care
-from stagedkd.store.leases import try_acquire
+from stagedkd.store.leases import Owner, try_acquire
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.records import record, records
 from stagedkd.store.store import Store, Workspace
@@ -207,10 +208,12 @@ def test_a_frozen_holder_that_wakes_up_publishes_nothing(project: Path) -> None:
     other = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600, check=False)
     assert other.returncode == 0, other.stderr
     before = file_bytes(project / "store")
+    own = {name for name in before if name.startswith(".leases/run-")}  # of the frozen run as a whole
     frozen.send_signal(signal.SIGCONT)
     _, errors = frozen.communicate(timeout=200)
     assert frozen.returncode == 1 and "another run took this stage over" in errors and "Traceback" not in errors
-    assert file_bytes(project / "store") == before
+    after = file_bytes(project / "store")
+    assert len(own) == 1 and after == {name: content for name, content in before.items() if name not in own}
     assert care.artifacts(Store(project / "store")) and not list((project / "store/.leases").iterdir())
     again = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600, check=False)
     assert again.returncode == 0 and "nothing to do" in again.stderr
@@ -355,6 +358,90 @@ def test_gc_keeps_checkpoints_that_are_needed(tiny: tuple[Store, Plan]) -> None:
     keys = [str(stage.key) for stage in plan.stages if stage != alien and stage.name != "evaluate-control-ce"]
     going = {entry.name for entry in care.spare(store, keys, set(), 0) if entry.part == "attempt"}
     assert going == {done.folder, alien.folder}  # of one the artifact is there, the other nobody needs
+
+
+def test_gc_leaves_what_living_runs_need(tiny: tuple[Store, Plan]) -> None:
+    """Also between two stages, when no lease of a stage is held, and the folder in which Parsl is at work."""
+    store, plan = tiny
+    student = plan.stage("student")
+    needed = {stage.folder for stage in plan.closure(student)}
+    (store.root / ".work/parsl-dead-run").mkdir(parents=True)
+    with store.at_work("", [stage.identity for stage in plan.closure(student)]) as mark:
+        (store.root / f".work/parsl-{mark}").mkdir()
+        found = care.spare(store, [], set(), 0)
+        assert {entry.folder.name for entry in found if not entry.part} == {s.folder for s in plan.stages} - needed
+        assert [entry.folder.name for entry in found if entry.part] == ["parsl-dead-run"]
+        care.tidy(store)
+        assert [run.mark for run in records(store.root)] == [mark.partition("-")[0]]
+    assert len([entry for entry in care.spare(store, [], set(), 9) if not entry.part]) == len(plan.stages)
+    (store.root / ".leases/.new-gone").mkdir()
+    (store.root / ".leases/.new-gone" / Owner(1, "here", Owner.new(1).machine, 2**22 + 1, 0, "t").name).touch()
+    care.tidy(store)
+    assert records(store.root) == [] and not list((store.root / ".leases").iterdir())
+
+
+def test_a_store_that_changes_is_looked_at(tmp_path: Path) -> None:
+    """Folders that vanish while they are walked are no fault."""
+    over = threading.Event()
+
+    def change() -> None:
+        while not over.is_set():
+            for name in "abc":
+                (tmp_path / name / "deep").mkdir(parents=True)
+                (tmp_path / name / "deep" / "x.pt").touch()
+            for name in "abc":
+                shutil.rmtree(tmp_path / name)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(3000):
+            care.folder_size(tmp_path)
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_what_cannot_be_written_is_said(project: Path, stagedkd: Command) -> None:
+    (project / "afile").write_text("", "utf-8")
+    found = stagedkd("run", "specs/tiny.yaml", "--store", "afile")
+    assert found.returncode == 1 and "cannot write in the store" in found.stderr and "Traceback" not in found.stderr
+
+
+def test_a_lost_lease_says_what_is_known(tmp_path: Path) -> None:
+    place = tmp_path / "teach-1"
+    lease, other = try_acquire(place), Owner.new(60)
+    assert lease is not None
+    (place / lease.owner.name).rename(place / other.name)
+    with pytest.raises(StoreError, match=rf"took this stage over \(process {os.getpid()}"):
+        lease.require()
+    shutil.rmtree(place)
+    with pytest.raises(StoreError, match="somebody removed"):
+        lease.require()
+    lease.end()
+
+
+@pytest.mark.slow
+def test_results_are_those_of_the_spec_as_it_is(project: Path, stagedkd: Command) -> None:
+    """A spec that is edited and set back finds everything in the store, and results/ are its own again."""
+    from stagedkd.execute.reproduce import seek
+
+    results = project / "results/tiny"
+    for rate in ("1e-2", "2e-2", "1e-2"):
+        (project / "specs/tiny.yaml").write_text(SHORT.replace("lr: 1e-2", f"lr: {rate}"), "utf-8")
+        found = stagedkd("run", "specs/tiny.yaml", "--no-dvc")
+        assert found.returncode == 0, found.stderr
+    assert "done in" not in found.stderr
+    plan = compile_plan(load_spec("specs/tiny.yaml"))
+    said = json.loads((results / "metrics.json").read_text("utf-8"))
+    assert said["stages"] == {stage.name: stage.key for stage in plan.stages}
+    weights = project / "store" / plan.stage("student").folder / "files/student.safetensors"
+    assert (results / "student.safetensors").read_bytes() == weights.read_bytes()
+    (project / "specs/tiny.yaml").write_text(SHORT.replace("lr: 1e-2", "lr: 2e-2"), "utf-8")
+    other = compile_plan(load_spec("specs/tiny.yaml"))
+    record(project / "store", "tiny", [str(stage.key) for stage in other.stages])  # the last run, without a report
+    ends = {manifest.key for manifest in seek(results, Store(project / "store")).manifests}
+    assert plan.stage("evaluate-student").key in ends and other.stage("evaluate-student").key not in ends
 
 
 # ---------------------------------------------------------------- reproduce

@@ -62,9 +62,9 @@ def check_cluster(cluster: Cluster, runtime: Runtime) -> None:
 
 
 def run_elsewhere(
-    plans: Plans, cluster: Cluster, store: Store, runtime: Runtime, show: Listener, stop: Stop
+    plans: Plans, cluster: Cluster, store: Store, mark: str, runtime: Runtime, show: Listener, stop: Stop
 ) -> Mapping[str, bool | StagedkdError]:
-    """Run every stage that the store does not have.
+    """Run every stage that the store does not have. `mark` is the run's in the store, for its folder there.
 
     Returns:
         by key whether it was run just now, or why it failed; without the stages that need a failed one.
@@ -80,7 +80,7 @@ def run_elsewhere(
     if not missing:
         return {}
     owner, visible = Owner.new(store.lease_seconds), _visible(cluster, runtime)
-    folder = (store.root / WORK / f"parsl-{owner.token}").resolve()
+    folder = (store.root / WORK / f"parsl-{mark}").resolve()
     for part in ("orders", "says"):
         (folder / part).mkdir(parents=True)
     with _submitting(cluster, folder, owner, visible) as submit:

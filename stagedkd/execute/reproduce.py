@@ -85,7 +85,8 @@ def seek(what: Path, original: Store) -> Sought:
         folder = (what if (what / "files").is_dir() else what.parent).resolve()
         manifest = manifest_at(folder)
         if isinstance(manifest, str):
-            raise StoreError(f"{folder}: {manifest}", hint="stagedkd store verify")
+            hint = "another version of stagedkd may have made it: use that one"
+            raise StoreError(f"{folder}: {manifest}", hint=hint)
         if folder.name != f"{manifest.kind}-{manifest.key[:12]}":
             raise UsageError(f"{folder} is not called {manifest.kind}-{manifest.key[:12]}", hint="name it so")
         found = Sought((manifest,), Store(folder.parent))
@@ -100,9 +101,12 @@ def seek(what: Path, original: Store) -> Sought:
 
 
 def _seek_run(what: Path, original: Store) -> Sought:
-    """A results folder: the last run of its name, as far as the store has what it made; else the student beside."""
+    """A results folder: the last run of its name that made the student in it, as far as the store has what it made;
+    else that student alone."""
     student = what / "student.safetensors"
-    run = next((run for run in records(original.root) if run.name == what.resolve().name), None)
+    wanted = {manifest_in(student).key} if student.is_file() else set[str]()
+    named = (run for run in records(original.root) if run.name == what.resolve().name)
+    run = next((run for run in named if wanted <= set(run.keys)), None)
     if what.is_dir() and run is not None:
         there = {m.key: m for m in original.manifests() if m.key in run.keys}
         inner = {key for m in there.values() for key in m.closure if key != m.key}

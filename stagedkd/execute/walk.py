@@ -25,7 +25,6 @@ from stagedkd.spec.load import Experiment
 from stagedkd.spec.schema import Spec
 from stagedkd.store.leases import Lease
 from stagedkd.store.manifest import manifest_of
-from stagedkd.store.records import record
 from stagedkd.store.store import Artifact, Store
 
 Engine: TypeAlias = Literal["in-process", "parsl"]
@@ -84,11 +83,11 @@ def run_experiment(
     show = listener or Silent()
     cluster = load_cluster(runtime) if engine == "parsl" else None
     plans, walk = _prepared(experiment, runtime, show, cluster)
-    with catching_signals() as stop:
+    with catching_signals() as stop, walk.store.at_work(plans.name, plans.unique) as mark:
         if cluster is not None:
             from stagedkd.execute.cluster import run_elsewhere
 
-            walk.elsewhere = run_elsewhere(plans, cluster, walk.store, runtime, show, stop)
+            walk.elsewhere = run_elsewhere(plans, cluster, walk.store, mark, runtime, show, stop)
         finished, failed = _cells(plans, walk, show, stop)
     return GridOutcome(plans, finished, failed, tuple(walk.ran), runtime)
 
@@ -134,9 +133,10 @@ def run_stage(plan: Plan, stage: Stage, runtime: Runtime, listener: Listener) ->
     Raises:
         StoreError: what it needs is missing, or what the store has of it is damaged. Else what `run` raises.
     """
-    if _store(runtime).state(stage) != "hit":
+    store = _store(runtime)
+    if store.state(stage) != "hit":
         lock_specs([plan.spec], runtime, accept=False)  # the stage may read the disk: it must be as the plan has it
-    with catching_signals() as stop:
+    with catching_signals() as stop, store.at_work("", (above.identity for above in plan.closure(stage))):
         return run_in(plan, stage, runtime, listener, stop)
 
 
@@ -202,7 +202,6 @@ def _prepared(experiment: Experiment, runtime: Runtime, show: Listener, cluster:
         seen: dict[str, Any] = {}
         for plan in plans.cells.values():
             preflight(plan, Path(runtime.root), seen)
-    record(walk.store.root, plans.name, plans.unique)
     return plans, walk
 
 

@@ -50,6 +50,17 @@ def report(plan: Plan, runtime: Runtime | None = None) -> Results:
     return results
 
 
+def is_written(plan: Plan, runtime: Runtime) -> bool:
+    """Whether results/<name>/ holds the report of these very stages: an edited spec writes to the same folder."""
+    folder = results_folder(plan, runtime)
+    try:
+        known: Any = json.loads((folder / "metrics.json").read_text("utf-8"))
+        same = known["stages"] == {stage.name: stage.identity for stage in plan.stages}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return same and (folder / "report.html").exists()
+
+
 def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResults:
     """Collect what the store has of a grid and write results/<name>/: metrics.json, cells.csv, table.tex, report.html,
     and what DVC shows. `baseline` picks the row that the others are compared with, such as "recipe=kd"; without it the
@@ -87,6 +98,7 @@ def as_json(results: Results) -> dict[str, Any]:
     above = results.teacher
     return {
         "name": results.plan.name,
+        "stages": {stage.name: stage.identity for stage in results.plan.stages},
         "split": results.split,
         "views": results.views,
         "teacher": above.as_json(above),

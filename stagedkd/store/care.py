@@ -14,14 +14,16 @@ import yaml
 from pydantic import ValidationError
 
 from stagedkd.errors import StoreError
+from stagedkd.files import files_below
 from stagedkd.plan.graph import Plans
 from stagedkd.plan.key import stage_key
 from stagedkd.spec.yaml import LOADER
 from stagedkd.store import leases
 from stagedkd.store.manifest import Manifest, file_digest
-from stagedkd.store.records import Record, records
+from stagedkd.store.records import RUNS, Record, records
 from stagedkd.store.store import FOLDER, LEASES, MANIFEST, TRASH, WORK, Store
 
+ATTEMPT = re.compile(r"[a-z]+-[0-9a-f]{64}(\..*)?")
 DVC_OUT = re.compile(r"(?:^|/)([a-z]+-[0-9a-f]{12})/files/?$")
 
 
@@ -57,20 +59,24 @@ def artifacts(store: Store) -> list[Entry]:
 def leftovers(store: Store) -> list[Entry]:
     """Attempts at stages, with their checkpoints, and what killed clean-ups left."""
     found: list[Entry] = []
+    runs, _ = store.living()
     for folder in sorted((store.root / WORK).glob("*-*")):
         kind, _, rest = folder.name.partition("-")
-        found.append(_entry(folder, kind, rest.partition(".")[0], "attempt"))
+        if ATTEMPT.fullmatch(folder.name):
+            found.append(_entry(folder, kind, rest.partition(".")[0], "attempt"))
+        elif kind == "parsl" and rest not in runs:
+            found.append(_entry(folder, kind, "", "trash"))
     return found + [_entry(folder, "trash", "", "trash") for folder in sorted((store.root / TRASH).glob("*"))]
 
 
 def _entry(folder: Path, kind: str, key: str, part: str = "") -> Entry:
     size, newest = 0, 0.0
-    for path in folder.rglob("*"):
+    for path in files_below(folder):
         try:
             stat = path.stat()
         except FileNotFoundError:  # somebody is at work in there
             continue
-        size, newest = size + (stat.st_size if path.is_file() else 0), max(newest, stat.st_mtime)
+        size, newest = size + stat.st_size, max(newest, stat.st_mtime)
     return Entry(folder, kind, key, size, max(0.0, time.time() - newest) if newest else 0.0, part)
 
 
@@ -100,7 +106,7 @@ def faults(folder: Path) -> list[str]:
         found.append(f"{MANIFEST} is that of {manifest.kind}-{manifest.key[:12]}")
     found += [f"{MANIFEST}: {fault}" for fault in closure_faults(manifest)]
     files = folder / "files"
-    there = {p.relative_to(files).as_posix() for p in files.rglob("*") if p.is_file()} - {MANIFEST}
+    there = {path.relative_to(files).as_posix() for path in files_below(files)} - {MANIFEST}
     for name, digest in sorted(manifest.files.items()):
         if name not in there:
             found.append(f"{name} is missing")
@@ -168,11 +174,13 @@ def spare(store: Store, needed: Iterable[str], dvc: set[str], runs: int) -> list
     """What may go: all that is needed neither by the stages of these keys, nor by dvc.lock's outs, nor by the last
     `runs` runs, nor by a run that holds a lease. What an artifact was made of is needed with it."""
     names = {f"{key[:12]}" for key in needed} | {name.partition("-")[2] for name in dvc}
-    last = records(store.root)
-    held = {name.partition("-")[2] for name, _ in leases.living(store.root / LEASES)}
-    for i, run in enumerate(last):
-        if i < runs or held & set(run.keys):
+    marks, held = store.living()
+    at_work = {mark.partition("-")[0] for mark in marks}
+    counted = 0
+    for run in records(store.root):
+        if (run.name and counted < runs) or run.mark in at_work or held & set(run.keys):
             names |= {key[:12] for key in run.keys}
+        counted += bool(run.name)
     names |= {key[:12] for key in held}
     there = artifacts(store)
     for entry in there:
@@ -203,23 +211,27 @@ def collect(
         if any(key.startswith(key12) for run in records(store.root) if run not in known for key in run.keys):
             told(f"{entry.name} stays: a run that has just started needs it")
             continue
-        lease = leases.try_acquire(store.root / LEASES / f"{entry.kind}-{entry.key or key12}")
+        held = any(key.startswith(key12) for key in store.living()[1])  # of a broken artifact we know 12 digits
+        lease = None if held else leases.try_acquire(store.root / LEASES / f"{entry.kind}-{entry.key or key12}")
         if lease is None:
             told(f"{entry.name} stays: a run holds it")
             continue
         try:
-            if entry.folder.exists():
+            mended = not entry.part and not entry.key and isinstance(manifest_at(entry.folder), Manifest)
+            if entry.folder.exists() and not mended:
                 store.discard(entry.folder)
         finally:
             lease.end()
-        yield entry
+        if mended:
+            told(f"{entry.name} stays: it was made anew just now")
+        else:
+            yield entry
 
 
-def clear_dead_leases(store: Store) -> None:
-    """Remove the leases that dead holders left."""
-    folder = store.root / LEASES
-    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not place.name.startswith("."):
-            lease = leases.try_acquire(place)
-            if lease is not None:
-                lease.end()
+def tidy(store: Store) -> None:
+    """Remove what dead holders left: leases, claims, and records of runs that have no results."""
+    leases.clear(store.root / LEASES)
+    at_work = {mark.partition("-")[0] for mark in store.living()[0]}
+    for run in records(store.root):
+        if not run.name and run.mark not in at_work:
+            (store.root / RUNS / f"{run.mark}.json").unlink(missing_ok=True)

@@ -129,20 +129,25 @@ class Lease:
             self._renewed = time.monotonic()
         except FileNotFoundError:
             self._lost = True
-        except OSError:  # the file system is away; others may have found us dead by the time it is back
-            self._lost |= time.monotonic() - self._renewed > self.owner.seconds
+        except OSError:  # the file system is away: who follows us meanwhile renames the file, and we find that later
+            pass
         return not self._lost
 
     def require(self) -> None:
-        """Renew, or raise StoreError: the lease is lost."""
-        if not self._lost and self.renew():
-            return
+        """Renew, or raise StoreError: the lease is lost, or was not renewed in its time, so that it may be by now."""
+        if self.renew():
+            late = time.monotonic() - self._renewed
+            if late <= self.owner.seconds:
+                return
+            hint = "nothing was published; the same command goes on from the last checkpoint"
+            raise StoreError(f"the store cannot be reached for {late:.1f} s: is its file system there?", hint=hint)
+        hint = "nothing was published here; the same command takes what the other makes, or goes on"
         by = holder(self._path.parent)
-        message = f"another run took this stage over{f' ({by})' if by else ''}: no sign of life came from this one"
-        raise StoreError(
-            f"{message} for more than {self.owner.seconds:g} s",
-            hint="nothing was published here; the same command takes what the other makes",
-        )
+        if by is None:
+            what = f"another run took this stage over and has left it, or somebody removed {self._path.parent}"
+            raise StoreError(what, hint=hint)
+        message = f"another run took this stage over ({by}): no sign of life came from this one"
+        raise StoreError(f"{message} for more than {self.owner.seconds:g} s", hint=hint)
 
     def end(self) -> None:
         """Leave it to the next one."""
@@ -265,3 +270,18 @@ class _Claim:
             return now - (place / owner.name).stat().st_mtime > owner.seconds
         except FileNotFoundError:
             return False
+
+
+def clear(folder: Path) -> None:
+    """Remove the leases below `folder` that dead holders left, and the claims of those who died waiting."""
+    if not folder.is_dir():
+        return
+    with _Claim(folder / "none", SECONDS) as claim:
+        for place in sorted(folder.iterdir()):
+            owner = holder(place)
+            if owner is None or place == claim.mine or not claim.finds_dead(place, owner):
+                continue
+            if place.name.startswith(".new-"):
+                shutil.rmtree(place, ignore_errors=True)
+            elif (lease := try_acquire(place)) is not None:
+                lease.end()

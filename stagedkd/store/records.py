@@ -1,5 +1,5 @@
-"""Which runs there were: `.runs/<digest>.json` names the stages that a run needs; its time of change is when such a run
-was last started. `stagedkd store gc` keeps what the last ones need."""
+"""Which runs there were: `.runs/<mark>.json` names the stages that a run needs; its time of change is when such a run
+was last started. `stagedkd store gc` keeps what the last ones need, and what living ones do (`Store.at_work`)."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stagedkd.files import write_whole
+
 RUNS = ".runs"
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run: the name of its results, the keys of all its stages, and when it was last started (seconds since 1970, as
-    the file system has it)."""
+    """A run: the name of its results ("": it has none, and is needed as long as it lives), the keys of all its stages,
+    and when it was last started (seconds since 1970, as the file system has it)."""
 
+    mark: str
     name: str
     keys: tuple[str, ...]
     started: float
 
 
-def record(root: Path, name: str, keys: Iterable[str]) -> None:
-    """Note that a run starts, which needs the stages of these keys."""
+def record(root: Path, name: str, keys: Iterable[str]) -> str:
+    """Note that a run starts, which needs the stages of these keys. Gives the mark of such runs."""
     text = json.dumps({"name": name, "keys": sorted(keys)}, indent=1) + "\n"
-    path = root / RUNS / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    mark = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = root / RUNS / f"{mark}.json"
     try:
         os.utime(path)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
-        part.write_text(text, "utf-8")
-        part.replace(path)
+        write_whole(path, text)
+    return mark
 
 
 def records(root: Path) -> list[Record]:
@@ -43,7 +46,7 @@ def records(root: Path) -> list[Record]:
     for path in (root / RUNS).glob("*.json"):
         try:
             values: Any = json.loads(path.read_text("utf-8"))
-            found.append(Record(str(values["name"]), tuple(map(str, values["keys"])), path.stat().st_mtime))
+            found.append(Record(path.stem, str(values["name"]), tuple(map(str, values["keys"])), path.stat().st_mtime))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # cut by a full disk, or removed just now
     return sorted(found, key=lambda run: (-run.started, run.name))

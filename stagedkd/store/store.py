@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,16 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from stagedkd.errors import Interrupted, StoreError
+from stagedkd.files import files_below
 from stagedkd.plan.graph import Stage
 from stagedkd.store import leases
 from stagedkd.store.leases import Lease
 from stagedkd.store.manifest import Manifest, file_digest
+from stagedkd.store.records import record
 
 MANIFEST = "manifest.json"
 WORK, LEASES, TRASH = ".work", ".leases", ".trash"
+RUN = "run-"  # leases of whole runs are called so, with their marks
 FOLDER = re.compile(r"([a-z]+)-([0-9a-f]{12})")  # of an artifact
 KEPT = (".pt", ".npy")  # what an interrupted stage goes on from: checkpoints, and trainings of its that are done
 
@@ -123,6 +126,29 @@ class Store:
                 continue
 
     @contextmanager
+    def at_work(self, name: str, keys: Iterable[str]) -> Generator[str]:
+        """Within, a run is at work that needs the stages of these keys, and gc leaves them. Gives the run's mark.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        try:
+            mark = f"{record(self.root, name, keys)}-{os.urandom(8).hex()}"
+            lease = leases.acquire(self.root / LEASES / f"{RUN}{mark}", self.lease_seconds)
+        except OSError as error:
+            raise _refused(self.root, error) from error
+        try:
+            yield mark
+        finally:
+            lease.end()
+
+    def living(self) -> tuple[set[str], set[str]]:
+        """What is at work: the marks of runs, and the keys of stages (12 digits where a manifest could not be read)."""
+        names = [name for name, _ in leases.living(self.root / LEASES)]
+        runs = {name.removeprefix(RUN) for name in names if name.startswith(RUN)}
+        return runs, {name.partition("-")[2] for name in names if not name.startswith(RUN)}
+
+    @contextmanager
     def held(
         self, stage: Stage, waiting: Callable[[], None], check: Callable[[], None] = lambda: None
     ) -> Generator[Lease]:
@@ -133,7 +159,10 @@ class Store:
             StoreError: another run took the stage over, since no sign of life came from this one.
         """
         place = self.root / LEASES / f"{stage.work.kind}-{stage.key}"
-        lease = leases.acquire(place, self.lease_seconds, waiting, check)
+        try:
+            lease = leases.acquire(place, self.lease_seconds, waiting, check)
+        except OSError as error:
+            raise _refused(self.root, error) from error
         try:
             self.look_anew()
             yield lease
@@ -208,7 +237,7 @@ class Store:
         trash.mkdir(exist_ok=True)
         away = trash / f"{folder.name}-{os.urandom(8).hex()}"
         folder.rename(away)
-        shutil.rmtree(away)
+        shutil.rmtree(away, ignore_errors=True)  # another clean-up may be at it, too
 
     def _clear_remains(self, folder: Path) -> None:
         """Make room where somebody's clean-up left a folder that is no artifact."""
@@ -230,7 +259,7 @@ class Store:
 def _kept_at(folder: Path) -> float:
     """When the last checkpoint was written, in seconds since 1970; 0: there is none."""
     times: list[float] = [0.0]
-    for path in folder.rglob("*"):
+    for path in files_below(folder):
         if path.suffix in KEPT:
             with suppress(FileNotFoundError):
                 times.append(path.stat().st_mtime)
@@ -240,6 +269,11 @@ def _kept_at(folder: Path) -> float:
 def unfinished(scratch: Path) -> bool:
     """Whether an interrupted stage left something to go on from."""
     return _kept_at(scratch) > 0
+
+
+def _refused(root: Path, error: OSError) -> StoreError:
+    hint = "free some space, or mend its rights, or name another folder by --store; the same command goes on"
+    return StoreError(f"cannot write in the store {root}: {error}", hint=hint)
 
 
 def _write(path: Path, text: str) -> None:
