@@ -22,7 +22,7 @@ from stagedkd.train.ranks import Ranks, refuse_batch_statistics, synchronised
 from tests.shared_training import CASES, network, trained
 from tests.tools import files_of
 
-SCRIPT = Path(__file__).with_name("shared_training.py")
+REPO = Path(__file__).resolve().parent.parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 pytestmark = [
     pytest.mark.slow,
@@ -35,10 +35,9 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case trained by two gloo ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "tests.shared_training", str(folder)]
-    root = SCRIPT.parent.parent
     both = [
         subprocess.Popen(
-            [*command, str(i), "2"], cwd=root, env=os.environ | ONE_THREAD, stderr=subprocess.PIPE, text=True
+            [*command, str(i), "2"], cwd=REPO, env=os.environ | ONE_THREAD, stderr=subprocess.PIPE, text=True
         )
         for i in (0, 1)
     ]
@@ -119,12 +118,20 @@ distill:
 """
 
 
+LOST = """\
+import socket
+
+socket.getfqdn = socket.gethostname = lambda *_: "nowhere.invalid"
+"""
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which the spec ran once with one process (store `one`) and once with two (store `two`)."""
     folder = tmp_path_factory.mktemp("project")
-    for part in ("specs", "nets"):
+    for part in ("specs", "nets", "lost"):
         (folder / part).mkdir()
+    (folder / "lost" / "sitecustomize.py").write_text(LOST, "utf-8")
     (folder / "nets" / "own.py").write_text(OWN, "utf-8")
     (folder / "specs" / "own.yaml").write_text(SPEC, "utf-8")
     (folder / "params.yaml").write_text("runtime: {device: cpu, threads: 1, checkpoint_seconds: 0}\n", "utf-8")
@@ -138,9 +145,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(folder: Path, store: str, gpus: int = 2) -> subprocess.Popen[str]:
+    """A run, on a machine whose name leads nowhere."""
     command = [sys.executable, "-m", "stagedkd.cli", "run", "specs/own.yaml", "-v", "--gpus", str(gpus)]
     command += ["--store", store, "--results", f"results-{store}"]
-    return subprocess.Popen(command, cwd=folder, env=os.environ | ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | ONE_THREAD | {"PYTHONPATH": f"{folder / 'lost'}{os.pathsep}{REPO}"}
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:

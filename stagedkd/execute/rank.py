@@ -59,9 +59,13 @@ def lead(folder: Path, count: int) -> int:
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    command = ["--standalone", f"--nproc-per-node={count}", "-m", "stagedkd.execute.rank", "rank", str(folder)]
+    command = [
+        "--standalone",
+        f"--nproc-per-node={count}",
+        "--local-addr=127.0.0.1",
+    ]  # its host's name may lead nowhere
     try:
-        run.main(command)
+        run.main([*command, "-m", "stagedkd.execute.rank", "rank", str(folder)])
     except ChildFailedError as error:
         lost = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
         write_whole(folder / "lost.json", json.dumps(lost))

@@ -1,0 +1,91 @@
+"""The launcher of a training over several processes, with something else in the place of torchrun."""
+
+from __future__ import annotations
+
+import signal
+import stat
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stagedkd.errors import Interrupted, StagedkdError, TrainingError
+from stagedkd.execute import ranks
+from stagedkd.execute.context import Context, Silent, Stop
+from stagedkd.plan.compile import compile_plan
+from stagedkd.plan.lock import Lock
+from stagedkd.plan.runtime import load_runtime
+from stagedkd.spec.load import load_spec
+from stagedkd.store.manifest import manifest_of
+from stagedkd.store.store import Workspace
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the place of torchrun is taken by a shell script")
+
+
+@pytest.fixture
+def context(project: Path) -> Context:
+    """The student of the tiny spec, about to be trained by two."""
+    plan = compile_plan(load_spec("specs/tiny.yaml"), Lock())
+    stage = plan.stage("student")
+    runtime = load_runtime(project, gpus=2, device="cpu")
+    workspace = Workspace(project / "work/artifact/files", project / "work")
+    workspace.files.mkdir(parents=True)
+    return Context(plan, stage, {}, workspace, manifest_of(plan, stage), runtime, Silent(), Stop())
+
+
+def instead(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """Have the launcher start a shell script: `$4` is `lead`, `$5` the folder of the ranks."""
+    path = folder / "instead.sh"
+    path.write_text("#!/bin/sh\n" + script, "utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(ranks.sys, "executable", str(path))
+
+
+def ended(context: Context) -> StagedkdError:
+    with pytest.raises(StagedkdError) as caught:
+        ranks.work_in_ranks(context)
+    return caught.value
+
+
+def stopped_after(context: Context, seconds: float, number: int = signal.SIGTERM) -> None:
+    threading.Timer(seconds, setattr, (context.stop, "number", int(number))).start()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_ranks_that_do_not_answer_a_stop_are_ended(
+    context: Context, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """They are deaf to SIGTERM, too, and to the end of their stdin, as torchrun is while it looks for its host."""
+    monkeypatch.setattr(ranks, "STOP_SECONDS", 0.5)
+    monkeypatch.setattr(ranks, "END_SECONDS", 0.2)
+    scratch = context.workspace.scratch
+    instead(monkeypatch, scratch, "trap '' TERM\nexec sleep 600\n")
+    if kept:
+        (scratch / "checkpoint.pt").write_bytes(b"")
+    stopped_after(context, 0.3)
+    began = time.monotonic()
+    error = ended(context)
+    assert 0.8 <= time.monotonic() - began < 30
+    assert isinstance(error, Interrupted) and error.exit_code == 143
+    assert (str(scratch / "checkpoint.pt") if kept else "there is no checkpoint yet") in error.message
+
+
+def test_ranks_that_a_signal_ended_are_no_failure(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the signal reached all of them at once, before they could know it for a stop."""
+    instead(monkeypatch, context.workspace.scratch, "while ! test -e work/ranks/stop; do sleep 0.02; done; exit 1\n")
+    stopped_after(context, 0.1, signal.SIGINT)
+    error = ended(context)
+    assert isinstance(error, Interrupted) and error.exit_code == 130
+
+
+def test_ranks_that_end_unasked_are_a_failure(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(monkeypatch, context.workspace.scratch, "exit 7\n")
+    error = ended(context)
+    assert isinstance(error, TrainingError) and "ended with exit code 7" in error.message
+    fault = '{"rank": 1, "ours": true, "kind": "DataError", "message": "no clips", "hint": ""}'
+    instead(monkeypatch, context.workspace.scratch, f"echo '{fault}' > work/ranks/fault-1.json; exit 1\n")
+    context = replace(context, stop=Stop(signal.SIGTERM))  # what they say of themselves goes before the signal
+    assert ended(context).message == "no clips"
