@@ -234,12 +234,14 @@ def test_killed_and_stopped_trainings_go_on_to_the_same_bits(place: Path) -> Non
     assert code == 1 and "rank 1 of 2 was ended by SIGKILL" in errors and "goes on from the last checkpoint" in errors
     assert not ranks_of(place / store)
 
-    process = start(place, store)
-    wait_for_training(place, store, process, 2)
-    process.send_signal(signal.SIGTERM)
-    code, errors = ended(process)
-    assert code == 143 and "checkpoint written" in errors and "Traceback" not in errors, errors
-    assert not ranks_of(place / store)
+    for resumed, ends in ((2, ("launcher",)), (3, ("0", "1", "lead", "launcher"))):  # alone, and as a scheduler does
+        process = start(place, store)
+        ranks = wait_for_training(place, store, process, resumed) | {"launcher": process.pid}
+        for end in ends:
+            os.kill(ranks[end], signal.SIGTERM)
+        code, errors = ended(process)
+        assert code == 143 and "checkpoint written" in errors and "Traceback" not in errors, errors
+        assert not ranks_of(place / store)
 
     code, errors = ended(start(place, store))
     assert code == 0, errors

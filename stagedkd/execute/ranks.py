@@ -113,6 +113,7 @@ def _start(folder: Path, runtime: Runtime) -> subprocess.Popen[bytes]:
     (rank.tie)."""
     command = [sys.executable, "-m", "stagedkd.execute.rank", "lead", str(folder), str(runtime.gpus)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(runtime.threads)}
+    environment["PYTHONSAFEPATH"] = "1"  # else -m looks for modules in the working folder first
     if Path("/sys/class/net", LOOPBACK).exists():  # a host's own name may lead nowhere, or to the outside
         environment.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     with (folder / "log.txt").open("wb") as log:
@@ -123,7 +124,7 @@ def _start(folder: Path, runtime: Runtime) -> subprocess.Popen[bytes]:
 
 
 def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
-    """Start torchrun and stay with it to its end, or to ours of it where a stop is not answered; gives its exit code."""
+    """Start torchrun and stay with it to its end, or end it where a stop is not answered; gives its exit code."""
     process = _start(folder, runtime)
     said, stop, asked = Said(folder / "says.jsonl", context.listener), folder / "stop", None
     try:

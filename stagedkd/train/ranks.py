@@ -57,8 +57,8 @@ class Ranks:
         return {name: self.gather(feat_b) for name, feat_b in maps_b.items()}
 
     def add_gradients(self, parameters: Iterable[nn.Parameter], replicated: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients of all ranks in place. A parameter that a part of the ranks left out (a layer dropped there)
-        counts as zero there; one that all left out keeps None, as with one process.
+        """Sum the gradients of all ranks in place. A parameter that some ranks left out (a layer dropped there) is zero
+        there; one that all left out keeps None, as with one process.
 
         Args:
             parameters: all that are trained, in the same order on all ranks. replicated: those of modules that saw the
