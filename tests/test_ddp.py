@@ -132,6 +132,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("specs", "nets", "lost"):
         (folder / part).mkdir()
     (folder / "lost" / "sitecustomize.py").write_text(LOST, "utf-8")
+    (folder / "queue.py").write_text("raise ImportError('this is not the standard one')\n", "utf-8")
     (folder / "nets" / "own.py").write_text(OWN, "utf-8")
     (folder / "specs" / "own.yaml").write_text(SPEC, "utf-8")
     (folder / "params.yaml").write_text("runtime: {device: cpu, threads: 1, checkpoint_seconds: 0}\n", "utf-8")
@@ -145,8 +146,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(folder: Path, store: str, gpus: int = 2) -> subprocess.Popen[str]:
-    """A run, on a machine whose name leads nowhere."""
-    command = [sys.executable, "-m", "stagedkd.cli", "run", "specs/own.yaml", "-v", "--gpus", str(gpus)]
+    """A run, on a machine whose name leads nowhere. The launcher does not look in the working folder for modules, as the
+    installed command does not."""
+    command = [sys.executable, "-P", "-m", "stagedkd.cli", "run", "specs/own.yaml", "-v", "--gpus", str(gpus)]
     command += ["--store", store, "--results", f"results-{store}"]
     environment = os.environ | ONE_THREAD | {"PYTHONPATH": f"{folder / 'lost'}{os.pathsep}{REPO}"}
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
@@ -207,7 +209,7 @@ def test_the_command_line_trains_by_two_ranks(place: Path) -> None:
 
 def test_what_two_ranks_made_is_rebuilt_by_two(place: Path) -> None:
     (student,) = (place / "two").glob("distill-*")
-    command = [sys.executable, "-m", "stagedkd.cli", "reproduce", str(student), "--store", "again"]
+    command = [sys.executable, "-P", "-m", "stagedkd.cli", "reproduce", str(student), "--store", "again"]
     done = subprocess.run(command, cwd=place, env=os.environ | ONE_THREAD, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "equal bit for bit" in done.stdout, done.stderr
     (again,) = (place / "again").glob("distill-*")

@@ -89,3 +89,16 @@ def test_ranks_that_end_unasked_are_a_failure(context: Context, monkeypatch: pyt
     instead(monkeypatch, context.workspace.scratch, f"echo '{fault}' > work/ranks/fault-1.json; exit 1\n")
     context = replace(context, stop=Stop(signal.SIGTERM))  # what they say of themselves goes before the signal
     assert ended(context).message == "no clips"
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_memory_of_the_gpu_is_given_back_first(context: Context, monkeypatch: pytest.MonkeyPatch, used: bool) -> None:
+    import torch
+
+    freed: list[bool] = []
+    folder = context.workspace.scratch / "ranks"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append((folder / "log.txt").exists()))
+    instead(monkeypatch, context.workspace.scratch, "exit 7\n")
+    ended(context)
+    assert freed == ([False] if used else [])  # before anything is started; CUDA is not begun for it

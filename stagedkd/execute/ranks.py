@@ -108,6 +108,13 @@ def _threads(runtime: Runtime) -> int:
     return runtime.threads or max(1, (os.cpu_count() or 1) // runtime.gpus)
 
 
+def _give_back_memory() -> None:
+    """Free what torch, if it is loaded, keeps of the GPU for this process: the first rank needs it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def _start(folder: Path, runtime: Runtime) -> subprocess.Popen[bytes]:
     """Start torchrun, its stdin a pipe whose other end is ours: when it closes, whatever ended us, the ranks end
     (rank.tie)."""
@@ -125,6 +132,7 @@ def _start(folder: Path, runtime: Runtime) -> subprocess.Popen[bytes]:
 
 def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
     """Start torchrun and stay with it to its end, or end it where a stop is not answered; gives its exit code."""
+    _give_back_memory()
     process = _start(folder, runtime)
     said, stop, asked = Said(folder / "says.jsonl", context.listener), folder / "stop", None
     try:
