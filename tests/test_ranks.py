@@ -1,4 +1,5 @@
-"""The launcher of a training over several processes, with something else in the place of torchrun."""
+"""Trainings over several processes without any: what is refused, and the launcher with something else in the place of
+torchrun."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from stagedkd.errors import Interrupted, StagedkdError, TrainingError
+from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
 from stagedkd.execute import ranks
 from stagedkd.execute.context import Context, Silent, Stop
+from stagedkd.execute.reproduce import as_there
+from stagedkd.execute.walk import run_stage
 from stagedkd.plan.compile import compile_plan
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.runtime import load_runtime
@@ -102,3 +105,22 @@ def test_memory_of_the_gpu_is_given_back_first(context: Context, monkeypatch: py
     instead(monkeypatch, context.workspace.scratch, "exit 7\n")
     ended(context)
     assert freed == ([False] if used else [])  # before anything is started; CUDA is not begun for it
+
+
+def test_a_stage_of_the_pipeline_is_refused_as_a_run_is(context: Context) -> None:
+    plan = compile_plan(load_spec("specs/tiny.yaml"), Lock())
+    runtime = context.runtime.model_copy(update={"gpus": 3})
+    with pytest.raises(UsageError, match="a batch of 16 cannot be shared evenly by gpus: 3"):
+        run_stage(plan, plan.stage("student"), runtime, Silent())
+    _, ran = run_stage(plan, plan.stages[0], runtime, Silent())  # which trains nothing
+    assert ran
+
+
+@pytest.mark.parametrize(("there", "here", "expected"), [(2, 1, 2), (2, 3, 2), (3, 1, 1), (3, 2, 1), (None, 3, 1)])
+def test_what_several_made_is_rebuilt_by_as_many_where_that_is_possible(
+    context: Context, there: int | None, here: int, expected: int
+) -> None:
+    """A batch of 16 is not shared by three."""
+    run = {"gpus": there, "threads": 1, "device": "cpu"} if there else None
+    made = as_there(context.stage, context.runtime.model_copy(update={"gpus": here}), run, (None, None))
+    assert made.gpus == expected

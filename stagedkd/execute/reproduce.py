@@ -59,7 +59,7 @@ def reproduce(
     there = {stage.name: _run_of(sought.originals.root / stage.folder) for stage in graph.stages}
     graph = require_inputs(graph, runtime)
     runtime = runtime.model_copy(update={"store": str(root)})
-    runtimes = {stage.identity: _as_there(stage, runtime, there[stage.name], given) for stage in graph.stages}
+    runtimes = {stage.identity: as_there(stage, runtime, there[stage.name], given) for stage in graph.stages}
     made = run_graph(graph, runtime, listener, runtimes)
     compared: dict[str, tuple[str, ...]] = {}
     wanted = {f"{m.kind}-{m.key[:12]}" for m in sought.manifests} if sought.whole else set[str]()
@@ -239,11 +239,11 @@ def _run_of(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _as_there(
+def as_there(
     stage: Stage, runtime: Runtime, there: dict[str, Any] | None, given: tuple[str | None, int | None]
 ) -> Runtime:
     """The runtime with the original's device, threads, processes and compile flag, as far as they are known, possible
-    here and not given."""
+    here and not given; one process where their number is not possible."""
     from stagedkd.execute.networks import device_of
     from stagedkd.execute.ranks import check_ranks
 
@@ -258,13 +258,12 @@ def _as_there(
             update["device"] = there["device"]
         except UsageError:
             pass  # the report says so
+    several = {"gpus": there["gpus"]} if there and there.get("gpus") else {}
     try:
-        several = {"gpus": there["gpus"]} if there and there.get("gpus") else {}
         check_ranks([stage], runtime.model_copy(update=update | several))
-        update |= several
     except UsageError:
-        pass
-    return runtime.model_copy(update=update)
+        several = {"gpus": 1}
+    return runtime.model_copy(update=update | several)
 
 
 def compare(original: Path, rebuilt: Path) -> list[str]:

@@ -135,6 +135,8 @@ def run_stage(plan: Plan, stage: Stage, runtime: Runtime, listener: Listener) ->
         StoreError: what it needs is missing, or what the store has of it is damaged. Else what `run` raises.
     """
     if _store(runtime).state(stage) != "hit":
+        if wants_ranks(stage, runtime):
+            check_ranks([stage], runtime)
         lock_specs([plan.spec], runtime, accept=False)  # the stage may read the disk: it must be as the plan has it
     with catching_signals() as stop:
         return run_in(plan, stage, runtime, listener, stop)
