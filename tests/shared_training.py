@@ -1,13 +1,15 @@
 """Small trainings in float64, one for each loss, by one process or by several: `python shared_training.py FOLDER RANK
 COUNT` does all of them as one of the ranks, and writes what each left to FOLDER/<case>-<rank>.safetensors; then one
-with BatchNorm, and why it is refused to FOLDER/refused-<rank>.txt."""
+with BatchNorm, and why it is refused to FOLDER/refused-<rank>.txt; then it goes on with the stage in FOLDER/resumed."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +19,13 @@ from torch import Tensor, nn
 
 from stagedkd.data.source import SimulatedClips
 from stagedkd.errors import TrainingError
+from stagedkd.execute.context import Context, Stop
+from stagedkd.execute.train import training_device
 from stagedkd.models.network import Anatomy, Network
+from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Augment, Clip, Losses, Simulated, Train
+from stagedkd.store.store import Workspace
 from stagedkd.train.bridge import Bridge
 from stagedkd.train.correlation import Probe
 from stagedkd.train.events import EventLog
@@ -27,6 +33,7 @@ from stagedkd.train.feed import Feed, Refined
 from stagedkd.train.loop import Job, fit
 from stagedkd.train.ranks import Ranks
 from stagedkd.train.terms import Hop
+from tests.tools import Heard
 
 CLIPS, BATCH, CLASSES = 24, 8, 4
 CUT = (("stem",), ("mid",))
@@ -151,7 +158,21 @@ def main() -> None:
         trained({"losses": {"ce": 1.0}}, Ranks(number, count), "batch")
     except TrainingError as error:
         (folder / f"refused-{number}.txt").write_text(f"{error.message}: {error.hint}", "utf-8")
+    resumed(folder / "resumed", number)
     dist.destroy_process_group()
+
+
+def resumed(scratch: Path, number: int) -> None:
+    """Go on as one of two ranks, the second one late, with a stage that a process alone began; `heard-<rank>.txt` has
+    what was said of it."""
+    heard, runtime = Heard(), Runtime(root=str(scratch), device="cpu", threads=1, gpus=2)
+    nobody: Any = None
+    context = Context(
+        nobody, nobody, {}, Workspace(scratch, scratch), nobody, runtime, heard, Stop(), rank=number, ranks=2
+    )
+    time.sleep(0.5 * number)
+    training_device(context)
+    (scratch / f"heard-{number}.txt").write_text("\n".join(heard.notes), "utf-8")
 
 
 if __name__ == "__main__":

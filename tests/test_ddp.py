@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stagedkd.errors import TrainingError
+from stagedkd.execute.reproduce import environment_of
 from stagedkd.models.build import own_function
 from stagedkd.train.ranks import Ranks, refuse_batch_statistics, synchronised
 from tests.shared_training import CASES, network, trained
@@ -34,6 +35,9 @@ pytestmark = [
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case trained by two gloo ranks."""
     folder = tmp_path_factory.mktemp("ranks")
+    (folder / "resumed").mkdir()
+    (folder / "resumed" / "checkpoint.pt").touch()
+    (folder / "resumed" / "began.json").write_text('[{"gpus": 1, "threads": 3}]', "utf-8")
     command = [sys.executable, "-m", "tests.shared_training", str(folder)]
     both = [
         subprocess.Popen(
@@ -77,6 +81,14 @@ def test_a_batch_norm_over_a_share_of_the_batch_is_refused(by_two: Path) -> None
     refuse_batch_statistics(network(4, 1, "batch").eval(), ranks, "phase p")  # frozen: statistics are kept ones
     refuse_batch_statistics(network(4, 1, "batch").train(), Ranks(), "phase p")
     refuse_batch_statistics(network(4, 1).train(), ranks, "phase p")
+
+
+def test_ranks_decide_by_what_the_file_said_before_the_first_one_writes_it(by_two: Path) -> None:
+    """The second one comes late, and must not find what the first one made of it."""
+    first, second = ((by_two / "resumed" / f"heard-{rank}.txt").read_text("utf-8") for rank in (0, 1))
+    assert first == second and "gpus: 1 then, 2 now" in first and "threads: 3 then, 1 now" in first
+    pieces = json.loads((by_two / "resumed" / "began.json").read_text("utf-8"))
+    assert [(piece["gpus"], piece["threads"]) for piece in pieces] == [(1, 3), (2, 1)]
 
 
 def test_on_cuda_batch_norms_are_synchronised_and_keep_their_names() -> None:
@@ -236,20 +248,40 @@ def test_killed_and_stopped_trainings_go_on_to_the_same_bits(place: Path) -> Non
     assert code == 1 and "rank 1 of 2 was ended by SIGKILL" in errors and "goes on from the last checkpoint" in errors
     assert not ranks_of(place / store)
 
-    for resumed, ends in ((2, ("launcher",)), (3, ("0", "1", "lead", "launcher"))):  # alone, and as a scheduler does
-        process = start(place, store)
-        ranks = wait_for_training(place, store, process, resumed) | {"launcher": process.pid}
-        for end in ends:
-            os.kill(ranks[end], signal.SIGTERM)
-        code, errors = ended(process)
-        assert code == 143 and "checkpoint written" in errors and "Traceback" not in errors, errors
-        assert not ranks_of(place / store)
+    process = start(place, store)
+    wait_for_training(place, store, process, 2)
+    process.send_signal(signal.SIGTERM)
+    code, errors = ended(process)
+    assert code == 143 and "checkpoint written" in errors and "Traceback" not in errors, errors
+    assert not ranks_of(place / store)
 
     code, errors = ended(start(place, store))
     assert code == 0, errors
     assert not list((place / store / ".work").iterdir())
     assert files_of(place / store) == files_of(place / "two")
     assert len(list(epochs_of(place, store))) == len(list(epochs_of(place, "two")))  # none was told twice
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
+def test_a_signal_to_all_is_a_stop_after_which_one_process_goes_on(place: Path) -> None:
+    """As a scheduler ends a job; and run.json and `reproduce` say that the stage was made in two pieces."""
+    store = "mixed"
+    process = start(place, store)
+    ranks = wait_for_training(place, store, process, 0)
+    for number in (ranks["0"], ranks["1"], ranks["lead"], process.pid):
+        os.kill(number, signal.SIGTERM)
+    code, errors = ended(process)
+    assert code == 143 and "checkpoint written" in errors and "Traceback" not in errors, errors
+    assert not ranks_of(place / store)
+
+    code, errors = ended(start(place, store, gpus=1))
+    assert code == 0 and "goes on otherwise than it began" in errors and "gpus: 2 then, 1 now" in errors, errors
+    (student,) = (place / store).glob("distill-*")
+    run = json.loads((student / "run.json").read_text("utf-8"))
+    assert run["gpus"] == 1 and [piece["gpus"] for piece in run["began"]] == [2, 1]
+    found = environment_of({"it": run}, {"it": {name: value for name, value in run.items() if name != "began"}})
+    assert found == ("the original it was made in pieces: gpus: 2, then gpus: 1",)
+    assert not any("began" in path.read_text("utf-8") for path in (place / "two").glob("*/run.json"))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_runs(place: Path) -> None:

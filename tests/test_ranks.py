@@ -16,6 +16,7 @@ import pytest
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
 from stagedkd.execute import ranks
 from stagedkd.execute.context import Context, Silent, Stop
+from stagedkd.execute.pieces import read_pieces, write_pieces
 from stagedkd.execute.reproduce import as_there
 from stagedkd.execute.walk import run_stage
 from stagedkd.plan.compile import compile_plan
@@ -24,6 +25,7 @@ from stagedkd.plan.runtime import load_runtime
 from stagedkd.spec.load import load_spec
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Workspace
+from tests.tools import Heard
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the place of torchrun is taken by a shell script")
 
@@ -124,3 +126,23 @@ def test_what_several_made_is_rebuilt_by_as_many_where_that_is_possible(
     run = {"gpus": there, "threads": 1, "device": "cpu"} if there else None
     made = as_there(context.stage, context.runtime.model_copy(update={"gpus": here}), run, (None, None))
     assert made.gpus == expected
+
+
+def test_a_stage_that_goes_on_says_what_is_other_and_keeps_it(context: Context) -> None:
+    """First after a kill that left nothing to read, then with other code, then as it was."""
+    from stagedkd.execute.train import training_device
+
+    scratch, heard = context.workspace.scratch, Heard()
+    one = replace(context, listener=heard, runtime=context.runtime.model_copy(update={"gpus": 1, "threads": 1}))
+    (scratch / "checkpoint.pt").touch()
+    (scratch / "began.json").touch()
+    training_device(one)
+    assert ["is not known" in note for note in heard.notes] == [True]
+    first, now = read_pieces(scratch)
+    assert first == {} and now["device_name"] == now["cpu"] and now["cpu_capability"] and now["packages"]["torch"]
+
+    write_pieces(scratch, [{**now, "code": "old"}])
+    training_device(one)
+    training_device(one)
+    assert [piece["code"] for piece in read_pieces(scratch)] == ["old", now["code"]]
+    assert len(heard.notes) == 2 and f"code: old then, {now['code']} now" in heard.notes[1]

@@ -15,6 +15,7 @@ from stagedkd.errors import Interrupted, StagedkdError, StoreError, TrainingErro
 from stagedkd.execute.context import Context, Done, Listener, Silent, Stop, catching_signals
 from stagedkd.execute.environment import environment
 from stagedkd.execute.locking import lock_specs
+from stagedkd.execute.pieces import began
 from stagedkd.execute.ranks import check_ranks, wants_ranks, work_in_ranks
 from stagedkd.plan.cluster import Cluster, load_cluster
 from stagedkd.plan.compile import compile_experiment, compile_plan
@@ -309,6 +310,7 @@ def _make(
         done = work_in_ranks(context) if wants_ranks(stage, runtime) else work_on(context)
         manifest = manifest.model_copy(update={"metrics": dict(done.metrics)})
         facts = {**_facts(started), **environment(), "compile": runtime.compile, **done.run}
+        facts |= began(context.workspace.scratch)
         store.publish(stage, context.workspace, manifest, facts, lease)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -97,6 +97,11 @@ class Ranks:
         """The first rank's answer, where it hangs on files that only the first rank writes."""
         return bool(self.shared(torch.tensor(int(mine))))
 
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.count > 1:
+            dist.barrier()
+
     def share_states(self, *modules: nn.Module) -> None:
         """Give all ranks the first one's parameters and buffers: code of one's own may draw from other generators."""
         if self.count == 1:
