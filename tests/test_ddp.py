@@ -162,8 +162,11 @@ def start(folder: Path, store: str, gpus: int = 2) -> subprocess.Popen[str]:
     installed command does not."""
     command = [sys.executable, "-P", "-m", "stagedkd.cli", "run", "specs/own.yaml", "-v", "--gpus", str(gpus)]
     command += ["--store", store, "--results", f"results-{store}"]
-    environment = os.environ | ONE_THREAD | {"PYTHONPATH": f"{folder / 'lost'}{os.pathsep}{REPO}"}
-    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=folder, env=lost(folder), stderr=subprocess.PIPE, text=True)
+
+
+def lost(folder: Path) -> dict[str, str]:
+    return os.environ | ONE_THREAD | {"PYTHONPATH": f"{folder / 'lost'}{os.pathsep}{REPO}"}
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -222,7 +225,7 @@ def test_the_command_line_trains_by_two_ranks(place: Path) -> None:
 def test_what_two_ranks_made_is_rebuilt_by_two(place: Path) -> None:
     (student,) = (place / "two").glob("distill-*")
     command = [sys.executable, "-P", "-m", "stagedkd.cli", "reproduce", str(student), "--store", "again"]
-    done = subprocess.run(command, cwd=place, env=os.environ | ONE_THREAD, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=place, env=lost(place), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "equal bit for bit" in done.stdout, done.stderr
     (again,) = (place / "again").glob("distill-*")
     assert json.loads((again / "run.json").read_text("utf-8"))["gpus"] == 2  # params.yaml says nothing, so one

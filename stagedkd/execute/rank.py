@@ -67,7 +67,8 @@ def heed(folder: Path, *, leads: bool) -> None:
     theirs.setblocking(False)
     for number in STOPS:
         signal.signal(number, lambda *_: None)
-        signal.siginterrupt(number, False)  # reads of an exchange go on
+        if sys.platform != "win32":
+            signal.siginterrupt(number, False)  # reads of an exchange go on
     # the number comes by a socket: the main thread may be in an exchange, and hears nothing
     signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
     threading.Thread(target=_leave_word if leads else _await_word, args=(folder, ours), daemon=True).start()
