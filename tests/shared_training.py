@@ -1,13 +1,15 @@
 """Small trainings in float64, one for each loss, by one process or by several: `python shared_training.py FOLDER RANK
 COUNT` does all of them as one of the ranks, and writes what each left to FOLDER/<case>-<rank>.safetensors; then one
-with BatchNorm, and why it is refused to FOLDER/refused-<rank>.txt."""
+with BatchNorm, and why it is refused to FOLDER/refused-<rank>.txt; then it goes on with the stage in FOLDER/resumed."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +19,13 @@ from torch import Tensor, nn
 
 from stagedkd.data.source import SimulatedClips
 from stagedkd.errors import TrainingError
+from stagedkd.execute.context import Context, Stop
+from stagedkd.execute.train import training_device
 from stagedkd.models.network import Anatomy, Network
+from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Augment, Clip, Losses, Simulated, Train
+from stagedkd.store.store import Workspace
 from stagedkd.train.bridge import Bridge
 from stagedkd.train.correlation import Probe
 from stagedkd.train.events import EventLog
@@ -27,6 +33,7 @@ from stagedkd.train.feed import Feed, Refined
 from stagedkd.train.loop import Job, fit
 from stagedkd.train.ranks import Ranks
 from stagedkd.train.terms import Hop
+from tests.tools import Heard
 
 CLIPS, BATCH, CLASSES = 24, 8, 4
 CUT = (("stem",), ("mid",))
@@ -55,6 +62,7 @@ CASES: dict[str, dict[str, object]] = {
     "scaled": {"losses": {"kd": 1.0, "hint": 1.0}, "normalize": True},
     "clipped": {"losses": {"kd": 1.0, "sp": 10.0}, "train": {"clip_grad": 0.01, "optimizer": "adamw", "ema": 0.5}},
     "shuffled": {"losses": {"kd": 1.0, "hint": 1.0}, "shuffle": True},
+    "dropped": {"losses": {"kd": 1.0, "hint": 1.0}, "dropped": True, "train": {"weight_decay": 0.1}},
 }  # fmt: skip
 
 
@@ -65,8 +73,22 @@ class First(nn.Conv3d):
         return super().forward(input.to(self.weight.dtype))
 
 
-def network(width: int, seed: int, norm: str = "group") -> Network:
-    """Two blocks and a head; GroupNorm unless asked otherwise."""
+class Halves(nn.Module):
+    """Three layers of a size: one for the first half of a batch, one for the second, one for none. So each of two ranks
+    leaves out another, as where layers are dropped by chance, and one process can do the same."""
+
+    def __init__(self, width: int, ranks: Ranks) -> None:
+        super().__init__()
+        self.layers, self.ranks = nn.ModuleList(nn.Conv3d(width, width, 1) for _ in range(3)), ranks
+
+    def forward(self, feat_BCTHW: Tensor) -> Tensor:
+        if self.ranks.count == 2:
+            return feat_BCTHW + self.layers[self.ranks.number](feat_BCTHW)
+        return feat_BCTHW + torch.cat([self.layers[i](half) for i, half in enumerate(feat_BCTHW.chunk(2))])
+
+
+def network(width: int, seed: int, norm: str = "group", dropped: Ranks | None = None) -> Network:
+    """Two blocks and a head; GroupNorm unless asked otherwise; `dropped`: with layers that these ranks leave out."""
     torch.manual_seed(seed)
     net = nn.Sequential()
 
@@ -74,7 +96,10 @@ def network(width: int, seed: int, norm: str = "group") -> Network:
         return nn.GroupNorm(2, width) if norm == "group" else nn.BatchNorm3d(width)
 
     net.add_module("stem", nn.Sequential(First(3, width, 3, (1, 2, 2), 1), normed(), nn.ReLU()))
-    net.add_module("mid", nn.Sequential(nn.Conv3d(width, width, 3, 2, 1), normed(), nn.ReLU()))
+    mid = nn.Sequential(nn.Conv3d(width, width, 3, 2, 1), normed(), nn.ReLU())
+    if dropped is not None:
+        mid.append(Halves(width, dropped))
+    net.add_module("mid", mid)
     net.add_module("head", nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(width, CLASSES)))
     anatomy = Anatomy(
         {"stem": ("stem",), "mid": ("mid",)}, ("head",), lambda net, state: net.get_submodule("head")(state)
@@ -95,7 +120,8 @@ def job(case: Mapping[str, object], folder: Path, ranks: Ranks, norm: str = "gro
         name="p", epochs=2, trained=(0, 1), frozen=(), pairs=pairs, head=not paired or "kd" in named.named(),
         losses=named, train=Train.model_validate(settings),
     )  # fmt: skip
-    student, teacher = network(4, 1, norm).double(), network(6, 2).double().eval().requires_grad_(False)
+    student = network(4, 1, norm, ranks if case.get("dropped") else None).double()
+    teacher = network(6, 2).double().eval().requires_grad_(False)
     bridge = Bridge(pairing, (phase,), {0: 4, 1: 4}, {0: 6, 1: 6}, clips=CLIPS).double()
     labels = np.where(np.arange(CLIPS) % 8 < 2, np.arange(CLIPS) % CLASSES, -1)
     dice = np.random.default_rng(3)
@@ -132,7 +158,21 @@ def main() -> None:
         trained({"losses": {"ce": 1.0}}, Ranks(number, count), "batch")
     except TrainingError as error:
         (folder / f"refused-{number}.txt").write_text(f"{error.message}: {error.hint}", "utf-8")
+    resumed(folder / "resumed", number)
     dist.destroy_process_group()
+
+
+def resumed(scratch: Path, number: int) -> None:
+    """Go on as one of two ranks, the second one late, with a stage that a process alone began; `heard-<rank>.txt` has
+    what was said of it."""
+    heard, runtime = Heard(), Runtime(root=str(scratch), device="cpu", threads=1, gpus=2)
+    nobody: Any = None
+    context = Context(
+        nobody, nobody, {}, Workspace(scratch, scratch), nobody, runtime, heard, Stop(), rank=number, ranks=2
+    )
+    time.sleep(0.5 * number)
+    training_device(context)
+    (scratch / f"heard-{number}.txt").write_text("\n".join(heard.notes), "utf-8")
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stagedkd.errors import TrainingError
+from stagedkd.execute.reproduce import environment_of
 from stagedkd.models.build import own_function
 from stagedkd.train.ranks import Ranks, refuse_batch_statistics, synchronised
 from tests.shared_training import CASES, network, trained
 from tests.tools import files_of
 
-SCRIPT = Path(__file__).with_name("shared_training.py")
+REPO = Path(__file__).resolve().parent.parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 pytestmark = [
     pytest.mark.slow,
@@ -34,11 +35,13 @@ pytestmark = [
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case trained by two gloo ranks."""
     folder = tmp_path_factory.mktemp("ranks")
+    (folder / "resumed").mkdir()
+    (folder / "resumed" / "checkpoint.pt").touch()
+    (folder / "resumed" / "began.json").write_text('[{"gpus": 1, "threads": 3}]', "utf-8")
     command = [sys.executable, "-m", "tests.shared_training", str(folder)]
-    root = SCRIPT.parent.parent
     both = [
         subprocess.Popen(
-            [*command, str(i), "2"], cwd=root, env=os.environ | ONE_THREAD, stderr=subprocess.PIPE, text=True
+            [*command, str(i), "2"], cwd=REPO, env=os.environ | ONE_THREAD, stderr=subprocess.PIPE, text=True
         )
         for i in (0, 1)
     ]
@@ -80,6 +83,14 @@ def test_a_batch_norm_over_a_share_of_the_batch_is_refused(by_two: Path) -> None
     refuse_batch_statistics(network(4, 1).train(), ranks, "phase p")
 
 
+def test_ranks_decide_by_what_the_file_said_before_the_first_one_writes_it(by_two: Path) -> None:
+    """The second one comes late, and must not find what the first one made of it."""
+    first, second = ((by_two / "resumed" / f"heard-{rank}.txt").read_text("utf-8") for rank in (0, 1))
+    assert first == second and "gpus: 1 then, 2 now" in first and "threads: 3 then, 1 now" in first
+    pieces = json.loads((by_two / "resumed" / "began.json").read_text("utf-8"))
+    assert [(piece["gpus"], piece["threads"]) for piece in pieces] == [(1, 3), (2, 1)]
+
+
 def test_on_cuda_batch_norms_are_synchronised_and_keep_their_names() -> None:
     mine, ranks = network(4, 1, "batch").train(), Ranks(0, 2)
     before, parameters = mine.state_dict(), list(mine.parameters())
@@ -119,12 +130,21 @@ distill:
 """
 
 
+LOST = """\
+import socket
+
+socket.getfqdn = socket.gethostname = lambda *_: "nowhere.invalid"
+"""
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which the spec ran once with one process (store `one`) and once with two (store `two`)."""
     folder = tmp_path_factory.mktemp("project")
-    for part in ("specs", "nets"):
+    for part in ("specs", "nets", "lost"):
         (folder / part).mkdir()
+    (folder / "lost" / "sitecustomize.py").write_text(LOST, "utf-8")
+    (folder / "queue.py").write_text("raise ImportError('this is not the standard one')\n", "utf-8")
     (folder / "nets" / "own.py").write_text(OWN, "utf-8")
     (folder / "specs" / "own.yaml").write_text(SPEC, "utf-8")
     (folder / "params.yaml").write_text("runtime: {device: cpu, threads: 1, checkpoint_seconds: 0}\n", "utf-8")
@@ -138,9 +158,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(folder: Path, store: str, gpus: int = 2) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "stagedkd.cli", "run", "specs/own.yaml", "-v", "--gpus", str(gpus)]
+    """A run, on a machine whose name leads nowhere. The launcher does not look in the working folder for modules, as the
+    installed command does not."""
+    command = [sys.executable, "-P", "-m", "stagedkd.cli", "run", "specs/own.yaml", "-v", "--gpus", str(gpus)]
     command += ["--store", store, "--results", f"results-{store}"]
-    return subprocess.Popen(command, cwd=folder, env=os.environ | ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=folder, env=lost(folder), stderr=subprocess.PIPE, text=True)
+
+
+def lost(folder: Path) -> dict[str, str]:
+    return os.environ | ONE_THREAD | {"PYTHONPATH": f"{folder / 'lost'}{os.pathsep}{REPO}"}
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -198,8 +224,8 @@ def test_the_command_line_trains_by_two_ranks(place: Path) -> None:
 
 def test_what_two_ranks_made_is_rebuilt_by_two(place: Path) -> None:
     (student,) = (place / "two").glob("distill-*")
-    command = [sys.executable, "-m", "stagedkd.cli", "reproduce", str(student), "--store", "again"]
-    done = subprocess.run(command, cwd=place, env=os.environ | ONE_THREAD, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-P", "-m", "stagedkd.cli", "reproduce", str(student), "--store", "again"]
+    done = subprocess.run(command, cwd=place, env=lost(place), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "equal bit for bit" in done.stdout, done.stderr
     (again,) = (place / "again").glob("distill-*")
     assert json.loads((again / "run.json").read_text("utf-8"))["gpus"] == 2  # params.yaml says nothing, so one
@@ -237,6 +263,28 @@ def test_killed_and_stopped_trainings_go_on_to_the_same_bits(place: Path) -> Non
     assert not list((place / store / ".work").iterdir())
     assert files_of(place / store) == files_of(place / "two")
     assert len(list(epochs_of(place, store))) == len(list(epochs_of(place, "two")))  # none was told twice
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
+def test_a_signal_to_all_is_a_stop_after_which_one_process_goes_on(place: Path) -> None:
+    """As a scheduler ends a job; and run.json and `reproduce` say that the stage was made in two pieces."""
+    store = "mixed"
+    process = start(place, store)
+    ranks = wait_for_training(place, store, process, 0)
+    for number in (ranks["0"], ranks["1"], ranks["lead"], process.pid):
+        os.kill(number, signal.SIGTERM)
+    code, errors = ended(process)
+    assert code == 143 and "checkpoint written" in errors and "Traceback" not in errors, errors
+    assert not ranks_of(place / store)
+
+    code, errors = ended(start(place, store, gpus=1))
+    assert code == 0 and "goes on otherwise than it began" in errors and "gpus: 2 then, 1 now" in errors, errors
+    (student,) = (place / store).glob("distill-*")
+    run = json.loads((student / "run.json").read_text("utf-8"))
+    assert run["gpus"] == 1 and [piece["gpus"] for piece in run["began"]] == [2, 1]
+    found = environment_of({"it": run}, {"it": {name: value for name, value in run.items() if name != "began"}})
+    assert found == ("the original it was made in pieces: gpus: 2, then gpus: 1",)
+    assert not any("began" in path.read_text("utf-8") for path in (place / "two").glob("*/run.json"))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_runs(place: Path) -> None:

@@ -69,6 +69,9 @@ def test_a_signal_checkpoints_and_the_run_goes_on(project: Path, stagedkd: Comma
     states = stagedkd("plan", "specs/tiny.yaml", "--store", "a", *longer).stdout
     assert "resumable" in states
     assert stagedkd("run", "specs/tiny.yaml", "--store", "a", *longer).returncode == 0
+    assert not any(
+        "began" in path.read_text("utf-8") for path in (project / "a").glob("*/run.json")
+    )  # all is as it was
     assert stagedkd("run", "specs/tiny.yaml", "--store", "b", *longer).returncode == 0
     assert files_of(project / "a") == files_of(project / "b")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stagedkd.execute.context import Silent
+
 
 def file_bytes(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
@@ -15,3 +17,13 @@ def files_of(store: Path) -> dict[str, bytes]:
     found = {name: content for name, content in file_bytes(store).items() if "/files/" in name and name[0] != "."}
     assert found
     return found
+
+
+class Heard(Silent):
+    """A listener that keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)

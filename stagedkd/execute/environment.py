@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,8 @@ SAME = (
     "code",
     "python",
     "machine",
+    "cpu",
+    "cpu_capability",
     "device",
     "device_name",
     "threads",
@@ -29,8 +32,8 @@ SAME = (
 
 @cache
 def environment() -> dict[str, Any]:
-    """`stagedkd`: its version; `code`: 12 digits of the SHA-256 of its source files; `python`; `machine`; `packages`:
-    versions by name."""
+    """`stagedkd`: its version; `code`: 12 digits of the SHA-256 of its source files; `python`; `machine`; `cpu`: its
+    model; `packages`: versions by name."""
     packages: dict[str, str] = {}
     for name in PACKAGES:
         try:
@@ -39,7 +42,15 @@ def environment() -> dict[str, Any]:
             continue
     machine = f"{platform.system()} {platform.machine()}"
     return {"stagedkd": __version__, "code": _code(), "python": platform.python_version(), "machine": machine,
-            "packages": packages}  # fmt: skip
+            "cpu": cpu(), "packages": packages}  # fmt: skip
+
+
+def cpu() -> str:
+    """The model of the CPU, or its family where the system does not say more."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, names), platform.processor() or platform.machine())
 
 
 def _code() -> str:
@@ -50,14 +61,20 @@ def _code() -> str:
     return found.hexdigest()[:12]
 
 
-def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """Where two run.json differ in what bits may hang on, each as `threads: 4 there, 2 here`; what one of them does
-    not say is left out."""
-    pairs = [(name, there.get(name), here.get(name)) for name in SAME]
-    old, new = there.get("packages") or {}, here.get("packages") or {}
-    pairs += [(name, old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys()) if old and new]
+def differences(
+    there: Mapping[str, Any], here: Mapping[str, Any], words: tuple[str, str] = ("there", "here")
+) -> list[str]:
+    """Where two run.json differ in what bits may hang on, each as `threads: 4 there, 2 here`, or `threads: unknown
+    there, 2 here` where one of them alone says it."""
+    pairs = [(name, there.get(name), here.get(name), "unknown") for name in SAME]
+    old, new = there.get("packages"), here.get("packages")
+    if old and new:
+        pairs += [(name, old.get(name), new.get(name), "absent") for name in sorted(old.keys() | new.keys())]
+    elif old or new:
+        pairs.append(("packages", old and "known", new and "known", "unknown"))
+    first, second = words
     return [
-        f"{name}: {a if a is not None else 'absent'} there, {b if b is not None else 'absent'} here"
-        for name, a, b in pairs
-        if a != b and (name not in SAME or None not in (a, b))
+        f"{name}: {none if a is None else a} {first}, {none if b is None else b} {second}"
+        for name, a, b, none in pairs
+        if a != b
     ]

@@ -12,28 +12,33 @@ import ctypes
 import json
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 import traceback
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 
 from stagedkd.execute.context import Context, Done, Listener, Silent, Stop
 from stagedkd.execute.orders import Saying, fault_of, stopped_by
-from stagedkd.execute.ranks import RanksOrder
+from stagedkd.execute.ranks import POLL_SECONDS, RanksOrder
 from stagedkd.files import write_whole
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Store, Workspace
 
 PR_SET_PDEATHSIG = 1
+STOPS = (signal.SIGTERM, signal.SIGINT)
+WORD_SECONDS = 5.0  # between a signal to all processes and the lead's word of it, on a busy machine
 PATIENCE = timedelta(hours=12)  # a rank waits while the first one decodes videos; the launcher watches for lost ones
 
 
 def main() -> None:
     """Entry of both."""
-    tie()
     role, folder = sys.argv[1], Path(sys.argv[2])
+    tie()
+    heed(folder, leads=role == "lead")
     code = lead(folder, int(sys.argv[3])) if role == "lead" else take_part(folder)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -54,14 +59,49 @@ def tie() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def heed(folder: Path, *, leads: bool) -> None:
+    """Take SIGTERM and SIGINT, which a scheduler may send to all processes at once, for a stop: torchrun leaves word of
+    it, as the launcher does, and ranks go on to their checkpoint. A rank ends at once where no such word comes, another
+    has failed, or a second signal comes: then it is torchrun that ends the ranks that are left."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    for number in STOPS:
+        signal.signal(number, lambda *_: None)
+        if sys.platform != "win32":
+            signal.siginterrupt(number, False)  # reads of an exchange go on
+    # the number comes by a socket: the main thread may be in an exchange, and hears nothing
+    signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
+    threading.Thread(target=_leave_word if leads else _await_word, args=(folder, ours), daemon=True).start()
+
+
+def _leave_word(folder: Path, signals: socket.socket) -> None:
+    while number := signals.recv(1)[0]:
+        if number in STOPS and not (folder / "stop").exists():
+            write_whole(folder / "stop", str(number))
+
+
+def _await_word(folder: Path, signals: socket.socket) -> None:
+    while (number := signals.recv(1)[0]) not in STOPS:
+        pass
+    signals.settimeout(POLL_SECONDS)
+    until = time.monotonic() + WORD_SECONDS
+    while ((folder / "stop").exists() or time.monotonic() < until) and not any(folder.glob("fault-*.json")):
+        with suppress(TimeoutError):
+            if signals.recv(1)[0] in STOPS:
+                break
+    os._exit(128 + number)
+
+
 def lead(folder: Path, count: int) -> int:
     """Run torchrun on this machine; `lost.json` says how ranks ended that did not end well. Gives the exit code."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    command = ["--standalone", f"--nproc-per-node={count}", "-m", "stagedkd.execute.rank", "rank", str(folder)]
+    command = ["--standalone", f"--nproc-per-node={count}"]
+    command += ["--local-addr=127.0.0.1"]  # the host's name may lead nowhere
+    command += ["--signals-to-handle=SIGHUP,SIGQUIT"]  # the others are heeded
     try:
-        run.main(command)
+        run.main([*command, "-m", "stagedkd.execute.rank", "rank", str(folder)])
     except ChildFailedError as error:
         lost = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
         write_whole(folder / "lost.json", json.dumps(lost))

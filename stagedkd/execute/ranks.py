@@ -17,15 +17,18 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from stagedkd.errors import StagedkdError, TrainingError, UsageError
+from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
 from stagedkd.execute.context import Context, Done
 from stagedkd.execute.orders import Order, Said, error_of, order
 from stagedkd.files import write_whole
 from stagedkd.plan.graph import Stage
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import Distill, PhaseWork, Refine, Teach, Work
+from stagedkd.store.store import KEPT
 
 POLL_SECONDS = 0.05
+STOP_SECONDS = 60.0  # from a signal to the end of ranks that do not answer it: within what schedulers leave, as a rule
+END_SECONDS = 5.0  # for processes whose stdin was closed
 LOOPBACK = "lo"
 
 
@@ -80,7 +83,7 @@ def work_in_ranks(context: Context) -> Done:
 
     Raises:
         TrainingError: a rank was lost; all have ended, the last checkpoint stays.
-        Interrupted: a signal came; the first rank has written a checkpoint.
+        Interrupted: a signal came; the first rank has written a checkpoint, or the message names the last one.
         StagedkdError: what a rank raised.
     """
     folder = context.workspace.scratch / "ranks"
@@ -97,7 +100,7 @@ def work_in_ranks(context: Context) -> Done:
     done = folder / "done.json"
     if code == 0 and done.exists():
         return Done(**json.loads(done.read_text("utf-8")))
-    raise _fault(folder, context.stage.name, runtime.gpus, code)
+    raise _fault(context, folder, code)
 
 
 def _threads(runtime: Runtime) -> int:
@@ -105,41 +108,68 @@ def _threads(runtime: Runtime) -> int:
     return runtime.threads or max(1, (os.cpu_count() or 1) // runtime.gpus)
 
 
-def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
-    """Start torchrun and stay with it to its end; gives its exit code."""
+def _give_back_memory() -> None:
+    """Free what torch, if it is loaded, keeps of the GPU for this process: the first rank needs it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _start(folder: Path, runtime: Runtime) -> subprocess.Popen[bytes]:
+    """Start torchrun, its stdin a pipe whose other end is ours: when it closes, whatever ended us, the ranks end
+    (rank.tie)."""
     command = [sys.executable, "-m", "stagedkd.execute.rank", "lead", str(folder), str(runtime.gpus)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(runtime.threads)}
+    environment["PYTHONSAFEPATH"] = "1"  # else -m looks for modules in the working folder first
     if Path("/sys/class/net", LOOPBACK).exists():  # a host's own name may lead nowhere, or to the outside
         environment.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     with (folder / "log.txt").open("wb") as log:
-        # its stdin is a pipe whose other end is ours: when it closes, whatever ended us, the ranks end (rank.tie)
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment,
             start_new_session=True,  # so that Ctrl-C reaches us alone, and the ranks go on to their checkpoint
         )  # fmt: skip
-    said = Said(folder / "says.jsonl", context.listener)
+
+
+def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
+    """Start torchrun and stay with it to its end, or end it where a stop is not answered; gives its exit code."""
+    _give_back_memory()
+    process = _start(folder, runtime)
+    said, stop, asked = Said(folder / "says.jsonl", context.listener), folder / "stop", None
     try:
         while process.poll() is None:
             said.relay()
             number = context.stop.get()
-            if number is not None and not (folder / "stop").exists():
-                write_whole(folder / "stop", str(number))
+            if number is not None and not stop.exists():
+                write_whole(stop, str(number))
+            if asked is None and stop.exists():
+                asked = time.monotonic()
+            if asked is not None and time.monotonic() - asked > STOP_SECONDS:
+                break
             time.sleep(POLL_SECONDS)
         said.relay()
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        process.wait()
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
     return process.returncode
 
 
-def _fault(folder: Path, stage: str, count: int, code: int) -> StagedkdError:
-    """Why ranks ended: what one of them raised as an error of ours, then a rank that was killed, then anything else (a
-    lost rank makes the others fail in their next exchange)."""
+def _fault(context: Context, folder: Path, code: int) -> StagedkdError:
+    """Why ranks ended: what one of them raised as an error of ours, then a signal to us, then a rank that was killed,
+    then anything else (a lost rank makes the others fail in their next exchange)."""
+    stage, count = context.stage.name, context.runtime.gpus
     faults = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("fault-*.json"))]
     for fault in faults:
         if fault["ours"]:
             return error_of(fault)
+    number = context.stop.number or int(_text(folder / "stop") or 0)
+    if number:
+        last = _last_checkpoint(context.workspace.scratch)
+        return Interrupted(number, f"stopped by signal {number}; the ranks of stage {stage} ended at once: {last}")
     lost: dict[str, int] = json.loads(_text(folder / "lost.json") or "{}")
     hint = f"their output is in {folder / 'log.txt'}; the same command goes on from the last checkpoint"
     for rank, ended in sorted(lost.items()):
@@ -149,6 +179,15 @@ def _fault(folder: Path, stage: str, count: int, code: int) -> StagedkdError:
     for fault in faults:
         return TrainingError(f"stage {stage}: rank {fault['rank']} of {count}: {fault['message']}", hint=hint)
     return TrainingError(f"stage {stage}: the {count} ranks ended with exit code {code}", hint=hint)
+
+
+def _last_checkpoint(scratch: Path) -> str:
+    """In words: where the stage goes on from, and of when that is."""
+    found = [(path.stat().st_mtime, path) for path in scratch.rglob("*") if path.suffix in KEPT]
+    if not found:
+        return "there is no checkpoint yet"
+    written, path = max(found)
+    return f"the last checkpoint is {path} of {time.strftime('%H:%M:%S', time.localtime(written))}"
 
 
 def _text(path: Path) -> str:

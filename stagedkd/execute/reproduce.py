@@ -14,6 +14,7 @@ from stagedkd.data.fingerprint import HashMemo, fingerprint, require_equal
 from stagedkd.errors import LockError, StoreError, UsageError
 from stagedkd.execute.context import Listener
 from stagedkd.execute.environment import differences
+from stagedkd.execute.pieces import in_words
 from stagedkd.execute.walk import run_graph
 from stagedkd.execute.weights import weights_file
 from stagedkd.plan.graph import Graph, Stage
@@ -59,7 +60,7 @@ def reproduce(
     there = {stage.name: _run_of(sought.originals.root / stage.folder) for stage in graph.stages}
     graph = require_inputs(graph, runtime)
     runtime = runtime.model_copy(update={"store": str(root)})
-    runtimes = {stage.identity: _as_there(stage, runtime, there[stage.name], given) for stage in graph.stages}
+    runtimes = {stage.identity: as_there(stage, runtime, there[stage.name], given) for stage in graph.stages}
     made = run_graph(graph, runtime, listener, runtimes)
     compared: dict[str, tuple[str, ...]] = {}
     wanted = {f"{m.kind}-{m.key[:12]}" for m in sought.manifests} if sought.whole else set[str]()
@@ -72,9 +73,27 @@ def reproduce(
     if sought.file is not None:
         compared[str(sought.file)] = tuple(_compare_file(sought.file, made))
     bare = tuple(name for name in made if name not in compared)
-    facts = [differences(old, made[name].run or {}) for name, old in there.items() if old is not None]
-    environment = tuple(dict.fromkeys(line for lines in facts for line in lines)) if facts else None
-    return Rebuilt(tuple(made), compared, bare, environment)
+    return Rebuilt(tuple(made), compared, bare, environment_of(there, {name: made[name].run for name in there}))
+
+
+def environment_of(
+    there: Mapping[str, dict[str, Any] | None], here: Mapping[str, dict[str, Any] | None]
+) -> tuple[str, ...] | None:
+    """What differs in what bits may hang on, or is not known, between two sets of run.json by stage; None where there
+    is none of the first."""
+    if all(run is None for run in there.values()):
+        return None
+    found: list[str] = []
+    for name, old in there.items():
+        if old is None:
+            found.append(f"{name}: unknown there, which lacks its run.json")
+            continue
+        new = here[name] or {}
+        found += differences(old, new)
+        for which, run in (("original", old), ("rebuilt", new)):
+            if in_words(run):
+                found.append(f"the {which} {name} was made in pieces: {in_words(run)}")
+    return tuple(dict.fromkeys(found))
 
 
 def seek(what: Path, original: Store) -> Sought:
@@ -243,11 +262,11 @@ def _run_of(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _as_there(
+def as_there(
     stage: Stage, runtime: Runtime, there: dict[str, Any] | None, given: tuple[str | None, int | None]
 ) -> Runtime:
     """The runtime with the original's device, threads, processes and compile flag, as far as they are known, possible
-    here and not given."""
+    here and not given; one process where their number is not possible."""
     from stagedkd.execute.networks import device_of
     from stagedkd.execute.ranks import check_ranks
 
@@ -262,13 +281,12 @@ def _as_there(
             update["device"] = there["device"]
         except UsageError:
             pass  # the report says so
+    several = {"gpus": there["gpus"]} if there and there.get("gpus") else {}
     try:
-        several = {"gpus": there["gpus"]} if there and there.get("gpus") else {}
         check_ranks([stage], runtime.model_copy(update=update | several))
-        update |= several
     except UsageError:
-        pass
-    return runtime.model_copy(update=update)
+        several = {"gpus": 1}
+    return runtime.model_copy(update=update | several)
 
 
 def compare(original: Path, rebuilt: Path) -> list[str]:

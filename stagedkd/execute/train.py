@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from stagedkd.data.draws import bits, permutation
 from stagedkd.errors import DataError, TrainingError
 from stagedkd.execute.clips import open_source, workers
 from stagedkd.execute.context import Context, Done
+from stagedkd.execute.environment import cpu, differences, environment
 from stagedkd.execute.networks import (
     build_or_refuse,
     device_of,
@@ -24,6 +24,8 @@ from stagedkd.execute.networks import (
     own_losses,
     save_network,
 )
+from stagedkd.execute.pieces import NAME as PIECES
+from stagedkd.execute.pieces import read_pieces, write_pieces
 from stagedkd.execute.tables import read_table
 from stagedkd.execute.weights import weights_file
 from stagedkd.models.network import Network, channels_last
@@ -31,7 +33,7 @@ from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.work import Distill, PhaseWork, Teach, Weights
 from stagedkd.spec.schema import Arch, Input
 from stagedkd.store.manifest import file_digest
-from stagedkd.store.store import Artifact, unfinished
+from stagedkd.store.store import Artifact
 from stagedkd.train.bridge import Bridge
 from stagedkd.train.compute import hop_flops, train_flops
 from stagedkd.train.correlation import CLIPS, Probe, correlation
@@ -160,24 +162,24 @@ def _write_correlation(
 def training_device(context: Context) -> torch.device:
     """Set threads and determinism, then give the device. A resumed stage keeps the threads it began with, unless it
     goes on with another number of processes."""
-    record, scratch = context.workspace.scratch / "began.json", context.workspace.scratch
-    saved = json.loads(record.read_text("utf-8")) if record.exists() and unfinished(scratch) else None
+    scratch, say = context.workspace.scratch, context.listener.note
+    device, pieces = device_of(context.runtime.device), read_pieces(scratch)
+    ranks_of(context, device).wait()  # all decide by the same: the first one writes when all have read
+    before = pieces[-1] if pieces else None
     threads = context.runtime.used_threads
-    began = saved["ranks"] if saved is not None else context.ranks
-    if began != context.ranks:
-        what = f"this stage began with gpus: {began} and goes on with gpus: {context.ranks}: other last bits"
-        context.listener.note(what)
-    elif saved is not None and saved["threads"] != threads:
-        context.listener.note(f"going on with {saved['threads']} threads, as this stage began, not {threads}")
-        threads = int(saved["threads"])
+    if before and before["gpus"] == context.ranks and before["threads"] != threads:
+        say(f"going on with {before['threads']} threads, as this stage began, not {threads}")
+        threads = int(before["threads"])
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    device = device_of(context.runtime.device)
-    if saved is not None and saved["device"] != device.type:
-        context.listener.note(f"this stage began on {saved['device']} and goes on on {device.type}: other last bits")
-    if context.rank == 0:
-        now = {"threads": threads, "device": device.type, "ranks": context.ranks}
-        record.write_text(json.dumps(now), "utf-8")
+    now = {**environment(), **_device_facts(device, context.ranks), "compile": context.runtime.compile}
+    other = differences(before, now, ("then", "now")) if before else []
+    if other:
+        say(f"this stage goes on otherwise than it began, so to other last bits: {'; '.join(other)}")
+    elif before is not None and not before:
+        say(f"by what this stage began is not known: {scratch / PIECES} cannot be read; the last bits may be others")
+    if context.first:
+        write_pieces(scratch, [*pieces, now] if other or not before else pieces)
     return device
 
 
@@ -266,9 +268,13 @@ def run_job(context: Context, job: Job) -> Progress:
 def run_facts(device: torch.device, seconds: float, waited: float = 0.0, ranks: int = 1) -> dict[str, Any]:
     """Volatile facts for run.json; `waited` are the seconds of training that were spent making batches, `ranks` the
     processes that shared it."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "device": device.type, "device_name": name, "threads": torch.get_num_threads(), "train_seconds": seconds,
-        "data_seconds": waited, "gpus": ranks,
-        "torch": torch.__version__,
+        **_device_facts(device, ranks), "train_seconds": seconds, "data_seconds": waited, "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def _device_facts(device: torch.device, ranks: int) -> dict[str, Any]:
+    return {
+        "device": device.type, "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(), "gpus": ranks,
     }  # fmt: skip

@@ -15,6 +15,7 @@ from stagedkd.errors import Interrupted, StagedkdError, StoreError, TrainingErro
 from stagedkd.execute.context import Context, Done, Listener, Silent, Stop, catching_signals
 from stagedkd.execute.environment import environment
 from stagedkd.execute.locking import lock_specs
+from stagedkd.execute.pieces import began
 from stagedkd.execute.ranks import check_ranks, wants_ranks, work_in_ranks
 from stagedkd.plan.cluster import Cluster, load_cluster
 from stagedkd.plan.compile import compile_experiment, compile_plan
@@ -135,6 +136,8 @@ def run_stage(plan: Plan, stage: Stage, runtime: Runtime, listener: Listener) ->
     """
     store = _store(runtime)
     if store.state(stage) != "hit":
+        if wants_ranks(stage, runtime):
+            check_ranks([stage], runtime)
         lock_specs([plan.spec], runtime, accept=False)  # the stage may read the disk: it must be as the plan has it
     with catching_signals() as stop, store.at_work("", (above.identity for above in plan.closure(stage))):
         return run_in(plan, stage, runtime, listener, stop)
@@ -306,6 +309,7 @@ def _make(
         done = work_in_ranks(context) if wants_ranks(stage, runtime) else work_on(context)
         manifest = manifest.model_copy(update={"metrics": dict(done.metrics)})
         facts = {**_facts(started), **environment(), "compile": runtime.compile, **done.run}
+        facts |= began(context.workspace.scratch)
         store.publish(stage, context.workspace, manifest, facts, lease)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -57,18 +57,27 @@ class Ranks:
         return {name: self.gather(feat_b) for name, feat_b in maps_b.items()}
 
     def add_gradients(self, parameters: Iterable[nn.Parameter], replicated: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients of all ranks in place.
+        """Sum the gradients of all ranks in place. A parameter that some ranks left out (a layer dropped there) is zero
+        there; one that all left out keeps None, as with one process.
 
         Args:
-            parameters: all that are trained. replicated: those of modules that saw the whole batch on every rank, so
-                that each rank has the full gradient already: their mean is taken.
+            parameters: all that are trained, in the same order on all ranks. replicated: those of modules that saw the
+                whole batch on every rank, so that each rank has the full gradient already: their mean is taken.
         """
         if self.count == 1:
             return
         for parameter in replicated:
             if parameter.grad is not None:
                 parameter.grad /= self.count
-        grads = [p.grad for p in parameters if p.grad is not None]
+        trained = list(parameters)
+        used = torch.tensor([p.grad is not None for p in trained], dtype=torch.int32, device=self.device)
+        dist.all_reduce(used, dist.ReduceOp.MAX)
+        grads: list[Tensor] = []
+        for parameter, anywhere in zip(trained, used.tolist(), strict=True):
+            if anywhere and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad is not None:
+                grads.append(parameter.grad)
         for kind in dict.fromkeys((grad.dtype, grad.device) for grad in grads):
             group = [grad for grad in grads if (grad.dtype, grad.device) == kind]
             flat = torch.cat([grad.reshape(-1) for grad in group])
@@ -87,6 +96,11 @@ class Ranks:
     def agree(self, mine: bool) -> bool:
         """The first rank's answer, where it hangs on files that only the first rank writes."""
         return bool(self.shared(torch.tensor(int(mine))))
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.count > 1:
+            dist.barrier()
 
     def share_states(self, *modules: nn.Module) -> None:
         """Give all ranks the first one's parameters and buffers: code of one's own may draw from other generators."""
