@@ -100,7 +100,8 @@ def _cells(
     else is left to do is there a wait, for the first of them."""
     finished: dict[str, Outcome] = {}
     failed: dict[str, StagedkdError] = {}
-    left, walk.patient = dict(plans.cells), not plans.is_grid
+    left, rule = dict(plans.cells), "no" if plans.is_grid else "always"
+    walk.waits = rule
     while left:
         before, busy = (len(left), len(walk.ran)), set[str]()
         for number, (name, plan) in enumerate(plans.cells.items(), 1):
@@ -121,8 +122,9 @@ def _cells(
                 if plans.is_grid:
                     show.note(f"cell {name} failed: {error.message}")
             del left[name]
-            walk.patient = not plans.is_grid
-        walk.patient = walk.patient or before == (len(left), len(walk.ran))
+            walk.waits = rule
+        if plans.is_grid and before == (len(left), len(walk.ran)):
+            walk.waits = "once"
     return {name: finished[name] for name in plans.cells if name in finished}, failed
 
 
@@ -223,8 +225,8 @@ class _Busy(Exception):
 @dataclass
 class _Walk:
     """One pass over the plans of an experiment: what was made or found, and what failed, by key. `runtimes` has those
-    stages that want another runtime; `elsewhere` those that workers did: whether they ran, or why they failed. Without
-    `patient` a stage that another run is at raises _Busy."""
+    stages that want another runtime; `elsewhere` those that workers did: whether they ran, or why they failed. `waits`
+    says whether a stage that another run is at is waited for, the next one alone or each; else it raises _Busy."""
 
     store: Store
     runtime: Runtime
@@ -235,7 +237,7 @@ class _Walk:
     made: dict[str, Artifact] = field(default_factory=dict[str, Artifact])
     failed: dict[str, StagedkdError] = field(default_factory=dict[str, StagedkdError])
     ran: list[str] = field(default_factory=list[str])
-    patient: bool = True
+    waits: Literal["always", "once", "no"] = "always"
 
     def plan(self, plan: Plan, stop: Stop) -> Outcome:
         """Every stage of a plan in turn; raises what a stage raises, and again for each plan that needs it."""
@@ -287,8 +289,10 @@ class _Walk:
         self.show.stage(self.numbers[stage.identity], len(self.numbers), stage, state)
 
     def _taken(self, stage: Stage) -> None:
-        if not self.patient:
+        if self.waits == "no":
             raise _Busy(stage)
+        if self.waits == "once":
+            self.waits = "no"
         self.show.note(f"another run is at {stage.name}; waiting for it")
 
 
