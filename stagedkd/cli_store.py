@@ -145,6 +145,8 @@ def gc(
     found = spare(kept, users(plans), dvc_outs(Path(runtime.root) / "dvc.lock"), runs)
     notes(said)
     if not found:
+        if not dry:
+            tidy(kept)
         say(["nothing to delete: all that is here is needed"])
         return
     console().print(store_table(found, {}))
