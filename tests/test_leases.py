@@ -148,8 +148,13 @@ def test_a_late_holder_goes_on_where_nobody_took_over(tmp_path: Path) -> None:
 def test_the_heartbeat_keeps_no_process_alive_and_breaks_no_signal(tmp_path: Path) -> None:
     ended = holding(tmp_path / "key", 60, "raise SystemExit(3)")
     assert ended.communicate(timeout=60)[1] == "" and ended.returncode == 3
-    code = "\ntry:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    lease.end()\n    print('left', file=sys.stderr)"
+    # whoever is started in the background of a shell may have SIGINT ignored, and so its children
+    code = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+    code += (
+        "\ntry:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    lease.end()\n    print('left', file=sys.stderr)"
+    )
     stopped = holding(tmp_path / "key", 60, code)
+    time.sleep(0.5)  # it holds the lease, and is about to sleep
     stopped.send_signal(signal.SIGINT)
     assert stopped.communicate(timeout=60)[1].strip() == "left"
     assert holder(tmp_path / "key") is None
