@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from stagedkd import load_spec
-from stagedkd.execute.context import Silent
-from stagedkd.execute.walk import locked_plan, run_stage
+from stagedkd.experiment.run import locked_plan, run_stage
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.report.statistics import paired
+from stagedkd.stages.context import Silent
 from stagedkd.store.store import Artifact
 
 SPEC = """\

@@ -20,11 +20,11 @@ from stagedkd.data.decode import decode
 from stagedkd.data.layouts import list_clips
 from stagedkd.data.source import VideoClips, VideoFiles
 from stagedkd.data.views import Video
-from stagedkd.execute.networks import load_network
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.plan.work import Distill, Teach
 from stagedkd.report.statistics import wilson
 from stagedkd.spec.schema import Clip, Csv
+from stagedkd.stages.networks import load_network
 from stagedkd.train.evaluate import predict
 
 SPEC = """\

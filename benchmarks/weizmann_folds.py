@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from stagedkd import load_spec, run
-from stagedkd.execute.tables import read_table
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.report.statistics import wilson
+from stagedkd.stages.tables import read_table
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = ("teacher", "student", "control-ce")

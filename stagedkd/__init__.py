@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stagedkd._version import __version__
 
 if TYPE_CHECKING:
-    from stagedkd.execute.walk import run
+    from stagedkd.experiment.run import run
     from stagedkd.plan.compile import compile_plan
     from stagedkd.report.write import report
     from stagedkd.spec.load import load_spec
@@ -27,7 +27,7 @@ __all__ = ["__version__", "compile_plan", "load_spec", "report", "run"]
 _HOME = {
     "load_spec": "stagedkd.spec.load",
     "compile_plan": "stagedkd.plan.compile",
-    "run": "stagedkd.execute.walk",
+    "run": "stagedkd.experiment.run",
     "report": "stagedkd.report.write",
 }
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from stagedkd.data.source import SimulatedClips
 from stagedkd.errors import TrainingError
-from stagedkd.execute.context import Context, Stop
-from stagedkd.execute.train import training_device
 from stagedkd.models.network import Anatomy, Network
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Augment, Clip, Losses, Simulated, Train
+from stagedkd.stages.context import Context, Stop
+from stagedkd.stages.distill import training_device
 from stagedkd.store.store import Workspace
 from stagedkd.train.bridge import Bridge
 from stagedkd.train.correlation import Probe

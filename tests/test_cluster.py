@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from stagedkd.errors import SpecError, UsageError
-from stagedkd.execute import worker
-from stagedkd.execute.cluster import check_cluster, config_of, provider_of
-from stagedkd.plan.cluster import Cluster, load_cluster
+from stagedkd.launch import worker
+from stagedkd.launch.cluster import Cluster, load_cluster
+from stagedkd.launch.parsl import check_cluster, config_of, provider_of
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.spec.load import load_experiment
@@ -176,7 +176,7 @@ def test_kubernetes_is_told_what_the_file_says(tmp_path: Path, monkeypatch: pyte
     assert made.persistent_volumes == [("work", "/work"), ("videos", "/data")]
     assert made.extra_limits == {"nvidia.com/gpu": "1"} and (made.init_mem, made.max_mem) == ("4Gi", "32Gi")
     (executor,) = config_of(cluster, tmp_path, Owner.new(60), 0).executors
-    assert executor.launch_cmd.startswith("python -m stagedkd.execute.tied") and executor.max_workers_per_node == 1
+    assert executor.launch_cmd.startswith("python -m stagedkd.launch.watchdog") and executor.max_workers_per_node == 1
 
 
 def test_the_files_of_the_documentation_are_valid(tmp_path: Path) -> None:

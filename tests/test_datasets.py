@@ -19,8 +19,8 @@ from stagedkd.data.layouts import list_clips
 from stagedkd.data.seek import SeekingFiles, proven, require_torchcodec
 from stagedkd.data.source import VideoFiles
 from stagedkd.errors import UsageError
-from stagedkd.execute.tables import read_table
 from stagedkd.spec.schema import Hmdb51, Ucf101
+from stagedkd.stages.tables import read_table
 from tests.conftest import REPO, Command
 from tests.videos import write_video
 
@@ -146,10 +146,10 @@ def test_no_training_stage_reads_the_hidden_truth(figures: Path, stagedkd: Comma
     """With the truth of the training clips gone from the data artifact, a student is still trained."""
     found = stagedkd("run", "specs/figures.yaml", "--set", "teacher.labels=same")
     assert found.returncode == 0, found.stderr
-    read = "from stagedkd.execute import tables, train, walk\nfrom stagedkd.cli import main\nimport sys\n"
+    read = "from stagedkd.experiment import run\nfrom stagedkd.stages import distill, tables\nfrom stagedkd.cli import main\nimport sys\n"
     spy = (
         "def spy(path, read=tables.read_table):\n    assert 'truth' not in path.name, path\n    return read(path)\n"
-        "train.read_table = spy\nsys.argv = ['stagedkd', 'run', 'specs/figures.yaml', '--set', 'teacher.labels={}', "
+        "distill.read_table = spy\nsys.argv = ['stagedkd', 'run', 'specs/figures.yaml', '--set', 'teacher.labels={}', "
         "'--store', '{}']\nmain()\n"
     )
     import subprocess

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stagedkd.errors import TrainingError
-from stagedkd.execute.reproduce import environment_of
+from stagedkd.experiment.reproduce import environment_of
 from stagedkd.models.build import own_function
 from stagedkd.train.ranks import Ranks, refuse_batch_statistics, synchronised
 from tests.shared_training import CASES, network, trained
@@ -180,7 +180,7 @@ def ranks_of(folder: Path) -> dict[str, int]:
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
-            if b"stagedkd.execute.rank" not in words or not any(os.fsencode(folder) in word for word in words):
+            if b"stagedkd.launch.rank" not in words or not any(os.fsencode(folder) in word for word in words):
                 continue
             variables = dict(v.partition(b"=")[::2] for v in (entry / "environ").read_bytes().split(b"\0"))
         except OSError:

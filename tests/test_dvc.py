@@ -12,12 +12,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stagedkd.dvc import sync as dvc
+from stagedkd.dvc.pipeline import Pipeline, Source, dvc_stages, dvc_yaml, pruned, stale_entries
+from stagedkd.dvc.sync import commit_run, find_stage, guard, load_project, sync
+from stagedkd.dvc.text import MARK, quoted, read_stages, without
 from stagedkd.errors import LockError, SpecError, StaleError, UsageError
-from stagedkd.execute import dvc
-from stagedkd.execute.dvc import commit_run, find_stage, guard, load_project, sync
 from stagedkd.plan.compile import compile_experiment
-from stagedkd.plan.dvcfile import Pipeline, Source, dvc_stages, dvc_yaml, pruned, stale_entries
-from stagedkd.plan.dvctext import MARK, quoted, read_stages, without
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.spec.load import load_experiment
 from tests.conftest import OWN_NET, REPO, TINY, Command

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from stagedkd.execute import environment as machine
-from stagedkd.execute.environment import differences
-from stagedkd.execute.pieces import began, in_words, read_pieces, write_pieces
-from stagedkd.execute.reproduce import environment_of
+from stagedkd.experiment.reproduce import environment_of
 from stagedkd.report.housekeeping import rebuilt_lines
+from stagedkd.stages import provenance as machine
+from stagedkd.stages.pieces import began, in_words, read_pieces, write_pieces
+from stagedkd.stages.provenance import differences
 from stagedkd.store.rebuilt import Rebuilt
 
 RUN: dict[str, Any] = {

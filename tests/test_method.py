@@ -17,7 +17,7 @@ from stagedkd import compile_plan, load_spec, losses, run
 from stagedkd.data.mix import Batch, mix, strong_view
 from stagedkd.data.views import fit_input
 from stagedkd.errors import SpecError, TrainingError
-from stagedkd.execute.preflight import preflight
+from stagedkd.experiment.preflight import preflight
 from stagedkd.models.build import build
 from stagedkd.models.shapes import measure
 from stagedkd.plan.graph import Plan

@@ -18,8 +18,8 @@ from torchvision.models import get_model, get_model_weights
 
 from stagedkd import compile_plan, load_spec, run
 from stagedkd.errors import DataError, SpecError, UsageError
-from stagedkd.execute.locking import lock_specs
-from stagedkd.execute.preflight import preflight
+from stagedkd.experiment.locking import lock_specs
+from stagedkd.experiment.preflight import preflight
 from stagedkd.models.build import build, load_weights
 from stagedkd.models.hf import hf, load_pretrained
 from stagedkd.models.network import Network, channels_last

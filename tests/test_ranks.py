@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
-from stagedkd.execute import ranks
-from stagedkd.execute.context import Context, Silent, Stop
-from stagedkd.execute.pieces import read_pieces, write_pieces
-from stagedkd.execute.reproduce import as_there
-from stagedkd.execute.walk import run_stage
+from stagedkd.experiment.reproduce import as_there
+from stagedkd.experiment.run import run_stage
+from stagedkd.launch import torchrun as ranks
 from stagedkd.plan.compile import compile_plan
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.spec.load import load_spec
+from stagedkd.stages.context import Context, Silent, Stop
+from stagedkd.stages.pieces import read_pieces, write_pieces
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Workspace
 from tests.tools import Heard
@@ -130,7 +130,7 @@ def test_what_several_made_is_rebuilt_by_as_many_where_that_is_possible(
 
 def test_a_stage_that_goes_on_says_what_is_other_and_keeps_it(context: Context) -> None:
     """First after a kill that left nothing to read, then with other code, then as it was."""
-    from stagedkd.execute.train import training_device
+    from stagedkd.stages.distill import training_device
 
     scratch, heard = context.workspace.scratch, Heard()
     one = replace(context, listener=heard, runtime=context.runtime.model_copy(update={"gpus": 1, "threads": 1}))

@@ -12,9 +12,9 @@ import pytest
 import stagedkd as package
 from stagedkd import load_spec
 from stagedkd.cli import app
-from stagedkd.cli_data import app as data_app
-from stagedkd.cli_dvc import app as dvc_app
-from stagedkd.cli_store import app as store_app
+from stagedkd.cli.data import app as data_app
+from stagedkd.cli.dvc import app as dvc_app
+from stagedkd.cli.store import app as store_app
 from stagedkd.errors import SpecError
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.spec.load import load_experiment

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from stagedkd import load_spec, run
 from stagedkd.data import refine as rules
 from stagedkd.errors import DataError
-from stagedkd.execute.refine import KEPT, Clips, _outcome
-from stagedkd.execute.tables import read_table
 from stagedkd.spec.schema import Refine
+from stagedkd.stages.refine import KEPT, Clips, _outcome
+from stagedkd.stages.tables import read_table
 from stagedkd.train.evaluate import expected_calibration_error
 from tests.conftest import TINY
 
@@ -289,7 +289,7 @@ def test_predictions_are_out_of_fold_and_rounds_train_on_the_labels_before(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No network predicts a clip that it was trained on, and the second round's networks see the first one's labels."""
-    from stagedkd.execute import refine as stage
+    from stagedkd.stages import refine as stage
 
     (project / "specs" / "tiny.yaml").write_text(REFINED, "utf-8")
     trained: list[tuple[set[int], dict[int, int]]] = []

@@ -137,8 +137,8 @@ GRIDS = {
 @pytest.mark.slow
 def test_what_another_run_is_at_comes_last(project: Path) -> None:
     """The first cell's student is held by somebody until the second cell is done: nobody waits for it before that."""
-    from stagedkd.execute.context import Silent
-    from stagedkd.execute.walk import run_experiment
+    from stagedkd.experiment.run import run_experiment
+    from stagedkd.stages.context import Silent
 
     (project / "specs/tiny.yaml").write_text(SHORT, "utf-8")
     (project / "specs/g.yaml").write_text("extends: tiny.yaml\ngrid: {seeds: 2}\n", "utf-8")
@@ -424,7 +424,7 @@ def test_a_lost_lease_says_what_is_known(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_results_are_those_of_the_spec_as_it_is(project: Path, stagedkd: Command) -> None:
     """A spec that is edited and set back finds everything in the store, and results/ are its own again."""
-    from stagedkd.execute.reproduce import seek
+    from stagedkd.experiment.reproduce import seek
 
     results = project / "results/tiny"
     for rate in ("1e-2", "2e-2", "1e-2"):
@@ -449,7 +449,7 @@ def test_results_are_those_of_the_spec_as_it_is(project: Path, stagedkd: Command
 
 @pytest.mark.slow
 def test_a_run_is_made_anew_from_its_manifests(project: Path, stagedkd: Command) -> None:
-    from stagedkd.execute.reproduce import graph_of, manifest_in, require_inputs
+    from stagedkd.experiment.reproduce import graph_of, manifest_in, require_inputs
     from stagedkd.plan.runtime import load_runtime
 
     (project / "nets").mkdir()
@@ -489,7 +489,7 @@ def test_a_run_is_made_anew_from_its_manifests(project: Path, stagedkd: Command)
 
 
 def test_reproduce_refuses_what_it_cannot_trust(tiny: tuple[Store, Plan], project: Path) -> None:
-    from stagedkd.execute.reproduce import graph_of, manifest_in, require_inputs, seek
+    from stagedkd.experiment.reproduce import graph_of, manifest_in, require_inputs, seek
     from stagedkd.plan.runtime import load_runtime
     from stagedkd.plan.work import Distill
     from stagedkd.spec.schema import FileArch
@@ -524,9 +524,9 @@ def test_reproduce_refuses_what_it_cannot_trust(tiny: tuple[Store, Plan], projec
 @pytest.mark.slow
 def test_reproduce_wants_the_data_that_were_locked(project: Path) -> None:
     from stagedkd import run
-    from stagedkd.execute.context import Silent
-    from stagedkd.execute.reproduce import graph_of, reproduce, require_inputs
+    from stagedkd.experiment.reproduce import graph_of, reproduce, require_inputs
     from stagedkd.plan.runtime import load_runtime
+    from stagedkd.stages.context import Silent
     from tests.videos import write_video
 
     rows = [f"{label}{i}.avi,{label},g{i}" for label in ("ab", "cd") for i in range(6)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stagedkd.execute.context import Silent
+from stagedkd.stages.context import Silent
 
 
 def file_bytes(folder: Path) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from stagedkd.plan.dvcfile import CLASSES, NETWORKS
+from stagedkd.dvc.pipeline import CLASSES, NETWORKS
 from stagedkd.report.collect import NetworkResult, Results
 from stagedkd.report.grid import GridResults
 

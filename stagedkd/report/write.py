@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from stagedkd.dvc.pipeline import SUMMARY
 from stagedkd.errors import StoreError
 from stagedkd.files import replacing, write_whole
-from stagedkd.plan.dvcfile import SUMMARY
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.report.collect import Results, collect

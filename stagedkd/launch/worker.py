@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stagedkd.execute.context import catching_signals
-from stagedkd.execute.orders import Order, Saying, fault_of, stopped_by
+from stagedkd.launch.protocol import Order, Saying, fault_of, stopped_by
 from stagedkd.plan.graph import Stage
+from stagedkd.stages.context import catching_signals
 
 
 class WorkersOrder(Order):
@@ -36,7 +36,7 @@ def work(place: str, name: str) -> dict[str, Any]:
         pin(order.devices)
         threads = order.runtime.threads or share_of_cores()
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        from stagedkd.execute.walk import run_in
+        from stagedkd.experiment.run import run_in
 
         runtime, graph = order.runtime.model_copy(update={"threads": threads}), order.graph
         with catching_signals() as stop, stopped_by(folder / "stop", stop):

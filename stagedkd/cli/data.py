@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stagedkd.cli_common import AsJson, Cells, DataDir, Overrides, SpecPath, console, progress, say
+from stagedkd.cli.common import AsJson, Cells, DataDir, Overrides, SpecPath, console, progress, say
 from stagedkd.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def index(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Count clips per class and split; list copies by content, and what is missing."""
-    from stagedkd.execute.data import survey
+    from stagedkd.experiment.survey import survey
     from stagedkd.report.terminal import survey_lines, survey_table
 
     made, runtime = _load(spec, overrides, cells, data_dir)
@@ -40,7 +40,7 @@ def index(
 @app.command()
 def verify(spec: SpecPath, overrides: Overrides = None, cells: Cells = None, data_dir: DataDir = None) -> None:
     """Reread the clip cache, and compare it with a fresh decode of every file."""
-    from stagedkd.execute.data import verify as compare
+    from stagedkd.experiment.survey import verify as compare
 
     made, runtime = _load(spec, overrides, cells, data_dir)
     with progress() as shown:
@@ -59,7 +59,7 @@ def preview(
     clips: Annotated[int, typer.Option("--clips", min=1, max=12, help="Clips of each class.")] = 4,
 ) -> None:  # fmt: skip
     """Draw a contact sheet, and an animation of each class, with labels and augmentations."""
-    from stagedkd.execute.data import preview as draw
+    from stagedkd.experiment.survey import preview as draw
 
     made, runtime = _load(spec, overrides, cells, data_dir)
     folder = out or runtime.folder("results") / made.name / "preview"

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
-from stagedkd.execute.context import Listener, Silent, Stop
-from stagedkd.execute.orders import Said, error_of, order
-from stagedkd.execute.worker import WorkersOrder, work
 from stagedkd.files import write_whole
-from stagedkd.plan.cluster import Cluster, Kubernetes, Local, Slurm
+from stagedkd.launch.cluster import Cluster, Kubernetes, Local, Slurm
+from stagedkd.launch.protocol import Said, error_of, order
+from stagedkd.launch.worker import WorkersOrder, work
 from stagedkd.plan.graph import Graph, Plans, Stage
 from stagedkd.plan.runtime import Runtime
+from stagedkd.stages.context import Listener, Silent, Stop
 from stagedkd.store.leases import Owner
 from stagedkd.store.store import WORK, Store
 
@@ -56,7 +56,7 @@ def check_cluster(cluster: Cluster, runtime: Runtime) -> None:
         message = f"gpus: {runtime.gpus} shares one training over devices, --engine parsl gives each stage one of them"
         raise UsageError(message, hint="gpus: 1 with --engine parsl, or the default engine")
     if isinstance(cluster.provider, Local):
-        from stagedkd.execute.networks import device_of
+        from stagedkd.stages.networks import device_of
 
         device_of(runtime.device)
 
@@ -249,7 +249,7 @@ def config_of(cluster: Cluster, folder: Path, owner: Owner, visible: int) -> Any
 
     here = isinstance(cluster.provider, Local)
     period, threshold = HERE if here else AWAY
-    tied = f"-m stagedkd.execute.tied {owner.name} {HTEX}"
+    tied = f"-m stagedkd.launch.watchdog {owner.name} {HTEX}"
     python = "python" if isinstance(cluster.provider, Kubernetes) else shlex.quote(sys.executable)
     executor = HighThroughputExecutor(
         label="stages",

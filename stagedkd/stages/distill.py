@@ -13,10 +13,13 @@ import torch
 
 from stagedkd.data.draws import bits, permutation
 from stagedkd.errors import DataError, TrainingError
-from stagedkd.execute.clips import open_source, workers
-from stagedkd.execute.context import Context, Done
-from stagedkd.execute.environment import cpu, differences, environment
-from stagedkd.execute.networks import (
+from stagedkd.models.network import Network, channels_last
+from stagedkd.models.shapes import NetworkShape, measure
+from stagedkd.plan.work import Distill, PhaseWork, Teach, Weights
+from stagedkd.spec.schema import Arch, Input
+from stagedkd.stages.clips import open_source, workers
+from stagedkd.stages.context import Context, Done
+from stagedkd.stages.networks import (
     build_or_refuse,
     device_of,
     load_network,
@@ -24,14 +27,11 @@ from stagedkd.execute.networks import (
     own_losses,
     save_network,
 )
-from stagedkd.execute.pieces import NAME as PIECES
-from stagedkd.execute.pieces import read_pieces, write_pieces
-from stagedkd.execute.tables import read_table
-from stagedkd.execute.weights import weights_file
-from stagedkd.models.network import Network, channels_last
-from stagedkd.models.shapes import NetworkShape, measure
-from stagedkd.plan.work import Distill, PhaseWork, Teach, Weights
-from stagedkd.spec.schema import Arch, Input
+from stagedkd.stages.pieces import NAME as PIECES
+from stagedkd.stages.pieces import read_pieces, write_pieces
+from stagedkd.stages.provenance import cpu, differences, environment
+from stagedkd.stages.tables import read_table
+from stagedkd.stages.weights import weights_file
 from stagedkd.store.manifest import file_digest
 from stagedkd.store.store import Artifact
 from stagedkd.train.bridge import Bridge

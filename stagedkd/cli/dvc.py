@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stagedkd.cli_common import Quiet, Verbose, notes, progress, say
+from stagedkd.cli.common import Quiet, Verbose, notes, progress, say
 
 if TYPE_CHECKING:
-    from stagedkd.execute.walk import GridOutcome
+    from stagedkd.experiment.run import GridOutcome
 
 app = typer.Typer(no_args_is_help=True, help="Keep dvc.yaml in step with the specs that params.yaml names: sync.")
 
@@ -22,7 +22,7 @@ def sync(
     no_commit: Annotated[bool, typer.Option("--no-commit", help="Do not tell DVC of what the store has.")] = False,
 ) -> None:
     """Write dvc.yaml for the specs that params.yaml names; a user's own stages stay as they are."""
-    from stagedkd.execute.dvc import sync as write
+    from stagedkd.dvc.sync import sync as write
 
     say(write(_root(), check=check, commit=not no_commit))
 
@@ -30,7 +30,7 @@ def sync(
 @app.command()
 def guard() -> None:
     """Fail where dvc.yaml is not what the specs say. DVC calls this before all else."""
-    from stagedkd.execute.dvc import guard as hold
+    from stagedkd.dvc.sync import guard as hold
 
     hold(_root())
 
@@ -40,8 +40,8 @@ def stage(
     verbose: Verbose = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Run one stage of the pipeline that dvc.yaml holds, unless the store has it. This is what DVC calls."""
-    from stagedkd.execute.dvc import find_stage
-    from stagedkd.execute.walk import run_stage
+    from stagedkd.dvc.sync import find_stage
+    from stagedkd.experiment.run import run_stage
     from stagedkd.plan.runtime import load_runtime
 
     root = _root()
@@ -54,7 +54,7 @@ def stage(
 
 def commit_run(outcome: GridOutcome, spec: Path | None, *, wrote: bool) -> None:
     """Tell DVC of a run, where the project uses it, and print what is to be said about that."""
-    from stagedkd.execute.dvc import commit_run as tell
+    from stagedkd.dvc.sync import commit_run as tell
 
     notes(tell(outcome.plans, outcome.ran, outcome.runtime, spec, wrote=wrote))
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from stagedkd.data.preview import Shown
-from stagedkd.execute.clips import Around, open_source
-from stagedkd.execute.tables import read_table
 from stagedkd.plan.work import Distill
+from stagedkd.stages.clips import Around, open_source
+from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Artifact
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from stagedkd.execute.environment import SAME
 from stagedkd.files import write_whole
+from stagedkd.stages.provenance import SAME
 from stagedkd.store.store import unfinished
 
 Facts: TypeAlias = Mapping[str, Any]

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stagedkd import cli_data, cli_dvc, cli_store
-from stagedkd.cli_common import (
+from stagedkd.cli import data as data_commands
+from stagedkd.cli import dvc as dvc_commands
+from stagedkd.cli import store as store_commands
+from stagedkd.cli.common import (
     AsJson,
     Baseline,
     Cells,
@@ -42,7 +44,7 @@ from stagedkd.cli_common import (
 from stagedkd.errors import Problem, SpecError, StagedkdError, TrainingError, UsageError
 
 if TYPE_CHECKING:
-    from stagedkd.execute.walk import GridOutcome
+    from stagedkd.experiment.run import GridOutcome
     from stagedkd.plan.graph import Plan, Plans
     from stagedkd.plan.runtime import Runtime
     from stagedkd.spec.load import Experiment
@@ -50,11 +52,11 @@ app = typer.Typer(
     name="stagedkd", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
     help="Staged knowledge distillation for video classification, from one YAML spec.",
 )  # fmt: skip
-app.add_typer(cli_data.app, name="data")
-app.add_typer(cli_dvc.app, name="dvc")
-app.command()(cli_dvc.stage)
-app.add_typer(cli_store.app, name="store")
-app.command()(cli_store.reproduce)
+app.add_typer(data_commands.app, name="data")
+app.add_typer(dvc_commands.app, name="dvc")
+app.command()(dvc_commands.stage)
+app.add_typer(store_commands.app, name="store")
+app.command()(store_commands.reproduce)
 
 
 @app.command()
@@ -126,7 +128,7 @@ def run(
     quiet: Quiet = False, no_dvc: NoDvc = False,
 ) -> None:  # fmt: skip
     """Run every stage that the store does not have, then report, and tell DVC where the project uses it."""
-    from stagedkd.execute.walk import run_experiment
+    from stagedkd.experiment.run import run_experiment
 
     experiment = _load(spec, overrides, cells)
     if cluster is not None and engine != "parsl":
@@ -146,7 +148,7 @@ def run(
     elif outcome.finished:
         wrote = print_grid(outcome.plans, runtime) and bool(outcome.ran)
     if not no_dvc:
-        cli_dvc.commit_run(outcome, None if overrides or cells else spec, wrote=wrote)
+        dvc_commands.commit_run(outcome, None if overrides or cells else spec, wrote=wrote)
     _refuse_failed(outcome)
 
 
@@ -206,7 +208,7 @@ def report(
 @app.command()
 def lock(spec: SpecPath, overrides: Overrides = None, cells: Cells = None, data_dir: DataDir = None) -> None:
     """Write stagedkd.lock: accept data and weights as they are on the disk."""
-    from stagedkd.execute.locking import lock_specs
+    from stagedkd.experiment.locking import lock_specs
 
     specs = [cell.spec for cell in _load(spec, overrides, cells).cells]
     _, lines = lock_specs(specs, _runtime(spec, data_dir=data_dir), accept=True)
@@ -216,7 +218,7 @@ def lock(spec: SpecPath, overrides: Overrides = None, cells: Cells = None, data_
 @app.command()
 def fetch(spec: SpecPath, overrides: Overrides = None, cells: Cells = None) -> None:
     """Bring the torchvision weights that a spec names, on a machine that has the network, and lock them."""
-    from stagedkd.execute.locking import fetch_weights
+    from stagedkd.experiment.locking import fetch_weights
 
     specs = [cell.spec for cell in _load(spec, overrides, cells).cells]
     say(fetch_weights(specs, _runtime(spec)) or ["the spec names no weights"])
@@ -295,7 +297,7 @@ def init(
     out: Annotated[Path | None, typer.Option("--out", metavar="SPEC", help="Where: specs/<folder>.yaml.")] = None,
 ) -> None:
     """Write a small commented spec for a folder of one's own videos, that runs as it stands."""
-    from stagedkd.execute.start import start
+    from stagedkd.experiment.init import start
 
     made = start(folder, out)
     say(made.lines)
@@ -344,7 +346,7 @@ def _refuse_failed(outcome: GridOutcome) -> None:
 
 
 def _print_shapes(plan: Plan, runtime: Runtime) -> None:
-    from stagedkd.execute.preflight import preflight
+    from stagedkd.experiment.preflight import preflight
     from stagedkd.report.terminal import shapes_tables
 
     found = preflight(plan, Path(runtime.root))
@@ -394,7 +396,3 @@ def main() -> None:
             raise
         show_usage()
         sys.exit(getattr(error, "exit_code", 2))
-
-
-if __name__ == "__main__":
-    main()

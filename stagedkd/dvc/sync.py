@@ -10,10 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stagedkd.errors import Problem, SpecError, StagedkdError, StaleError, UsageError
-from stagedkd.files import write_whole
-from stagedkd.plan.compile import compile_experiment
-from stagedkd.plan.dvcfile import (
+from stagedkd.dvc.pipeline import (
     GUARD,
     Pipeline,
     Source,
@@ -24,7 +21,10 @@ from stagedkd.plan.dvcfile import (
     stage_of,
     stale_entries,
 )
-from stagedkd.plan.dvctext import OWN_NAME, Entry, read_stages
+from stagedkd.dvc.text import OWN_NAME, Entry, read_stages
+from stagedkd.errors import Problem, SpecError, StagedkdError, StaleError, UsageError
+from stagedkd.files import write_whole
+from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.lock import read_lock
 from stagedkd.plan.runtime import Runtime, load_runtime, load_tracked, tracked_params

@@ -12,13 +12,13 @@ from stagedkd.data.cache import CacheSpec, ClipCache, open_cache
 from stagedkd.data.decode import Footage, inspect
 from stagedkd.data.seek import SeekingFiles, proven, require_torchcodec
 from stagedkd.data.source import ClipSource, Reader, SimulatedClips, VideoClips, VideoFiles, videos_of
-from stagedkd.execute.context import Listener, Stop
-from stagedkd.execute.tables import read_table
 from stagedkd.plan.graph import Graph
 from stagedkd.plan.lock import Lock, data_id
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import Prepare
 from stagedkd.spec.schema import Clip, Csv, Simulated, Videos
+from stagedkd.stages.context import Listener, Stop
+from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Artifact
 
 

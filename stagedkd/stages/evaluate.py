@@ -7,13 +7,13 @@ import json
 import numpy as np
 
 from stagedkd.errors import DataError
-from stagedkd.execute.clips import open_source
-from stagedkd.execute.context import Context, Done
-from stagedkd.execute.networks import build_or_refuse, device_of, load_network
-from stagedkd.execute.tables import read_table, write_table
-from stagedkd.execute.train import run_facts
 from stagedkd.models.shapes import measure
 from stagedkd.plan.work import Evaluate
+from stagedkd.stages.clips import open_source
+from stagedkd.stages.context import Context, Done
+from stagedkd.stages.distill import run_facts
+from stagedkd.stages.networks import build_or_refuse, device_of, load_network
+from stagedkd.stages.tables import read_table, write_table
 from stagedkd.train.evaluate import figures, latency, predict
 
 

@@ -18,12 +18,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
-from stagedkd.execute.context import Context, Done
-from stagedkd.execute.orders import Order, Said, error_of, order
 from stagedkd.files import write_whole
+from stagedkd.launch.protocol import Order, Said, error_of, order
 from stagedkd.plan.graph import Stage
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import Distill, PhaseWork, Refine, Teach, Work
+from stagedkd.stages.context import Context, Done
 from stagedkd.store.store import KEPT
 
 POLL_SECONDS = 0.05
@@ -64,7 +64,7 @@ def check_ranks(stages: Iterable[Stage], runtime: Runtime) -> None:
                 raise UsageError(message, hint=f"set train.batch to a multiple of {count}, or gpus to a divisor of it")
     import torch
 
-    from stagedkd.execute.networks import device_of
+    from stagedkd.stages.networks import device_of
 
     kind = device_of(runtime.device).type
     if kind == "mps":
@@ -118,7 +118,7 @@ def _give_back_memory() -> None:
 def _start(folder: Path, runtime: Runtime) -> subprocess.Popen[bytes]:
     """Start torchrun, its stdin a pipe whose other end is ours: when it closes, whatever ended us, the ranks end
     (rank.tie)."""
-    command = [sys.executable, "-m", "stagedkd.execute.rank", "lead", str(folder), str(runtime.gpus)]
+    command = [sys.executable, "-m", "stagedkd.launch.rank", "lead", str(folder), str(runtime.gpus)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(runtime.threads)}
     environment["PYTHONSAFEPATH"] = "1"  # else -m looks for modules in the working folder first
     if Path("/sys/class/net", LOOPBACK).exists():  # a host's own name may lead nowhere, or to the outside

@@ -1,6 +1,6 @@
 """Run a module of Parsl's as a process that ends with the launcher, however that ends: Parsl's own would stay.
 
-    python -m stagedkd.execute.tied OWNER MODULE ARGUMENTS...
+    python -m stagedkd.launch.watchdog OWNER MODULE ARGUMENTS...
 
 OWNER names the launcher as leases do (store/leases.py), so that nothing is taken for it that is on another machine.
 """

@@ -18,11 +18,11 @@ from stagedkd.data.draws import bits
 from stagedkd.data.labels import CLEAN
 from stagedkd.data.source import ClipSource
 from stagedkd.errors import DataError
-from stagedkd.execute.clips import open_source, workers
-from stagedkd.execute.context import Context, Done
-from stagedkd.execute.networks import build_or_refuse, new_network
-from stagedkd.execute.tables import read_table, write_table
-from stagedkd.execute.train import (
+from stagedkd.models.shapes import measure
+from stagedkd.plan.work import Refine, Trainee
+from stagedkd.stages.clips import open_source, workers
+from stagedkd.stages.context import Context, Done
+from stagedkd.stages.distill import (
     ce_job,
     check_weights,
     order_seed,
@@ -31,8 +31,8 @@ from stagedkd.execute.train import (
     run_job,
     training_device,
 )
-from stagedkd.models.shapes import measure
-from stagedkd.plan.work import Refine, Trainee
+from stagedkd.stages.networks import build_or_refuse, new_network
+from stagedkd.stages.tables import read_table, write_table
 from stagedkd.train.compute import train_flops
 from stagedkd.train.evaluate import expected_calibration_error, predict
 from stagedkd.train.feed import Feed

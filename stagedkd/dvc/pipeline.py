@@ -15,8 +15,8 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from stagedkd.dvc.text import MADE_BY, MARK, Entry, quoted, read_stages, with_own, without
 from stagedkd.errors import LockError, UsageError
-from stagedkd.plan.dvctext import MADE_BY, MARK, Entry, quoted, read_stages, with_own, without
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.lock import data_id
 from stagedkd.plan.work import Distill, Prepare, Refine, Teach

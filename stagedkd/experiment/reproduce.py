@@ -12,17 +12,17 @@ from pydantic import BaseModel, ValidationError
 
 from stagedkd.data.fingerprint import HashMemo, fingerprint, require_equal
 from stagedkd.errors import LockError, StoreError, UsageError
-from stagedkd.execute.context import Listener
-from stagedkd.execute.environment import differences
-from stagedkd.execute.pieces import in_words
-from stagedkd.execute.walk import run_graph
-from stagedkd.execute.weights import weights_file
+from stagedkd.experiment.run import run_graph
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.lock import Lock, data_id, read_lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import Distill, Evaluate, Prepare, Refine, Teach, Work
 from stagedkd.spec.hub import HUB, put_model_digest
 from stagedkd.spec.schema import Clip, FileArch, HfArch, Own, Videos
+from stagedkd.stages.context import Listener
+from stagedkd.stages.pieces import in_words
+from stagedkd.stages.provenance import differences
+from stagedkd.stages.weights import weights_file
 from stagedkd.store.care import closure_faults, manifest_at
 from stagedkd.store.manifest import Manifest, Upstream, file_digest, weights_of
 from stagedkd.store.rebuilt import Rebuilt
@@ -267,8 +267,8 @@ def as_there(
 ) -> Runtime:
     """The runtime with the original's device, threads, processes and compile flag, as far as they are known, possible
     here and not given; one process where their number is not possible."""
-    from stagedkd.execute.networks import device_of
-    from stagedkd.execute.ranks import check_ranks
+    from stagedkd.launch.torchrun import check_ranks
+    from stagedkd.stages.networks import device_of
 
     update: dict[str, Any] = {}
     if there and given[1] is None and there.get("threads"):
@@ -308,7 +308,7 @@ def compare(original: Path, rebuilt: Path) -> list[str]:
 
 
 def _compare_file(path: Path, made: Mapping[str, Artifact]) -> list[str]:
-    from stagedkd.execute.networks import FILE_OF
+    from stagedkd.stages.networks import FILE_OF
 
     manifest = manifest_in(path)
     artifact = made[f"{manifest.kind}-{manifest.key[:12]}"]

@@ -1,7 +1,7 @@
 """One process of several that do a stage's training: what torchrun starts, and what starts torchrun.
 
-    python -m stagedkd.execute.rank lead FOLDER COUNT    the launcher's child: torchrun
-    python -m stagedkd.execute.rank rank FOLDER          torchrun's children
+    python -m stagedkd.launch.rank lead FOLDER COUNT    the launcher's child: torchrun
+    python -m stagedkd.launch.rank rank FOLDER          torchrun's children
 
 FOLDER and its files are described in ranks.py.
 """
@@ -21,10 +21,10 @@ from contextlib import nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 
-from stagedkd.execute.context import Context, Done, Listener, Silent, Stop
-from stagedkd.execute.orders import Saying, fault_of, stopped_by
-from stagedkd.execute.ranks import POLL_SECONDS, RanksOrder
 from stagedkd.files import write_whole
+from stagedkd.launch.protocol import Saying, fault_of, stopped_by
+from stagedkd.launch.torchrun import POLL_SECONDS, RanksOrder
+from stagedkd.stages.context import Context, Done, Listener, Silent, Stop
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Store, Workspace
 
@@ -101,7 +101,7 @@ def lead(folder: Path, count: int) -> int:
     command += ["--local-addr=127.0.0.1"]  # the host's name may lead nowhere
     command += ["--signals-to-handle=SIGHUP,SIGQUIT"]  # the others are heeded
     try:
-        run.main([*command, "-m", "stagedkd.execute.rank", "rank", str(folder)])
+        run.main([*command, "-m", "stagedkd.launch.rank", "rank", str(folder)])
     except ChildFailedError as error:
         lost = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
         write_whole(folder / "lost.json", json.dumps(lost))
@@ -130,8 +130,8 @@ def _work(folder: Path, number: int, count: int) -> Done:
     import torch
     import torch.distributed as dist
 
-    from stagedkd.execute.networks import device_of
-    from stagedkd.execute.walk import work_on
+    from stagedkd.experiment.run import work_on
+    from stagedkd.stages.networks import device_of
 
     order = RanksOrder.model_validate_json((folder / "order.json").read_bytes(), strict=False)
     cuda = device_of(order.runtime.device).type == "cuda"

@@ -12,13 +12,13 @@ from stagedkd.data.fingerprint import HashMemo
 from stagedkd.data.index import SPLITS, UNUSED, Entry, split_entries
 from stagedkd.data.layouts import list_clips
 from stagedkd.errors import UsageError
-from stagedkd.execute.context import Listener, Stop
 from stagedkd.plan.compile import compile_plan
 from stagedkd.plan.graph import Plan
 from stagedkd.plan.lock import read_lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Simulated, Spec
+from stagedkd.stages.context import Listener, Stop
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def verify(spec: Spec, runtime: Runtime, listener: Listener) -> tuple[int, list[
     if plan.stages[0].key is None:
         raise UsageError("the data are not locked yet", hint="stagedkd lock SPEC")
     from stagedkd.data.cache import ClipCache, differences
-    from stagedkd.execute.clips import cache_spec, workers
+    from stagedkd.stages.clips import cache_spec, workers
 
     wanted = cache_spec(data, spec.clip, plan.lock, runtime)
     folder = runtime.folder("cache") / wanted.name
@@ -125,8 +125,8 @@ def preview(spec: Spec, runtime: Runtime, listener: Listener, folder: Path, clip
         the files that were written, the contact sheet first.
     """
     from stagedkd.data.preview import animation, contact_sheet
-    from stagedkd.execute.samples import samples
-    from stagedkd.execute.walk import locked_plan, run_stage
+    from stagedkd.experiment.run import locked_plan, run_stage
+    from stagedkd.experiment.samples import samples
 
     plan = locked_plan(spec, runtime, listener)
     artifacts = {name: run_stage(plan, plan.stage(name), runtime, listener)[0] for name in ("data", "labels")}

@@ -14,12 +14,12 @@ from stagedkd.data.index import UNUSED, Entry, copies_across, require_classes, s
 from stagedkd.data.labels import Clips, label_counts, weaken
 from stagedkd.data.layouts import list_clips
 from stagedkd.errors import DataError
-from stagedkd.execute.context import Context, Done
-from stagedkd.execute.tables import read_table, write_table
 from stagedkd.plan.lock import data_id
 from stagedkd.plan.work import Prepare, Reading, Weaken
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Clip, Simulated, Videos
+from stagedkd.stages.context import Context, Done
+from stagedkd.stages.tables import read_table, write_table
 
 if TYPE_CHECKING:
     from stagedkd.data.decode import Footage
@@ -91,7 +91,7 @@ def _sound(
 
     A sound short clip loops (or pads); a damaged one must have the frames of a whole clip before its first error.
     """
-    from stagedkd.execute.clips import footage_of
+    from stagedkd.stages.clips import footage_of
 
     held = footage_of(context, data, context.plan.clip)
     sound: list[Entry] = []
@@ -157,7 +157,7 @@ def _looks(context: Context, clip: Clip, numbers: list[int]) -> npt.NDArray[np.f
     """What clips look like: grey means and deviations in time of an 8 x 8 grid, (N, 128)."""
     import torch
 
-    from stagedkd.execute.clips import open_source
+    from stagedkd.stages.clips import open_source
 
     source = open_source(context, context.inputs["data"], clip, torch.device("cpu"))
     rows: list[npt.NDArray[np.float64]] = []

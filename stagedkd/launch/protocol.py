@@ -16,11 +16,11 @@ from typing import Any, Self
 
 from stagedkd import errors
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError
-from stagedkd.execute.context import Listener, Silent, Stop
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.spec.schema import Clip, Section
+from stagedkd.stages.context import Listener, Silent, Stop
 
 SAY_SECONDS = 0.1
 KINDS = (errors.UsageError, errors.LockError, errors.DataError, errors.StoreError)

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, assert_never
 
 from stagedkd.errors import Interrupted, StagedkdError, StoreError, TrainingError
-from stagedkd.execute.context import Context, Done, Listener, Silent, Stop, catching_signals
-from stagedkd.execute.environment import environment
-from stagedkd.execute.locking import lock_specs
-from stagedkd.execute.pieces import began
-from stagedkd.execute.ranks import check_ranks, wants_ranks, work_in_ranks
-from stagedkd.plan.cluster import Cluster, load_cluster
+from stagedkd.experiment.locking import lock_specs
+from stagedkd.launch.cluster import Cluster, load_cluster
+from stagedkd.launch.torchrun import check_ranks, wants_ranks, work_in_ranks
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.graph import Graph, Plan, Plans, Stage
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.plan.work import Distill, Evaluate, Prepare, Refine, Teach, Weaken
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.schema import Spec
+from stagedkd.stages.context import Context, Done, Listener, Silent, Stop, catching_signals
+from stagedkd.stages.pieces import began
+from stagedkd.stages.provenance import environment
 from stagedkd.store.leases import Lease
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Artifact, Store
@@ -86,7 +86,7 @@ def run_experiment(
     plans, walk = _prepared(experiment, runtime, show, cluster)
     with catching_signals() as stop, walk.store.at_work(plans.name, plans.unique) as mark:
         if cluster is not None:
-            from stagedkd.execute.cluster import run_elsewhere
+            from stagedkd.launch.parsl import run_elsewhere
 
             walk.elsewhere = run_elsewhere(plans, cluster, walk.store, mark, runtime, show, stop)
         finished, failed = _cells(plans, walk, show, stop)
@@ -176,7 +176,7 @@ def run_graph(
 ) -> dict[str, Artifact]:
     """Run every stage of a graph that needs no spec, some of them (by key) with a runtime of their own, and give their
     artifacts; raises what `run` raises."""
-    from stagedkd.execute.preflight import preflight
+    from stagedkd.experiment.preflight import preflight
 
     preflight(graph, Path(runtime.root))
     numbers = {stage.identity: i for i, stage in enumerate(graph.stages, 1)}
@@ -194,11 +194,11 @@ def _prepared(experiment: Experiment, runtime: Runtime, show: Listener, cluster:
         show.note(note)
     walk = _Walk(_store(runtime), runtime, show, {key: i for i, key in enumerate(plans.unique, 1)})
     if any(walk.store.state(stage) != "hit" for stage in plans.unique.values()):
-        from stagedkd.execute.networks import device_of
-        from stagedkd.execute.preflight import preflight
+        from stagedkd.experiment.preflight import preflight
+        from stagedkd.stages.networks import device_of
 
         if cluster is not None:
-            from stagedkd.execute.cluster import check_cluster
+            from stagedkd.launch.parsl import check_cluster
 
             check_cluster(cluster, runtime)
         else:
@@ -336,27 +336,27 @@ def work_on(context: Context) -> Done:
     work = context.stage.work
     match work:
         case Prepare():
-            from stagedkd.execute.prepare import prepare
+            from stagedkd.stages.prepare import prepare
 
             return prepare(context, work)
         case Weaken():
-            from stagedkd.execute.prepare import weaken_labels
+            from stagedkd.stages.prepare import weaken_labels
 
             return weaken_labels(context, work)
         case Teach():
-            from stagedkd.execute.train import teach
+            from stagedkd.stages.distill import teach
 
             return teach(context, work)
         case Refine():
-            from stagedkd.execute.refine import refine
+            from stagedkd.stages.refine import refine
 
             return refine(context, work)
         case Distill():
-            from stagedkd.execute.train import distill
+            from stagedkd.stages.distill import distill
 
             return distill(context, work)
         case Evaluate():
-            from stagedkd.execute.evaluate import evaluate
+            from stagedkd.stages.evaluate import evaluate
 
             return evaluate(context, work)
         case _:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stagedkd.errors import Problem, SpecError, StagedkdError
-from stagedkd.execute.networks import build_or_refuse
 from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.graph import Graph
 from stagedkd.plan.key import digest
@@ -16,6 +15,7 @@ from stagedkd.plan.work import Cut, Distill, Prepare, Teach
 from stagedkd.spec.cuts import cut_faults
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Arch, Simulated
+from stagedkd.stages.networks import build_or_refuse
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stagedkd.errors import StoreError, TrainingError, UsageError
-from stagedkd.execute.context import Context
-from stagedkd.execute.weights import weights_file
 from stagedkd.models.build import build, load_weights, own_function
 from stagedkd.models.network import Network
 from stagedkd.plan.work import PhaseWork, Weights
 from stagedkd.spec.schema import Arch, FileArch, HfArch
+from stagedkd.stages.context import Context
+from stagedkd.stages.weights import weights_file
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.store import Artifact
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stagedkd.cli_common import AsJson, DataDir, Device, StoreDir, Threads, console, notes, progress, say
+from stagedkd.cli.common import AsJson, DataDir, Device, StoreDir, Threads, console, notes, progress, say
 from stagedkd.errors import StagedkdError, StoreError, TrainingError, UsageError
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def reproduce(
     data_dir: DataDir = None, device: Device = None, threads: Threads = None,
 ) -> None:  # fmt: skip
     """Rebuild a result from its manifest alone in a clean store, and compare all files bit for bit."""
-    from stagedkd.execute.reproduce import reproduce as rebuild
+    from stagedkd.experiment.reproduce import reproduce as rebuild
     from stagedkd.report.housekeeping import rebuilt_lines
 
     runtime, kept = _store(None, data_dir=data_dir, device=device, threads=threads)

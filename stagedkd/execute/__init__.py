@@ -1,1 +1,0 @@
-"""Does what the plan says: walks it and runs one function per kind of work."""

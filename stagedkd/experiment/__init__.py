@@ -1,0 +1,1 @@
+"""Whole experiments: what the commands do with a spec."""

@@ -1,0 +1,1 @@
+"""A stage in other processes: ranks of one training, workers with a stage each."""
