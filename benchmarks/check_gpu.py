@@ -81,8 +81,17 @@ def same_pixels(device: str) -> str:
     for kind in ("shapes", "figures"):
         for texture in ("plain", "noise"):
             looks = Domain(palette="any", background="clutter", blur=0.02, viewpoint=30)
-            data = Simulated.model_validate({"kind": kind, "texture": texture, "distractors": 2, "occlusion": 0.1,
-                                             "camera": 0.2, "drop": 0.2, "domain": looks})  # fmt: skip
+            data = Simulated.model_validate(
+                {
+                    "kind": kind,
+                    "texture": texture,
+                    "distractors": 2,
+                    "occlusion": 0.1,
+                    "camera": 0.2,
+                    "drop": 0.2,
+                    "domain": looks,
+                }
+            )
             pair = (render(np.arange(96), data, "train", 8, 32, torch.device(d)).cpu().int() for d in ("cpu", device))
             here, there = pair
             worst = max(worst, int((here - there).abs().max()))
@@ -145,10 +154,17 @@ def _moved(value: Any, device: str) -> Any:
 def whole_method(device: str) -> str:
     """The full method on weak labels with every option that has code of its own on the device."""
     options = [
-        "teacher.epochs=6", "student.epochs=5", "refine.rounds=1", "refine.folds=2", "refine.by=both",
-        "distill.normalize=first_epoch", "distill.guides=dense", "distill.drop=0.3", "distill.pair_weights=trust",
+        "teacher.epochs=6",
+        "student.epochs=5",
+        "refine.rounds=1",
+        "refine.folds=2",
+        "refine.by=both",
+        "distill.normalize=first_epoch",
+        "distill.guides=dense",
+        "distill.drop=0.3",
+        "distill.pair_weights=trust",
         "distill.phases.joint.losses={crd: 0.1, stage_cka: 0.1, fixmatch: 0.1, sp: 1, at: 1, review: 0.1}",
-    ]  # fmt: skip
+    ]
     return quickstart(device, options, name="weak_labels", at_least=0.2)
 
 

@@ -99,9 +99,10 @@ def waiting(root: Path, folder: Path) -> None:
     view = "clip={frames: 16, stride: 1, size: 112, resize: 128}"
     large = [view, "recipe=kd", "teacher.epochs=3", "student.epochs=3", "train.batch=10"]
     for name, path, sets in (
-        ("quickstart", *quick), ("16x112x112, raw cache", REPO / "specs/weizmann.yaml", large),
+        ("quickstart", *quick),
+        ("16x112x112, raw cache", REPO / "specs/weizmann.yaml", large),
         ("16x112x112, no cache", REPO / "specs/weizmann.yaml", [*large, "clip.cache=none"]),
-    ):  # fmt: skip
+    ):
         place = folder / name.replace(" ", "_").replace(",", "")
         place.mkdir()
         outcome = run(load_spec(path, sets), load_runtime(place, data_dir=root, threads=2, workers=2))

@@ -52,8 +52,10 @@ def main(seeds: int, folder: Path) -> None:
     (folder / "params.yaml").write_text("runtime: {device: auto, threads: 1}\n", "utf-8")
     (folder / "specs" / "refinement.yaml").write_text(SPEC, "utf-8")
     for arm, overrides in ARMS.items():
-        found = [rounds(folder, [*overrides, *(f"{part}.seed={seed}" for part in ("data", "labels", "refine"))])
-                 for seed in range(FIRST, FIRST + seeds)]  # fmt: skip
+        found = [
+            rounds(folder, [*overrides, *(f"{part}.seed={seed}" for part in ("data", "labels", "refine"))])
+            for seed in range(FIRST, FIRST + seeds)
+        ]
         print(f"\n{arm}")
         for number in range(len(found[0])):
             outcomes = [row[number].manifest.metrics["outcome"].split(":")[0] for row in found]

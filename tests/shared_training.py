@@ -40,9 +40,22 @@ CUT = (("stem",), ("mid",))
 CPU = torch.device("cpu")
 SOURCE = SimulatedClips(Simulated(kind="shapes", classes=CLASSES), ["train"] * CLIPS, Clip(frames=4, size=8), CPU)
 FEATURES = {
-    "hint": 1.0, "at": 10.0, "review": 1.0, "nst": 10.0, "coral": 1.0, "sp": 10.0, "rkd": 1.0, "pkt": 10.0, "cka": 1.0,
-    "stage_cka": 1.0, "gaussian_w2": 1.0, "gaussian_kl": 0.1, "mmd": 1.0, "sliced_w2": 1.0, "crd": 0.1,
-}  # fmt: skip
+    "hint": 1.0,
+    "at": 10.0,
+    "review": 1.0,
+    "nst": 10.0,
+    "coral": 1.0,
+    "sp": 10.0,
+    "rkd": 1.0,
+    "pkt": 10.0,
+    "cka": 1.0,
+    "stage_cka": 1.0,
+    "gaussian_w2": 1.0,
+    "gaussian_kl": 0.1,
+    "mmd": 1.0,
+    "sliced_w2": 1.0,
+    "crd": 0.1,
+}
 OVER_THE_BATCH = ("gaussian_w2", "gaussian_kl", "mmd", "sliced_w2")
 # name -> losses, and what else the case is about
 CASES: dict[str, dict[str, object]] = {
@@ -63,7 +76,7 @@ CASES: dict[str, dict[str, object]] = {
     "clipped": {"losses": {"kd": 1.0, "sp": 10.0}, "train": {"clip_grad": 0.01, "optimizer": "adamw", "ema": 0.5}},
     "shuffled": {"losses": {"kd": 1.0, "hint": 1.0}, "shuffle": True},
     "dropped": {"losses": {"kd": 1.0, "hint": 1.0}, "dropped": True, "train": {"weight_decay": 0.1}},
-}  # fmt: skip
+}
 
 
 class First(nn.Conv3d):
@@ -117,9 +130,15 @@ def job(case: Mapping[str, object], folder: Path, ranks: Ranks, norm: str = "gro
     if pairing == "correlation":
         pairs = ((0, 0), (0, 1), (1, 0), (1, 1))
     phase = PhaseWork(
-        name="p", epochs=2, trained=(0, 1), frozen=(), pairs=pairs, head=not paired or "kd" in named.named(),
-        losses=named, train=Train.model_validate(settings),
-    )  # fmt: skip
+        name="p",
+        epochs=2,
+        trained=(0, 1),
+        frozen=(),
+        pairs=pairs,
+        head=not paired or "kd" in named.named(),
+        losses=named,
+        train=Train.model_validate(settings),
+    )
     student = network(4, 1, norm, ranks if case.get("dropped") else None).double()
     teacher = network(6, 2).double().eval().requires_grad_(False)
     bridge = Bridge(pairing, (phase,), {0: 4, 1: 4}, {0: 6, 1: 6}, clips=CLIPS).double()
@@ -129,12 +148,23 @@ def job(case: Mapping[str, object], folder: Path, ranks: Ranks, norm: str = "gro
     augment = Augment.model_validate(case.get("augment", {"crop": 0.8, "jitter": 0.1}))
     feed = Feed(SOURCE, np.arange(CLIPS), labels, augment, 5, refined=Refined(posteriors, dice.random(CLIPS) < 0.4))
     return Job(
-        student=student, bridge=bridge, guides=(teacher,), cut=CUT, teacher_cut=CUT, phases=(phase,), feed=feed,
-        inputs=(None, None), device=CPU, scratch=folder, events=EventLog(folder / "events.jsonl"), ranks=ranks,
-        hop=Hop(shuffle=bool(case.get("shuffle")), seed=5), normalize=bool(case.get("normalize")),
+        student=student,
+        bridge=bridge,
+        guides=(teacher,),
+        cut=CUT,
+        teacher_cut=CUT,
+        phases=(phase,),
+        feed=feed,
+        inputs=(None, None),
+        device=CPU,
+        scratch=folder,
+        events=EventLog(folder / "events.jsonl"),
+        ranks=ranks,
+        hop=Hop(shuffle=bool(case.get("shuffle")), seed=5),
+        normalize=bool(case.get("normalize")),
         probe=Probe(SOURCE, list(range(CLIPS)), (None, None)) if pairing == "correlation" else None,
         checkpoint_seconds=1e9,
-    )  # fmt: skip
+    )
 
 
 def trained(case: Mapping[str, object], ranks: Ranks, norm: str = "group") -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def test_every_fault_of_the_file_has_its_place_and_a_hint(tmp_path: Path) -> Non
         ("accelerators: all", "'accelerators' must be a count or a list of names, not 'all'"),
         ("workers: 9\naccelerators: 2\nshare: 4", "9 workers, but 2 accelerators with share 4"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SpecError) as caught:
         cluster_of(tmp_path, text)
@@ -102,7 +102,7 @@ def test_the_file_is_that_of_params_yaml_or_of_the_option(tmp_path: Path) -> Non
         ("provider: {kind: slurm, walltime: 1:00:00, gpus_per_node: 4}", 9, 4, 4),
         ("provider: {kind: slurm, walltime: 1:00:00}", 9, 1, 0),
     ],
-)  # fmt: skip
+)
 def test_workers_of_a_node(tmp_path: Path, text: str, visible: int, slots: int, devices: Any) -> None:
     cluster = cluster_of(tmp_path, text)
     assert (cluster.slots(visible), cluster.devices(visible)) == (slots, devices)
@@ -148,9 +148,15 @@ def test_slurm_is_told_what_the_file_says(tmp_path: Path) -> None:
     assert (made.cores_per_node, made.mem_per_node, made.worker_init) == (32, 64, "source env.sh\n")
     options = set(made.scheduler_options.splitlines())
     assert options == {
-        "#SBATCH --mail-type=END", "#SBATCH --exclusive", "#SBATCH --partition=gpu", "#SBATCH --account=us",
-        "#SBATCH --qos=high", "#SBATCH --constraint=a100", "#SBATCH --gpus-per-node=4", "#SBATCH --gres=scratch:1",
-    }  # fmt: skip
+        "#SBATCH --mail-type=END",
+        "#SBATCH --exclusive",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --account=us",
+        "#SBATCH --qos=high",
+        "#SBATCH --constraint=a100",
+        "#SBATCH --gpus-per-node=4",
+        "#SBATCH --gres=scratch:1",
+    }
     alone = provider_of(cluster_of(tmp_path, "provider: {kind: slurm, walltime: 1:00:00}").provider)
     assert type(alone.launcher).__name__ == "SingleNodeLauncher" and "exclusive" not in alone.scheduler_options
 

@@ -72,8 +72,10 @@ def test_missing_data_name_the_settings(tmp_path: Path) -> None:
 
 ENTRY = st.builds(
     lambda i, label, group: Entry(f"{i}.avi", f"c{label}", f"g{group}"),
-    st.integers(0, 999), st.integers(0, 3), st.integers(0, 15),
-)  # fmt: skip
+    st.integers(0, 999),
+    st.integers(0, 3),
+    st.integers(0, 15),
+)
 
 
 @settings(max_examples=100)
@@ -239,9 +241,9 @@ def test_kinetics_folders_and_lists_give_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [Ucf101(kind="ucf101"), Hmdb51(kind="hmdb51"), Kinetics(kind="kinetics"),
-             Kinetics(kind="kinetics", lists="csv")],
-)  # fmt: skip
+    "data",
+    [Ucf101(kind="ucf101"), Hmdb51(kind="hmdb51"), Kinetics(kind="kinetics"), Kinetics(kind="kinetics", lists="csv")],
+)
 def test_a_missing_layout_says_what_belongs_where(tmp_path: Path, data: Videos) -> None:
     with pytest.raises(UsageError) as caught:
         list_clips(data, tmp_path)

@@ -34,10 +34,22 @@ student: {arch: resnet3d, width: 4, blocks: [1, 1], epochs: 1}
 recipe: kd
 """
 SHRUNK = [
-    "teacher.weights=r2plus1d.pth", "teacher.epochs=1", "clip.frames=2", "clip.stride=1", "clip.size=16", "clip.resize=18",
-    "train.batch=1024", "train.precision=fp32", "train.warmup_epochs=0", "cascade=[]", "student.width=4",
-    "student.epochs=5", "distill.phases.grow.epochs=1", "evaluate.clips=1", "augment.flip=0.5",
-]  # fmt: skip
+    "teacher.weights=r2plus1d.pth",
+    "teacher.epochs=1",
+    "clip.frames=2",
+    "clip.stride=1",
+    "clip.size=16",
+    "clip.resize=18",
+    "train.batch=1024",
+    "train.precision=fp32",
+    "train.warmup_epochs=0",
+    "cascade=[]",
+    "student.width=4",
+    "student.epochs=5",
+    "distill.phases.grow.epochs=1",
+    "evaluate.clips=1",
+    "augment.flip=0.5",
+]
 
 
 @pytest.fixture
@@ -67,8 +79,14 @@ def test_an_exported_set_is_read_trained_on_and_verified(figures: Path, stagedkd
     (figures / "data/sim/UCF-101/walk/v_walk_g01_c02.avi").unlink()
     (figures / "data/sim/UCF-101/walk/v_walk_g99_c01.avi").write_bytes(first.read_bytes())
     text = stagedkd("data", "index", "specs/sim.yaml").stdout
-    for words in ("1 sets of copies", "v_jack_g01_c01.avi", "1 videos listed, and not there", "v_walk_g01_c02.avi",
-                  "1 videos there, and not listed", "v_walk_g99_c01.avi"):  # fmt: skip
+    for words in (
+        "1 sets of copies",
+        "v_jack_g01_c01.avi",
+        "1 videos listed, and not there",
+        "v_walk_g01_c02.avi",
+        "1 videos there, and not listed",
+        "v_walk_g99_c01.avi",
+    ):
         assert words in text, text
     run = stagedkd("run", "specs/sim.yaml")
     assert run.returncode == 0 and "bad file UCF-101/walk/v_walk_g01_c02.avi: missing" in run.stderr, run.stderr
@@ -172,9 +190,13 @@ def test_no_training_stage_reads_the_hidden_truth(figures: Path, stagedkd: Comma
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("layout", "splits"), [
-    ("ucf101", {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}), ("hmdb51", {1: (3570, 1530)}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("layout", "splits"),
+    [
+        ("ucf101", {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}),
+        ("hmdb51", {1: (3570, 1530)}),
+    ],
+)
 def test_the_official_lists_over_exported_videos(
     figures: Path, stagedkd: Command, clips: Path, layout: str, splits: dict[int, tuple[int, int]]
 ) -> None:

@@ -247,14 +247,25 @@ def test_the_stages_of_a_user_stay_to_the_byte(small: Pipeline, text: str) -> No
     mine, found = yaml.safe_load(text), yaml.safe_load(made)
     assert {name: found["stages"][name] for name in mine["stages"]} == mine["stages"]
     assert found["stages"].keys() - mine["stages"].keys() == {stage.name for stage in dvc_stages(small)}
-    assert {name: found[name] for name in found if name != "stages"} == {"vars": mine["vars"], "artifacts": mine["artifacts"]}  # fmt: skip
+    assert {name: found[name] for name in found if name != "stages"} == {
+        "vars": mine["vars"],
+        "artifacts": mine["artifacts"],
+    }
 
 
-PARTS = st.sampled_from([
-    "  a:\n    cmd: x\n", "  b: # note\n    cmd: [x,\n      y]\n", "  c:\n    cmd: >-\n      x\n      y\n\n", "  # words\n",
-    "  d:\n    foreach: [1]\n    do: {cmd: 'x ${item}'}\n", "\n", "  e:\n    deps:\n    - p\n    cmd: 'x'  # behind\n",
-    "  f:\n    cmd: x\n    params:\n    wdir: y\n", "  g:\n    cmd: x\n    desc:\n  # below an empty value\n",
-])  # fmt: skip
+PARTS = st.sampled_from(
+    [
+        "  a:\n    cmd: x\n",
+        "  b: # note\n    cmd: [x,\n      y]\n",
+        "  c:\n    cmd: >-\n      x\n      y\n\n",
+        "  # words\n",
+        "  d:\n    foreach: [1]\n    do: {cmd: 'x ${item}'}\n",
+        "\n",
+        "  e:\n    deps:\n    - p\n    cmd: 'x'  # behind\n",
+        "  f:\n    cmd: x\n    params:\n    wdir: y\n",
+        "  g:\n    cmd: x\n    desc:\n  # below an empty value\n",
+    ]
+)
 
 
 @given(st.lists(PARTS, unique=True), st.integers(0, 9), st.sampled_from(["", "plots: []\n", "# the end\n", "\n\n"]))
@@ -272,7 +283,10 @@ def test_any_stages_stay_and_ours_keep_their_place(parts: list[str], at: int, en
     before = "stages:\n" + "".join(parts[:at])
     assert made.startswith(before + f"  {MARK}\n  stagedkd-guard:")
     fresh = dvc_yaml(pipeline, users)
-    assert dvc_yaml(pipeline, fresh) == fresh and yaml.safe_load(fresh)["stages"].keys() == yaml.safe_load(made)["stages"].keys()  # fmt: skip
+    assert (
+        dvc_yaml(pipeline, fresh) == fresh
+        and yaml.safe_load(fresh)["stages"].keys() == yaml.safe_load(made)["stages"].keys()
+    )
 
 
 @pytest.mark.parametrize("text", ["", "stages:\n", "stages: {}\n", "plots: []", "# words\nplots: []\n"])
@@ -294,15 +308,19 @@ def test_what_cannot_be_merged_is_refused(small: Pipeline) -> None:
 
 
 def test_a_users_stage_that_calls_as_ours_do_is_the_users(small: Pipeline) -> None:
-    mine = "stages:\n  report-other:\n    cmd: stagedkd report specs/other.yaml\n  weekly:\n    cmd: stagedkd stage 0123456789ab\n"  # fmt: skip
+    mine = "stages:\n  report-other:\n    cmd: stagedkd report specs/other.yaml\n  weekly:\n    cmd: stagedkd stage 0123456789ab\n"
     assert ours_out(dvc_yaml(small, mine)) == mine
 
 
 def test_stale_entries_go_from_the_lock_and_no_others(small: Pipeline) -> None:
     entry = "    cmd: {}\n    outs:\n    - path: {}\n      md5: 0\n"
-    rows = {"clean": "python clean.py", "teach-000000000000": "stagedkd stage 000000000000",
-            "report-gone": "stagedkd report specs/gone.yaml", "report-mine": "stagedkd report specs/mine.yaml",
-            f"prepare-{key(small, 'data')}": f"stagedkd stage {key(small, 'data')}"}  # fmt: skip
+    rows = {
+        "clean": "python clean.py",
+        "teach-000000000000": "stagedkd stage 000000000000",
+        "report-gone": "stagedkd report specs/gone.yaml",
+        "report-mine": "stagedkd report specs/mine.yaml",
+        f"prepare-{key(small, 'data')}": f"stagedkd stage {key(small, 'data')}",
+    }
     lock = "schema: '2.0'\nstages:\n" + "".join(f"  {n}:\n{entry.format(c, n)}" for n, c in rows.items())
     before = "stages:\n  report-gone:\n    cmd: stagedkd report specs/gone.yaml\n    meta: {made_by: stagedkd}\n"
     stale = stale_entries(before, dvc_yaml(small, before), lock)
@@ -322,7 +340,9 @@ def test_sync_check_and_guard(project: Path) -> None:
             call()
     assert sync(project, check=False, commit=True)[0].startswith("wrote dvc.yaml: 12 stages more")
     text = (project / "dvc.yaml").read_bytes()
-    assert sync(project, check=True, commit=True) == sync(project, check=False, commit=True) == ["dvc.yaml is up to date"]  # fmt: skip
+    assert (
+        sync(project, check=True, commit=True) == sync(project, check=False, commit=True) == ["dvc.yaml is up to date"]
+    )
     assert (project / "dvc.yaml").read_bytes() == text
     guard(project)
     once = (project / "store" / "dvc-guard.txt").read_bytes()
@@ -385,7 +405,10 @@ def test_params_that_are_wrong_are_said(project: Path) -> None:
     tracked(project, "specs/none.yaml", "../out.yaml", "specs/tiny.yaml")
     with pytest.raises(SpecError) as caught:
         load_project(project)
-    assert [p.message.split("no spec ")[1].split()[0] for p in caught.value.problems] == ["specs/none.yaml", "../out.yaml"]  # fmt: skip
+    assert [p.message.split("no spec ")[1].split()[0] for p in caught.value.problems] == [
+        "specs/none.yaml",
+        "../out.yaml",
+    ]
     for text in ("dvc: {specs: []}", "dvc: {specs: specs/tiny.yaml}", "dvc: {spec: [a]}", "dvc: specs/tiny.yaml"):
         (project / "params.yaml").write_text(text + "\n", "utf-8")
         with pytest.raises(SpecError) as caught:
@@ -416,7 +439,9 @@ def test_a_run_tells_dvc_and_its_failure_is_a_note(project: Path, monkeypatch: p
     (project / "store" / first.folder / "files").mkdir(parents=True)
     commit_run(plans, (), runtime, None, wrote=False)
     assert told == [("commit", "-f", "dvc.yaml:stagedkd-guard", f"dvc.yaml:{first.folder}")]
-    lock = "stages:\n" + "".join(f"  {name}:\n    cmd: x\n" for name in ["report-tiny", *(s.folder for s in plans.unique.values())])  # fmt: skip
+    lock = "stages:\n" + "".join(
+        f"  {name}:\n    cmd: x\n" for name in ["report-tiny", *(s.folder for s in plans.unique.values())]
+    )
     (project / "dvc.lock").write_text(lock, "utf-8")
     assert commit_run(plans, (), runtime, spec, wrote=False) == [] and len(told) == 1  # nothing new: DVC is not called
     for elsewhere in ({"store": Path("other")}, {}):

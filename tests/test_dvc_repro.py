@@ -34,8 +34,9 @@ class Repo:
     root: Path
 
     def call(self, *command: str, code: int = 0) -> str:
-        found = subprocess.run(command, cwd=self.root, env=environment(self.root), capture_output=True, text=True,
-                               timeout=900, check=False)  # fmt: skip
+        found = subprocess.run(
+            command, cwd=self.root, env=environment(self.root), capture_output=True, text=True, timeout=900, check=False
+        )
         assert found.returncode == code, found.stdout + found.stderr
         return found.stdout + found.stderr
 
@@ -92,7 +93,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repo]:
     repo.dvc("init", "-q")
     assert repo.stagedkd("dvc", "sync").startswith("wrote dvc.yaml: 8 stages more")
     repo.commit()
-    assert repo.repro() == ["stagedkd-guard", "prepare", "weaken", "teach", "distill", "evaluate", "evaluate", "report-small"]  # fmt: skip
+    assert repo.repro() == [
+        "stagedkd-guard",
+        "prepare",
+        "weaken",
+        "teach",
+        "distill",
+        "evaluate",
+        "evaluate",
+        "report-small",
+    ]
     repo.commit()
     yield repo
 
@@ -120,7 +130,9 @@ def test_a_repro_builds_the_results_and_a_second_runs_nothing(made: Repo) -> Non
     plots = json.loads(made.dvc("plots", "show", "--json"))["data"]
     drawn = [row["network"] for row in plots["results/small/networks.json"][0]["content"]["data"]["values"]]
     assert drawn == ["teacher", "student"]
-    assert {row["class"] for row in plots["results/small/classes.json"][0]["content"]["data"]["values"]} == set(metrics["student"]["per_class"])  # fmt: skip
+    assert {row["class"] for row in plots["results/small/classes.json"][0]["content"]["data"]["values"]} == set(
+        metrics["student"]["per_class"]
+    )
 
 
 def test_after_a_run_nothing_is_left_to_repro(made: Repo, tmp_path: Path) -> None:
@@ -191,8 +203,9 @@ def test_a_killed_dvc_leaves_no_second_trainer(copied: Callable[[], Repo], tmp_p
     teacher = next(name for name in stages if name.startswith("teach-"))
     shutil.copytree(repo.root, tmp_path / "whole")
     command = [sys.executable, "-m", "dvc", "repro", teacher]
-    first = subprocess.Popen(command, cwd=repo.root, env=environment(repo.root), stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)  # fmt: skip
+    first = subprocess.Popen(
+        command, cwd=repo.root, env=environment(repo.root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list(repo.root.glob("store/.work/teach-*/events.jsonl")):
         time.sleep(0.02)

@@ -16,10 +16,19 @@ from stagedkd.stages.provenance import differences
 from stagedkd.store.rebuilt import Rebuilt
 
 RUN: dict[str, Any] = {
-    "stagedkd": "0.1.0", "code": "c0de", "python": "3.11.9", "machine": "Linux x86_64", "cpu": "Xeon 8488C",
-    "cpu_capability": "AVX512", "device": "cpu", "device_name": "Xeon 8488C", "threads": 1, "gpus": 1, "compile": False,
+    "stagedkd": "0.1.0",
+    "code": "c0de",
+    "python": "3.11.9",
+    "machine": "Linux x86_64",
+    "cpu": "Xeon 8488C",
+    "cpu_capability": "AVX512",
+    "device": "cpu",
+    "device_name": "Xeon 8488C",
+    "threads": 1,
+    "gpus": 1,
+    "compile": False,
     "packages": {"numpy": "2.1", "torch": "2.15"},
-}  # fmt: skip
+}
 SAME_AS_THERE = "code, packages, hardware, device and threads are those of the original's run.json"
 
 

@@ -23,19 +23,109 @@ from tests.broken import BROKEN, INHERITED
 from tests.conftest import REPO, TINY
 
 SEEDS = [
-    TINY, *((REPO / "specs" / f"{name}.yaml").read_text("utf-8") for name in ("quickstart", "weizmann", "ucf101")),
+    TINY,
+    *((REPO / "specs" / f"{name}.yaml").read_text("utf-8") for name in ("quickstart", "weizmann", "ucf101")),
     "extends: base.yaml\nrecipe: kd\nstudent: {epochs: 4}\ntrain: {$replace: {lr: 1e-3}}\ncascade: {$delete: true}\n",
     "extends: [base.yaml, other.yaml]\ngrid:\n  seeds: 2\n  axes: {train.lr: [1e-3, 1e-2], student: {a: {width: 8}, b: {}}}\n"
     "  exclude: [{student: b, seed: 1}]\n  include: [{train.lr: 1.0, student: a}]\n",
-]  # fmt: skip
+]
 WORDS = [
-    "null", "true", "no", "-1", "0", "1", "3", "1e-3", "1e400", ".nan", ".inf", "-.inf", "''", "'x'", "[]", "{}", "[1, [2]]", "{a: {b: 1}}",
-    "auto", "all", "one_by_one", "resnet3d", "r3d_18", "mvit_v2_s", "tsm", "hf", "file", "shapes", "folder", "csv", "ucf101", "kind", "arch", "extends",
-    "recipe", "grid", "axes", "seeds", "include", "exclude", "$delete", "$replace", "$x", "base.yaml", "../x", "/", ".", "digest", "path",
-    "args", "weights", "substages", "losses", "phases", "distill", "epochs", "ce", "kd", "pseudo", "refine", "noise_model", "teacher", "name",
-    "&a", "*a", "!!int", "---", "? ", "|", ">", "%", "@", "`", "\t", "\x00", "\u2028", "\ufeff", "\x85", "\U0001f600", "a: b: c", "<<", "é",
-    "99999999999999999999", "0x1F", "0o17", "1_000", "9" * 5000, "[" * 70, "stem", "layer1", "layer9", "grow", "joint", "width", "2.5",
-]  # fmt: skip
+    "null",
+    "true",
+    "no",
+    "-1",
+    "0",
+    "1",
+    "3",
+    "1e-3",
+    "1e400",
+    ".nan",
+    ".inf",
+    "-.inf",
+    "''",
+    "'x'",
+    "[]",
+    "{}",
+    "[1, [2]]",
+    "{a: {b: 1}}",
+    "auto",
+    "all",
+    "one_by_one",
+    "resnet3d",
+    "r3d_18",
+    "mvit_v2_s",
+    "tsm",
+    "hf",
+    "file",
+    "shapes",
+    "folder",
+    "csv",
+    "ucf101",
+    "kind",
+    "arch",
+    "extends",
+    "recipe",
+    "grid",
+    "axes",
+    "seeds",
+    "include",
+    "exclude",
+    "$delete",
+    "$replace",
+    "$x",
+    "base.yaml",
+    "../x",
+    "/",
+    ".",
+    "digest",
+    "path",
+    "args",
+    "weights",
+    "substages",
+    "losses",
+    "phases",
+    "distill",
+    "epochs",
+    "ce",
+    "kd",
+    "pseudo",
+    "refine",
+    "noise_model",
+    "teacher",
+    "name",
+    "&a",
+    "*a",
+    "!!int",
+    "---",
+    "? ",
+    "|",
+    ">",
+    "%",
+    "@",
+    "`",
+    "\t",
+    "\x00",
+    "\u2028",
+    "\ufeff",
+    "\x85",
+    "\U0001f600",
+    "a: b: c",
+    "<<",
+    "é",
+    "99999999999999999999",
+    "0x1F",
+    "0o17",
+    "1_000",
+    "9" * 5000,
+    "[" * 70,
+    "stem",
+    "layer1",
+    "layer9",
+    "grow",
+    "joint",
+    "width",
+    "2.5",
+]
 SIGNS = list("{}[]:,-#'\"\n \t&*!|>%@`~?.$\\0aZ\r")
 
 
@@ -126,10 +216,21 @@ def test_any_text_at_all(tmp_path: Path, text: str) -> None:
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 50) | st.sampled_from(["all", "auto", "x", "resnet3d", "shapes", "kd"]) | st.floats(-1, 2),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["kind", "arch", "width", "losses", "kd", "epochs", "a", "$delete", "$replace"]), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 50)
+    | st.sampled_from(["all", "auto", "x", "resnet3d", "shapes", "kd"])
+    | st.floats(-1, 2),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["kind", "arch", "width", "losses", "kd", "epochs", "a", "$delete", "$replace"]),
+            inner,
+            max_size=3,
+        )
+    ),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -167,9 +268,19 @@ def test_any_value_in_any_section(tmp_path: Path, section: str, value: Any) -> N
 
 @pytest.mark.parametrize(
     "text",
-    ["a: [" + "1," * 30_000 + "]", "a: " + "x " * 500_000, "a: '" + "x" * 1_000_000 + "'", "[" * 3000, "- " * 50_000, "\n" * 1_000_000,
-     "a: {" * 60 + "}" * 60, "".join(f"k{i}: 1\n" for i in range(9000)), "a: &x [1]\nb: " + "[*x, *x]" * 100, "#" + "x" * 1_000_000],
-)  # fmt: skip
+    [
+        "a: [" + "1," * 30_000 + "]",
+        "a: " + "x " * 500_000,
+        "a: '" + "x" * 1_000_000 + "'",
+        "[" * 3000,
+        "- " * 50_000,
+        "\n" * 1_000_000,
+        "a: {" * 60 + "}" * 60,
+        "".join(f"k{i}: 1\n" for i in range(9000)),
+        "a: &x [1]\nb: " + "[*x, *x]" * 100,
+        "#" + "x" * 1_000_000,
+    ],
+)
 def test_large_and_deep_texts_are_refused_in_time(tmp_path: Path, text: str) -> None:
     assert outcome(tmp_path, text) == "error"
 

@@ -47,10 +47,14 @@ def grid(project: Path) -> str:
 def test_cells_are_the_product_less_exclude_plus_include_under_stable_names(grid: str) -> None:
     found = load_experiment(grid)
     assert [cell.name for cell in found.cells] == [
-        "recipe=kd,student=w4,seed=0", "recipe=kd,student=w4,seed=1", "recipe=kd,student=w8,seed=0",
-        "recipe=kd,student=w8,seed=1", "recipe=ce,student=w4,seed=0", "recipe=ce,student=w4,seed=1",
+        "recipe=kd,student=w4,seed=0",
+        "recipe=kd,student=w4,seed=1",
+        "recipe=kd,student=w8,seed=0",
+        "recipe=kd,student=w8,seed=1",
+        "recipe=ce,student=w4,seed=0",
+        "recipe=ce,student=w4,seed=1",
         "recipe=hint,student=w4,seed=5",
-    ]  # fmt: skip
+    ]
     assert found.name == "grid" and found.axes == {
         "recipe": ("kd", "ce", "hint"),
         "student": ("w4", "w8"),
@@ -141,8 +145,10 @@ grid:
         and load_spec("specs/axes.yaml", cell=cell.name).name == f"axes+{cell.name}"
     )
     for text, words in [
-        ("lr=1", "there is no axis 'lr'"), ("size=smal", "axis 'size' has no 'smal'"), ("size", "not of the form axis=label"),
-    ]:  # fmt: skip
+        ("lr=1", "there is no axis 'lr'"),
+        ("size=smal", "axis 'size' has no 'smal'"),
+        ("size", "not of the form axis=label"),
+    ]:
         with pytest.raises(UsageError, match=words):
             load_experiment("specs/axes.yaml", (), (text,))
     with pytest.raises(UsageError, match="has 32 cells") as caught:
@@ -161,8 +167,11 @@ def test_included_cells_run_over_all_seeds_unless_they_name_one(project: Path) -
     text = "extends: tiny.yaml\ngrid: {seeds: [3, 4], axes: {labels.clean: [0.5]}, include: [{labels.clean: 0.25}]}\n"
     (project / "specs" / "more.yaml").write_text(text, "utf-8")
     assert [c.name for c in load_experiment("specs/more.yaml").cells] == [
-        "labels.clean=0.5,seed=3", "labels.clean=0.5,seed=4", "labels.clean=0.25,seed=3", "labels.clean=0.25,seed=4",
-    ]  # fmt: skip
+        "labels.clean=0.5,seed=3",
+        "labels.clean=0.5,seed=4",
+        "labels.clean=0.25,seed=3",
+        "labels.clean=0.25,seed=4",
+    ]
 
 
 def test_set_may_not_touch_what_an_axis_sets(grid: str) -> None:
@@ -189,8 +198,10 @@ def test_a_faulty_grid_does_not_hide_other_faults_nor_invent_them(project: Path)
     with pytest.raises(SpecError) as caught:
         load_experiment("specs/both.yaml")
     assert [p.message for p in caught.value.problems] == [
-        "'train.lr' must be a number, not 'no'", "unknown key 'x'", "axis 'train.lrr' is no path of a spec",
-    ]  # fmt: skip
+        "'train.lr' must be a number, not 'no'",
+        "unknown key 'x'",
+        "axis 'train.lrr' is no path of a spec",
+    ]
 
 
 def test_grid_and_name_are_not_inherited(grid: str, project: Path) -> None:

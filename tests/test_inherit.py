@@ -170,10 +170,14 @@ def test_set_is_typed_placed_and_refused_like_the_file(project: Path) -> None:
         load_spec("specs/tiny.yaml", ["train.lr=0"])
     assert "overrides 0.01 at specs/tiny.yaml:5:24" in caught.value.render()
     for text, words in [
-        ("train.lr", r"a\.b=c"), ("=3", r"a\.b=c"), ("a..b=1", r"a\.b=c"), ("cascade.0=1", "into the list 'cascade'"),
-        ("extends=x.yaml", "not set from the command line"), ("grid={seeds: 2}", "not set from the command line"),
+        ("train.lr", r"a\.b=c"),
+        ("=3", r"a\.b=c"),
+        ("a..b=1", r"a\.b=c"),
+        ("cascade.0=1", "into the list 'cascade'"),
+        ("extends=x.yaml", "not set from the command line"),
+        ("grid={seeds: 2}", "not set from the command line"),
         ("train={", "not YAML"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(UsageError, match=words):
             load_spec("specs/tiny.yaml", [text])
 
@@ -355,8 +359,15 @@ def test_problems_are_shown_as_editors_want_them(project: Path) -> None:
     with pytest.raises(SpecError) as caught:
         load_spec(child(project, "extends: tiny.yaml\ntrain: {lr: fast}\n"))
     assert caught.value.problems[0].as_json() == {
-        "severity": "error", "message": "'train.lr' must be a number, not 'fast'", "hint": "allowed: above 0, below 100",
-        "file": "specs/child.yaml", "line": 2, "column": 13, "end_column": 17,
-        "related": [{"message": "overrides 0.01 at", "file": "specs/tiny.yaml", "line": 5, "column": 24, "end_column": 28}],
-    }  # fmt: skip
+        "severity": "error",
+        "message": "'train.lr' must be a number, not 'fast'",
+        "hint": "allowed: above 0, below 100",
+        "file": "specs/child.yaml",
+        "line": 2,
+        "column": 13,
+        "end_column": 17,
+        "related": [
+            {"message": "overrides 0.01 at", "file": "specs/tiny.yaml", "line": 5, "column": 24, "end_column": 28}
+        ],
+    }
     assert Problem("no place").as_json() == {"severity": "error", "message": "no place", "hint": "", "related": []}

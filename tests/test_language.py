@@ -111,14 +111,30 @@ def test_the_published_schema_is_fresh_and_partial() -> None:
         ), path
         assert list(validator.iter_errors(plain(read_yaml(path).plain()))) == [], path
     good = [
-        "student: {width: 8}", "data: {classes: 6}", "distill: {phases: {joint: {losses: {kd: 0.5, ce: {$delete: true}}}}}",
-        "extends: [a.yaml, b.yaml]", "recipe: kd", "cascade: auto", "cascade: [0.5, {arch: resnet3d}]", "train: {$replace: {lr: 1}}",
-        "grid: {seeds: 3, axes: {train.lr: [1, 2], student: {a: {width: 8}}}, exclude: [{seed: 1}]}", TINY,
-    ]  # fmt: skip
+        "student: {width: 8}",
+        "data: {classes: 6}",
+        "distill: {phases: {joint: {losses: {kd: 0.5, ce: {$delete: true}}}}}",
+        "extends: [a.yaml, b.yaml]",
+        "recipe: kd",
+        "cascade: auto",
+        "cascade: [0.5, {arch: resnet3d}]",
+        "train: {$replace: {lr: 1}}",
+        "grid: {seeds: 3, axes: {train.lr: [1, 2], student: {a: {width: 8}}}, exclude: [{seed: 1}]}",
+        TINY,
+    ]
     bad = [
-        "student: {widht: 8}", "train: {Lr: 1}", "data: {kind: shapes, path: x}", "teacher: {arch: r3d_18, width: 3}", "trian: {}",
-        "train: {lr: 0}", "cascade: none", "grid: {axis: {}}", "distill: {phases: {a.b: {}}}", "clip: {short: loops}", "student: {digest: x}",
-    ]  # fmt: skip
+        "student: {widht: 8}",
+        "train: {Lr: 1}",
+        "data: {kind: shapes, path: x}",
+        "teacher: {arch: r3d_18, width: 3}",
+        "trian: {}",
+        "train: {lr: 0}",
+        "cascade: none",
+        "grid: {axis: {}}",
+        "distill: {phases: {a.b: {}}}",
+        "clip: {short: loops}",
+        "student: {digest: x}",
+    ]
     for text in good:
         assert list(validator.iter_errors(plain(parse_yaml(text, "x").plain()))) == [], text
     for text in bad:
@@ -196,9 +212,11 @@ def test_init_writes_a_spec_that_loads_and_refuses_to_overwrite(
     assert found.returncode == 0, found.stderr
     assert found.stdout.splitlines() == [
         "wrote params.yaml: this folder is the project now",
-        "wrote specs/my_videos.yaml: 90 clips of 10 classes, about " + found.stdout.split("about ")[1].split(" ")[0] + " frames each",
+        "wrote specs/my_videos.yaml: 90 clips of 10 classes, about "
+        + found.stdout.split("about ")[1].split(" ")[0]
+        + " frames each",
         "next: stagedkd run specs/my_videos.yaml",
-    ]  # fmt: skip
+    ]
     spec = load_spec("specs/my_videos.yaml")
     assert spec.data.model_dump()["path"] == "my videos/clips.csv" and "bend" in (
         tmp_path / "specs" / "my_videos.yaml"

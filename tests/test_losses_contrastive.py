@@ -25,9 +25,13 @@ def drawn(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 def made(negatives: int = 4, dtype: torch.dtype = torch.float64, **others: float) -> CRD:
     torch.manual_seed(0)
     return CRD(
-        clips=CLIPS, student_channels=STUDENT[0], teacher_channels=TEACHER[0], embedding=WIDTH, negatives=negatives,
+        clips=CLIPS,
+        student_channels=STUDENT[0],
+        teacher_channels=TEACHER[0],
+        embedding=WIDTH,
+        negatives=negatives,
         **others,  # pyright: ignore[reportArgumentType]
-    ).to(dtype)  # fmt: skip
+    ).to(dtype)
 
 
 def batch(seed: int, *numbers: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,9 +15,11 @@ from stagedkd import losses
 
 LABELS = torch.tensor([0, 3, 2, 2, 1, 4])
 LOGITS: dict[str, Callable[..., Tensor]] = {
-    "kd": losses.kd, "dist": losses.dist, "logit_std": losses.logit_std,
+    "kd": losses.kd,
+    "dist": losses.dist,
+    "logit_std": losses.logit_std,
     "dkd": lambda s, t, **k: losses.dkd(s, t, LABELS[: len(s)], **k),
-}  # fmt: skip
+}
 FEATURES: dict[str, Callable[..., Tensor]] = {
     name: getattr(losses, name)
     for name in ("hint", "at", "gaussian_w2", "gaussian_kl", "mmd", "nst", "coral", "sp", "rkd", "pkt", "review")

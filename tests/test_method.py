@@ -125,7 +125,7 @@ def test_plain_strides_are_those_of_the_built_networks(arch: str) -> None:
         (["distill.teacher.stop=0"], "'distill.teacher.stop' must be above 0, not 0"),
         (["teacher.labels=same", "refine={kind: ema}"], "no phase uses the refined labels"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused(project: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(SpecError) as caught:
         load_spec("specs/tiny.yaml", overrides)
@@ -162,10 +162,26 @@ def test_first_epoch_normalisation_puts_losses_on_one_scale(tmp_path: Path) -> N
 
 def test_ramps_let_the_deeper_pairs_in_later(tmp_path: Path) -> None:
     """With a ramp as long as the phase, only the first pair counts: the second one's projector never moves."""
-    work = job(tmp_path, (phase(epochs=2, ramp=2.0, losses=Losses.model_validate({"hint": 1.0}), pairs=PAIRS, head=False, train=Train(batch=8, lr=1e-2, weight_decay=0)),))  # fmt: skip
+    work = job(
+        tmp_path,
+        (
+            phase(
+                epochs=2,
+                ramp=2.0,
+                losses=Losses.model_validate({"hint": 1.0}),
+                pairs=PAIRS,
+                head=False,
+                train=Train(batch=8, lr=1e-2, weight_decay=0),
+            ),
+        ),
+    )
     before = copy.deepcopy(work.bridge.lifts.state_dict())
     fit(work)
-    moved = {name.split(".")[0] for name, t in work.bridge.lifts.state_dict().items() if "0.weight" in name and not torch.equal(t, before[name])}  # fmt: skip
+    moved = {
+        name.split(".")[0]
+        for name, t in work.bridge.lifts.state_dict().items()
+        if "0.weight" in name and not torch.equal(t, before[name])
+    }
     assert moved == {"1-1"}
 
 
@@ -258,8 +274,13 @@ def test_stopping_and_going_on_changes_no_bit_under_any_pairing(tmp_path: Path, 
         extra, probe = networks()[1], Probe(work.feed.source, list(range(24)), (None, None))
         both = (*work.guides, extra)
         return dataclasses.replace(
-            work, guides=both, shares=(1.0, 2.0), inputs=(None, None, None), probe=probe, hop=Hop(drop=0.4, pair_weights="trust"),
-        )  # fmt: skip
+            work,
+            guides=both,
+            shares=(1.0, 2.0),
+            inputs=(None, None, None),
+            probe=probe,
+            hop=Hop(drop=0.4, pair_weights="trust"),
+        )
 
     whole = made("whole")
     fit(whole)
@@ -376,7 +397,10 @@ def test_an_early_stop_keeps_the_schedule_of_all_epochs(tmp_path: Path) -> None:
     fit(whole)
     stopped = job(tmp_path / "stopped", (phase(epochs=4, stop=2),))
     assert fit(stopped).total == 6
-    rows = [[json.loads(line)["lr"] for line in (tmp_path / name / "events.jsonl").read_text("utf-8").splitlines()] for name in ("whole", "stopped")]  # fmt: skip
+    rows = [
+        [json.loads(line)["lr"] for line in (tmp_path / name / "events.jsonl").read_text("utf-8").splitlines()]
+        for name in ("whole", "stopped")
+    ]
     assert rows[1] == rows[0][:2]
 
 
@@ -479,7 +503,14 @@ def test_the_correlation_of_a_hop_is_an_artifact(project: Path) -> None:
 def test_compute_is_counted_from_shapes() -> None:
     """By hand for a phase that trains the second of three substages: the student forward to layer2, back through
     layer2; the teacher forward to layer2."""
-    student, teacher = (measure(lambda w=w: build(Resnet3dTeacher(arch="resnet3d", width=w, blocks=(1, 1, 1), epochs=1), 4, root=REPO), 4, 16) for w in (4, 8))  # type: ignore[arg-type]  # fmt: skip
+    student, teacher = (
+        measure(
+            lambda w=w: build(Resnet3dTeacher(arch="resnet3d", width=w, blocks=(1, 1, 1), epochs=1), 4, root=REPO),
+            4,
+            16,
+        )
+        for w in (4, 8)
+    )  # type: ignore[arg-type]
     grow = phase(
         trained=(1,), frozen=(0,), pairs=((1, 1),), head=False, epochs=3, losses=Losses.model_validate({"hint": 1.0})
     )
@@ -517,9 +548,20 @@ def test_every_method_of_the_benchmark_has_the_compute_of_kd() -> None:
         seen = preflight(plan, REPO).networks
         hops = [(stage, stage.work) for stage in plan.stages if isinstance(stage.work, Distill)]
         found[cell.labels["method"]] = sum(
-            hop_flops(work, [seen[n] for n in (stage.name, stage.needs["teacher"], *(v for r, v in stage.needs.items() if r.startswith("guide")))], 800)
+            hop_flops(
+                work,
+                [
+                    seen[n]
+                    for n in (
+                        stage.name,
+                        stage.needs["teacher"],
+                        *(v for r, v in stage.needs.items() if r.startswith("guide")),
+                    )
+                ],
+                800,
+            )
             for stage, work in hops
-        )  # fmt: skip
+        )
     assert len(found) >= 22
     assert {name: flops / found["kd"] for name, flops in found.items()} == pytest.approx(
         dict.fromkeys(found, 1.0), abs=0.03
@@ -615,12 +657,36 @@ def test_a_contrast_remembers_a_repeated_clip_once() -> None:
         (["distill.normalize=first_epoch", "distill.phases.joint.ramp=1"], "normalize would undo the ramp"),
         (["train.batch=3", "distill.phases.joint.losses.cka=1"], "'cka' relates clips: it wants batches of 4 or more"),
         (["train.batch=1", "distill.teacher.shuffle=true"], "one clip cannot be shuffled"),
-        (["distill.pairing=[[1, 1], [1, 2]]", "distill.phases={$replace: {joint: {epochs: 1, losses: {kd: 1, stage_cka: 1}}}}"], "has not two pairs"),
-        (["distill.phases.late={epochs: 1, losses: {crd: {temperature: 0.5}}}", "distill.phases.joint.losses.crd=1"], "crd has one memory over all phases"),
-        (["cascade=[{arch: resnet3d, width: 6, blocks: [1], substages: [[stem, layer1]]}]", "distill.phases={$replace: {joint: {epochs: 1, substages: [2], losses: {kd: 1}}}}"], "assistant 1 has 1 substages, and phase 'joint' names 2"),
-        (["cascade=[]", "labels={$replace: {clean: 0}}", "control=null", "distill.phases.joint.losses={$replace: {kd: 1}}", "co_teachers=[{arch: resnet3d, width: 4, blocks: [1, 1], epochs: 2}]"], "the teacher has no labels"),
+        (
+            [
+                "distill.pairing=[[1, 1], [1, 2]]",
+                "distill.phases={$replace: {joint: {epochs: 1, losses: {kd: 1, stage_cka: 1}}}}",
+            ],
+            "has not two pairs",
+        ),
+        (
+            ["distill.phases.late={epochs: 1, losses: {crd: {temperature: 0.5}}}", "distill.phases.joint.losses.crd=1"],
+            "crd has one memory over all phases",
+        ),
+        (
+            [
+                "cascade=[{arch: resnet3d, width: 6, blocks: [1], substages: [[stem, layer1]]}]",
+                "distill.phases={$replace: {joint: {epochs: 1, substages: [2], losses: {kd: 1}}}}",
+            ],
+            "assistant 1 has 1 substages, and phase 'joint' names 2",
+        ),
+        (
+            [
+                "cascade=[]",
+                "labels={$replace: {clean: 0}}",
+                "control=null",
+                "distill.phases.joint.losses={$replace: {kd: 1}}",
+                "co_teachers=[{arch: resnet3d, width: 4, blocks: [1, 1], epochs: 2}]",
+            ],
+            "the teacher has no labels",
+        ),
     ],
-)  # fmt: skip
+)
 def test_more_that_cannot_be_is_refused(project: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(SpecError) as caught:
         load_spec("specs/tiny.yaml", overrides)

@@ -35,9 +35,11 @@ from stagedkd.spec.zoo import TSM, transformer_cut
 from tests.tools import file_bytes
 
 BACKBONES = [
-    "mobilenet_v3_small", "mobilenet_v2", "resnet18",
+    "mobilenet_v3_small",
+    "mobilenet_v2",
+    "resnet18",
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v3_large", "resnet50")),
-]  # fmt: skip
+]
 
 # ---------------------------------------------------------------- tsm
 
@@ -54,7 +56,10 @@ def by_the_paper(x_BTCHW: Tensor, moved: int) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize(("channels", "share", "moved"), [(8, 0.125, 1), (24, 0.125, 3), (20, 0.125, 2), (6, 0.5, 3), (100, 0.29, 29), (7, 0.125, 0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("channels", "share", "moved"),
+    [(8, 0.125, 1), (24, 0.125, 3), (20, 0.125, 2), (6, 0.5, 3), (100, 0.29, 29), (7, 0.125, 0)],
+)
 def test_the_shift_is_the_papers(channels: int, share: float, moved: int) -> None:
     x_BTCHW = torch.randn(2, 5, channels, 2, 3, dtype=torch.float64)
     found = temporal_shift(x_BTCHW.flatten(0, 1), 5, share).unflatten(0, (2, 5))
@@ -242,12 +247,36 @@ def test_weights_and_clips_of_both_ranks_are_laid_out_channels_last() -> None:
 SMALL: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 5, "num_attention_heads": 2, "num_labels": 7}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # classes' name, and what makes a tiny one for 4x16x16
     "videomae": ("VideoMAE", {**SMALL, "image_size": 16, "patch_size": 8, "num_frames": 4, "intermediate_size": 32}),
-    "videomae_token": ("VideoMAE", {**SMALL, "image_size": 16, "patch_size": 8, "num_frames": 4, "use_mean_pooling": False}),
-    "timesformer": ("Timesformer", {**SMALL, "image_size": 16, "patch_size": 8, "num_frames": 4, "intermediate_size": 32}),
-    "timesformer_joint": ("Timesformer", {**SMALL, "image_size": 16, "patch_size": 8, "num_frames": 4, "attention_type": "joint_space_time"}),
-    "vivit": ("Vivit", {**SMALL, "image_size": 16, "tubelet_size": [2, 8, 8], "num_frames": 4, "intermediate_size": 32}),
-    "vjepa2": ("VJEPA2", {**SMALL, "crop_size": 16, "patch_size": 8, "frames_per_clip": 4, "pred_hidden_size": 24, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1, "num_pooler_layers": 1}),
-}  # fmt: skip
+    "videomae_token": (
+        "VideoMAE",
+        {**SMALL, "image_size": 16, "patch_size": 8, "num_frames": 4, "use_mean_pooling": False},
+    ),
+    "timesformer": (
+        "Timesformer",
+        {**SMALL, "image_size": 16, "patch_size": 8, "num_frames": 4, "intermediate_size": 32},
+    ),
+    "timesformer_joint": (
+        "Timesformer",
+        {**SMALL, "image_size": 16, "patch_size": 8, "num_frames": 4, "attention_type": "joint_space_time"},
+    ),
+    "vivit": (
+        "Vivit",
+        {**SMALL, "image_size": 16, "tubelet_size": [2, 8, 8], "num_frames": 4, "intermediate_size": 32},
+    ),
+    "vjepa2": (
+        "VJEPA2",
+        {
+            **SMALL,
+            "crop_size": 16,
+            "patch_size": 8,
+            "frames_per_clip": 4,
+            "pred_hidden_size": 24,
+            "pred_num_attention_heads": 2,
+            "pred_num_hidden_layers": 1,
+            "num_pooler_layers": 1,
+        },
+    ),
+}
 
 
 def saved(folder: Path, family: str = "videomae", **changes: Any) -> nn.Module:
@@ -317,7 +346,15 @@ def test_a_token_lies_where_its_pixels_do(family: str, tmp_path: Path) -> None:
 
 def test_layers_are_cut_into_four_equal_runs() -> None:
     runs = {layers: [len(run) for run in transformer_cut(layers)] for layers in (1, 2, 3, 4, 5, 12, 24)}
-    assert runs == {1: [2], 2: [2, 1], 3: [2, 1, 1], 4: [2, 1, 1, 1], 5: [2, 1, 2, 1], 12: [4, 3, 3, 3], 24: [7, 6, 6, 6]}  # fmt: skip
+    assert runs == {
+        1: [2],
+        2: [2, 1],
+        3: [2, 1, 1],
+        4: [2, 1, 1, 1],
+        5: [2, 1, 2, 1],
+        12: [4, 3, 3, 3],
+        24: [7, 6, 6, 6],
+    }
     cut = natural_cut(HfStudent(arch="hf", model="a/b", layers=12))
     assert cut[0] == ("stem", "layer1", "layer2", "layer3") and cut[3] == ("layer10", "layer11", "layer12")
 
@@ -405,8 +442,13 @@ def test_a_configuration_chooses_no_code(tmp_path: Path) -> None:
     """Kernels, number formats and Python files that a config.json may name are left alone."""
     saved(tmp_path / "net")
     (tmp_path / "net/mine.py").write_text("raise SystemExit('run')", "utf-8")
-    edited(tmp_path / "net", auto_map={"AutoConfig": "mine.C", "AutoModelForVideoClassification": "mine.M"}, dtype="bfloat16",
-           attn_implementation="someone/kernel", quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})  # fmt: skip
+    edited(
+        tmp_path / "net",
+        auto_map={"AutoConfig": "mine.C", "AutoModelForVideoClassification": "mine.M"},
+        dtype="bfloat16",
+        attn_implementation="someone/kernel",
+        quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True},
+    )
     network = hf(arch(), 7, tmp_path)
     assert load_pretrained(network, arch(), tmp_path) == []
     assert {p.dtype for p in network.parameters()} == {torch.float32}
@@ -542,5 +584,8 @@ def test_an_hf_student_of_a_tsm_teacher_is_trained(project: Path) -> None:
     saved(project / "net", "timesformer")
     student = "{$replace: {arch: hf, model: net, layers: 5, pretrained: false}}"
     teacher = "{$replace: {arch: tsm, backbone: mobilenet_v2, labels: all, epochs: 1}}"
-    run(load_spec("specs/tiny.yaml", [*SETS, f"teacher={teacher}", f"student={student}", "data.train=32"]), load_runtime(project))  # fmt: skip
+    run(
+        load_spec("specs/tiny.yaml", [*SETS, f"teacher={teacher}", f"student={student}", "data.train=32"]),
+        load_runtime(project),
+    )
     assert len(list((project / "store").glob("evaluate-*/files/manifest.json"))) == 3

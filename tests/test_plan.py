@@ -117,8 +117,17 @@ def test_one_by_one_becomes_a_phase_each(project: Path) -> None:
     ]
 
 
-LIGHT = ["import stagedkd", *(f"import sys; sys.argv = {argv!r}; from stagedkd.cli import main\ntry: main()\nexcept SystemExit: pass"
-         for argv in (["stagedkd", "--help"], ["stagedkd", "check", "specs/tiny.yaml"], ["stagedkd", "plan", "specs/tiny.yaml"]))]  # fmt: skip
+LIGHT = [
+    "import stagedkd",
+    *(
+        f"import sys; sys.argv = {argv!r}; from stagedkd.cli import main\ntry: main()\nexcept SystemExit: pass"
+        for argv in (
+            ["stagedkd", "--help"],
+            ["stagedkd", "check", "specs/tiny.yaml"],
+            ["stagedkd", "plan", "specs/tiny.yaml"],
+        )
+    ),
+]
 
 
 @pytest.mark.parametrize("code", LIGHT)

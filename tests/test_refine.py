@@ -75,7 +75,10 @@ def test_posteriors_by_their_formula(align: float) -> None:
     noise, prior = rules.noise_matrix(p, given_, clean & (given_ >= 0), ~clean & (given_ >= 0)), np.full(5, 0.2)
     found = rules.posteriors(p, given_, noise, prior, align)
     for i in range(50):
-        q = [p[i, c] * (noise[c, given_[i]] if given_[i] >= 0 else 1) * ((0.2 + 1e-6) / (p[:, c].mean() + 1e-6)) ** align for c in range(5)]  # fmt: skip
+        q = [
+            p[i, c] * (noise[c, given_[i]] if given_[i] >= 0 else 1) * ((0.2 + 1e-6) / (p[:, c].mean() + 1e-6)) ** align
+            for c in range(5)
+        ]
         assert np.allclose(found[i], np.array(q) / sum(q))
 
 
@@ -201,9 +204,14 @@ def test_what_a_round_did_is_told_by_the_hidden_truth() -> None:
     true = np.array([0, 0, 1, 2, 2])
     found = rules.figures(before, after, true, np.ones(5, bool), ["a", "b", "c"])
     assert found == {
-        "accuracy_before": 0.75, "accuracy_after": 0.75, "coverage": 0.8, "precision": 0.75,
-        "wrong_to_right": 1, "right_to_wrong": 1, "recall": {"a": 1.0, "b": 0.0, "c": 1.0},
-    }  # fmt: skip
+        "accuracy_before": 0.75,
+        "accuracy_after": 0.75,
+        "coverage": 0.8,
+        "precision": 0.75,
+        "wrong_to_right": 1,
+        "right_to_wrong": 1,
+        "recall": {"a": 1.0, "b": 0.0, "c": 1.0},
+    }
 
 
 def test_ece_of_perfect_and_of_boastful_predictions() -> None:
@@ -213,7 +221,13 @@ def test_ece_of_perfect_and_of_boastful_predictions() -> None:
     assert expected_calibration_error(confidence, np.arange(1000) % 2 == 0) == pytest.approx(0.4, abs=1e-6)
 
 
-REFINED = TINY.replace("labels: all, epochs: 3", "epochs: 3").replace("cascade: [0.5]", "cascade: []").replace("control: ce", "refine: {kind: noise_model, rounds: 2, folds: 2}").replace("kd: 0.9, sp: 10", "kd: 0.9, pseudo: {weight: 0.5, warmup_epochs: 1}").replace("labels: {clean: 0.5, noisy: 0.25", "labels: {clean: 0.3, noisy: 0.4")  # fmt: skip
+REFINED = (
+    TINY.replace("labels: all, epochs: 3", "epochs: 3")
+    .replace("cascade: [0.5]", "cascade: []")
+    .replace("control: ce", "refine: {kind: noise_model, rounds: 2, folds: 2}")
+    .replace("kd: 0.9, sp: 10", "kd: 0.9, pseudo: {weight: 0.5, warmup_epochs: 1}")
+    .replace("labels: {clean: 0.5, noisy: 0.25", "labels: {clean: 0.3, noisy: 0.4")
+)
 
 
 @pytest.mark.slow

@@ -158,10 +158,24 @@ def test_holm_keeps_the_order_and_is_never_milder_than_no_correction_nor_harsher
 
 def _network(key: str, top1: float, name: str = "student", flops: int | None = 10**12) -> NetworkResult:
     return NetworkResult(
-        name=name, arch="resnet3d", top1=top1, interval=(top1, top1), top5=None, ece=0.0, per_class={}, params=100,
-        flops=10, labels="same", labelled_clips=1, training_clips=2, steps=3, train_flops=flops, seconds=None,
-        latency=None, key=key,
-    )  # fmt: skip
+        name=name,
+        arch="resnet3d",
+        top1=top1,
+        interval=(top1, top1),
+        top5=None,
+        ece=0.0,
+        per_class={},
+        params=100,
+        flops=10,
+        labels="same",
+        labelled_clips=1,
+        training_clips=2,
+        steps=3,
+        train_flops=flops,
+        seconds=None,
+        latency=None,
+        key=key,
+    )
 
 
 def _students(name: str, tops: Sequence[float]) -> dict[str, NetworkResult]:
@@ -218,8 +232,10 @@ def test_pairs_are_of_one_seed_and_shared_networks_count_once() -> None:
     assert mixed.paired and (mixed.paired.n, mixed.paired.mean) == (2, pytest.approx(0.3))
     rest = compare({"base": base, "same": dict(base), "none": {"9": _network("q", 0.5)}, "other": other}, "base")
     assert [(c.verdict, c.remark) for c in rest.values()] == [
-        ("-", "the same networks"), ("-", "no seed has both"), ("not shown", ""),
-    ]  # fmt: skip
+        ("-", "the same networks"),
+        ("-", "no seed has both"),
+        ("not shown", ""),
+    ]
     assert rest["other"].p_holm == 0.5  # what has no test is no part of the family
 
 
@@ -235,11 +251,18 @@ def test_unequal_compute_is_said_above_a_tenth() -> None:
 @pytest.mark.parametrize(
     ("count", "text"),
     [
-        (None, "-"), (0, "0 TFLOPs"), (1_234_000_000_000, "1.23 TFLOPs"), (12 * 10**12, "12.0 TFLOPs"),
-        (999 * 10**12, "999 TFLOPs"), (9_996 * 10**11, "1.00 PFLOPs"), (5_678 * 10**12, "5.68 PFLOPs"),
-        (123_456 * 10**15, "123,000 PFLOPs"), (4_560_000, "0.00000456 TFLOPs"), (9_996 * 10**9, "10.0 TFLOPs"),
+        (None, "-"),
+        (0, "0 TFLOPs"),
+        (1_234_000_000_000, "1.23 TFLOPs"),
+        (12 * 10**12, "12.0 TFLOPs"),
+        (999 * 10**12, "999 TFLOPs"),
+        (9_996 * 10**11, "1.00 PFLOPs"),
+        (5_678 * 10**12, "5.68 PFLOPs"),
+        (123_456 * 10**15, "123,000 PFLOPs"),
+        (4_560_000, "0.00000456 TFLOPs"),
+        (9_996 * 10**9, "10.0 TFLOPs"),
     ],
-)  # fmt: skip
+)
 def test_compute_has_three_digits(count: int | None, text: str) -> None:
     assert flops_text(count) == text
 
@@ -266,9 +289,12 @@ TOPS = {  # per recipe and rate, for seven seeds
     ("staged", "0.01"): [0.70, 0.71, 0.69, 0.80, 0.60, 0.70, 0.72],
 }
 MATRIX = {
-    "student": ["stem+layer1", "layer2"], "teacher": ["stem", "layer1", "layer2"], "clips": 256,
-    "before": [[0.11, 0.12, 0.13], [0.21, 0.22, 0.23]], "after": [[0.81, 0.32, 0.33], [0.41, 0.42, 0.93]],
-}  # fmt: skip
+    "student": ["stem+layer1", "layer2"],
+    "teacher": ["stem", "layer1", "layer2"],
+    "clips": 256,
+    "before": [[0.11, 0.12, 0.13], [0.21, 0.22, 0.23]],
+    "after": [[0.81, 0.32, 0.33], [0.41, 0.42, 0.93]],
+}
 FLOPS = {"teach": 5 * 10**15, "distill": 1_500 * 10**9}
 
 
@@ -308,9 +334,15 @@ def _metrics(
             return {"steps": 30, "labels": "same", "labelled_clips": 6, "clips": 8} | counted
         case "evaluate":
             return {
-                "top1": top1(labels, stage.name.removeprefix("evaluate-")), "clips": 200, "ece": 0.1, "split": "val",
-                "per_class": {"a": 0.5, "b": 0.6}, "params": 100, "flops": 1000, "views": "1x1",
-            }  # fmt: skip
+                "top1": top1(labels, stage.name.removeprefix("evaluate-")),
+                "clips": 200,
+                "ece": 0.1,
+                "split": "val",
+                "per_class": {"a": 0.5, "b": 0.6},
+                "params": 100,
+                "flops": 1000,
+                "views": "1x1",
+            }
         case _:
             return {}
 
@@ -437,7 +469,7 @@ def test_a_baseline_is_one_row(made: tuple[Plans, Store]) -> None:
         ("recipe=kdd", "axis 'recipe' has no 'kdd'", "did you mean 'kd'?"),
         ("recipe", "not of the form axis=label", "recipe, train.lr"),
         ("seed=3", "the rows have no axis 'seed'", "recipe, train.lr"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(UsageError, match=words) as caught:
             find_baseline(plans, text)
         assert hint in caught.value.hint
@@ -490,10 +522,19 @@ def test_the_heat_map_shows_every_value() -> None:
 
 
 REFINED = {
-    "round": 1, "outcome": "accepted", "accuracy_before": 0.612, "accuracy_after": 0.701, "coverage": 0.25,
-    "precision": None, "ece": 0.0412, "nll": None, "wrong_to_right": 120, "right_to_wrong": 31,
-    "recall": {"a": 0.9, "b": 0.4}, "train_flops": 5,
-}  # fmt: skip
+    "round": 1,
+    "outcome": "accepted",
+    "accuracy_before": 0.612,
+    "accuracy_after": 0.701,
+    "coverage": 0.25,
+    "precision": None,
+    "ece": 0.0412,
+    "nll": None,
+    "wrong_to_right": 120,
+    "right_to_wrong": 31,
+    "recall": {"a": 0.9, "b": 0.4},
+    "train_flops": 5,
+}
 
 
 def test_rounds_of_refinement_are_shown_where_there_are_any(made: tuple[Plans, Store]) -> None:

@@ -41,8 +41,10 @@ def test_the_same_spec_twice_gives_the_same_bits_and_a_second_run_does_nothing(
     third = stagedkd("run", "specs/tiny.yaml", "--store", "c")
     assert files_of(project / "c") == a and third.returncode == 0
     before = file_bytes(project / "a")
-    probe = "import sys; sys.argv = ['stagedkd', 'run', 'specs/tiny.yaml', '--store', 'a']; from stagedkd import cli; cli.main(); " \
-            "assert not {'torch', 'torchvision', 'matplotlib', 'dvc', 'av'} & set(sys.modules)"  # fmt: skip
+    probe = (
+        "import sys; sys.argv = ['stagedkd', 'run', 'specs/tiny.yaml', '--store', 'a']; from stagedkd import cli; cli.main(); "
+        "assert not {'torch', 'torchvision', 'matplotlib', 'dvc', 'av'} & set(sys.modules)"
+    )
     again = subprocess.run([sys.executable, "-c", probe], cwd=project, capture_output=True, text=True, check=False)
     assert again.returncode == 0 and "nothing to do" in again.stderr, again.stderr
     assert file_bytes(project / "a") == before
@@ -254,10 +256,14 @@ def test_bad_files_are_listed_and_skipped_up_to_the_limit(project: Path, stagedk
 def test_a_class_without_training_clip_is_named(project: Path, stagedkd: Command, videos: Path) -> None:
     text = (videos / "clips.csv").read_text("utf-8") + "cd8x.avi,rare,g9\n"
     write_video(videos / "cd8x.avi")
-    (videos / "clips.csv").write_text("path,label,group,split\n" + "".join(
-        line + (",val\n" if "rare" in line else ",train\n" if ",g0" not in line else ",val\n")
-        for line in text.splitlines()[1:]
-    ), "utf-8")  # fmt: skip
+    (videos / "clips.csv").write_text(
+        "path,label,group,split\n"
+        + "".join(
+            line + (",val\n" if "rare" in line else ",train\n" if ",g0" not in line else ",val\n")
+            for line in text.splitlines()[1:]
+        ),
+        "utf-8",
+    )
     found = stagedkd("run", "specs/real.yaml", *FAST)
     assert found.returncode == 1 and "no training clip of class rare" in found.stderr, found.stderr
 

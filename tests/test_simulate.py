@@ -20,9 +20,15 @@ from stagedkd.spec.schema import Domain, Simulated
 
 CPU = torch.device("cpu")
 HARD = {
-    "distractors": 2, "occlusion": 0.15, "camera": 0.2, "drop": 0.3, "contrast": 0.7, "speed": 1.3, "amplitude": 0.8,
+    "distractors": 2,
+    "occlusion": 0.15,
+    "camera": 0.2,
+    "drop": 0.3,
+    "contrast": 0.7,
+    "speed": 1.3,
+    "amplitude": 0.8,
     "domain": Domain(palette="any", background="clutter", blur=0.02, line=1.3, fps=3.0, viewpoint=40),
-}  # fmt: skip
+}
 
 
 def simulated(kind: str, **fields: object) -> Simulated:
@@ -51,10 +57,14 @@ def test_a_class_reversed_in_time_is_its_pair(backwards: str) -> None:
     forwards = names[names.index(backwards) - 1]
     number = np.array([0])
     courses = [
-        shapes.course(_scene(number, simulated("shapes", classes=(name, "right" if name != "right" else "up")),
-                             Domain(), 9, 16, CPU), 0)
+        shapes.course(
+            _scene(
+                number, simulated("shapes", classes=(name, "right" if name != "right" else "up")), Domain(), 9, 16, CPU
+            ),
+            0,
+        )
         for name in (forwards, backwards)
-    ]  # fmt: skip
+    ]
     for forward, backward in zip(*courses, strict=True):
         np.testing.assert_allclose(forward, backward[:, ::-1], atol=1e-12)
     assert any(not np.allclose(a, b) for a, b in zip(*courses, strict=True))
@@ -73,11 +83,22 @@ def test_sitting_down_reversed_is_standing_up() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [(k, v) for k, v in HARD.items() if k != "domain"] + [("noise", 0.3), ("texture", "noise"), ("seconds", 1.0)]
-    + [("domain", Domain.model_validate({k: v})) for k, v in
-       [("palette", "light"), ("background", "gradient"), ("background", "checker"), ("background", "clutter"),
-        ("blur", 0.05), ("line", 1.7), ("fps", 2.0), ("viewpoint", 60.0)]],
-)  # fmt: skip
+    [(k, v) for k, v in HARD.items() if k != "domain"]
+    + [("noise", 0.3), ("texture", "noise"), ("seconds", 1.0)]
+    + [
+        ("domain", Domain.model_validate({k: v}))
+        for k, v in [
+            ("palette", "light"),
+            ("background", "gradient"),
+            ("background", "checker"),
+            ("background", "clutter"),
+            ("blur", 0.05),
+            ("line", 1.7),
+            ("fps", 2.0),
+            ("viewpoint", 60.0),
+        ]
+    ],
+)
 @pytest.mark.parametrize("kind", ["shapes", "figures"])
 def test_every_knob_changes_the_pixels(kind: str, field: str, value: object) -> None:
     if kind == "shapes" and field == "seconds":

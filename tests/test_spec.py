@@ -32,12 +32,33 @@ def test_every_shipped_spec_compiles() -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e-3", 1e-3), ("1E5", 1e5), ("-.5", -0.5), ("1.", 1.0), ("no", "no"), ("off", "off"), ("yes", "yes"),
-        ("true", True), ("False", False), ("null", None), ("~", None), ("010", 10), ("0o10", 8), ("0x1F", 31),
-        ("1_000", "1_000"), ("12:30", "12:30"), ("2026-11-21", "2026-11-21"), ("'1'", "1"), ('"true"', "true"),
-        (".inf", float("inf")), ("<<", "<<"), ("=", "="), ("+3", 3), ("0b1", "0b1"), ("1e", "1e"),
+        ("1e-3", 1e-3),
+        ("1E5", 1e5),
+        ("-.5", -0.5),
+        ("1.", 1.0),
+        ("no", "no"),
+        ("off", "off"),
+        ("yes", "yes"),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("~", None),
+        ("010", 10),
+        ("0o10", 8),
+        ("0x1F", 31),
+        ("1_000", "1_000"),
+        ("12:30", "12:30"),
+        ("2026-11-21", "2026-11-21"),
+        ("'1'", "1"),
+        ('"true"', "true"),
+        (".inf", float("inf")),
+        ("<<", "<<"),
+        ("=", "="),
+        ("+3", 3),
+        ("0b1", "0b1"),
+        ("1e", "1e"),
     ],
-)  # fmt: skip
+)
 def test_scalars_are_yaml_1_2(text: str, value: object) -> None:
     document = parse_yaml(f"a: {text}\n", "x.yaml")
     found = document.map["a"].value
@@ -194,9 +215,13 @@ def test_limits(tmp_path: Path) -> None:
 
 
 @settings(max_examples=150)
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
-                    max_leaves=12))  # fmt: skip
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+        max_leaves=12,
+    )
+)
 def test_what_yaml_writes_is_read_back(value: object) -> None:
     text = pyyaml.safe_dump({"value": value}, default_flow_style=False)
     found = parse_yaml(text, "x.yaml").plain()["value"]

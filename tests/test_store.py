@@ -186,7 +186,12 @@ def test_four_runs_of_overlapping_grids_train_each_stage_once(project: Path, sta
     ]
     said = [process.communicate(timeout=900)[1] for process in runs]
     assert [process.returncode for process in runs] == [0] * 4, said
-    unique = {stage["key"] for name in GRIDS for cell in json.loads(stagedkd("plan", f"specs/{name}.yaml", "--json").stdout)["cells"] for stage in cell["stages"]}  # fmt: skip
+    unique = {
+        stage["key"]
+        for name in GRIDS
+        for cell in json.loads(stagedkd("plan", f"specs/{name}.yaml", "--json").stdout)["cells"]
+        for stage in cell["stages"]
+    }
     assert len(re.findall(r": done in", "".join(said))) == len(unique) == len(list((project / "store").glob("*-*")))
     verified = stagedkd("store", "verify")
     assert verified.returncode == 0 and f"{len(unique)} artifacts are whole" in verified.stdout
@@ -258,8 +263,13 @@ def test_verify_names_what_is_broken(tiny: tuple[Store, Plan], stagedkd: Command
     manifest.write_text(manifest.read_text("utf-8").replace('"lr": 0.01', '"lr": 0.02'), "utf-8")
     found = stagedkd("store", "verify")
     assert found.returncode == 1 and "5 of 10 artifacts are broken" in found.stderr and "Traceback" not in found.stderr
-    for words in ("is not what was published", "more.json is not in the manifest", "some.json is missing",
-                  "manifest.json cannot be read", "is not the key of the work that it names"):  # fmt: skip
+    for words in (
+        "is not what was published",
+        "more.json is not in the manifest",
+        "some.json is missing",
+        "manifest.json cannot be read",
+        "is not the key of the work that it names",
+    ):
         assert words in found.stderr, words
 
 

@@ -34,9 +34,15 @@ PAIRS = ((0, 0), (1, 1), (2, 2))
 
 def phase(**fields: object) -> PhaseWork:
     values: dict[str, object] = {
-        "name": "p", "epochs": 1, "trained": (0, 1, 2), "frozen": (), "pairs": (), "head": True,
-        "losses": Losses(kd=Kd()), "train": Train(batch=8, lr=1e-2),
-    }  # fmt: skip
+        "name": "p",
+        "epochs": 1,
+        "trained": (0, 1, 2),
+        "frozen": (),
+        "pairs": (),
+        "head": True,
+        "losses": Losses(kd=Kd()),
+        "train": Train(batch=8, lr=1e-2),
+    }
     return PhaseWork.model_validate(values | fields)
 
 
@@ -59,9 +65,18 @@ def job(tmp_path: Path, phases: tuple[PhaseWork, ...], **fields: object) -> Job:
     )
     bridge = Bridge("pairs", phases, {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}, clips=24)
     values: dict[str, object] = {
-        "student": student, "bridge": bridge, "guides": (teacher,), "cut": CUT, "teacher_cut": CUT, "phases": phases,
-        "feed": feed, "inputs": (None, None), "device": CPU, "scratch": tmp_path, "events": EventLog(tmp_path / "events.jsonl"),
-    }  # fmt: skip
+        "student": student,
+        "bridge": bridge,
+        "guides": (teacher,),
+        "cut": CUT,
+        "teacher_cut": CUT,
+        "phases": phases,
+        "feed": feed,
+        "inputs": (None, None),
+        "device": CPU,
+        "scratch": tmp_path,
+        "events": EventLog(tmp_path / "events.jsonl"),
+    }
     return Job(**(values | fields))  # pyright: ignore[reportArgumentType]
 
 
@@ -201,8 +216,11 @@ def test_batches_loaded_ahead_are_those_made_at_once(tmp_path: Path) -> None:
 
 def test_training_on_mixed_clips_and_own_inputs(tmp_path: Path) -> None:
     """Teacher and student see the same mixed view, each at its own size, and the loss falls."""
-    work = job(tmp_path, (phase(epochs=6, losses=Losses.model_validate({"ce": 0.5, "kd": 0.5, "sp": 1.0}), pairs=PAIRS),),
-               inputs=(Input(size=8, frames=2), Input(normalize="half")))  # fmt: skip
+    work = job(
+        tmp_path,
+        (phase(epochs=6, losses=Losses.model_validate({"ce": 0.5, "kd": 0.5, "sp": 1.0}), pairs=PAIRS),),
+        inputs=(Input(size=8, frames=2), Input(normalize="half")),
+    )
     work = dataclasses.replace(work, feed=dataclasses.replace(work.feed, augment=Augment(crop=1.0, mixup=0.3)))
     fit(work)
     rows = [json.loads(line)["losses"]["total"] for line in (tmp_path / "events.jsonl").read_text("utf-8").splitlines()]

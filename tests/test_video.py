@@ -138,12 +138,17 @@ def test_sampled_frames_of_all_weizmann_clips_are_ffmpegs(tmp_path: Path, clips:
 @pytest.mark.parametrize(
     ("name", "frames", "height", "width"),
     [
-        ("av1_video.mkv", 125, 360, 640), ("h265_10bits.mp4", 30, 200, 200), ("testsrc2_vp9.webm", 30, 720, 1280),
-        ("testsrc2_odd_height_and_width_mpeg2.mp4", 10, 81, 121), ("test_non_zero_start.mp4", 12, 112, 200),
-        ("unordered.mov", 4, 50, 50), ("discard_first_keyframe.mp4", 25, 64, 64), ("nasa_13013.mp4", 390, 270, 480),
+        ("av1_video.mkv", 125, 360, 640),
+        ("h265_10bits.mp4", 30, 200, 200),
+        ("testsrc2_vp9.webm", 30, 720, 1280),
+        ("testsrc2_odd_height_and_width_mpeg2.mp4", 10, 81, 121),
+        ("test_non_zero_start.mp4", 12, 112, 200),
+        ("unordered.mov", 4, 50, 50),
+        ("discard_first_keyframe.mp4", 25, 64, 64),
+        ("nasa_13013.mp4", 390, 270, 480),
         ("nasa_13013_rotated.mp4", 17, 480, 270),
     ],
-)  # fmt: skip
+)
 def test_odd_files_are_read(clips: Path, name: str, frames: int, height: int, width: int) -> None:
     """Rotated ones upright, the best stream of several, frames that the edit list takes out not counted."""
     found = inspect(clips / "odd" / name)
@@ -345,12 +350,20 @@ def test_uneven_times_are_kept(tmp_path: Path) -> None:
 
 CLIPS = st.builds(
     lambda frames, stride, sampler, short, timed: Clip(
-        frames=frames, stride=stride, sampler=sampler, short=short, size=8,
-        sampling="time" if timed else "count", rate=12.5 if timed else None,
+        frames=frames,
+        stride=stride,
+        sampler=sampler,
+        short=short,
+        size=8,
+        sampling="time" if timed else "count",
+        rate=12.5 if timed else None,
     ),
-    st.integers(1, 12), st.integers(1, 4), st.sampled_from(["dense", "segments"]), st.sampled_from(["loop", "pad"]),
+    st.integers(1, 12),
+    st.integers(1, 4),
+    st.sampled_from(["dense", "segments"]),
+    st.sampled_from(["loop", "pad"]),
     st.booleans(),
-)  # fmt: skip
+)
 AUGMENT = Augment(crop=0.3, flip=0.5, tempo=0.3, hue=0.1)
 
 

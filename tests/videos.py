@@ -36,13 +36,21 @@ def bad_files(folder: Path) -> dict[str, str]:
     for place in dice.integers(len(good) // 2, len(good) * 3 // 4, 400):
         flipped[place] ^= 1 << int(dice.integers(8))
     blobs = {
-        "zero.avi": b"", "garbage.avi": dice.bytes(5000), "page.mp4": b"<html>not found</html>",
-        "text.mp4": b"plain words\n" * 50, "cut.avi": good[: len(good) // 3], "header.avi": good[:200],
-        "no_index.mp4": mp4[: len(mp4) // 2], "one_byte.mkv": b"x", "nulls.avi": bytes(4096),
-        "flipped.avi": bytes(flipped), "codec.avi": good.replace(b"FMP4", b"ZZZZ").replace(b"fmp4", b"zzzz"),
-        "picture.avi": b"\x89PNG\r\n\x1a\n" + dice.bytes(300), "zip.mp4": b"PK\x03\x04" + dice.bytes(500),
+        "zero.avi": b"",
+        "garbage.avi": dice.bytes(5000),
+        "page.mp4": b"<html>not found</html>",
+        "text.mp4": b"plain words\n" * 50,
+        "cut.avi": good[: len(good) // 3],
+        "header.avi": good[:200],
+        "no_index.mp4": mp4[: len(mp4) // 2],
+        "one_byte.mkv": b"x",
+        "nulls.avi": bytes(4096),
+        "flipped.avi": bytes(flipped),
+        "codec.avi": good.replace(b"FMP4", b"ZZZZ").replace(b"fmp4", b"zzzz"),
+        "picture.avi": b"\x89PNG\r\n\x1a\n" + dice.bytes(300),
+        "zip.mp4": b"PK\x03\x04" + dice.bytes(500),
         "middle.avi": good[: len(good) // 2] + bytes(len(good) // 4) + good[len(good) * 3 // 4 :],
-    }  # fmt: skip
+    }
     for name, blob in blobs.items():
         (folder / name).write_bytes(blob)
     with av.open(str(folder / "sound.mp4"), "w") as container:
@@ -55,9 +63,23 @@ def bad_files(folder: Path) -> dict[str, str]:
     (folder / "link.avi").symlink_to(folder / "nowhere.avi")
     os.mkfifo(folder / "pipe.avi")
     return {
-        "zero.avi": "zero bytes", "garbage.avi": "cannot be decoded", "page.mp4": "cannot be decoded", "cut.avi": "cut",
-        "header.avi": "", "sound.mp4": "no video stream", "none.avi": "missing", "text.mp4": "cannot be decoded",
-        "no_index.mp4": "cannot be decoded", "one_byte.mkv": "cannot be decoded", "nulls.avi": "cannot be decoded",
-        "flipped.avi": "damaged picture", "codec.avi": "", "picture.avi": "", "zip.mp4": "cannot be decoded",
-        "middle.avi": "cut", "folder.avi": "not a file", "link.avi": "a link to nothing", "pipe.avi": "not a file",
-    }  # fmt: skip
+        "zero.avi": "zero bytes",
+        "garbage.avi": "cannot be decoded",
+        "page.mp4": "cannot be decoded",
+        "cut.avi": "cut",
+        "header.avi": "",
+        "sound.mp4": "no video stream",
+        "none.avi": "missing",
+        "text.mp4": "cannot be decoded",
+        "no_index.mp4": "cannot be decoded",
+        "one_byte.mkv": "cannot be decoded",
+        "nulls.avi": "cannot be decoded",
+        "flipped.avi": "damaged picture",
+        "codec.avi": "",
+        "picture.avi": "",
+        "zip.mp4": "cannot be decoded",
+        "middle.avi": "cut",
+        "folder.avi": "not a file",
+        "link.avi": "a link to nothing",
+        "pipe.avi": "not a file",
+    }

@@ -49,9 +49,12 @@ if TYPE_CHECKING:
     from stagedkd.plan.runtime import Runtime
     from stagedkd.spec.load import Experiment
 app = typer.Typer(
-    name="stagedkd", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
+    name="stagedkd",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
     help="Staged knowledge distillation for video classification, from one YAML spec.",
-)  # fmt: skip
+)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(dvc_commands.app, name="dvc")
 app.command()(dvc_commands.stage)
@@ -61,10 +64,12 @@ app.command()(store_commands.reproduce)
 
 @app.command()
 def check(
-    spec: SpecPath, overrides: Overrides = None, cells: Cells = None,
+    spec: SpecPath,
+    overrides: Overrides = None,
+    cells: Cells = None,
     shapes: Annotated[bool, typer.Option("--shapes", help="Build all networks on the meta device.")] = False,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="text, or json for editors.")] = "text",
-) -> None:  # fmt: skip
+) -> None:
     """Check a spec and every cell of its grid: every fault at once, each with its place."""
     try:
         experiment = _load(spec, overrides, cells)
@@ -88,9 +93,13 @@ def check(
 
 @app.command()
 def plan(
-    spec: SpecPath, overrides: Overrides = None, cells: Cells = None, as_json: AsJson = False, store: StoreDir = None,
+    spec: SpecPath,
+    overrides: Overrides = None,
+    cells: Cells = None,
+    as_json: AsJson = False,
+    store: StoreDir = None,
     verbose: Verbose = False,
-) -> None:  # fmt: skip
+) -> None:
     """List the stages, their keys, and whether the store has them; of a grid its cells, and what sharing saves. With -v
     what each phase trains, freezes, runs and compares."""
     from stagedkd.report.phases import phase_lines
@@ -122,11 +131,21 @@ def plan(
 
 @app.command()
 def run(
-    spec: SpecPath, overrides: Overrides = None, cells: Cells = None, store: StoreDir = None,
-    results: ResultsDir = None, data_dir: DataDir = None, device: Device = None, gpus: Gpus = None,
-    threads: Threads = None, engine: Engine = "in-process", cluster: ClusterFile = None, verbose: Verbose = False,
-    quiet: Quiet = False, no_dvc: NoDvc = False,
-) -> None:  # fmt: skip
+    spec: SpecPath,
+    overrides: Overrides = None,
+    cells: Cells = None,
+    store: StoreDir = None,
+    results: ResultsDir = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    gpus: Gpus = None,
+    threads: Threads = None,
+    engine: Engine = "in-process",
+    cluster: ClusterFile = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    no_dvc: NoDvc = False,
+) -> None:
     """Run every stage that the store does not have, then report, and tell DVC where the project uses it."""
     from stagedkd.experiment.run import run_experiment
 
@@ -154,9 +173,13 @@ def run(
 
 @app.command()
 def show(
-    spec: SpecPath, overrides: Overrides = None, cells: Cells = None, as_json: AsJson = False, store: StoreDir = None,
+    spec: SpecPath,
+    overrides: Overrides = None,
+    cells: Cells = None,
+    as_json: AsJson = False,
+    store: StoreDir = None,
     baseline: Baseline = "",
-) -> None:  # fmt: skip
+) -> None:
     """Show the results of a spec or a grid that has run."""
     from stagedkd.report import grid, terminal, write
     from stagedkd.report.collect import collect
@@ -180,12 +203,17 @@ def show(
 
 @app.command()
 def report(
-    spec: SpecPath, overrides: Overrides = None, cells: Cells = None, store: StoreDir = None,
+    spec: SpecPath,
+    overrides: Overrides = None,
+    cells: Cells = None,
+    store: StoreDir = None,
     results: ResultsDir = None,
-    form: Annotated[Literal["html", "csv", "latex"], typer.Option("--format", help="html writes all files of the "
-                    "report; csv and latex print.")] = "html",
+    form: Annotated[
+        Literal["html", "csv", "latex"],
+        typer.Option("--format", help="html writes all files of the report; csv and latex print."),
+    ] = "html",
     baseline: Baseline = "",
-) -> None:  # fmt: skip
+) -> None:
     """Write results/<name>/ from the store: report.html, metrics.json, and of a grid cells.csv and table.tex. Of a grid
     every row is compared with the first one, or with --baseline."""
     from stagedkd.report import formats
@@ -228,8 +256,10 @@ def fetch(spec: SpecPath, overrides: Overrides = None, cells: Cells = None) -> N
 def explain(
     spec: SpecPath,
     path: Annotated[str, typer.Argument(metavar="[PATH]", help="Such as train.lr.", show_default=False)] = "",
-    overrides: Overrides = None, cells: Cells = None, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    overrides: Overrides = None,
+    cells: Cells = None,
+    as_json: AsJson = False,
+) -> None:
     """Say of every resolved value where it stands and what it took the place of."""
     from stagedkd.report.language import explain_lines
     from stagedkd.spec.explain import explain as rows_of
@@ -247,8 +277,10 @@ def explain(
 def diff(
     first: Annotated[Path, typer.Argument(metavar="A", help="A spec.", show_default=False)],
     second: Annotated[Path | None, typer.Argument(metavar="[B]", help="Another; A itself if left out.")] = None,
-    overrides: Overrides = None, cells: Cells = None, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    overrides: Overrides = None,
+    cells: Cells = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what differs between two specs, and which stages that invalidates. --set applies to the second."""
     from stagedkd.plan.compare import stage_changes
     from stagedkd.report.language import diff_json, diff_lines

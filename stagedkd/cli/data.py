@@ -20,9 +20,12 @@ app = typer.Typer(no_args_is_help=True, help="Look at a data set: index, verify,
 
 @app.command()
 def index(
-    spec: SpecPath, overrides: Overrides = None, cells: Cells = None, data_dir: DataDir = None,
+    spec: SpecPath,
+    overrides: Overrides = None,
+    cells: Cells = None,
+    data_dir: DataDir = None,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """Count clips per class and split; list copies by content, and what is missing."""
     from stagedkd.experiment.survey import survey
     from stagedkd.report.terminal import survey_lines, survey_table
@@ -54,10 +57,13 @@ def verify(spec: SpecPath, overrides: Overrides = None, cells: Cells = None, dat
 
 @app.command()
 def preview(
-    spec: SpecPath, overrides: Overrides = None, cells: Cells = None, data_dir: DataDir = None,
+    spec: SpecPath,
+    overrides: Overrides = None,
+    cells: Cells = None,
+    data_dir: DataDir = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where: results/<name>/preview.")] = None,
     clips: Annotated[int, typer.Option("--clips", min=1, max=12, help="Clips of each class.")] = 4,
-) -> None:  # fmt: skip
+) -> None:
     """Draw a contact sheet, and an animation of each class, with labels and augmentations."""
     from stagedkd.experiment.survey import preview as draw
 
@@ -72,13 +78,20 @@ def preview(
 def export(
     spec: SpecPath,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.", show_default=False)],
-    overrides: Overrides = None, cells: Cells = None,
+    overrides: Overrides = None,
+    cells: Cells = None,
     layout: Annotated[Literal["ucf101", "hmdb51"], typer.Option("--layout", help="ucf101 or hmdb51.")] = "ucf101",
-    lists: Annotated[Path | None, typer.Option("--lists", metavar="DIR", help="Official lists, whose videos are "
-                     "written; the simulator's classes stand for theirs in turn.")] = None,
+    lists: Annotated[
+        Path | None,
+        typer.Option(
+            "--lists",
+            metavar="DIR",
+            help="Official lists, whose videos are written; the simulator's classes stand for theirs in turn.",
+        ),
+    ] = None,
     frames: Annotated[int, typer.Option("--frames", min=0, help="Frames; 0: the seconds of the spec.")] = 0,
     size: Annotated[str, typer.Option("--size", metavar="WxH", help="Pixels; empty: the spec's, square.")] = "",
-) -> None:  # fmt: skip
+) -> None:
     """Write a simulated set as real video files."""
     from stagedkd.spec.schema import Simulated
 
@@ -99,8 +112,9 @@ def export(
     fps = made.data.domain.fps
     look = Look(frames or max(1, round(made.data.seconds * fps)), height, width, fps)
     with progress() as shown:
-        count = write(made.data, out, layout, lists, look, runtime.workers or 2,
-                      lambda *at: shown.count("videos written", *at))  # fmt: skip
+        count = write(
+            made.data, out, layout, lists, look, runtime.workers or 2, lambda *at: shown.count("videos written", *at)
+        )
     path = out.resolve()
     at = path.relative_to(runtime.folder("data_dir")) if path.is_relative_to(runtime.folder("data_dir")) else path
     say([f"wrote {count:,} videos of {look.frames} frames, {width}x{height}"])

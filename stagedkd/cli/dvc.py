@@ -37,8 +37,9 @@ def guard() -> None:
 
 def stage(
     key: Annotated[str, typer.Argument(metavar="KEY", help="Its key, or the begin of it.", show_default=False)],
-    verbose: Verbose = False, quiet: Quiet = False,
-) -> None:  # fmt: skip
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
     """Run one stage of the pipeline that dvc.yaml holds, unless the store has it. This is what DVC calls."""
     from stagedkd.dvc.sync import find_stage
     from stagedkd.experiment.run import run_stage

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from stagedkd.store.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="Look after the store: ls, verify, gc, du, why.")
-Specs = Annotated[
-    list[Path] | None, typer.Argument(metavar="[SPEC]...", help="Specs; all under specs/ if left out.")
-]  # fmt: skip
+Specs = Annotated[list[Path] | None, typer.Argument(metavar="[SPEC]...", help="Specs; all under specs/ if left out.")]
 
 
 @app.command("ls")
@@ -35,10 +33,16 @@ def list_store(specs: Specs = None, store: StoreDir = None, as_json: AsJson = Fa
     used, found = users(plans), artifacts(kept)
     if as_json:
         rows = [
-            {"kind": e.kind, "key": e.key, "bytes": e.size, "age_seconds": round(e.age), "readable": bool(e.key),
-             "specs": used.get(e.key, [])}
+            {
+                "kind": e.kind,
+                "key": e.key,
+                "bytes": e.size,
+                "age_seconds": round(e.age),
+                "readable": bool(e.key),
+                "specs": used.get(e.key, []),
+            }
             for e in found
-        ]  # fmt: skip
+        ]
         print(json.dumps(rows, indent=1))
         return
     console().print(store_table(found, used))
@@ -88,8 +92,9 @@ def verify(store: StoreDir = None) -> None:
 @app.command()
 def why(
     key: Annotated[str, typer.Argument(metavar="KEY", help="Its beginning is enough.", show_default=False)],
-    specs: Specs = None, store: StoreDir = None,
-) -> None:  # fmt: skip
+    specs: Specs = None,
+    store: StoreDir = None,
+) -> None:
     """Say what made an artifact, and why it is not what a spec wants; or why a stage of a spec is a miss."""
     from stagedkd.report.housekeeping import against_lines, artifact_lines
     from stagedkd.store.care import find, users
@@ -129,11 +134,12 @@ def _why_missing(key: str, plans: dict[str, Plans], kept: Store) -> bool:
 
 @app.command()
 def gc(
-    specs: Specs = None, store: StoreDir = None,
+    specs: Specs = None,
+    store: StoreDir = None,
     runs: Annotated[int, typer.Option("--runs", min=0, help="Keep what so many last runs need.")] = 5,
     dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Delete what neither the specs, nor dvc.lock, nor the last runs, nor a run at work need. Asks first."""
     from stagedkd.report.housekeeping import size_of, store_table
     from stagedkd.store.care import collect, dvc_outs, spare, tidy, users
@@ -163,12 +169,22 @@ def gc(
 
 
 def reproduce(
-    what: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A results folder, an artifact's folder, or a "
-                    "student.safetensors.", show_default=False)],
-    store: Annotated[Path | None, typer.Option("--store", metavar="DIR", help="A new folder to rebuild in, that is "
-                     "kept; else a temporary one.")] = None,
-    data_dir: DataDir = None, device: Device = None, threads: Threads = None,
-) -> None:  # fmt: skip
+    what: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|FILE",
+            help="A results folder, an artifact's folder, or a student.safetensors.",
+            show_default=False,
+        ),
+    ],
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", metavar="DIR", help="A new folder to rebuild in, that is kept; else a temporary one."),
+    ] = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
     """Rebuild a result from its manifest alone in a clean store, and compare all files bit for bit."""
     from stagedkd.experiment.reproduce import reproduce as rebuild
     from stagedkd.report.housekeeping import rebuilt_lines

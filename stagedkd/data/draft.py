@@ -108,9 +108,10 @@ def _text(
     more = f" and {len(classes) - 12} more" if len(classes) > 12 else ""
     shown = ", ".join(_plain(name) for name in classes[:12]) + more
     grouping = (
-        f"{groups} groups, none of them in two splits" if groups < len(entries)
+        f"{groups} groups, none of them in two splits"
+        if groups < len(entries)
         else "every video is its own group: if people or scenes repeat, list them in a csv with a column group"
-    )  # fmt: skip
+    )
     return f"""\
 # {_plain(folder.resolve().name)}: {len(entries)} clips of {len(classes)} classes ({shown}),
 # {grouping}. Every field: docs/spec.md. Check it with: stagedkd check THIS_FILE

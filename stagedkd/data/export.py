@@ -49,9 +49,14 @@ class Look:
 
 
 def export(
-    data: Simulated, out: Path, layout: Layout, lists: Path | None, look: Look, workers: int,
+    data: Simulated,
+    out: Path,
+    layout: Layout,
+    lists: Path | None,
+    look: Look,
+    workers: int,
     progress: Callable[[int, int], None],
-) -> int:  # fmt: skip
+) -> int:
     """Write the set into `out`, a new folder, and give the number of videos.
 
     Args:

@@ -153,9 +153,7 @@ def reaches(posterior: Floats, accept: float, threshold: str) -> Mask:
     return sure >= (accept * share / (2 - share))[classes] if learnt.max() else sure >= accept
 
 
-def next_labels(
-    rule: Refine, predicted: Sequence[Floats], given: Ids, clean: Mask, before: Labels
-) -> Labels:  # fmt: skip
+def next_labels(rule: Refine, predicted: Sequence[Floats], given: Ids, clean: Mask, before: Labels) -> Labels:
     """One round of a rule.
 
     Args:
@@ -227,6 +225,7 @@ def figures(before: Ids, after: Labels, true: Ids, judged: Mask, classes: Sequen
         "right_to_wrong": int((had & was & ~right).sum()),
         "recall": {
             name: float(right[judged & (true == c)].mean())
-            for c, name in enumerate(classes) if (judged & (true == c)).any()
+            for c, name in enumerate(classes)
+            if (judged & (true == c)).any()
         },
-    }  # fmt: skip
+    }

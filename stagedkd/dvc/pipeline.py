@@ -103,9 +103,13 @@ def dvc_stages(pipeline: Pipeline) -> tuple[DvcStage, ...]:
     files = {file for source in pipeline.sources for file in source.files}
     files |= {"stagedkd.lock"} if any(map(_reads_lock, pipeline.unique.values())) else set()
     guard = DvcStage(
-        GUARD, "stagedkd dvc guard", "fails where dvc.yaml is not what the specs say", tuple(sorted(files)),
-        (pipeline.guard_out,), params=pipeline.params,
-    )  # fmt: skip
+        GUARD,
+        "stagedkd dvc guard",
+        "fails where dvc.yaml is not what the specs say",
+        tuple(sorted(files)),
+        (pipeline.guard_out,),
+        params=pipeline.params,
+    )
     return (guard, *_work(pipeline), *(_report(pipeline, name, source) for name, source in pipeline.reports.items()))
 
 
@@ -122,8 +126,9 @@ def dvc_yaml(pipeline: Pipeline, text: str = "", file: str = "dvc.yaml") -> str:
 
 def stale_entries(before: str, after: str, lock: str) -> tuple[Entry, ...]:
     """The stages of ours in dvc.lock (text `lock`) that dvc.yaml no longer has: `before` and `after` are its texts."""
-    old, new, locked = (read_stages(text, name) for text, name in
-                        ((before, "dvc.yaml"), (after, "dvc.yaml"), (lock, "dvc.lock")))  # fmt: skip
+    old, new, locked = (
+        read_stages(text, name) for text, name in ((before, "dvc.yaml"), (after, "dvc.yaml"), (lock, "dvc.lock"))
+    )
     ours = {entry.name for entry in old.entries if entry.own} if old else set[str]()
     kept = {entry.name for entry in new.entries} if new else set[str]()
     entries = locked.entries if locked else ()
@@ -160,8 +165,9 @@ def _check(pipeline: Pipeline) -> None:
             message = f"{paths} are both named '{source.name}', so their results would lie in one folder"
             raise UsageError(message, hint="give one a `name`, or name it once in params.yaml")
         if any(not stage.locked for stage in source.plans.unique.values()):
-            raise LockError(f"the keys of {source.path} wait for its data or weights",
-                            hint=f"stagedkd lock {source.path}")  # fmt: skip
+            raise LockError(
+                f"the keys of {source.path} wait for its data or weights", hint=f"stagedkd lock {source.path}"
+            )
 
 
 def _reads_lock(stage: Stage) -> bool:
@@ -187,9 +193,7 @@ def _work(pipeline: Pipeline) -> Iterable[DvcStage]:
     for key, stage in pipeline.unique.items():
         first, *others = roles[key]
         about = first + (f"; {len(others)} more share it" if others else "")
-        yield DvcStage(
-            stage.folder, f"stagedkd stage {key[:12]}", about, needs[key], (_files(pipeline, stage),)
-        )  # fmt: skip
+        yield DvcStage(stage.folder, f"stagedkd stage {key[:12]}", about, needs[key], (_files(pipeline, stage),))
 
 
 def _files(pipeline: Pipeline, stage: Stage) -> str:
@@ -205,11 +209,16 @@ def _report(pipeline: Pipeline, name: str, source: Source) -> DvcStage:
     if not grid:
         plots[f"{folder}/{CLASSES}"] = bars | {"y": "class", "title": f"Share right by class, student of {source.name}"}
     return DvcStage(
-        name, report_command(source.path), f"results of {source.path}",
+        name,
+        report_command(source.path),
+        f"results of {source.path}",
         tuple(_files(pipeline, stage) for stage in source.plans.unique.values()),
-        tuple(f"{folder}/{file}" for file in (GRID_REPORT if grid else REPORT)), persist=False, values=source.path,
-        metrics=(f"{folder}/{SUMMARY}",), plots=plots,
-    )  # fmt: skip
+        tuple(f"{folder}/{file}" for file in (GRID_REPORT if grid else REPORT)),
+        persist=False,
+        values=source.path,
+        metrics=(f"{folder}/{SUMMARY}",),
+        plots=plots,
+    )
 
 
 def _slug(name: str) -> str:

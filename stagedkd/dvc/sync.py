@@ -62,8 +62,10 @@ def load_project(root: Path) -> Project:
     """
     tracked = load_tracked(root)
     if tracked is None:
-        raise UsageError(f"{root / 'params.yaml'} names no specs for DVC",
-                         hint="add a line such as: dvc: {specs: [specs/quickstart.yaml]}")  # fmt: skip
+        raise UsageError(
+            f"{root / 'params.yaml'} names no specs for DVC",
+            hint="add a line such as: dvc: {specs: [specs/quickstart.yaml]}",
+        )
     runtime = load_runtime(root)
     lock = read_lock(runtime.lock_path)
     sources: list[Source] = []
@@ -139,8 +141,10 @@ def find_stage(root: Path, key: str) -> tuple[Plan, Stage]:
     project.require_fresh()
     found = stage_of([source.plans for source in project.pipeline.sources], key)
     if not found:
-        raise UsageError(f"no stage of the specs in params.yaml has the key {key}",
-                         hint=f"if it was one of a spec that is edited now: {SYNC}, then dvc repro")  # fmt: skip
+        raise UsageError(
+            f"no stage of the specs in params.yaml has the key {key}",
+            hint=f"if it was one of a spec that is edited now: {SYNC}, then dvc repro",
+        )
     if len(found) > 1:
         names = "\n    ".join(stage.folder for _, stage in found[:8])
         raise UsageError(f"{len(found)} stages have keys that begin with {key}:\n    {names}", hint="give more of it")
@@ -178,8 +182,11 @@ def commit_run(plans: Plans, ran: Collection[str], runtime: Runtime, spec: Path 
         lacking = [stage for stage in plans.unique.values() if stage.folder not in listed]
         if report and lacking:
             return [f"dvc.yaml does not have {len(lacking)} of these stages, so DVC was not told: {SYNC}"]
-        new = [stage.folder for key, stage in plans.unique.items()
-               if stage.folder in listed and (key in ran or stage.folder not in known)]  # fmt: skip
+        new = [
+            stage.folder
+            for key, stage in plans.unique.items()
+            if stage.folder in listed and (key in ran or stage.folder not in known)
+        ]
         if report and (wrote or report not in known):
             new.append(report)
         if not new:
@@ -262,8 +269,9 @@ def _changes(before: str, after: str) -> str:
 def _stale(before: str, after: str) -> StaleError:
     if not before:
         return StaleError("there is no dvc.yaml", hint=SYNC)
-    return StaleError(f"dvc.yaml is not what the specs say: as it should be, it has {_changes(before, after)}",
-                      hint=SYNC)  # fmt: skip
+    return StaleError(
+        f"dvc.yaml is not what the specs say: as it should be, it has {_changes(before, after)}", hint=SYNC
+    )
 
 
 def _clean_ignored(root: Path, outs: Iterable[str]) -> None:

@@ -154,9 +154,13 @@ def _entry(key: yaml.ScalarNode, node: yaml.Node) -> Entry:
     command = fields.get("cmd")
     outs = tuple(out for name in ("outs", "metrics", "plots") for out in _paths(fields.get(name)))
     return Entry(
-        key.value, str(command.value) if isinstance(command, yaml.ScalarNode) else "", str(said.get("made_by", "")),
-        outs, key.start_mark.line, max(key.start_mark.line, _last_line(node)),
-    )  # fmt: skip
+        key.value,
+        str(command.value) if isinstance(command, yaml.ScalarNode) else "",
+        str(said.get("made_by", "")),
+        outs,
+        key.start_mark.line,
+        max(key.start_mark.line, _last_line(node)),
+    )
 
 
 def _paths(node: yaml.Node | None) -> list[str]:

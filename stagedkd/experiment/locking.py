@@ -67,8 +67,11 @@ def lock_specs(specs: Iterable[Spec], runtime: Runtime, *, accept: bool) -> tupl
             weights |= all_weights(spec).keys()
         if lock != before:
             write_lock(path, lock)
-    lines = [f"data {n}: {e.clips} clips, {len(e.classes)} classes, {e.fingerprint[:12]}" for n, e in lock.data.items()
-             if before.data.get(n) != e]  # fmt: skip
+    lines = [
+        f"data {n}: {e.clips} clips, {len(e.classes)} classes, {e.fingerprint[:12]}"
+        for n, e in lock.data.items()
+        if before.data.get(n) != e
+    ]
     return lock, lines + _weight_lines(before, lock)
 
 

@@ -41,9 +41,13 @@ class Sought:
 
 
 def reproduce(
-    what: Path, original: Store, runtime: Runtime, root: Path, listener: Listener,
+    what: Path,
+    original: Store,
+    runtime: Runtime,
+    root: Path,
+    listener: Listener,
     given: tuple[str | None, int | None] = (None, None),
-) -> Rebuilt:  # fmt: skip
+) -> Rebuilt:
     """Rebuild a result from its manifests alone and compare it with what is there, bit for bit.
 
     Args:

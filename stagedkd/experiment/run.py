@@ -69,9 +69,11 @@ def run(spec: Spec, runtime: Runtime | None = None, listener: Listener | None = 
 
 
 def run_experiment(
-    experiment: Experiment, runtime: Runtime | None = None, listener: Listener | None = None,
+    experiment: Experiment,
+    runtime: Runtime | None = None,
+    listener: Listener | None = None,
     engine: Engine = "in-process",
-) -> GridOutcome:  # fmt: skip
+) -> GridOutcome:
     """Execute all cells of an experiment, each unique stage once. A cell that fails does not stop the others.
 
     Args:
@@ -297,9 +299,15 @@ class _Walk:
 
 
 def _make(
-    plan: Graph, stage: Stage, made: Mapping[str, Artifact], store: Store, lease: Lease, runtime: Runtime,
-    show: Listener, stop: Stop,
-) -> None:  # fmt: skip
+    plan: Graph,
+    stage: Stage,
+    made: Mapping[str, Artifact],
+    store: Store,
+    lease: Lease,
+    runtime: Runtime,
+    show: Listener,
+    stop: Stop,
+) -> None:
     """Run a stage whose lease is held, from the artifacts `made` by the names of their stages, and publish it.
 
     Raises:

@@ -50,8 +50,10 @@ def survey(spec: Spec, runtime: Runtime, listener: Listener) -> Survey:
     if isinstance(data, Simulated):
         names, sizes = class_names(data), {"train": data.train, "val": data.val, "test": data.test}
         starts = {"train": 0, "val": data.train, "test": data.train + data.val}
-        counts = {name: {s: sum((starts[s] + k) % len(names) == i for k in range(n)) for s, n in sizes.items()}
-                  for i, name in enumerate(names)}  # fmt: skip
+        counts = {
+            name: {s: sum((starts[s] + k) % len(names) == i for k in range(n)) for s, n in sizes.items()}
+            for i, name in enumerate(names)
+        }
         return Survey(counts, sizes, (), 0, (), (), 0, 0)
     listing = list_clips(data, runtime.folder("data_dir"))
     memo = HashMemo(runtime.folder("cache") / "hashes.json")
@@ -74,10 +76,13 @@ def survey(spec: Spec, runtime: Runtime, listener: Listener) -> Survey:
     return Survey(
         counts={name: {split: tally[name, split] for split in SPLITS} for name in listing.classes},
         groups={split: len({e.group for e in placed.values() if e.split == split}) for split in SPLITS},
-        duplicates=tuple(tuple(e.path for e in rows) for rows in ordered), leaks=len(leaks), missing=tuple(missing),
-        strangers=listing.strangers, unlabelled=sum(not e.label for e in used),
+        duplicates=tuple(tuple(e.path for e in rows) for rows in ordered),
+        leaks=len(leaks),
+        missing=tuple(missing),
+        strangers=listing.strangers,
+        unlabelled=sum(not e.label for e in used),
         unused=len(listing.entries) - len(used),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,10 @@ def run_elsewhere(
     unique = list(plans.unique)
     missing = {
         stage.identity: _Job(plan, stage, unique.index(stage.identity) + 1, len(unique))
-        for plan in plans.cells.values() for stage in plan.stages if store.state(stage) != "hit"
-    }  # fmt: skip
+        for plan in plans.cells.values()
+        for stage in plan.stages
+        if store.state(stage) != "hit"
+    }
     if not missing:
         return {}
     owner, visible = Owner.new(store.lease_seconds), _visible(cluster, runtime)

@@ -154,9 +154,17 @@ def _context(order: RanksOrder, folder: Path, number: int, count: int, stop: Sto
     listener: Listener = Saying(folder / "says.jsonl") if number == 0 else Silent()
     workspace = Workspace(Path(order.files), Path(order.scratch))
     return Context(
-        plan, stage, inputs, workspace, manifest_of(plan, stage), order.runtime, listener, stop, rank=number,
+        plan,
+        stage,
+        inputs,
+        workspace,
+        manifest_of(plan, stage),
+        order.runtime,
+        listener,
+        stop,
+        rank=number,
         ranks=count,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -93,8 +93,9 @@ def work_in_ranks(context: Context) -> Done:
     plan, workspace = context.plan, context.workspace
     ordered = RanksOrder(
         **dict(order(plan, context.stage, runtime)),
-        files=str(workspace.files.resolve()), scratch=str(workspace.scratch.resolve()),
-    )  # fmt: skip
+        files=str(workspace.files.resolve()),
+        scratch=str(workspace.scratch.resolve()),
+    )
     (folder / "order.json").write_text(ordered.model_dump_json(), "utf-8")
     code = _launch(folder.resolve(), context, runtime)
     done = folder / "done.json"
@@ -125,9 +126,13 @@ def _start(folder: Path, runtime: Runtime) -> subprocess.Popen[bytes]:
         environment.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     with (folder / "log.txt").open("wb") as log:
         return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
             start_new_session=True,  # so that Ctrl-C reaches us alone, and the ranks go on to their checkpoint
-        )  # fmt: skip
+        )
 
 
 def _launch(folder: Path, context: Context, runtime: Runtime) -> int:

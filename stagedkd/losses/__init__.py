@@ -7,7 +7,28 @@ from stagedkd.losses.relation import cka, pkt, rkd, sp, stage_cka
 from stagedkd.losses.response import ce, dist, dkd, fixmatch, kd, logit_std, pseudo
 
 __all__ = [
-    "CRD", "at", "ce", "cka", "coral", "dist", "dkd", "fixmatch", "gaussian_kl", "gaussian_w2", "hint", "kd",
-    "logit_std", "mmd", "nst", "pkt", "pool_to", "pool_to_common", "pseudo", "review", "rkd", "sliced_w2", "sp",
+    "CRD",
+    "at",
+    "ce",
+    "cka",
+    "coral",
+    "dist",
+    "dkd",
+    "fixmatch",
+    "gaussian_kl",
+    "gaussian_w2",
+    "hint",
+    "kd",
+    "logit_std",
+    "mmd",
+    "nst",
+    "pkt",
+    "pool_to",
+    "pool_to_common",
+    "pseudo",
+    "review",
+    "rkd",
+    "sliced_w2",
+    "sp",
     "stage_cka",
-]  # fmt: skip
+]

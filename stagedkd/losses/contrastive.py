@@ -44,9 +44,16 @@ class CRD(nn.Module):
     log_z: Tensor  # (2,), of the student's and the teacher's side; inf until the first batch
 
     def __init__(
-        self, *, clips: int, student_channels: int, teacher_channels: int, embedding: int = 128, negatives: int = 256,
-        temperature: float = 0.07, momentum: float = 0.5,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        clips: int,
+        student_channels: int,
+        teacher_channels: int,
+        embedding: int = 128,
+        negatives: int = 256,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+    ) -> None:
         super().__init__()
         if clips < 2:
             raise ValueError(f"crd tells clips apart: {clips} has no other to be told from, give it two or more")
@@ -73,10 +80,12 @@ class CRD(nn.Module):
         student_BD = _embed(self.student_embedding, student_BCTHW)
         teacher_BD = _embed(self.teacher_embedding, teacher_BCTHW.detach())
         chosen_BM = self.draw(numbers_B)
-        logits_2BM = torch.stack([
-            torch.einsum("bmd,bd->bm", memory[chosen_BM].to(embedded_BD.dtype), embedded_BD) / self.temperature
-            for memory, embedded_BD in ((self.teacher_memory, student_BD), (self.student_memory, teacher_BD))
-        ])  # fmt: skip
+        logits_2BM = torch.stack(
+            [
+                torch.einsum("bmd,bd->bm", memory[chosen_BM].to(embedded_BD.dtype), embedded_BD) / self.temperature
+                for memory, embedded_BD in ((self.teacher_memory, student_BD), (self.student_memory, teacher_BD))
+            ]
+        )
         found = logits_2BM.detach().flatten(1).logsumexp(1) - math.log(logits_2BM[0].numel() / self.clips)
         log_z = torch.where(self.log_z.isinf(), found, self.log_z.to(found.dtype))
         if self.training:
@@ -108,8 +117,9 @@ class CRD(nn.Module):
         if len(set(sizes.values())) > 1:
             raise ValueError(f"batches differ in size: {sizes}")
         for side, feat, layer in (
-            ("student", student_BCTHW, self.student_embedding), ("teacher", teacher_BCTHW, self.teacher_embedding)
-        ):  # fmt: skip
+            ("student", student_BCTHW, self.student_embedding),
+            ("teacher", teacher_BCTHW, self.teacher_embedding),
+        ):
             if feat.shape[1] != layer.in_features:
                 raise ValueError(f"the {side}'s map {tuple(feat.shape)} should have {layer.in_features} channels")
         if bool(((numbers_B < 0) | (numbers_B >= self.clips)).any()):

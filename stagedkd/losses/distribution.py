@@ -87,9 +87,12 @@ def gaussian_kl(
 
 @full_precision
 def mmd(
-    student_BCTHW: Tensor, teacher_BCTHW: Tensor, *, bandwidths: Sequence[float] = (0.5, 1.0, 2.0),
+    student_BCTHW: Tensor,
+    teacher_BCTHW: Tensor,
+    *,
+    bandwidths: Sequence[float] = (0.5, 1.0, 2.0),
     samples: Literal["auto", "positions", "batch"] = "auto",
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Squared maximum mean discrepancy with a sum of RBF kernels (Gretton et al. 2012), as a paired U-statistic: i != j
     in all three terms, so that equal features give zero. It may be slightly negative.
 
@@ -164,9 +167,12 @@ def _covariance(samples_Cn: Tensor, share: float) -> Tensor:
 
 @full_precision
 def sliced_w2(
-    student_BCTHW: Tensor, teacher_BCTHW: Tensor, *, directions: int | Tensor = 50,
+    student_BCTHW: Tensor,
+    teacher_BCTHW: Tensor,
+    *,
+    directions: int | Tensor = 50,
     samples: Literal["auto", "positions", "batch"] = "auto",
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Squared sliced 2-Wasserstein distance (Bonneel et al. 2015): mean over unit directions of the squared difference
     of sorted projections. Arguments as `mmd`.
 

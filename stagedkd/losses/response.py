@@ -69,9 +69,14 @@ def kd(student_BN: Tensor, teacher_BN: Tensor, *, temperature: float = 4.0) -> T
 
 @full_precision
 def dkd(
-    student_BN: Tensor, teacher_BN: Tensor, labels_B: Tensor, *, alpha: float = 1.0, beta: float = 8.0,
+    student_BN: Tensor,
+    teacher_BN: Tensor,
+    labels_B: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
     temperature: float = 4.0,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Decoupled KD, Zhao et al. 2022: temperature^2 * (alpha * TCKD + beta * NCKD), mean over the batch.
 
     TCKD compares target against the rest, NCKD the other classes among themselves. Stays in log space. The teacher gets

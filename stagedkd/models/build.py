@@ -110,8 +110,9 @@ def load_weights(network: Network, path: Path) -> list[str]:
     wrong += [f"{n} is missing in the file" for n in own if n not in given and not n.endswith(".num_batches_tracked")]
     wrong += [
         f"{n}: {tuple(given[n].shape)} in the file, {tuple(own[n].shape)} in the network"
-        for n in given if n in own and n not in skipped and given[n].shape != own[n].shape
-    ]  # fmt: skip
+        for n in given
+        if n in own and n not in skipped and given[n].shape != own[n].shape
+    ]
     if wrong:
         more = f"\n    and {len(wrong) - 12} more" if len(wrong) > 12 else ""
         raise DataError(f"{path} does not fit the network:\n    " + "\n    ".join(wrong[:12]) + more)

@@ -47,15 +47,21 @@ FAMILIES = {
         "VideoMAE", "videomae.embeddings", "videomae.encoder.layer", ("videomae.layernorm", "fc_norm", "classifier")
     ),
     "timesformer": _Family(
-        "Timesformer", "timesformer.embeddings", "timesformer.encoder.layer", ("timesformer.layernorm", "classifier"),
-        cls=True, time_last=True,
+        "Timesformer",
+        "timesformer.embeddings",
+        "timesformer.encoder.layer",
+        ("timesformer.layernorm", "classifier"),
+        cls=True,
+        time_last=True,
     ),
     "vivit": _Family("Vivit", "vivit.embeddings", "vivit.layers", ("vivit.layernorm", "classifier"), cls=True),
     "vjepa2": _Family(
-        "VJEPA2", "vjepa2.encoder.embeddings", "vjepa2.encoder.layer",
+        "VJEPA2",
+        "vjepa2.encoder.embeddings",
+        "vjepa2.encoder.layer",
         ("vjepa2.encoder.layernorm", "pooler", "classifier"),
     ),
-}  # fmt: skip
+}
 
 
 def hf(arch: HfArch, classes: int, root: Path) -> Network:
@@ -82,9 +88,16 @@ def hf(arch: HfArch, classes: int, root: Path) -> Network:
     paths = {"stem": (family.stem,), **{name: (f"{family.layers}.{i}",) for i, name in enumerate(names)}}
     head = tuple(path for path in family.head if _part(net, path) is not None)
     return Network(
-        net, Anatomy(paths, head, partial(_finish, head=head), partial(_step, stem=family.stem.split(".")[0]),
-                     partial(_map, family=family, grid=grid), partial(_other_size, model_type=model_type, clip=clip)),
-    )  # fmt: skip
+        net,
+        Anatomy(
+            paths,
+            head,
+            partial(_finish, head=head),
+            partial(_step, stem=family.stem.split(".")[0]),
+            partial(_map, family=family, grid=grid),
+            partial(_other_size, model_type=model_type, clip=clip),
+        ),
+    )
 
 
 def load_pretrained(network: Network, arch: HfArch, root: Path) -> list[str]:
@@ -105,9 +118,13 @@ def load_pretrained(network: Network, arch: HfArch, root: Path) -> list[str]:
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
             found, said = kind.from_pretrained(
-                str(folder or arch.model), config=config, dtype=torch.float32, ignore_mismatched_sizes=True,
-                output_loading_info=True, **local,
-            )  # fmt: skip
+                str(folder or arch.model),
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **local,
+            )
     except Exception as error:
         raise DataError(f"the weights of {arch.model} cannot be read: {_first_line(error)}") from error
     others = {name if isinstance(name, str) else name[0] for name in said["mismatched_keys"]}

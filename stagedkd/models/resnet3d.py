@@ -38,10 +38,14 @@ class BasicBlock(nn.Module):
         self.conv1, self.bn1 = _conv(c_in, c_out, stride, kind), nn.BatchNorm3d(c_out)
         self.conv2, self.bn2 = _conv(c_out, c_out, 1, kind), nn.BatchNorm3d(c_out)
         self.relu = nn.ReLU()
-        self.shortcut = nn.Identity() if stride == 1 and c_in == c_out else nn.Sequential(
-            nn.Conv3d(c_in, c_out, 1, (1 if kind == "flat" else stride, stride, stride), bias=False),
-            nn.BatchNorm3d(c_out),
-        )  # fmt: skip
+        self.shortcut = (
+            nn.Identity()
+            if stride == 1 and c_in == c_out
+            else nn.Sequential(
+                nn.Conv3d(c_in, c_out, 1, (1 if kind == "flat" else stride, stride, stride), bias=False),
+                nn.BatchNorm3d(c_out),
+            )
+        )
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x_BCTHW)))

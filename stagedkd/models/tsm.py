@@ -23,8 +23,10 @@ from stagedkd.spec.zoo import TSM
 
 # The index in `features` behind the last module of each stage; features.0 is the stem.
 STAGE_ENDS = {
-    "mobilenet_v3_small": (2, 4, 9, 13), "mobilenet_v3_large": (2, 4, 7, 13, 17), "mobilenet_v2": (2, 4, 7, 14, 19),
-}  # fmt: skip
+    "mobilenet_v3_small": (2, 4, 9, 13),
+    "mobilenet_v3_large": (2, 4, 7, 13, 17),
+    "mobilenet_v2": (2, 4, 7, 14, 19),
+}
 
 
 def tsm(backbone: str, shift: float, classes: int) -> Network:

@@ -119,9 +119,10 @@ class _Compiler:
         clip, labels = self._clip(), self.spec.labels
         reading = Reading(decoder=clip.decoder, span=clip.span, rate=clip.rate, refuse=clip.short == "refuse")
         work = Prepare(
-            data=data, fingerprint=entry.fingerprint if entry else None,
+            data=data,
+            fingerprint=entry.fingerprint if entry else None,
             reading=None if isinstance(data, Simulated) else reading,
-        )  # fmt: skip
+        )
         prepare = self._add("data", work, locked=entry is not None or name is None)
         by_look = isinstance(labels.noise, InstanceDependent) and labels.noisy > 0
         return prepare, self._add("labels", Weaken(labels=labels, clip=clip if by_look else None), data=prepare)
@@ -159,9 +160,15 @@ class _Compiler:
         seen = use.labels or teacher.labels
         stop = max(1, round(use.stop * teacher.epochs)) if use.stop is not None and teacher.epochs else None
         work = Teach(
-            arch=arch_of(teacher), input=teacher.input, weights=weights, labels=seen, clip=clip, augment=augment,
-            phase=self._ce_phase(teacher, teacher.epochs, stop) if teacher.epochs else None, seed=teacher.seed,
-        )  # fmt: skip
+            arch=arch_of(teacher),
+            input=teacher.input,
+            weights=weights,
+            labels=seen,
+            clip=clip,
+            augment=augment,
+            phase=self._ce_phase(teacher, teacher.epochs, stop) if teacher.epochs else None,
+            seed=teacher.seed,
+        )
         self._add(name, work, locked=locked, data=data, labels=labels)
         if seen == "all":
             self.notes.append(f"the {name} is trained on the true labels of all training clips (teacher.labels: all)")
@@ -180,9 +187,12 @@ class _Compiler:
             clip, augment = self._views()
             idle = {"align": 0.0} if rule.kind == "ema" else {"decay": Rule.model_fields["decay"].default}
             work = Refine(
-                rule=rule.model_copy(update=idle), round=number, networks=tuple(t for t, _ in trainees), clip=clip,
+                rule=rule.model_copy(update=idle),
+                round=number,
+                networks=tuple(t for t, _ in trainees),
+                clip=clip,
                 augment=augment,
-            )  # fmt: skip
+            )
             above = {"previous": found[-1]} if found else {}
             locked = all(known for _, known in trainees)
             found.append(self._add(f"refine-{number}", work, locked=locked, **needs, **above))
@@ -204,16 +214,29 @@ class _Compiler:
         weights, locked = self._weights(student)
         epochs = sum(phase.epochs for phase in self._phases(student, None))
         work = Teach(
-            arch=arch_of(student), input=student.input, weights=weights, labels="same", clip=clip, augment=augment,
-            phase=self._ce_phase(student, epochs), seed=self.spec.seed,
-        )  # fmt: skip
+            arch=arch_of(student),
+            input=student.input,
+            weights=weights,
+            labels="same",
+            clip=clip,
+            augment=augment,
+            phase=self._ce_phase(student, epochs),
+            seed=self.spec.seed,
+        )
         self._add("control-ce", work, locked=locked, data=data, labels=labels)
 
     def _ce_phase(self, network: Teacher | Student, epochs: int, stop: int | None = None) -> PhaseWork:
         return PhaseWork(
-            name="train", epochs=epochs, stop=None if stop == epochs else stop, trained=(0,), frozen=(), pairs=(),
-            head=True, losses=Losses(ce=Ce()), train=self.spec.train.patched(network.train),
-        )  # fmt: skip
+            name="train",
+            epochs=epochs,
+            stop=None if stop == epochs else stop,
+            trained=(0,),
+            frozen=(),
+            pairs=(),
+            head=True,
+            losses=Losses(ce=Ce()),
+            train=self.spec.train.patched(network.train),
+        )
 
     def _distill(self, name: str, row: Sequence[Teacher | Student], needs: dict[str, str], earlier: list[str]) -> None:
         """A hop from the last but one network of `row` to the last; `earlier` are the names of those further above."""
@@ -225,14 +248,26 @@ class _Compiler:
         roles, guides = self._guides(row, earlier)
         self._say_of(row)
         work = Distill(
-            arch=arch_of(network), input=network.input, weights=weights, cut=student_cut(network),
-            teacher=arch_of(upper), teacher_input=upper.input, teacher_cut=matched.teacher_cut if matched else (),
-            share=_share(upper), guides=guides, drop=distill.drop if guides else 0.0,
+            arch=arch_of(network),
+            input=network.input,
+            weights=weights,
+            cut=student_cut(network),
+            teacher=arch_of(upper),
+            teacher_input=upper.input,
+            teacher_cut=matched.teacher_cut if matched else (),
+            share=_share(upper),
+            guides=guides,
+            drop=distill.drop if guides else 0.0,
             pairing=matched.kind if matched else "pairs",
-            pair_weights=distill.pair_weights if matched else "uniform", normalize=distill.normalize,
-            warm_start=distill.warm_start, shuffle=distill.teacher.shuffle,
-            phases=self._phases(network, matched), clip=clip, augment=augment, seed=self.spec.seed,
-        )  # fmt: skip
+            pair_weights=distill.pair_weights if matched else "uniform",
+            normalize=distill.normalize,
+            warm_start=distill.warm_start,
+            shuffle=distill.teacher.shuffle,
+            phases=self._phases(network, matched),
+            clip=clip,
+            augment=augment,
+            seed=self.spec.seed,
+        )
         self._add(name, work, locked=locked, **needs, **roles)
 
     def _say_of(self, row: Sequence[Teacher | Student]) -> None:
@@ -280,9 +315,14 @@ class _Compiler:
         spec, trained = self.spec, self.stages[name].work
         assert isinstance(trained, (Teach, Distill))
         work = Evaluate(
-            arch=trained.arch, input=trained.input, clip=self._clip(), split=spec.evaluate.split,
-            clips=spec.evaluate.clips, crops=spec.evaluate.crops, batch=spec.evaluate.batch,
-        )  # fmt: skip
+            arch=trained.arch,
+            input=trained.input,
+            clip=self._clip(),
+            split=spec.evaluate.split,
+            clips=spec.evaluate.clips,
+            crops=spec.evaluate.crops,
+            batch=spec.evaluate.batch,
+        )
         self._add(f"evaluate-{name}", work, data=data, network=name)
 
 
@@ -299,7 +339,13 @@ def _phase_work(
     last = len(cut) - 1 if head else max(trained)
     compares = matched is not None and bool(phase.losses.on(FEATURE_LOSSES))
     return PhaseWork(
-        name=name, epochs=epochs, trained=trained, frozen=tuple(k for k in range(last + 1) if k not in trained),
-        pairs=matched.of(trained) if matched and compares else (), ramp=phase.ramp if compares else None, head=head,
-        losses=phase.losses, train=train,
-    )  # fmt: skip
+        name=name,
+        epochs=epochs,
+        trained=trained,
+        frozen=tuple(k for k in range(last + 1) if k not in trained),
+        pairs=matched.of(trained) if matched and compares else (),
+        ramp=phase.ramp if compares else None,
+        head=head,
+        losses=phase.losses,
+        train=train,
+    )

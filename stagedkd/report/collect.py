@@ -175,13 +175,24 @@ def _network(stage: Stage, trained: Artifact, evaluated: Artifact) -> NetworkRes
     assert isinstance(stage.work, (Teach, Distill))
     clips = int(seen["clips"])
     return NetworkResult(
-        name=stage.name, arch=describe(stage.work), top1=seen["top1"],
-        interval=wilson(round(seen["top1"] * clips), clips), top5=seen.get("top5"), ece=seen["ece"],
-        per_class=dict(seen["per_class"]), params=seen["params"], flops=seen["flops"], labels=made["labels"],
-        labelled_clips=made.get("labelled_clips", 0), training_clips=made.get("clips", 0), steps=made["steps"],
-        train_flops=made.get("train_flops"), seconds=(trained.run or {}).get("seconds"),
-        latency=(evaluated.run or {}).get("latency_seconds"), key=trained.manifest.key,
-    )  # fmt: skip
+        name=stage.name,
+        arch=describe(stage.work),
+        top1=seen["top1"],
+        interval=wilson(round(seen["top1"] * clips), clips),
+        top5=seen.get("top5"),
+        ece=seen["ece"],
+        per_class=dict(seen["per_class"]),
+        params=seen["params"],
+        flops=seen["flops"],
+        labels=made["labels"],
+        labelled_clips=made.get("labelled_clips", 0),
+        training_clips=made.get("clips", 0),
+        steps=made["steps"],
+        train_flops=made.get("train_flops"),
+        seconds=(trained.run or {}).get("seconds"),
+        latency=(evaluated.run or {}).get("latency_seconds"),
+        key=trained.manifest.key,
+    )
 
 
 def describe(work: Teach | Distill) -> str:
@@ -212,12 +223,22 @@ def read_refinements(plan: Plan, artifacts: Mapping[str, Artifact]) -> tuple[Ref
     rounds = [(s.name, artifacts[s.name].manifest.metrics) for s in plan.stages if isinstance(s.work, Refine)]
     return tuple(
         Refinement(
-            name, made["round"], made["outcome"], made["accuracy_before"], made["accuracy_after"], made["coverage"],
-            made["precision"], made["ece"], made["nll"], made["wrong_to_right"], made["right_to_wrong"],
-            dict(made["recall"]), made["train_flops"],
+            name,
+            made["round"],
+            made["outcome"],
+            made["accuracy_before"],
+            made["accuracy_after"],
+            made["coverage"],
+            made["precision"],
+            made["ece"],
+            made["nll"],
+            made["wrong_to_right"],
+            made["right_to_wrong"],
+            dict(made["recall"]),
+            made["train_flops"],
         )
         for name, made in rounds
-    )  # fmt: skip
+    )
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -50,10 +50,15 @@ class Comparison:
         """Plain values for metrics.json; `difference` and its interval in units of 1."""
         found = self.paired
         return {
-            "pairs": found.n if found else 0, "difference": found and found.mean,
-            "interval95": found and found.interval and list(found.interval), "p": found and found.p,
-            "p_holm": self.p_holm, "verdict": self.verdict, "below_smallest_effect": self.small, "remark": self.remark,
-        }  # fmt: skip
+            "pairs": found.n if found else 0,
+            "difference": found and found.mean,
+            "interval95": found and found.interval and list(found.interval),
+            "p": found and found.p,
+            "p_holm": self.p_holm,
+            "verdict": self.verdict,
+            "below_smallest_effect": self.small,
+            "remark": self.remark,
+        }
 
 
 def compare(settings: Mapping[str, Students], baseline: str) -> dict[str, Comparison]:

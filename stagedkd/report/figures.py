@@ -73,9 +73,11 @@ def loss_curves(results: Results) -> str:
 
 
 def correlation_map(
-    before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], student_names: Sequence[str],
+    before: Sequence[Sequence[float]],
+    after: Sequence[Sequence[float]],
+    student_names: Sequence[str],
     teacher_names: Sequence[str],
-) -> str:  # fmt: skip
+) -> str:
     """Two matrices K x M of values in 0..1 side by side on one scale: how alike each of K student substages is to each
     of M teacher substages, before and after the training of a hop."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -19,9 +19,27 @@ from stagedkd.store.store import Store
 
 SEED = "seed"
 TIDY = (
-    "network", "arch", "split", "views", "clips", "top1", "top1_low95", "top1_high95", "top5", "ece", "params", "flops",
-    "steps", "train_flops", "labels", "labelled_clips", "training_clips", "seconds", "latency", "key",
-)  # fmt: skip
+    "network",
+    "arch",
+    "split",
+    "views",
+    "clips",
+    "top1",
+    "top1_low95",
+    "top1_high95",
+    "top5",
+    "ece",
+    "params",
+    "flops",
+    "steps",
+    "train_flops",
+    "labels",
+    "labelled_clips",
+    "training_clips",
+    "seconds",
+    "latency",
+    "key",
+)
 
 
 @dataclass(frozen=True)
@@ -79,11 +97,16 @@ class GridResults:
         found = [self.cells[name] for name in names if name in self.cells]
         one = found[0] if found else None
         return Row(
-            labels, summary([r.student for r in found]), summary([r.teacher for r in found]),
-            summary([r.control for r in found if r.control]), one.student.params if one else 0,
-            sum(n.steps for n in one.hops) if one else 0, one and one.train_flops, one and one.teacher.train_flops,
+            labels,
+            summary([r.student for r in found]),
+            summary([r.teacher for r in found]),
+            summary([r.control for r in found if r.control]),
+            one.student.params if one else 0,
+            sum(n.steps for n in one.hops) if one else 0,
+            one and one.train_flops,
+            one and one.teacher.train_flops,
             len(names) - len(found),
-        )  # fmt: skip
+        )
 
     @property
     def baseline_row(self) -> Row:
@@ -205,9 +228,13 @@ def tidy(found: GridResults) -> Iterator[dict[str, Any]]:
         for network in results.networks:
             low, high = network.interval
             values = network.__dict__ | {
-                "network": network.name, "split": results.split, "views": results.views, "top1_low95": low,
-                "top1_high95": high, "clips": results.data["clips"][results.split],
-            }  # fmt: skip
+                "network": network.name,
+                "split": results.split,
+                "views": results.views,
+                "top1_low95": low,
+                "top1_high95": high,
+                "clips": results.data["clips"][results.split],
+            }
             yield {**found.plans.labels[name], **{key: values[key] for key in TIDY}}
 
 
@@ -219,10 +246,18 @@ def as_json(found: GridResults) -> dict[str, Any]:
         "split": found.split,
         "intervals": found.intervals,
         "rows": [
-            {**row.labels, "student": _summary_json(row.student), "teacher": _summary_json(row.teacher),
-             "control": _summary_json(row.control), "params": row.params, "steps": row.steps,
-             "train_flops": row.train_flops, "teacher_train_flops": row.teacher_flops, "missing": row.missing,
-             "comparison": found.comparisons[row.name].as_json() if row.name in found.comparisons else None}
+            {
+                **row.labels,
+                "student": _summary_json(row.student),
+                "teacher": _summary_json(row.teacher),
+                "control": _summary_json(row.control),
+                "params": row.params,
+                "steps": row.steps,
+                "train_flops": row.train_flops,
+                "teacher_train_flops": row.teacher_flops,
+                "missing": row.missing,
+                "comparison": found.comparisons[row.name].as_json() if row.name in found.comparisons else None,
+            }
             for row in found.rows
         ],
         "baseline": dict(found.baseline_row.labels),
@@ -230,7 +265,7 @@ def as_json(found: GridResults) -> dict[str, Any]:
         "cells": {name: {"student": results.student.top1} for name, results in found.cells.items()},
         "missing": dict(found.missing),
         "notes": list(found.notes),
-    }  # fmt: skip
+    }
 
 
 def _summary_json(found: Summary | None) -> dict[str, Any] | None:

@@ -29,10 +29,13 @@ def _distill(stage: Stage, work: Distill) -> Iterator[str]:
     guides = ", ".join(name for role, name in stage.needs.items() if role.startswith("guide"))
     yield from ("", f"{stage.name} from {stage.needs['teacher']}" + (f", guided by {guides}, too" if guides else ""))
     said = {
-        "pairing": work.pairing if work.pairing != "pairs" else "", "pair weights": work.pair_weights,
-        "normalize": work.normalize, "drop": work.drop and f"{work.drop:g}",
-        "warm start": work.warm_start and "yes", "teacher's outputs": work.shuffle and "shuffled",
-    }  # fmt: skip
+        "pairing": work.pairing if work.pairing != "pairs" else "",
+        "pair weights": work.pair_weights,
+        "normalize": work.normalize,
+        "drop": work.drop and f"{work.drop:g}",
+        "warm start": work.warm_start and "yes",
+        "teacher's outputs": work.shuffle and "shuffled",
+    }
     options = ", ".join(f"{name}: {value}" for name, value in said.items() if value and value != "uniform")
     if options:
         yield f"  {options}"

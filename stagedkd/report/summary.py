@@ -27,10 +27,16 @@ def summary(results: Results) -> dict[str, Any]:
 def grid_summary(found: GridResults) -> dict[str, Any]:
     """The students' mean top-1 in 0..1 with its 95% interval, by row of the grid."""
     return {
-        _named(row.name): {"top1": row.student.top1, "low95": row.student.interval[0],
-                           "high95": row.student.interval[1], "seeds": row.student.seeds, "parameters": row.params}
-        for row in found.rows if row.student
-    }  # fmt: skip
+        _named(row.name): {
+            "top1": row.student.top1,
+            "low95": row.student.interval[0],
+            "high95": row.student.interval[1],
+            "seeds": row.student.seeds,
+            "parameters": row.params,
+        }
+        for row in found.rows
+        if row.student
+    }
 
 
 def plots(results: Results) -> dict[str, list[Row]]:
@@ -55,6 +61,12 @@ def _named(row: str) -> str:
 
 
 def _figures(network: NetworkResult) -> dict[str, float]:
-    figures = {"top1": network.top1, "top5": network.top5, "ece": network.ece, "parameters": network.params,
-               "flops": network.flops, "train_flops": network.train_flops}  # fmt: skip
+    figures = {
+        "top1": network.top1,
+        "top5": network.top5,
+        "ece": network.ece,
+        "parameters": network.params,
+        "flops": network.flops,
+        "train_flops": network.train_flops,
+    }
     return {name: value for name, value in figures.items() if value is not None}

@@ -36,13 +36,25 @@ def plan_table(plan: Plan, states: Mapping[str, str], why: Mapping[str, str]) ->
 def plan_json(plans: Plans, states: Mapping[str, str], why: Mapping[str, str]) -> dict[str, Any]:
     """Plans as plain values: for a grid its cells, each with its stages."""
     cells = [
-        {"cell": name, "labels": dict(plans.labels[name]), "notes": plan.notes, "stages": [
-            {"stage": s.name, "kind": s.work.kind, "key": s.key, "state": states[s.identity], "needs": dict(s.needs),
-             "why": why.get(s.name, ""), "work": s.work.model_dump(mode="json")}
-            for s in plan.stages
-        ]}
+        {
+            "cell": name,
+            "labels": dict(plans.labels[name]),
+            "notes": plan.notes,
+            "stages": [
+                {
+                    "stage": s.name,
+                    "kind": s.work.kind,
+                    "key": s.key,
+                    "state": states[s.identity],
+                    "needs": dict(s.needs),
+                    "why": why.get(s.name, ""),
+                    "work": s.work.model_dump(mode="json"),
+                }
+                for s in plan.stages
+            ],
+        }
         for name, plan in plans.cells.items()
-    ]  # fmt: skip
+    ]
     if plans.is_grid:
         return {"name": plans.name, "unique": len(plans.unique), "cells": cells}
     return {"name": plans.name, "notes": cells[0]["notes"], "stages": cells[0]["stages"]}
@@ -143,8 +155,17 @@ def refinement_table(rounds: Iterable[Refinement]) -> Table:
     """What each round did to the labels, measured against the hidden truth."""
     title = "\nlabel refinement, against the hidden truth"
     table = Table("round", "outcome", box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
-    for column in ("right before", "after", "coverage", "precision", "ECE", "NLL", "wrong to right", "right to wrong",
-                   "lowest recall"):  # fmt: skip
+    for column in (
+        "right before",
+        "after",
+        "coverage",
+        "precision",
+        "ECE",
+        "NLL",
+        "wrong to right",
+        "right to wrong",
+        "lowest recall",
+    ):
         table.add_column(column, justify="right")
     for r in rounds:
         worst = f"{r.worst} {_percent(r.recall[r.worst])}" if r.worst else "-"
@@ -173,9 +194,15 @@ def _row(n: NetworkResult, teacher: NetworkResult) -> tuple[str, ...]:
     low, high = n.interval
     labels = f"{n.labelled_clips} of {n.training_clips}" + (" (true)" if n.labels == "all" else "")
     return (
-        n.name, f"{100 * n.top1:.1f}%", f"{100 * low:.1f} to {100 * high:.1f}", f"{n.params:,}",
-        f"{n.flops / 1e6:,.1f}", f"{teacher.params / n.params:.1f}x", labels, flops_text(n.train_flops),
-    )  # fmt: skip
+        n.name,
+        f"{100 * n.top1:.1f}%",
+        f"{100 * low:.1f} to {100 * high:.1f}",
+        f"{n.params:,}",
+        f"{n.flops / 1e6:,.1f}",
+        f"{teacher.params / n.params:.1f}x",
+        labels,
+        flops_text(n.train_flops),
+    )
 
 
 def survey_table(counts: Mapping[str, Mapping[str, int]], groups: Mapping[str, int]) -> Table:

@@ -129,7 +129,7 @@ def grid_page(found: GridResults) -> str:
 
     return _template("grid.html.j2").render(
         r=found, plot=settings_plot(found), pct=_percent, flops=flops_text, p=p_text, smallest=points(SMALLEST_EFFECT)
-    )  # fmt: skip
+    )
 
 
 def _percent(share: float) -> str:

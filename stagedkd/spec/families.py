@@ -11,13 +11,34 @@ if TYPE_CHECKING:
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "shapes": (  # in pairs that are each other's time reversal
-        "right", "left", "down", "up", "orbit_cw", "orbit_ccw", "spin_cw", "spin_ccw", "grow", "shrink",
-        "diagonal_down", "diagonal_up",
+        "right",
+        "left",
+        "down",
+        "up",
+        "orbit_cw",
+        "orbit_ccw",
+        "spin_cw",
+        "spin_ccw",
+        "grow",
+        "shrink",
+        "diagonal_down",
+        "diagonal_up",
     ),
     "figures": (
-        "walk", "run", "jump", "jack", "squat", "wave1", "wave2", "bend", "kick", "punch", "sit_down", "stand_up",
+        "walk",
+        "run",
+        "jump",
+        "jack",
+        "squat",
+        "wave1",
+        "wave2",
+        "bend",
+        "kick",
+        "punch",
+        "sit_down",
+        "stand_up",
     ),
-}  # fmt: skip
+}
 _SIDES = (("left", "right"), ("ccw", "cw"), ("anticlockwise", "clockwise"), ("counterclockwise", "clockwise"))
 
 

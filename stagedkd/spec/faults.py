@@ -16,14 +16,24 @@ from stagedkd.spec.schema import Section, Spec
 from stagedkd.spec.yaml import Node, Path_
 
 FORMS = {
-    "int_type": "a whole number", "float_type": "a number", "string_type": "a word", "tuple_type": "a list",
-    "dict_type": "a map", "mapping_type": "a map", "model_type": "a map", "model_attributes_type": "a map",
-    "finite_number": "a finite number", "bool_type": "true or false",
-}  # fmt: skip
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "a word",
+    "tuple_type": "a list",
+    "dict_type": "a map",
+    "mapping_type": "a map",
+    "model_type": "a map",
+    "model_attributes_type": "a map",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+}
 MOST = 100  # errors shown of one spec: who made more will not read them
 LIMITS = {
-    "greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most",
-}  # fmt: skip
+    "greater_than": "above",
+    "greater_than_equal": "at least",
+    "less_than": "below",
+    "less_than_equal": "at most",
+}
 
 
 def problems_of(error: ValidationError, tree: Node, root: type[Section] = Spec) -> list[Problem]:
@@ -35,9 +45,10 @@ def problems_of(error: ValidationError, tree: Node, root: type[Section] = Spec) 
     rows = [(d["type"], unlabelled(d["loc"], root), problem_of(d, tree, root)) for d in details]
     meant = {(path[:-1], problem.hint) for kind, path, problem in rows if kind == "extra_forbidden"}
     return [
-        problem for kind, path, problem in rows
+        problem
+        for kind, path, problem in rows
         if kind != "missing" or not path or (path[:-1], f"did you mean '{path[-1]}'?") not in meant
-    ]  # fmt: skip
+    ]
 
 
 def problem_of(detail: ErrorDetails, tree: Node, root: type[Section] = Spec) -> Problem:

@@ -80,10 +80,13 @@ def read_recipe(named: Node, root: Path, folder: Path) -> Node | None:
         return None
     recipe = read_yaml(tidy_path(_recipe_path(named, root, folder)))
     if recipe.map.keys() - METHOD:
-        raise SpecError([
-            Problem(f"a recipe cannot set '{name}'", node.key, "only distill, cascade and refine")
-            for name, node in recipe.map.items() if name not in METHOD
-        ])  # fmt: skip
+        raise SpecError(
+            [
+                Problem(f"a recipe cannot set '{name}'", node.key, "only distill, cascade and refine")
+                for name, node in recipe.map.items()
+                if name not in METHOD
+            ]
+        )
     if "distill" not in recipe.map:
         raise SpecError([Problem("a recipe needs distill", recipe.place, "add distill: {phases: ...}")])
     return recipe
@@ -150,9 +153,15 @@ class _Reader:
         """Lay the parents of a file, its recipe and the file itself over `below`, in this order."""
         here = path.resolve()
         if here in self.laid:
-            self.merger.notes.append(Problem(
-                f"{path} is laid a second time, over what came between", own.place, "two parents share it", (), "note"
-            ))  # fmt: skip
+            self.merger.notes.append(
+                Problem(
+                    f"{path} is laid a second time, over what came between",
+                    own.place,
+                    "two parents share it",
+                    (),
+                    "note",
+                )
+            )
         self.laid.add(here)
         for named in self._named(own.below("extends")):
             parent = self._parent(named, path, (*chain, here))

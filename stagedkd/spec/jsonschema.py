@@ -17,17 +17,26 @@ DIRECTIVE = r"^\$(delete|replace)$"
 _LABEL = {"type": ["string", "number", "boolean", "null"]}
 _ROWS = {"type": "array", "items": {"type": "object", "additionalProperties": _LABEL}}
 _GRID: Schema = {
-    "type": "object", "additionalProperties": False,
+    "type": "object",
+    "additionalProperties": False,
     "description": "Every combination of the axes is a cell.",
     "properties": {
-        "axes": {"type": "object", "description": "Paths of the spec, each with a list of values or labelled values.",
-                 "additionalProperties": {"type": ["array", "object"], "minItems": 1, "minProperties": 1}},
-        "seeds": {"description": "Student seeds: how many, or which.", "anyOf": [
-            {"type": "integer", "minimum": 1}, {"type": "array", "items": {"type": "integer"}, "minItems": 1}]},
+        "axes": {
+            "type": "object",
+            "description": "Paths of the spec, each with a list of values or labelled values.",
+            "additionalProperties": {"type": ["array", "object"], "minItems": 1, "minProperties": 1},
+        },
+        "seeds": {
+            "description": "Student seeds: how many, or which.",
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "array", "items": {"type": "integer"}, "minItems": 1},
+            ],
+        },
         "exclude": {"description": "Cells that are left out: every cell that matches.", **_ROWS},
         "include": {"description": "Further cells, each naming all axes.", **_ROWS},
     },
-}  # fmt: skip
+}
 
 
 def json_schema() -> Schema:
@@ -46,16 +55,19 @@ def json_schema() -> Schema:
     paths = [path, {"type": "array", "items": path}]
     schema["properties"] |= {
         "extends": {"description": "Parents, relative to this file.", "anyOf": paths},
-        "recipe": {"description": f"A method: {', '.join(shipped_recipes())}, or the path of a file.",
-                   "type": ["string", "null"]},
+        "recipe": {
+            "description": f"A method: {', '.join(shipped_recipes())}, or the path of a file.",
+            "type": ["string", "null"],
+        },
         "grid": _GRID,
-    }  # fmt: skip
+    }
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A spec of stagedkd",
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A spec of stagedkd",
         "description": "Partial: a child says only what it changes. `stagedkd check` says the rest.",
         **{key: value for key, value in schema.items() if key not in ("title", "description")},
         "$defs": definitions,
-    }  # fmt: skip
+    }
 
 
 def _sections(base: type[Section]) -> list[type[Section]]:

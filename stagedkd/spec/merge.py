@@ -89,10 +89,15 @@ class Merger:
             fallen = [n for n in below.map if n in was.model_fields and n not in now.model_fields]
             for name in fallen:
                 node, where = below.map[name], ".".join(map(str, (*path, name)))
-                self.notes.append(Problem(
-                    f"'{where}' falls: {tag} is now {new.value}", node.key or node.place, f"only {old.value} has it",
-                    ((f"{tag} changes at", new.place),), "note",
-                ))  # fmt: skip
+                self.notes.append(
+                    Problem(
+                        f"'{where}' falls: {tag} is now {new.value}",
+                        node.key or node.place,
+                        f"only {old.value} has it",
+                        ((f"{tag} changes at", new.place),),
+                        "note",
+                    )
+                )
             return fallen
         return []
 

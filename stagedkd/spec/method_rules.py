@@ -28,8 +28,11 @@ def phases_fit(spec: Spec, listed: Sequence[Student]) -> Iterator[Fault]:
         yield from _batches(spec, at, phase)
         if phase.ramp is not None and distill.normalize:
             yield "normalize would undo the ramp", (*at, "ramp"), "leave one of the two out"
-    memories = {loss.model_dump_json(exclude={"weight", "schedule", "to", "warmup_epochs"}): name
-                for name, phase in distill.phases.items() if (loss := phase.losses.crd)}  # fmt: skip
+    memories = {
+        loss.model_dump_json(exclude={"weight", "schedule", "to", "warmup_epochs"}): name
+        for name, phase in distill.phases.items()
+        if (loss := phase.losses.crd)
+    }
     if len(memories) > 1:
         at = ("distill", "phases", list(memories.values())[-1], "losses", "crd")
         yield "crd has one memory over all phases: its settings must be the same in each", at, "give them all one form"
@@ -65,8 +68,9 @@ def compared(spec: Spec, matched: Matching, parts: int) -> Iterator[Fault]:
                 what = "two pairs" if count else "a pair"
                 yield (
                     f"phase '{name}' has not {what} of substages to compare for substage {numbers}",
-                    ("distill", "phases", name), "add pairs to distill.pairing, or train other substages",
-                )  # fmt: skip
+                    ("distill", "phases", name),
+                    "add pairs to distill.pairing, or train other substages",
+                )
 
 
 def guided(spec: Spec) -> Iterator[Fault]:

@@ -86,9 +86,11 @@ def band(students: int, teachers: int) -> tuple[Pair, ...]:
     mixture over them keeps the order."""
     reach = 1 / min(students, teachers) + 1e-9
     return tuple(
-        (k, m) for k in range(students) for m in range(teachers)
+        (k, m)
+        for k in range(students)
+        for m in range(teachers)
         if abs((k + 0.5) / students - (m + 0.5) / teachers) <= reach
-    )  # fmt: skip
+    )
 
 
 def _by_stride(student: NetworkFields, cut: Cut, teacher: NetworkFields, theirs: Cut) -> tuple[Pair, ...]:

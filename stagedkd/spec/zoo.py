@@ -47,9 +47,23 @@ def _swin(params: int, *weights: str) -> ZooEntry:
 
 
 _S3D = (
-    "stem", "pool1", "conv2a", "conv2b", "pool2", "mixed3b", "mixed3c", "pool3", "mixed4b", "mixed4c", "mixed4d",
-    "mixed4e", "mixed4f", "pool4", "mixed5b", "mixed5c",
-)  # fmt: skip
+    "stem",
+    "pool1",
+    "conv2a",
+    "conv2b",
+    "pool2",
+    "mixed3b",
+    "mixed3c",
+    "pool3",
+    "mixed4b",
+    "mixed4c",
+    "mixed4d",
+    "mixed4e",
+    "mixed4f",
+    "pool4",
+    "mixed5b",
+    "mixed5c",
+)
 
 ZOO: dict[str, ZooEntry] = {
     "r3d_18": _resnet(33_166_272),

@@ -61,15 +61,31 @@ def teach(context: Context, work: Teach) -> Done:
 
 
 def ce_job(
-    context: Context, network: Network, phase: PhaseWork, made: Input | None, feed: Feed, device: torch.device,
+    context: Context,
+    network: Network,
+    phase: PhaseWork,
+    made: Input | None,
+    feed: Feed,
+    device: torch.device,
     scratch: Path,
-) -> Job:  # fmt: skip
+) -> Job:
     """A training by labels alone."""
     _say_precision(context, (phase,), device)
     return _job(
-        context, student=network, bridge=Bridge(), guides=(), cut=(), teacher_cut=(), phases=(phase,), feed=feed,
-        inputs=(made,), shares=(), device=device, scratch=scratch, hop=Hop(seed=feed.seed),
-    )  # fmt: skip
+        context,
+        student=network,
+        bridge=Bridge(),
+        guides=(),
+        cut=(),
+        teacher_cut=(),
+        phases=(phase,),
+        feed=feed,
+        inputs=(made,),
+        shares=(),
+        device=device,
+        scratch=scratch,
+        hop=Hop(seed=feed.seed),
+    )
 
 
 def distill(context: Context, work: Distill) -> Done:
@@ -98,12 +114,23 @@ def distill(context: Context, work: Distill) -> Done:
     probe = _probe(work, feed)
     measured = work.pairing == "correlation" or work.pair_weights != "uniform"
     job = _job(
-        context, student=student, bridge=bridge, guides=tuple(guides), cut=work.cut, teacher_cut=work.teacher_cut,
-        phases=work.phases, feed=feed, inputs=(work.input, *(made for _, made in cast)),
-        shares=(work.share, *(guide.share for guide in work.guides)), device=device,
-        scratch=context.workspace.scratch, probe=probe if measured else None, normalize=work.normalize is not None,
-        hop=Hop(work.drop, work.shuffle, work.pair_weights, feed.seed), own=own_losses(context, work.phases),
-    )  # fmt: skip
+        context,
+        student=student,
+        bridge=bridge,
+        guides=tuple(guides),
+        cut=work.cut,
+        teacher_cut=work.teacher_cut,
+        phases=work.phases,
+        feed=feed,
+        inputs=(work.input, *(made for _, made in cast)),
+        shares=(work.share, *(guide.share for guide in work.guides)),
+        device=device,
+        scratch=context.workspace.scratch,
+        probe=probe if measured else None,
+        normalize=work.normalize is not None,
+        hop=Hop(work.drop, work.shuffle, work.pair_weights, feed.seed),
+        own=own_losses(context, work.phases),
+    )
     extra["train_flops"] = hop_flops(work, shapes, len(feed.numbers))
     before = _correlation(context, job, probe)
     done = _fit(context, job, extra)
@@ -235,10 +262,14 @@ def _job(context: Context, **fields: Any) -> Job:
         for network in (fields["student"], *fields["guides"]):
             channels_last(network)
     return Job(
-        events=EventLog(fields["scratch"] / "events.jsonl", muted=not context.first), compile=context.runtime.compile,
-        checkpoint_seconds=context.runtime.checkpoint_seconds, interrupted=context.stop.get,
-        on_step=context.listener.step, ranks=ranks_of(context, fields["device"]), **fields,
-    )  # fmt: skip
+        events=EventLog(fields["scratch"] / "events.jsonl", muted=not context.first),
+        compile=context.runtime.compile,
+        checkpoint_seconds=context.runtime.checkpoint_seconds,
+        interrupted=context.stop.get,
+        on_step=context.listener.step,
+        ranks=ranks_of(context, fields["device"]),
+        **fields,
+    )
 
 
 def ranks_of(context: Context, device: torch.device) -> Ranks:
@@ -269,12 +300,18 @@ def run_facts(device: torch.device, seconds: float, waited: float = 0.0, ranks: 
     """Volatile facts for run.json; `waited` are the seconds of training that were spent making batches, `ranks` the
     processes that shared it."""
     return {
-        **_device_facts(device, ranks), "train_seconds": seconds, "data_seconds": waited, "torch": torch.__version__,
-    }  # fmt: skip
+        **_device_facts(device, ranks),
+        "train_seconds": seconds,
+        "data_seconds": waited,
+        "torch": torch.__version__,
+    }
 
 
 def _device_facts(device: torch.device, ranks: int) -> dict[str, Any]:
     return {
-        "device": device.type, "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(), "gpus": ranks,
-    }  # fmt: skip
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "gpus": ranks,
+    }

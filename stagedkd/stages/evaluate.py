@@ -41,10 +41,15 @@ def evaluate(context: Context, work: Evaluate) -> Done:
 
     source = open_source(context, data, work.clip, device)
     scores = predict(network, source, numbers, work.batch, work.clips, work.crops, work.input, progress)
-    write_table(context.workspace.files / "predictions.parquet", {
-        "clip": numbers.tolist(), "label": labels.tolist(), "predicted": scores.argmax(1).tolist(),
-        "confidence": scores.max(1).tolist(),
-    })  # fmt: skip
+    write_table(
+        context.workspace.files / "predictions.parquet",
+        {
+            "clip": numbers.tolist(),
+            "label": labels.tolist(),
+            "predicted": scores.argmax(1).tolist(),
+            "confidence": scores.max(1).tolist(),
+        },
+    )
     seen = work.clip.seen(work.input)
     shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *seen)
     metrics = figures(scores, labels, classes)

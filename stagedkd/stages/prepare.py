@@ -51,10 +51,17 @@ def prepare(context: Context, work: Prepare) -> Done:
     if not any(e.split == "val" for e in entries):
         raise DataError("no clip is left for validation", hint="add groups, or change data.folds or data.seed")
     ids = {name: i for i, name in enumerate(classes)}
-    write_table(context.workspace.files / "clips.parquet", {
-        "clip": list(range(len(entries))), "path": [e.path for e in entries], "group": [e.group for e in entries],
-        "split": [e.split for e in entries], "trusted": [e.trusted for e in entries], **_measured(entries, held),
-    })  # fmt: skip
+    write_table(
+        context.workspace.files / "clips.parquet",
+        {
+            "clip": list(range(len(entries))),
+            "path": [e.path for e in entries],
+            "group": [e.group for e in entries],
+            "split": [e.split for e in entries],
+            "trusted": [e.trusted for e in entries],
+            **_measured(entries, held),
+        },
+    )
     truth = [ids.get(e.label, -1) for e in entries]
     write_table(context.workspace.files / "truth.parquet", {"clip": list(range(len(entries))), "label": truth})
     splits = Counter(e.split for e in entries)

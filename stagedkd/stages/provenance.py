@@ -13,8 +13,17 @@ from typing import Any
 from stagedkd._version import __version__
 
 PACKAGES = (
-    "av", "numpy", "pillow", "pyarrow", "safetensors", "scipy", "torch", "torchcodec", "torchvision", "transformers"
-)  # fmt: skip
+    "av",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "safetensors",
+    "scipy",
+    "torch",
+    "torchcodec",
+    "torchvision",
+    "transformers",
+)
 SAME = (
     "stagedkd",
     "code",
@@ -41,8 +50,14 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     machine = f"{platform.system()} {platform.machine()}"
-    return {"stagedkd": __version__, "code": _code(), "python": platform.python_version(), "machine": machine,
-            "cpu": cpu(), "packages": packages}  # fmt: skip
+    return {
+        "stagedkd": __version__,
+        "code": _code(),
+        "python": platform.python_version(),
+        "machine": machine,
+        "cpu": cpu(),
+        "packages": packages,
+    }
 
 
 def cpu() -> str:

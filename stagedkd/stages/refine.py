@@ -85,10 +85,13 @@ def refine(context: Context, work: Refine) -> Done:
     p = predicted[0] if len(predicted) == 1 else rules.mixture(predicted[0], predicted[1])
     right = p[sure].argmax(1) == truth
     facts: dict[str, Any] = {
-        "nll": rules.negative_log_likelihood(p[sure], truth), "held_out": float(right.mean()),
-        "ece": expected_calibration_error(p[sure].max(1).astype(np.float32), right), "last_round": work.round,
-        "temperatures": temperatures, "train_flops": _flops(context, work, clips, folds),
-    }  # fmt: skip
+        "nll": rules.negative_log_likelihood(p[sure], truth),
+        "held_out": float(right.mean()),
+        "ece": expected_calibration_error(p[sure].max(1).astype(np.float32), right),
+        "last_round": work.round,
+        "temperatures": temperatures,
+        "train_flops": _flops(context, work, clips, folds),
+    }
     made = rules.next_labels(work.rule, predicted, clips.given, clips.clean, before)
     facts["outcome"] = _outcome(clips, before, made, facts, earlier, int(right.sum()))
     kept = facts["outcome"].startswith((KEPT, "last"))
@@ -134,9 +137,14 @@ def _read(path: Path) -> rules.Labels:
 
 
 def _out_of_fold(
-    context: Context, work: Refine, trainee: Trainee, clips: Clips, before: rules.Labels,
-    folds: npt.NDArray[np.int64], device: torch.device,
-) -> npt.NDArray[np.float64]:  # fmt: skip
+    context: Context,
+    work: Refine,
+    trainee: Trainee,
+    clips: Clips,
+    before: rules.Labels,
+    folds: npt.NDArray[np.int64],
+    device: torch.device,
+) -> npt.NDArray[np.float64]:
     """Log-probabilities (n, N) of every clip by a network that was trained without its fold. A fold that is done is
     kept, so that a stage that was stopped goes on from there."""
     check_weights(context, trainee.weights, trainee.arch)
@@ -166,9 +174,15 @@ def _keep(path: Path, scores: npt.NDArray[np.float64]) -> None:
 
 
 def _fold(
-    context: Context, work: Refine, trainee: Trainee, clips: Clips, before: rules.Labels,
-    out: npt.NDArray[np.bool_], source: ClipSource, device: torch.device,
-) -> npt.NDArray[np.float64]:  # fmt: skip
+    context: Context,
+    work: Refine,
+    trainee: Trainee,
+    clips: Clips,
+    before: rules.Labels,
+    out: npt.NDArray[np.bool_],
+    source: ClipSource,
+    device: torch.device,
+) -> npt.NDArray[np.float64]:
     """Train without the clips in `out`, then predict them: log-probabilities (clips in out, N)."""
     labels, fold = before.label[~out], int(np.flatnonzero(out)[0])  # a fold is known by its first clip
     if not (labels >= 0).any():
@@ -203,17 +217,26 @@ def _flops(context: Context, work: Refine, clips: Clips, folds: npt.NDArray[np.i
 
 
 def _done(
-    context: Context, clips: Clips, work: Refine, before: rules.Labels, after: rules.Labels, facts: dict[str, Any],
+    context: Context,
+    clips: Clips,
+    work: Refine,
+    before: rules.Labels,
+    after: rules.Labels,
+    facts: dict[str, Any],
     run: dict[str, Any],
-) -> Done:  # fmt: skip
+) -> Done:
     by = "both" if len(work.networks) == 2 else work.networks[0].by
     changed = after is not before
     table = {
-        "clip": clips.numbers.tolist(), "origin": clips.origin, "given": clips.given.tolist(),
-        "old": before.label.tolist(), "label": after.label.tolist(),
-        "posterior": after.posterior.astype(np.float32).tolist(), "accepted": after.accepted.tolist(),
+        "clip": clips.numbers.tolist(),
+        "origin": clips.origin,
+        "given": clips.given.tolist(),
+        "old": before.label.tolist(),
+        "label": after.label.tolist(),
+        "posterior": after.posterior.astype(np.float32).tolist(),
+        "accepted": after.accepted.tolist(),
         "by": [by if changed and not sure else "" for sure in clips.clean],
-    }  # fmt: skip
+    }
     if context.first:
         write_table(context.workspace.files / "refined.parquet", table)
     data = context.inputs["data"]

@@ -144,8 +144,11 @@ def find(store: Store, text: str) -> tuple[Entry, Manifest] | None:
         StoreError: several do.
     """
     kind, _, start = text.rpartition("-")
-    found = [(e, m) for e in artifacts(store) if isinstance(m := manifest_at(e.folder), Manifest)
-             and m.key.startswith(start) and kind in ("", m.kind)]  # fmt: skip
+    found = [
+        (e, m)
+        for e in artifacts(store)
+        if isinstance(m := manifest_at(e.folder), Manifest) and m.key.startswith(start) and kind in ("", m.kind)
+    ]
     if len(found) > 1:
         names = ", ".join(entry.name for entry, _ in found[:5])
         raise StoreError(f"{len(found)} artifacts start with {text}: {names}", hint="give more of the key")

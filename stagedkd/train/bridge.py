@@ -35,9 +35,13 @@ class Bridge(nn.Module):
     """The trainable modules of a hop's pairs, and how pairs are made of feature maps."""
 
     def __init__(
-        self, pairing: str = "pairs", phases: Sequence[PhaseWork] = (), student: Mapping[int, int] | None = None,
-        teacher: Mapping[int, int] | None = None, clips: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        pairing: str = "pairs",
+        phases: Sequence[PhaseWork] = (),
+        student: Mapping[int, int] | None = None,
+        teacher: Mapping[int, int] | None = None,
+        clips: int = 0,
+    ) -> None:
         """
         Args:
             pairing, phases: of the hop. student, teacher: channels by substage. clips: number of training clips (crd).
@@ -92,9 +96,14 @@ class Bridge(nn.Module):
                 return self._reviewed(phase.pairs, student, teacher, rho_KM)
 
     def _pair(
-        self, phase: PhaseWork, k: int, m: int, student: Mapping[int, Tensor], teacher: Mapping[int, Tensor],
+        self,
+        phase: PhaseWork,
+        k: int,
+        m: int,
+        student: Mapping[int, Tensor],
+        teacher: Mapping[int, Tensor],
         rho_KM: Tensor | None,
-    ) -> Compared:  # fmt: skip
+    ) -> Compared:
         mine, theirs = losses.pool_to_common(student[k], teacher[m])
         lifted = self.lifts[_name(k, m)](mine) if _lifts(self.pairing, phase) else None
         return Compared(mine, lifted, theirs, None if rho_KM is None else rho_KM[k, m])
@@ -106,15 +115,18 @@ class Bridge(nn.Module):
         maps = [*(student[k] for k in ks), teacher[m]]
         grid = [min(sizes) for sizes in zip(*(list(f.shape[2:]) for f in maps), strict=True)]
         share_k = F.softmax(rho_KM[list(ks), m] / SHARPNESS, dim=0)
-        mixed = torch.stack([
-            share * self.lifts[_name(k, m)](pool_to(student[k], grid)) for share, k in zip(share_k, ks, strict=True)
-        ]).sum(0)  # fmt: skip
+        mixed = torch.stack(
+            [share * self.lifts[_name(k, m)](pool_to(student[k], grid)) for share, k in zip(share_k, ks, strict=True)]
+        ).sum(0)
         return Compared(mixed, mixed, pool_to(teacher[m], grid), (share_k * rho_KM[list(ks), m]).sum())
 
     def _reviewed(
-        self, pairs: Sequence[tuple[int, int]], student: Mapping[int, Tensor], teacher: Mapping[int, Tensor],
+        self,
+        pairs: Sequence[tuple[int, int]],
+        student: Mapping[int, Tensor],
+        teacher: Mapping[int, Tensor],
         rho_KM: Tensor | None,
-    ) -> list[Compared]:  # fmt: skip
+    ) -> list[Compared]:
         """From deep to shallow, each fused with what came from the deeper ones."""
         found: list[Compared] = []
         deeper: Tensor | None = None

@@ -23,9 +23,14 @@ def hop_flops(work: Distill, shapes: Sequence[NetworkShape], clips: int) -> int:
 
 
 def train_flops(
-    phase: PhaseWork, route: Route, steps: int, student: NetworkShape, guides: Sequence[NetworkShape] = (),
-    cut: Sequence[Sequence[str]] = (), drop: float = 0.0,
-) -> int:  # fmt: skip
+    phase: PhaseWork,
+    route: Route,
+    steps: int,
+    student: NetworkShape,
+    guides: Sequence[NetworkShape] = (),
+    cut: Sequence[Sequence[str]] = (),
+    drop: float = 0.0,
+) -> int:
     """FLOPs (2 x multiply-adds) of a phase: every step runs the student as far as needed, back from there to its first
     trained block at twice the cost of that part, and of the guides what the losses need. Projectors, losses, probes of
     correlation and the optimizer are left out.

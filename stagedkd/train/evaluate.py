@@ -20,9 +20,15 @@ from stagedkd.spec.schema import Input
 
 
 def predict(
-    network: Network, source: ClipSource, numbers: npt.NDArray[np.int64], batch: int, clips: int, crops: Literal[1, 3],
-    made: Input | None, progress: Callable[[int, int], None],
-) -> npt.NDArray[np.float32]:  # fmt: skip
+    network: Network,
+    source: ClipSource,
+    numbers: npt.NDArray[np.int64],
+    batch: int,
+    clips: int,
+    crops: Literal[1, 3],
+    made: Input | None,
+    progress: Callable[[int, int], None],
+) -> npt.NDArray[np.float32]:
     """Class probabilities (len(numbers), N): the mean of the softmax over the views, in fp32. `made` is what the
     network makes of the shared view."""
     network.eval()
@@ -59,8 +65,9 @@ def expected_calibration_error(
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [
         abs(float(confidence[place == b].mean()) - float(right[place == b].mean())) * float((place == b).mean())
-        for b in range(bins) if (place == b).any()
-    ]  # fmt: skip
+        for b in range(bins)
+        if (place == b).any()
+    ]
     return float(sum(gaps))
 
 

@@ -99,9 +99,10 @@ class Feed:
         if self.refined is not None:
             posteriors, accepted = self.refined.posteriors[picked.rows], self.refined.accepted[picked.rows]
             batch = replace(
-                batch, posterior_BN=torch.from_numpy(posteriors).to(device),
+                batch,
+                posterior_BN=torch.from_numpy(posteriors).to(device),
                 accepted_B=torch.from_numpy(accepted).to(device),
-            )  # fmt: skip
+            )
         if ranks.count > 1 and (self.augment.mixup or self.augment.cutmix):  # partners may be of another rank's share
             mixed = mix(replace(batch, clip_B3THW=ranks.gather(clip)), self.augment, self.seed, picked.epoch, step)
             return replace(mixed, clip_B3THW=mixed.clip_B3THW[own])

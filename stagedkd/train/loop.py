@@ -272,10 +272,15 @@ class _Run:
             return
         job = self.job
         state = {
-            "at": dict(self.at.__dict__), "student": job.student.state_dict(), "bridge": job.bridge.state_dict(),
-            "average": self.average.state_dict() if self.average else None, "optimizer": update.state_dict(),
-            "scaler": scaler.state_dict(), "rng": checkpoint.rng_state(job.device), "events": job.events.size(),
-        }  # fmt: skip
+            "at": dict(self.at.__dict__),
+            "student": job.student.state_dict(),
+            "bridge": job.bridge.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "optimizer": update.state_dict(),
+            "scaler": scaler.state_dict(),
+            "rng": checkpoint.rng_state(job.device),
+            "events": job.events.size(),
+        }
         checkpoint.save(job.scratch, state)
         self.since = time.monotonic()
         if signal_number is not None:

@@ -94,9 +94,14 @@ def label_of(index: npt.NDArray[np.int64], data: Simulated) -> npt.NDArray[np.in
 
 
 def paint(
-    family: Family, index: npt.NDArray[np.int64], data: Simulated, domain: Domain, frames: int, size: int,
+    family: Family,
+    index: npt.NDArray[np.int64],
+    data: Simulated,
+    domain: Domain,
+    frames: int,
+    size: int,
     device: torch.device,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """uint8 (B, 3, T, H, W) on `device`."""
     step = max(1, CHUNK // (frames * size * size))
     parts = [index[i : i + step] for i in range(0, len(index), step)]
@@ -104,9 +109,14 @@ def paint(
 
 
 def _paint(
-    family: Family, index: npt.NDArray[np.int64], data: Simulated, domain: Domain, frames: int, size: int,
+    family: Family,
+    index: npt.NDArray[np.int64],
+    data: Simulated,
+    domain: Domain,
+    frames: int,
+    size: int,
     device: torch.device,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     scene = _scene(index, data, domain, frames, size, device)
     ground = _background(scene)
     picture = ground
@@ -242,8 +252,10 @@ def _blurred(picture: Tensor, sigma: float) -> Tensor:
     for axis in (-1, -2):
         length = picture.shape[axis]
         places = torch.arange(length, device=picture.device)
-        shifted = [w * picture.index_select(axis, (places + k).clamp(0, length - 1))
-                   for k, w in zip(range(-reach, reach + 1), weights, strict=True)]  # fmt: skip
+        shifted = [
+            w * picture.index_select(axis, (places + k).clamp(0, length - 1))
+            for k, w in zip(range(-reach, reach + 1), weights, strict=True)
+        ]
         total = shifted[0]
         for part in shifted[1:]:
             total = total + part

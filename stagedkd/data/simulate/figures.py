@@ -22,8 +22,18 @@ THIGH, SHIN, TORSO, NECK, ARM, FOREARM, HEAD = 0.245, 0.245, 0.30, 0.09, 0.17, 0
 HIPS, SHOULDERS = 0.05, 0.1  # half widths
 SIDES = ("right", "left")
 SKIN, SHIRT, TROUSERS = 0, 1, 2
-_HZ = {"walk": 0.9, "run": 1.5, "jump": 0.9, "jack": 0.9, "squat": 0.6, "wave1": 1.2, "wave2": 0.9, "bend": 0.5,
-       "kick": 0.8, "punch": 1.0}  # fmt: skip
+_HZ = {
+    "walk": 0.9,
+    "run": 1.5,
+    "jump": 0.9,
+    "jack": 0.9,
+    "squat": 0.6,
+    "wave1": 1.2,
+    "wave2": 0.9,
+    "bend": 0.5,
+    "kick": 0.8,
+    "punch": 1.0,
+}
 _FRONTAL = ("jack", "wave1", "wave2", "jump")
 
 
@@ -50,8 +60,11 @@ def pose(scene: Scene, body: int) -> Pose:
 
     if body:
         still = Pose(0 * scene.time)
-        still.wide = {f"{side} {part}": 0.15 + 0.5 * draw(20 + i) + 0 * scene.time
-                      for i, side in enumerate(SIDES) for part in ("arm", "forearm")}  # fmt: skip
+        still.wide = {
+            f"{side} {part}": 0.15 + 0.5 * draw(20 + i) + 0 * scene.time
+            for i, side in enumerate(SIDES)
+            for part in ("arm", "forearm")
+        }
         return still
     reach = scene.data.amplitude * (0.85 + 0.3 * draw(10))
     pace = scene.data.speed * (0.8 + 0.4 * draw(11)) * scene.data.seconds
@@ -187,9 +200,19 @@ def _stand_up(zero: Array, beat: Array, passed: Array, reach: Array, time: Array
 
 
 _ACTIONS = {
-    "walk": _walk, "run": _run, "jump": _jump, "jack": _jack, "squat": _squat, "wave1": _wave1, "wave2": _wave2,
-    "bend": _bend, "kick": _kick, "punch": _punch, "sit_down": _sit_down, "stand_up": _stand_up,
-}  # fmt: skip
+    "walk": _walk,
+    "run": _run,
+    "jump": _jump,
+    "jack": _jack,
+    "squat": _squat,
+    "wave1": _wave1,
+    "wave2": _wave2,
+    "bend": _bend,
+    "kick": _kick,
+    "punch": _punch,
+    "sit_down": _sit_down,
+    "stand_up": _stand_up,
+}
 
 
 # ---------------------------------------------------------------- from angles to capsules
@@ -256,9 +279,13 @@ def _limbs(stance: Pose, side: str, middle: Point, neck: Point, yaw: Array) -> d
     shoulder = _moved(neck, zero, out * SHOULDERS + zero, zero - 0.02, yaw)
     knee, elbow = grown(hip, "thigh", THIGH), grown(shoulder, "arm", ARM)
     return {
-        "hip": hip, "knee": knee, "foot": grown(knee, "shin", SHIN), "shoulder": shoulder, "elbow": elbow,
+        "hip": hip,
+        "knee": knee,
+        "foot": grown(knee, "shin", SHIN),
+        "shoulder": shoulder,
+        "elbow": elbow,
         "hand": grown(elbow, "forearm", FOREARM),
-    }  # fmt: skip
+    }
 
 
 def _choose(where: np.ndarray, one: Point, other: Point) -> Point:
@@ -268,9 +295,11 @@ def _choose(where: np.ndarray, one: Point, other: Point) -> Point:
 
 def _drawn(limbs: dict[str, Point], width: float) -> list[tuple[Point, Point, float, int]]:
     return [
-        (limbs["hip"], limbs["knee"], 0.042 * width, TROUSERS), (limbs["knee"], limbs["foot"], 0.034 * width, TROUSERS),
-        (limbs["shoulder"], limbs["elbow"], 0.032 * width, SHIRT), (limbs["elbow"], limbs["hand"], 0.026 * width, SKIN),
-    ]  # fmt: skip
+        (limbs["hip"], limbs["knee"], 0.042 * width, TROUSERS),
+        (limbs["knee"], limbs["foot"], 0.034 * width, TROUSERS),
+        (limbs["shoulder"], limbs["elbow"], 0.032 * width, SHIRT),
+        (limbs["elbow"], limbs["hand"], 0.026 * width, SKIN),
+    ]
 
 
 def bodies(scene: Scene, number: int) -> Iterator[Body]:
@@ -280,8 +309,11 @@ def bodies(scene: Scene, number: int) -> Iterator[Body]:
     ground = 0.9 + 0.06 * (scene.draw(18, number) - 0.5) if number == 0 else 0.6 + 0.3 * scene.draw(18, number)
     facing = np.where(scene.draw(19, number) < 0.5, -1.0, 1.0)
     for start, end, radius, colour in skeleton(scene, number):
-        ends = [scene.to_device(values) for point in (start, end)
-                for values in (middle + facing * height * point[0], ground - height * point[1])]  # fmt: skip
+        ends = [
+            scene.to_device(values)
+            for point in (start, end)
+            for values in (middle + facing * height * point[0], ground - height * point[1])
+        ]
         yield _capsule(scene, ends, scene.to_device(radius * height), colour)
 
 

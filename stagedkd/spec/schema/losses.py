@@ -134,8 +134,10 @@ class Mmd(Loss):
     """Squared maximum mean discrepancy with RBF kernels (Gretton et al. 2012), a paired U-statistic."""
 
     bandwidths: Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Field(min_length=1, max_length=16)] = (
-        0.5, 1.0, 2.0,
-    )  # fmt: skip
+        0.5,
+        1.0,
+        2.0,
+    )
     """Bandwidths of the kernels, in units of the mean squared distance."""
     samples: Samples = "auto"
     """Samples: positions of each clip, or the clips' mean features; auto: positions where a map has more than one."""
@@ -287,9 +289,17 @@ class Losses(Section):
 
 LOGIT_LOSSES = frozenset({"kd", "dkd", "dist", "logit_std", "file on logits"})  # compare logits with the teacher's
 RESPONSE_LOSSES = frozenset({"ce", "pseudo", "fixmatch"}) | LOGIT_LOSSES  # need logits
-PROJECTED_LOSSES = frozenset({
-    "hint", "review", "gaussian_w2", "gaussian_kl", "mmd", "coral", "sliced_w2",
-})  # need equal channels  # fmt: skip
+PROJECTED_LOSSES = frozenset(
+    {
+        "hint",
+        "review",
+        "gaussian_w2",
+        "gaussian_kl",
+        "mmd",
+        "coral",
+        "sliced_w2",
+    }
+)  # need equal channels
 PAIRED_LOSSES = frozenset({"at", "nst", "sp", "rkd", "pkt", "cka", "file on features"}) | PROJECTED_LOSSES  # each pair
 FEATURE_LOSSES = frozenset({"stage_cka", "crd"}) | PAIRED_LOSSES  # need pairs of substages
 TEACHER_LOSSES = LOGIT_LOSSES | FEATURE_LOSSES  # need a teacher

@@ -33,7 +33,7 @@ class TorchvisionArch(Section):
 
     arch: Literal[
         "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b"
-    ]  # fmt: skip
+    ]
     """A video network of torchvision."""
 
 

@@ -1,0 +1,32 @@
+"""The house: what the formatter and the linter cannot hold."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from tests.conftest import REPO
+
+LONGEST_FUNCTION, LONGEST_FILE = 50, 450
+CODE = sorted((REPO / "stagedkd").rglob("*.py"))
+
+
+def functions(path: Path) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)]
+
+
+def test_no_function_and_no_file_is_too_long_to_read() -> None:
+    long = [
+        f"{path.relative_to(REPO)}:{node.lineno} {node.name}"
+        for path in CODE
+        for node in functions(path)
+        if (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION
+    ]
+    assert not long
+    assert not [path.name for path in CODE if len(path.read_text("utf-8").splitlines()) > LONGEST_FILE]
+
+
+def test_the_formatter_is_never_switched_off() -> None:
+    every = [*CODE, *(REPO / "tests").glob("*.py"), *(REPO / "benchmarks").glob("*.py")]
+    marks = ("# fmt:" + " skip", "# fmt:" + " off")
+    assert not [path.name for path in every if any(mark in path.read_text("utf-8") for mark in marks)]
