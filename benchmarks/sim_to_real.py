@@ -21,7 +21,7 @@ from stagedkd.data.layouts import list_clips
 from stagedkd.data.source import VideoClips, VideoFiles
 from stagedkd.data.views import Video
 from stagedkd.plan.runtime import load_runtime
-from stagedkd.plan.work import Distill, Teach
+from stagedkd.plan.work import DistillWork, TeachWork
 from stagedkd.report.statistics import wilson
 from stagedkd.spec.schema import Clip, Csv
 from stagedkd.stages.networks import load_network
@@ -80,7 +80,7 @@ def main() -> None:
     print(f"{len(entries)} real clips of {len(classes)} classes; chance {100 / len(classes):.1f}%")
     for name in ("teacher", "student", "control-ce"):
         work = outcome.plan.stage(name).work
-        assert isinstance(work, Teach | Distill)
+        assert isinstance(work, TeachWork | DistillWork)
         network = load_network(outcome.artifacts[name], work.arch, len(classes), folder)
         scores = predict(network, source, np.arange(len(entries)), 30, 4, 1, None, lambda *_: None)
         right = scores.argmax(1) == truth

@@ -21,7 +21,7 @@ from stagedkd.experiment.preflight import preflight
 from stagedkd.models.build import build
 from stagedkd.models.shapes import measure
 from stagedkd.plan.graph import Plan
-from stagedkd.plan.work import Distill, PhaseWork, Refine, Teach
+from stagedkd.plan.work import DistillWork, PhaseWork, RefineWork, TeachWork
 from stagedkd.spec.load import load_experiment
 from stagedkd.spec.pairing import band, matching, strides
 from stagedkd.spec.schema import Augment, Clip, Kd, Losses, Resnet3dTeacher, TorchvisionTeacher, Train
@@ -36,9 +36,9 @@ from tests.conftest import REPO, TINY
 from tests.test_train import CPU, CUT, PAIRS, job, networks, phase
 
 
-def hop(plan: Plan, name: str = "student") -> Distill:
+def hop(plan: Plan, name: str = "student") -> DistillWork:
     work = plan.stage(name).work
-    assert isinstance(work, Distill)
+    assert isinstance(work, DistillWork)
     return work
 
 
@@ -383,13 +383,13 @@ def test_early_stopped_and_same_label_teachers(project: Path) -> None:
     )
     plan = compile_plan(load_spec("specs/long.yaml", ["recipe=early_stopped_teacher", "student.epochs=3"]))
     work = plan.stage("teacher").work
-    assert isinstance(work, Teach) and work.phase and (work.phase.epochs, work.phase.stop) == (10, 4)
+    assert isinstance(work, TeachWork) and work.phase and (work.phase.epochs, work.phase.stop) == (10, 4)
     same = (
         compile_plan(load_spec("specs/long.yaml", ["recipe=same_label_teacher", "student.epochs=3"]))
         .stage("teacher")
         .work
     )
-    assert isinstance(same, Teach) and same.labels == "same"
+    assert isinstance(same, TeachWork) and same.labels == "same"
 
 
 def test_an_early_stop_keeps_the_schedule_of_all_epochs(tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_rounds_of_refinement_in_the_plan(project: Path) -> None:
     base = ["teacher.labels=same", "distill.phases.joint.losses.pseudo=0.5"]
     plan = tiny(*base, "refine={kind: noise_model, rounds: 2, folds: 3, by: both}")
     first, second = (plan.stage(f"refine-{i}").work for i in (1, 2))
-    assert isinstance(first, Refine) and isinstance(second, Refine)
+    assert isinstance(first, RefineWork) and isinstance(second, RefineWork)
     assert [n.by for n in first.networks] == ["teacher", "student"] and [n.phase.epochs for n in first.networks] == [
         3,
         4,
@@ -440,7 +440,7 @@ def test_rounds_of_refinement_in_the_plan(project: Path) -> None:
     between = tiny(*base, "refine={kind: noise_model, rounds: 2, between_hops: true}")
     assert [between.stage(n).needs["refined"] for n in ("assistant-1", "student")] == ["refine-1", "refine-2"]
     above = between.stage("refine-2").work
-    assert isinstance(above, Refine) and above.networks[0].arch == hop(between, "assistant-1").arch
+    assert isinstance(above, RefineWork) and above.networks[0].arch == hop(between, "assistant-1").arch
 
 
 OWN_LOSS = """\
@@ -546,7 +546,7 @@ def test_every_method_of_the_benchmark_has_the_compute_of_kd() -> None:
     for cell in cells:
         plan = compile_plan(cell.spec)
         seen = preflight(plan, REPO).networks
-        hops = [(stage, stage.work) for stage in plan.stages if isinstance(stage.work, Distill)]
+        hops = [(stage, stage.work) for stage in plan.stages if isinstance(stage.work, DistillWork)]
         found[cell.labels["method"]] = sum(
             hop_flops(
                 work,

@@ -27,7 +27,7 @@ from stagedkd.models.shapes import measure
 from stagedkd.models.tsm import temporal_shift, tsm
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.runtime import Runtime, load_runtime
-from stagedkd.plan.work import Distill, Teach
+from stagedkd.plan.work import DistillWork, TeachWork
 from stagedkd.report.collect import describe
 from stagedkd.spec.cuts import natural_cut
 from stagedkd.spec.schema import HfArch, HfStudent, TsmArch, TsmStudent
@@ -518,7 +518,7 @@ def test_a_spec_of_both_is_compiled_and_measured(project: Path) -> None:
     saved(project / "net")
     plan = compile_plan(load_spec("specs/tiny.yaml", BOTH))
     teacher, student = plan.stage("teacher").work, plan.stage("student").work
-    assert isinstance(teacher, Teach) and isinstance(student, Distill)
+    assert isinstance(teacher, TeachWork) and isinstance(student, DistillWork)
     assert isinstance(teacher.arch, HfArch) and isinstance(student.arch, TsmArch) and student.arch.shift == 0.125
     assert student.cut == TSM["mobilenet_v3_small"].stages and student.teacher_cut == transformer_cut(5)
     assert describe(teacher) == "hf net" and describe(student) == "tsm mobilenet_v3_small"
@@ -559,7 +559,7 @@ def test_weights_of_one_name_are_a_file_for_each_network(project: Path, monkeypa
     lock, lines = lock_specs([spec], Runtime(root=str(project)), accept=False)
     assert set(lock.weights) == {"resnet18/IMAGENET1K_V1", "mobilenet_v3_small/IMAGENET1K_V1"} and len(lines) == 2
     works = [compile_plan(spec, lock).stage(name).work for name in ("teacher", "student")]
-    digests = [work.weights.sha256 for work in works if isinstance(work, Teach | Distill) and work.weights]
+    digests = [work.weights.sha256 for work in works if isinstance(work, TeachWork | DistillWork) and work.weights]
     assert digests == list(lock.weights.values()) and len(set(digests)) == 2
     assert compile_plan(spec, Lock(weights={"IMAGENET1K_V1": "0" * 64})).stage("teacher").key is None
 

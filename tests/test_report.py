@@ -24,7 +24,7 @@ from rich.console import Console
 from stagedkd.errors import UsageError
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.graph import Plans, Stage
-from stagedkd.plan.work import Refine, Weaken
+from stagedkd.plan.work import RefineWork, WeakenWork
 from stagedkd.report.collect import NetworkResult, Refinement, collect, read_refinements
 from stagedkd.report.comparison import compare, compute_note, flops_text, p_text, power_notes
 from stagedkd.report.figures import correlation_map
@@ -538,7 +538,7 @@ REFINED = {
 
 
 def test_rounds_of_refinement_are_shown_where_there_are_any(made: tuple[Plans, Store]) -> None:
-    works = {"labels": Weaken(labels=Labels(), clip=None), "refine-1": Refine.model_construct()}
+    works = {"labels": WeakenWork(labels=Labels(), clip=None), "refine-1": RefineWork.model_construct()}
     stages = [SimpleNamespace(name=name, work=work) for name, work in works.items()]
     artifacts = {s.name: SimpleNamespace(manifest=SimpleNamespace(metrics=REFINED)) for s in stages}
     rounds = read_refinements(SimpleNamespace(stages=stages), artifacts)  # type: ignore[arg-type]

@@ -501,7 +501,7 @@ def test_a_run_is_made_anew_from_its_manifests(project: Path, stagedkd: Command)
 def test_reproduce_refuses_what_it_cannot_trust(tiny: tuple[Store, Plan], project: Path) -> None:
     from stagedkd.experiment.reproduce import graph_of, manifest_in, require_inputs, seek
     from stagedkd.plan.runtime import load_runtime
-    from stagedkd.plan.work import Distill
+    from stagedkd.plan.work import DistillWork
     from stagedkd.spec.schema import FileArch
 
     store, plan = tiny
@@ -520,7 +520,7 @@ def test_reproduce_refuses_what_it_cannot_trust(tiny: tuple[Store, Plan], projec
     with pytest.raises(StoreError, match="is not the key of the work"):
         seek(folder, store)
     work = plan.stage("student").work
-    assert isinstance(work, Distill)
+    assert isinstance(work, DistillWork)
     for own, error, words in (
         ("nets/own.py", UsageError, "is not here"),
         ("../own.py", UsageError, "outside the project"),

@@ -19,7 +19,7 @@ from stagedkd.dvc.text import MADE_BY, MARK, Entry, quoted, read_stages, with_ow
 from stagedkd.errors import LockError, UsageError
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.lock import data_id
-from stagedkd.plan.work import Distill, Prepare, Refine, Teach
+from stagedkd.plan.work import DistillWork, PrepareWork, RefineWork, TeachWork
 
 GUARD, GUARD_OUT = "stagedkd-guard", "dvc-guard.txt"
 SUMMARY, NETWORKS, CLASSES = "summary.json", "networks.json", "classes.json"  # what DVC shows of a report
@@ -172,11 +172,11 @@ def _check(pipeline: Pipeline) -> None:
 
 def _reads_lock(stage: Stage) -> bool:
     work = stage.work
-    if isinstance(work, Prepare):
+    if isinstance(work, PrepareWork):
         return data_id(work.data) is not None
-    if isinstance(work, Teach | Distill):
+    if isinstance(work, TeachWork | DistillWork):
         return work.weights is not None
-    return isinstance(work, Refine) and any(network.weights for network in work.networks)
+    return isinstance(work, RefineWork) and any(network.weights for network in work.networks)
 
 
 def _work(pipeline: Pipeline) -> Iterable[DvcStage]:

@@ -11,7 +11,7 @@ from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.graph import Graph
 from stagedkd.plan.key import digest
 from stagedkd.plan.lock import data_id
-from stagedkd.plan.work import Cut, Distill, Prepare, Teach
+from stagedkd.plan.work import Cut, DistillWork, PrepareWork, TeachWork
 from stagedkd.spec.cuts import cut_faults
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Arch, Simulated
@@ -52,7 +52,7 @@ def preflight(plan: Graph, root: Path, seen: dict[str, NetworkShape] | None = No
     pairs: list[Pair] = []
     problems: list[Problem] = []
     for stage in plan.stages:
-        if not isinstance(stage.work, (Teach, Distill)):
+        if not isinstance(stage.work, (TeachWork, DistillWork)):
             continue
         view = stage.work.clip.seen(stage.work.input)
         try:
@@ -63,7 +63,7 @@ def preflight(plan: Graph, root: Path, seen: dict[str, NetworkShape] | None = No
     if problems:
         raise SpecError(problems)
     for stage in plan.stages:
-        if isinstance(stage.work, Distill):
+        if isinstance(stage.work, DistillWork):
             mine, theirs = networks[stage.name], networks[stage.needs["teacher"]]
             problems += _wrong_cut(stage.name, stage.work.cut, tuple(mine.maps))
             problems += _wrong_cut(stage.needs["teacher"], stage.work.teacher_cut, tuple(theirs.maps))
@@ -76,7 +76,7 @@ def preflight(plan: Graph, root: Path, seen: dict[str, NetworkShape] | None = No
 
 def class_count(plan: Graph) -> int:
     """Classes of the plan's data: of the simulator, or from the lock; 2 where neither knows yet."""
-    data = next(stage.work.data for stage in plan.stages if isinstance(stage.work, Prepare))
+    data = next(stage.work.data for stage in plan.stages if isinstance(stage.work, PrepareWork))
     if isinstance(data, Simulated):
         return len(class_names(data))
     entry = plan.lock.data.get(str(data_id(data)))
@@ -99,7 +99,7 @@ def _wrong_cut(name: str, cut: Cut, blocks: Sequence[str]) -> list[Problem]:
     ]
 
 
-def _pairs(name: str, work: Distill, mine: NetworkShape, theirs: NetworkShape) -> list[Pair]:
+def _pairs(name: str, work: DistillWork, mine: NetworkShape, theirs: NetworkShape) -> list[Pair]:
     pairs = sorted({pair for phase in work.phases for pair in phase.pairs})
     return [
         Pair(name, f"{k + 1}-{m + 1}", mine.maps[work.cut[k][-1]], theirs.maps[work.teacher_cut[m][-1]])

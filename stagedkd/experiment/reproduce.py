@@ -16,7 +16,7 @@ from stagedkd.experiment.run import run_graph
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.lock import Lock, data_id, read_lock
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import Distill, Evaluate, Prepare, Refine, Teach, Work
+from stagedkd.plan.work import DistillWork, EvaluateWork, PrepareWork, RefineWork, TeachWork, Work
 from stagedkd.spec.hub import HUB, put_model_digest
 from stagedkd.spec.schema import Clip, FileArch, HfArch, Own, Videos
 from stagedkd.stages.context import Listener
@@ -191,8 +191,11 @@ def graph_of(manifests: Iterable[Manifest]) -> Graph:
 
 def _clip(works: list[Work]) -> Clip:
     """How videos are read: torchcodec goes without a cache; the pixels are the same with one and without."""
-    clip = next((w.clip for w in works if isinstance(w, Teach | Refine | Distill | Evaluate)), Clip(cache="none"))
-    readings = [w.reading.decoder for w in works if isinstance(w, Prepare) and w.reading is not None]
+    clip = next(
+        (w.clip for w in works if isinstance(w, TeachWork | RefineWork | DistillWork | EvaluateWork)),
+        Clip(cache="none"),
+    )
+    readings = [w.reading.decoder for w in works if isinstance(w, PrepareWork) and w.reading is not None]
     if "torchcodec" in readings:
         return clip.model_copy(update={"cache": "none", "decoder": "torchcodec"})
     return clip
@@ -213,7 +216,7 @@ def require_inputs(graph: Graph, runtime: Runtime) -> Graph:
         for arch, weights in weights_of(stage.work):
             if file_digest(weights_file(weights.name, arch, runtime)) != weights.sha256:
                 raise LockError(f"the weights {weights.name} are not those that this was made of")
-        if isinstance(stage.work, Prepare) and isinstance(stage.work.data, Videos):
+        if isinstance(stage.work, PrepareWork) and isinstance(stage.work.data, Videos):
             lock = _with_files(lock, stage.work.data, str(stage.work.fingerprint), runtime)
     return Graph(graph.name, lock, graph.stages, graph.clip)
 

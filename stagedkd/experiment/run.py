@@ -18,7 +18,7 @@ from stagedkd.launch.torchrun import check_ranks, wants_ranks, work_in_ranks
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.graph import Graph, Plan, Plans, Stage
 from stagedkd.plan.runtime import Runtime, load_runtime
-from stagedkd.plan.work import Distill, Evaluate, Prepare, Refine, Teach, Weaken
+from stagedkd.plan.work import DistillWork, EvaluateWork, PrepareWork, RefineWork, TeachWork, WeakenWork
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.schema import Spec
 from stagedkd.stages.context import Context, Done, Listener, Silent, Stop, catching_signals
@@ -343,27 +343,27 @@ def work_on(context: Context) -> Done:
     """The one place where a kind of work meets its function."""
     work = context.stage.work
     match work:
-        case Prepare():
+        case PrepareWork():
             from stagedkd.stages.prepare import prepare
 
             return prepare(context, work)
-        case Weaken():
+        case WeakenWork():
             from stagedkd.stages.prepare import weaken_labels
 
             return weaken_labels(context, work)
-        case Teach():
+        case TeachWork():
             from stagedkd.stages.distill import teach
 
             return teach(context, work)
-        case Refine():
+        case RefineWork():
             from stagedkd.stages.refine import refine
 
             return refine(context, work)
-        case Distill():
+        case DistillWork():
             from stagedkd.stages.distill import distill
 
             return distill(context, work)
-        case Evaluate():
+        case EvaluateWork():
             from stagedkd.stages.evaluate import evaluate
 
             return evaluate(context, work)

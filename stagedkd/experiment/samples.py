@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stagedkd.data.preview import Shown
-from stagedkd.plan.work import Distill
+from stagedkd.plan.work import DistillWork
 from stagedkd.stages.clips import Around, open_source
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Artifact
@@ -22,7 +22,7 @@ def samples(around: Around, data: Artifact, labels: Artifact, count: int) -> dic
     classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
     truth = read_table(data.file("truth.parquet"))["label"]
     given = read_table(labels.file("labels.parquet"))
-    work = next(s.work for s in around.plan.stages if isinstance(s.work, Distill))
+    work = next(s.work for s in around.plan.stages if isinstance(s.work, DistillWork))
     source = open_source(around, data, work.clip, CPU)
     rows = zip(given["clip"], given["label"], given["origin"], strict=True)
     said = {number: _told(label, origin, classes) for number, label, origin in rows}

@@ -22,7 +22,7 @@ from stagedkd.files import write_whole
 from stagedkd.launch.protocol import Order, Said, error_of, order
 from stagedkd.plan.graph import Stage
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import Distill, PhaseWork, Refine, Teach, Work
+from stagedkd.plan.work import DistillWork, PhaseWork, RefineWork, TeachWork, Work
 from stagedkd.stages.context import Context, Done
 from stagedkd.store.store import KEPT
 
@@ -41,11 +41,11 @@ class RanksOrder(Order):
 
 def phases_of(work: Work) -> tuple[PhaseWork, ...]:
     """The phases that a kind of work trains; none where it trains nothing."""
-    if isinstance(work, Teach):
+    if isinstance(work, TeachWork):
         return (work.phase,) if work.phase else ()
-    if isinstance(work, Refine):
+    if isinstance(work, RefineWork):
         return tuple(trainee.phase for trainee in work.networks)
-    return work.phases if isinstance(work, Distill) else ()
+    return work.phases if isinstance(work, DistillWork) else ()
 
 
 def check_ranks(stages: Iterable[Stage], runtime: Runtime) -> None:

@@ -10,16 +10,16 @@ from stagedkd.plan.key import stage_key
 from stagedkd.plan.lock import Lock, data_id, weights_id
 from stagedkd.plan.work import (
     Cut,
-    Distill,
-    Evaluate,
+    DistillWork,
+    EvaluateWork,
     Guide,
     PhaseWork,
-    Prepare,
+    PrepareWork,
     Reading,
-    Refine,
-    Teach,
+    RefineWork,
+    TeachWork,
     Trainee,
-    Weaken,
+    WeakenWork,
     Weights,
     Work,
 )
@@ -118,14 +118,14 @@ class _Compiler:
         entry = self.lock.data.get(name) if name else None
         clip, labels = self._clip(), self.spec.labels
         reading = Reading(decoder=clip.decoder, span=clip.span, rate=clip.rate, refuse=clip.short == "refuse")
-        work = Prepare(
+        work = PrepareWork(
             data=data,
             fingerprint=entry.fingerprint if entry else None,
             reading=None if isinstance(data, Simulated) else reading,
         )
         prepare = self._add("data", work, locked=entry is not None or name is None)
         by_look = isinstance(labels.noise, InstanceDependent) and labels.noisy > 0
-        return prepare, self._add("labels", Weaken(labels=labels, clip=clip if by_look else None), data=prepare)
+        return prepare, self._add("labels", WeakenWork(labels=labels, clip=clip if by_look else None), data=prepare)
 
     def _clip(self) -> Clip:
         """The view as it enters keys: streamed frames have the pixels of cached ones."""
@@ -159,7 +159,7 @@ class _Compiler:
         weights, locked = self._weights(teacher)
         seen = use.labels or teacher.labels
         stop = max(1, round(use.stop * teacher.epochs)) if use.stop is not None and teacher.epochs else None
-        work = Teach(
+        work = TeachWork(
             arch=arch_of(teacher),
             input=teacher.input,
             weights=weights,
@@ -186,7 +186,7 @@ class _Compiler:
             trainees = [self._trainee(by, chosen[by], rule.epochs) for by in both]
             clip, augment = self._views()
             idle = {"align": 0.0} if rule.kind == "ema" else {"decay": Rule.model_fields["decay"].default}
-            work = Refine(
+            work = RefineWork(
                 rule=rule.model_copy(update=idle),
                 round=number,
                 networks=tuple(t for t, _ in trainees),
@@ -213,7 +213,7 @@ class _Compiler:
         clip, augment = self._views()
         weights, locked = self._weights(student)
         epochs = sum(phase.epochs for phase in self._phases(student, None))
-        work = Teach(
+        work = TeachWork(
             arch=arch_of(student),
             input=student.input,
             weights=weights,
@@ -247,7 +247,7 @@ class _Compiler:
         matched = matching(self.spec, network, upper) if self._pairs_needed() else None
         roles, guides = self._guides(row, earlier)
         self._say_of(row)
-        work = Distill(
+        work = DistillWork(
             arch=arch_of(network),
             input=network.input,
             weights=weights,
@@ -313,8 +313,8 @@ class _Compiler:
 
     def _evaluate(self, name: str, data: str) -> None:
         spec, trained = self.spec, self.stages[name].work
-        assert isinstance(trained, (Teach, Distill))
-        work = Evaluate(
+        assert isinstance(trained, (TeachWork, DistillWork))
+        work = EvaluateWork(
             arch=trained.arch,
             input=trained.input,
             clip=self._clip(),

@@ -53,7 +53,7 @@ class Reading(Section):
     refuse: bool
 
 
-class Prepare(Section):
+class PrepareWork(Section):
     """Index a data set: clips, groups, splits, classes, and which files are bad. No pixels go into the artifact; the
     decoded frames go to the clip cache on the way. `reading` is None for simulated sets, which need no decoding."""
 
@@ -64,7 +64,7 @@ class Prepare(Section):
     reading: Reading | None
 
 
-class Weaken(Section):
+class WeakenWork(Section):
     """Give the training clips their labels: clean, noisy or none. `clip` is there where the noise depends on looks."""
 
     kind: Literal["weaken"] = "weaken"
@@ -73,7 +73,7 @@ class Weaken(Section):
     clip: Clip | None
 
 
-class Teach(Section):
+class TeachWork(Section):
     """Train one network by cross-entropy, or take its weights as they are (`phase` None)."""
 
     kind: Literal["teach"] = "teach"
@@ -106,7 +106,7 @@ class Trainee(Section):
     phase: PhaseWork
 
 
-class Refine(Section):
+class RefineWork(Section):
     """One round of refined labels. `networks` are trained out of fold by their phase; `rule` is the spec's section with
     only what a round needs."""
 
@@ -119,7 +119,7 @@ class Refine(Section):
     augment: Augment
 
 
-class Distill(Section):
+class DistillWork(Section):
     """One hop of the cascade: a student trained by its phases against a teacher and further guides, which have the
     roles guide-1, guide-2, ... `share` is the teacher's weight among them, `drop` the chance of each to be left out of
     a step."""
@@ -147,7 +147,7 @@ class Distill(Section):
     seed: int
 
 
-class Evaluate(Section):
+class EvaluateWork(Section):
     """Measure one network on one split."""
 
     kind: Literal["evaluate"] = "evaluate"
@@ -161,5 +161,6 @@ class Evaluate(Section):
     batch: int
 
 
-Work: TypeAlias = Annotated[Prepare | Weaken | Teach | Refine | Distill | Evaluate, Field(discriminator="kind")]
-TRAINS = ("teach", "distill")
+Work: TypeAlias = Annotated[
+    PrepareWork | WeakenWork | TeachWork | RefineWork | DistillWork | EvaluateWork, Field(discriminator="kind")
+]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stagedkd.plan.graph import Plan, Stage
-from stagedkd.plan.work import Distill, Refine, Teach
+from stagedkd.plan.work import DistillWork, RefineWork, TeachWork
 from stagedkd.report.statistics import wilson
 from stagedkd.store.store import Artifact, Store
 
@@ -146,7 +146,7 @@ def collect(plan: Plan, store: Store) -> Results:
         StoreError: a stage is missing in the store.
     """
     artifacts = {stage.name: store.artifact(stage) for stage in plan.stages}
-    trained = [s for s in plan.stages if isinstance(s.work, (Teach, Distill))]
+    trained = [s for s in plan.stages if isinstance(s.work, (TeachWork, DistillWork))]
     found = {s.name: _network(s, artifacts[s.name], artifacts[f"evaluate-{s.name}"]) for s in trained}
     evaluated = artifacts["evaluate-student"].manifest.metrics
     run = artifacts["student"].run or {}
@@ -172,7 +172,7 @@ def collect(plan: Plan, store: Store) -> Results:
 
 def _network(stage: Stage, trained: Artifact, evaluated: Artifact) -> NetworkResult:
     made, seen = trained.manifest.metrics, evaluated.manifest.metrics
-    assert isinstance(stage.work, (Teach, Distill))
+    assert isinstance(stage.work, (TeachWork, DistillWork))
     clips = int(seen["clips"])
     return NetworkResult(
         name=stage.name,
@@ -195,7 +195,7 @@ def _network(stage: Stage, trained: Artifact, evaluated: Artifact) -> NetworkRes
     )
 
 
-def describe(work: Teach | Distill) -> str:
+def describe(work: TeachWork | DistillWork) -> str:
     """A network in a few words."""
     arch = work.arch
     if arch.arch == "resnet3d":
@@ -220,7 +220,7 @@ def read_correlations(trained: Mapping[str, Artifact]) -> dict[str, Correlation]
 
 def read_refinements(plan: Plan, artifacts: Mapping[str, Artifact]) -> tuple[Refinement, ...]:
     """The rounds of label refinement, in order."""
-    rounds = [(s.name, artifacts[s.name].manifest.metrics) for s in plan.stages if isinstance(s.work, Refine)]
+    rounds = [(s.name, artifacts[s.name].manifest.metrics) for s in plan.stages if isinstance(s.work, RefineWork)]
     return tuple(
         Refinement(
             name,

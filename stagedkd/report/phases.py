@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stagedkd.plan.graph import Plans, Stage
-from stagedkd.plan.work import Cut, Distill, PhaseWork, Refine, Teach
+from stagedkd.plan.work import Cut, DistillWork, PhaseWork, RefineWork, TeachWork
 from stagedkd.spec.describe import written
 from stagedkd.spec.schema import LOGIT_LOSSES, Loss
 
@@ -14,18 +14,18 @@ def phase_lines(plans: Plans) -> Iterator[str]:
     """Each unique stage that trains, once."""
     for stage in plans.unique.values():
         work = stage.work
-        if isinstance(work, Distill):
+        if isinstance(work, DistillWork):
             yield from _distill(stage, work)
-        elif isinstance(work, Teach) and work.phase:
+        elif isinstance(work, TeachWork) and work.phase:
             yield from ("", f"{stage.name}: {_span(work.phase)}, {_losses(work.phase)}")
-        elif isinstance(work, Refine):
+        elif isinstance(work, RefineWork):
             names = " and ".join(network.by for network in work.networks)
             yield from ("", f"{stage.name}: {names} trained {work.rule.folds} times without a fold")
             for network in work.networks:
                 yield f"  {network.by}: {_span(network.phase)}, {_losses(network.phase)}"
 
 
-def _distill(stage: Stage, work: Distill) -> Iterator[str]:
+def _distill(stage: Stage, work: DistillWork) -> Iterator[str]:
     guides = ", ".join(name for role, name in stage.needs.items() if role.startswith("guide"))
     yield from ("", f"{stage.name} from {stage.needs['teacher']}" + (f", guided by {guides}, too" if guides else ""))
     said = {
@@ -62,7 +62,7 @@ def _runs(cut: Cut, numbers: tuple[int, ...]) -> str:
     return ", ".join("+".join(cut[k]) for k in numbers)
 
 
-def _above(work: Distill, phase: PhaseWork) -> str:
+def _above(work: DistillWork, phase: PhaseWork) -> str:
     if phase.losses.on(LOGIT_LOSSES):
         return "whole"
     return f"up to {work.teacher_cut[max(m for _, m in phase.pairs)][-1]}" if phase.pairs else "not at all"

@@ -15,7 +15,7 @@ from stagedkd.data.source import ClipSource, Reader, SimulatedClips, VideoClips,
 from stagedkd.plan.graph import Graph
 from stagedkd.plan.lock import Lock, data_id
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import Prepare
+from stagedkd.plan.work import PrepareWork
 from stagedkd.spec.schema import Clip, Csv, Simulated, Videos
 from stagedkd.stages.context import Listener, Stop
 from stagedkd.stages.tables import read_table
@@ -38,7 +38,7 @@ class Around(Protocol):
 def open_source(around: Around, data: Artifact, clip: Clip, device: torch.device) -> ClipSource:
     """Where the clips of a data artifact come from."""
     work = data.manifest.work
-    assert isinstance(work, Prepare)
+    assert isinstance(work, PrepareWork)
     table = read_table(data.file("clips.parquet"))
     if isinstance(work.data, Simulated):
         return SimulatedClips(work.data, table["split"], clip, device)

@@ -1,4 +1,4 @@
-"""`Teach` and `Distill`: both make a job for the one training loop and save what comes out."""
+"""`TeachWork` and `DistillWork`: both make a job for the one training loop and save what comes out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stagedkd.data.draws import bits, permutation
 from stagedkd.errors import DataError, TrainingError
 from stagedkd.models.network import Network, channels_last
 from stagedkd.models.shapes import NetworkShape, measure
-from stagedkd.plan.work import Distill, PhaseWork, Teach, Weights
+from stagedkd.plan.work import DistillWork, PhaseWork, TeachWork, Weights
 from stagedkd.spec.schema import Arch, Input
 from stagedkd.stages.clips import open_source, workers
 from stagedkd.stages.context import Context, Done
@@ -45,7 +45,7 @@ from stagedkd.train.ranks import Ranks
 from stagedkd.train.terms import Hop
 
 
-def teach(context: Context, work: Teach) -> Done:
+def teach(context: Context, work: TeachWork) -> Done:
     """Train one network by cross-entropy, or keep its weights as they are."""
     classes, device = classes_of(context), training_device(context)
     network = new_network(context, work.arch, classes, work.weights, work.seed)
@@ -88,7 +88,7 @@ def ce_job(
     )
 
 
-def distill(context: Context, work: Distill) -> Done:
+def distill(context: Context, work: DistillWork) -> Done:
     """Train a student by its phases against the networks above it, which stand still."""
     classes, device = classes_of(context), training_device(context)
     cast = [(work.teacher, work.teacher_input), *((guide.arch, guide.input) for guide in work.guides)]
@@ -139,7 +139,7 @@ def distill(context: Context, work: Distill) -> Done:
     return done
 
 
-def _bridge(work: Distill, student: NetworkShape, teacher: NetworkShape, clips: int) -> Bridge:
+def _bridge(work: DistillWork, student: NetworkShape, teacher: NetworkShape, clips: int) -> Bridge:
     mine = {k: student.maps[run[-1]][0] for k, run in enumerate(work.cut)}
     theirs = {m: teacher.maps[run[-1]][0] for m, run in enumerate(work.teacher_cut)}
     return Bridge(work.pairing, work.phases, mine, theirs, clips)
@@ -159,7 +159,7 @@ def _warm_start(context: Context, student: Network, above: Network) -> int:
     return copied
 
 
-def _probe(work: Distill, feed: Feed) -> Probe | None:
+def _probe(work: DistillWork, feed: Feed) -> Probe | None:
     """The clips over which substages are correlated; None where nothing is compared."""
     if not work.teacher_cut:
         return None
@@ -177,7 +177,7 @@ def _correlation(context: Context, job: Job, probe: Probe | None) -> list[list[f
 
 
 def _write_correlation(
-    context: Context, work: Distill, before: list[list[float]], after: list[list[float]] | None, probe: Probe | None
+    context: Context, work: DistillWork, before: list[list[float]], after: list[list[float]] | None, probe: Probe | None
 ) -> None:
     """correlation.json: debiased linear CKA of student (rows) and teacher substages, before and after training."""
     names = [["+".join(run) for run in cut] for cut in (work.cut, work.teacher_cut)]
@@ -222,14 +222,16 @@ def classes_of(context: Context) -> int:
     return len(json.loads(text)["classes"])
 
 
-def feed_of(context: Context, work: Teach | Distill, labels: Literal["same", "all"], device: torch.device) -> Feed:
+def feed_of(
+    context: Context, work: TeachWork | DistillWork, labels: Literal["same", "all"], device: torch.device
+) -> Feed:
     """The training clips with their labels, refined ones too where the stage has them."""
     table = read_table(context.inputs["labels"].file("labels.parquet"))
     numbers = np.array(table["clip"], np.int64)
     given = np.array(table["label"], np.int64)
     if labels == "all":  # the one training that may read the hidden truth, and every report says so
         given = np.array(read_table(context.inputs["data"].file("truth.parquet"))["label"], np.int64)[numbers]
-    if not (given >= 0).any() and isinstance(work, Teach):
+    if not (given >= 0).any() and isinstance(work, TeachWork):
         raise DataError("no training clip has a label", hint="raise labels.clean or labels.noisy")
     source = open_source(context, context.inputs["data"], work.clip, device)
     refined = read_refined(context.inputs["refined"]) if "refined" in context.inputs else None

@@ -1,4 +1,4 @@
-"""`Evaluate`: one network on one split."""
+"""`EvaluateWork`: one network on one split."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from stagedkd.errors import DataError
 from stagedkd.models.shapes import measure
-from stagedkd.plan.work import Evaluate
+from stagedkd.plan.work import EvaluateWork
 from stagedkd.stages.clips import open_source
 from stagedkd.stages.context import Context, Done
 from stagedkd.stages.distill import run_facts
@@ -17,7 +17,7 @@ from stagedkd.stages.tables import read_table, write_table
 from stagedkd.train.evaluate import figures, latency, predict
 
 
-def evaluate(context: Context, work: Evaluate) -> Done:
+def evaluate(context: Context, work: EvaluateWork) -> Done:
     """Write predictions.parquet and give the figures; latency goes to run.json.
 
     Raises:

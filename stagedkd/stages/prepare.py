@@ -1,4 +1,4 @@
-"""`Prepare` and `Weaken`: the clips of a data set, and the labels that training sees."""
+"""`PrepareWork` and `WeakenWork`: the clips of a data set, and the labels that training sees."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stagedkd.data.labels import Clips, label_counts, weaken
 from stagedkd.data.layouts import list_clips
 from stagedkd.errors import DataError
 from stagedkd.plan.lock import data_id
-from stagedkd.plan.work import Prepare, Reading, Weaken
+from stagedkd.plan.work import PrepareWork, Reading, WeakenWork
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Clip, Simulated, Videos
 from stagedkd.stages.context import Context, Done
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from stagedkd.data.decode import Footage
 
 
-def prepare(context: Context, work: Prepare) -> Done:
-    """Index the data set: clips.parquet, truth.parquet (read by `Weaken`, a teacher of `labels: all` and `Evaluate`
+def prepare(context: Context, work: PrepareWork) -> Done:
+    """Index the data set: clips.parquet, truth.parquet (read by `WeakenWork`, a teacher of `labels: all` and `Evaluate`
     alone), data.json.
 
     Raises:
@@ -141,7 +141,7 @@ def _left_out(sound: list[Entry], entries: list[Entry]) -> list[Entry]:
     return [e for e in sound if e.path not in kept]
 
 
-def weaken_labels(context: Context, work: Weaken) -> Done:
+def weaken_labels(context: Context, work: WeakenWork) -> Done:
     """Write labels.parquet: for each training clip the label it is given (-1: none) and where that comes from."""
     data = context.inputs["data"]
     clips, truth = read_table(data.file("clips.parquet")), read_table(data.file("truth.parquet"))["label"]

@@ -1,4 +1,4 @@
-"""`Refine`: one round of labels made anew from out-of-fold predictions."""
+"""`RefineWork`: one round of labels made anew from out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stagedkd.data.labels import CLEAN
 from stagedkd.data.source import ClipSource
 from stagedkd.errors import DataError
 from stagedkd.models.shapes import measure
-from stagedkd.plan.work import Refine, Trainee
+from stagedkd.plan.work import RefineWork, Trainee
 from stagedkd.stages.clips import open_source, workers
 from stagedkd.stages.context import Context, Done
 from stagedkd.stages.distill import (
@@ -57,7 +57,7 @@ class Clips:
         return np.array([origin == CLEAN for origin in self.origin], np.bool_)
 
 
-def refine(context: Context, work: Refine) -> Done:
+def refine(context: Context, work: RefineWork) -> Done:
     """Write refined.parquet: for each training clip the label before and after, the posterior, by whom, and whether it
     is accepted. A round that does not help passes on the labels of the one before, and says so.
 
@@ -138,7 +138,7 @@ def _read(path: Path) -> rules.Labels:
 
 def _out_of_fold(
     context: Context,
-    work: Refine,
+    work: RefineWork,
     trainee: Trainee,
     clips: Clips,
     before: rules.Labels,
@@ -175,7 +175,7 @@ def _keep(path: Path, scores: npt.NDArray[np.float64]) -> None:
 
 def _fold(
     context: Context,
-    work: Refine,
+    work: RefineWork,
     trainee: Trainee,
     clips: Clips,
     before: rules.Labels,
@@ -204,7 +204,7 @@ def _fold(
     return np.log(np.maximum(scores.astype(np.float64), 1e-12))
 
 
-def _flops(context: Context, work: Refine, clips: Clips, folds: npt.NDArray[np.int64]) -> int:
+def _flops(context: Context, work: RefineWork, clips: Clips, folds: npt.NDArray[np.int64]) -> int:
     """FLOPs of all trainings out of fold."""
     total = 0
     for trainee in work.networks:
@@ -219,7 +219,7 @@ def _flops(context: Context, work: Refine, clips: Clips, folds: npt.NDArray[np.i
 def _done(
     context: Context,
     clips: Clips,
-    work: Refine,
+    work: RefineWork,
     before: rules.Labels,
     after: rules.Labels,
     facts: dict[str, Any],

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.lock import Lock, data_id, weights_id
-from stagedkd.plan.work import Distill, Prepare, Refine, Teach, Weights, Work
+from stagedkd.plan.work import DistillWork, PrepareWork, RefineWork, TeachWork, Weights, Work
 from stagedkd.spec.schema import Arch, Section
 
 
@@ -53,7 +53,7 @@ def manifest_of(plan: Graph, stage: Stage) -> Manifest:
         keys = {role: plan.stage(name).key for role, name in part.needs.items()}
         assert part.key is not None
         closure[part.key] = Upstream(work=part.work, needs={role: key for role, key in keys.items() if key})
-        if isinstance(part.work, Prepare):
+        if isinstance(part.work, PrepareWork):
             name = data_id(part.work.data)
             if name and name in plan.lock.data:  # the list of files stays in the lock; the fingerprint speaks for it
                 lock = lock.with_data(name, plan.lock.data[name].model_copy(update={"files": {}}))
@@ -66,9 +66,9 @@ def manifest_of(plan: Graph, stage: Stage) -> Manifest:
 
 def weights_of(work: Work) -> list[tuple[Arch, Weights]]:
     """The weight files that a stage starts from, each with the network it is for."""
-    if isinstance(work, Teach | Distill):
+    if isinstance(work, TeachWork | DistillWork):
         return [(work.arch, work.weights)] if work.weights else []
-    return [(n.arch, n.weights) for n in work.networks if n.weights] if isinstance(work, Refine) else []
+    return [(n.arch, n.weights) for n in work.networks if n.weights] if isinstance(work, RefineWork) else []
 
 
 def file_digest(path: Path) -> str:

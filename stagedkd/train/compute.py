@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stagedkd.models.shapes import NetworkShape
-from stagedkd.plan.work import Distill, PhaseWork
+from stagedkd.plan.work import DistillWork, PhaseWork
 from stagedkd.train.phases import Route, route
 
 
-def hop_flops(work: Distill, shapes: Sequence[NetworkShape], clips: int) -> int:
+def hop_flops(work: DistillWork, shapes: Sequence[NetworkShape], clips: int) -> int:
     """FLOPs of a hop over all its phases, as `train_flops`.
 
     Args:
