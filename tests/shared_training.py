@@ -24,15 +24,17 @@ from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Augment, Clip, Losses, Simulated, Train
 from stagedkd.stages.context import Context, Stop
-from stagedkd.stages.distill import training_device
+from stagedkd.stages.training import training_device
 from stagedkd.store.store import Workspace
-from stagedkd.train.bridge import Bridge
+from stagedkd.train.adapters import FeatureAdapters
 from stagedkd.train.correlation import Probe
-from stagedkd.train.events import EventLog
 from stagedkd.train.feed import Feed, Refined
-from stagedkd.train.loop import Job, fit
+from stagedkd.train.guides import LiveGuide
+from stagedkd.train.job import Execution, Job
+from stagedkd.train.loop import fit
 from stagedkd.train.ranks import Ranks
-from stagedkd.train.terms import Hop
+from stagedkd.train.sinks import open_log
+from stagedkd.train.terms import DistillOptions
 from tests.tools import Heard
 
 CLIPS, BATCH, CLASSES = 24, 8, 4
@@ -141,39 +143,36 @@ def job(case: Mapping[str, object], folder: Path, ranks: Ranks, norm: str = "gro
     )
     student = network(4, 1, norm, ranks if case.get("dropped") else None).double()
     teacher = network(6, 2).double().eval().requires_grad_(False)
-    bridge = Bridge(pairing, (phase,), {0: 4, 1: 4}, {0: 6, 1: 6}, clips=CLIPS).double()
+    adapters = FeatureAdapters(pairing, (phase,), {0: 4, 1: 4}, {0: 6, 1: 6}, clips=CLIPS).double()
     labels = np.where(np.arange(CLIPS) % 8 < 2, np.arange(CLIPS) % CLASSES, -1)
     dice = np.random.default_rng(3)
     posteriors = dice.dirichlet(np.ones(CLASSES), CLIPS).astype(np.float32)
     augment = Augment.model_validate(case.get("augment", {"crop": 0.8, "jitter": 0.1}))
     feed = Feed(SOURCE, np.arange(CLIPS), labels, augment, 5, refined=Refined(posteriors, dice.random(CLIPS) < 0.4))
+    probe = Probe(SOURCE, list(range(CLIPS)), teacher, (CUT, CUT), (None, None))
     return Job(
         student=student,
-        bridge=bridge,
-        guides=(teacher,),
+        input=None,
+        adapters=adapters,
+        guides=(LiveGuide(teacher.run, ranks=ranks),),
         cut=CUT,
         teacher_cut=CUT,
         phases=(phase,),
         feed=feed,
-        inputs=(None, None),
-        device=CPU,
-        scratch=folder,
-        events=EventLog(folder / "events.jsonl"),
-        ranks=ranks,
-        hop=Hop(shuffle=bool(case.get("shuffle")), seed=5),
+        execution=Execution(CPU, folder, open_log(folder), checkpoint_seconds=1e9, ranks=ranks),
+        options=DistillOptions(shuffle=bool(case.get("shuffle")), seed=5),
         normalize=bool(case.get("normalize")),
-        probe=Probe(SOURCE, list(range(CLIPS)), (None, None)) if pairing == "correlation" else None,
-        checkpoint_seconds=1e9,
+        probe=probe if pairing == "correlation" else None,
     )
 
 
 def trained(case: Mapping[str, object], ranks: Ranks, norm: str = "group") -> dict[str, Tensor]:
-    """What a training leaves: the student, the bridge with its statistics and memories, and the last mean losses."""
+    """What a training leaves: the student, the adapters with their statistics and memories, and the last mean losses."""
     with tempfile.TemporaryDirectory() as folder:
         work = job(case, Path(folder), ranks, norm)
         at = fit(work)
     left = {f"student.{name}": t for name, t in work.student.state_dict().items()}
-    left |= {f"bridge.{name}": t for name, t in work.bridge.state_dict().items()}
+    left |= {f"adapters.{name}": t for name, t in work.adapters.state_dict().items()}
     left |= {f"loss.{name}": torch.tensor(value, dtype=torch.float64) for name, value in at.last["p"].items()}
     return {name: tensor.detach().clone().contiguous() for name, tensor in left.items()}
 
@@ -198,7 +197,16 @@ def resumed(scratch: Path, number: int) -> None:
     heard, runtime = Heard(), Runtime(root=str(scratch), device="cpu", threads=1, gpus=2)
     nobody: Any = None
     context = Context(
-        nobody, nobody, {}, Workspace(scratch, scratch), nobody, runtime, heard, Stop(), rank=number, ranks=2
+        plan=nobody,
+        stage=nobody,
+        inputs={},
+        workspace=Workspace(scratch, scratch),
+        manifest=nobody,
+        runtime=runtime,
+        listener=heard,
+        stop=Stop(),
+        rank=number,
+        ranks=2,
     )
     time.sleep(0.5 * number)
     training_device(context)

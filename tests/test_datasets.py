@@ -164,10 +164,10 @@ def test_no_training_stage_reads_the_hidden_truth(figures: Path, stagedkd: Comma
     """With the truth of the training clips gone from the data artifact, a student is still trained."""
     found = stagedkd("run", "specs/figures.yaml", "--set", "teacher.labels=same")
     assert found.returncode == 0, found.stderr
-    read = "from stagedkd.experiment import run\nfrom stagedkd.stages import distill, tables\nfrom stagedkd.cli import main\nimport sys\n"
+    read = "from stagedkd.experiment import run\nfrom stagedkd.stages import tables, training\nfrom stagedkd.cli import main\nimport sys\n"
     spy = (
         "def spy(path, read=tables.read_table):\n    assert 'truth' not in path.name, path\n    return read(path)\n"
-        "distill.read_table = spy\nsys.argv = ['stagedkd', 'run', 'specs/figures.yaml', '--set', 'teacher.labels={}', "
+        "training.read_table = spy\nsys.argv = ['stagedkd', 'run', 'specs/figures.yaml', '--set', 'teacher.labels={}', "
         "'--store', '{}']\nmain()\n"
     )
     import subprocess

@@ -72,7 +72,7 @@ def test_a_batch_norm_over_a_share_of_the_batch_is_refused(by_two: Path) -> None
     for rank in (0, 1):
         said = (by_two / f"refused-{rank}.txt").read_text("utf-8")
         assert said.startswith(
-            "phase p: BatchNorm net.stem.1 and 1 more would take the statistics of one of 2 processes"
+            "phase p: BatchNorm net.stem.1 and 1 more would use the statistics of one of 2 processes"
         )
         assert "gpus: 1" in said and "GroupNorm" in said
     ranks = Ranks(0, 2)
@@ -278,7 +278,7 @@ def test_a_signal_to_all_is_a_stop_after_which_one_process_goes_on(place: Path) 
     assert not ranks_of(place / store)
 
     code, errors = ended(start(place, store, gpus=1))
-    assert code == 0 and "goes on otherwise than it began" in errors and "gpus: 2 then, 1 now" in errors, errors
+    assert code == 0 and "resuming in a different environment" in errors and "gpus: 2 then, 1 now" in errors, errors
     (student,) = (place / store).glob("distill-*")
     run = json.loads((student / "run.json").read_text("utf-8"))
     assert run["gpus"] == 1 and [piece["gpus"] for piece in run["began"]] == [2, 1]

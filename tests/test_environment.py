@@ -11,8 +11,13 @@ import pytest
 from stagedkd.experiment.reproduce import environment_of
 from stagedkd.report.housekeeping import rebuilt_lines
 from stagedkd.stages import provenance as machine
-from stagedkd.stages.pieces import began, in_words, read_pieces, write_pieces
-from stagedkd.stages.provenance import differences
+from stagedkd.stages.provenance import (
+    describe_environments,
+    differences,
+    read_environments,
+    several_environments,
+    write_environments,
+)
 from stagedkd.store.rebuilt import Rebuilt
 
 RUN: dict[str, Any] = {
@@ -66,23 +71,23 @@ def test_a_stage_without_run_json_is_not_said_to_be_the_same() -> None:
 def test_pieces_are_told_by_what_differs(tmp_path: Path) -> None:
     pieces = [{**RUN, "gpus": 2, "code": "old"}, {**RUN, "gpus": 2}, RUN]
     made = "gpus: 2, then code: c0de, gpus: 2, then code: c0de, gpus: 1"
-    assert in_words({**RUN, "began": pieces}) == "code: old, " + made
+    assert describe_environments({**RUN, "began": pieces}) == "code: old, " + made
     newer = {**RUN, "packages": {"numpy": "2.1", "torch": "2.16"}}
-    assert in_words({**RUN, "began": [RUN, newer]}) == "torch: 2.15, then torch: 2.16"
-    assert in_words({**RUN, "began": [{}, RUN]}) == "unknown, then what run.json says"
-    assert in_words(RUN) == ""
+    assert describe_environments({**RUN, "began": [RUN, newer]}) == "torch: 2.15, then torch: 2.16"
+    assert describe_environments({**RUN, "began": [{}, RUN]}) == "unknown, then what run.json says"
+    assert describe_environments(RUN) == ""
     two = "the original a was made in pieces: gpus: 2, then gpus: 1"
     assert said({"a": {**RUN, "began": pieces[1:]}}, {"a": RUN}) == f"the environment differs: {two}"
     rebuilt = said({"a": RUN}, {"a": {**RUN, "began": pieces[1:]}})
     assert rebuilt == f"the environment differs: {two.replace('original', 'rebuilt')}"
 
-    assert read_pieces(tmp_path) == [] and began(tmp_path) == {}
-    write_pieces(tmp_path, pieces[1:])
-    assert read_pieces(tmp_path) == []  # there is no checkpoint to go on from: it starts anew
+    assert read_environments(tmp_path) == [] and several_environments(tmp_path) == {}
+    write_environments(tmp_path, pieces[1:])
+    assert read_environments(tmp_path) == []  # there is no checkpoint to go on from: it starts anew
     (tmp_path / "checkpoint.pt").touch()
-    assert read_pieces(tmp_path) == pieces[1:] and began(tmp_path) == {"began": pieces[1:]}
-    write_pieces(tmp_path, [RUN])
-    assert began(tmp_path) == {}
+    assert read_environments(tmp_path) == pieces[1:] and several_environments(tmp_path) == {"began": pieces[1:]}
+    write_environments(tmp_path, [RUN])
+    assert several_environments(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +98,7 @@ def test_a_file_that_cannot_be_read_is_a_beginning_of_which_nothing_is_known(tmp
     (tmp_path / "checkpoint.pt").touch()
     if text is not None:
         (tmp_path / "began.json").write_text(text, "utf-8")
-    assert read_pieces(tmp_path) == [{}]
+    assert read_environments(tmp_path) == [{}]
 
 
 def test_the_cpu_has_its_model(monkeypatch: pytest.MonkeyPatch) -> None:

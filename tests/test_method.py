@@ -25,15 +25,16 @@ from stagedkd.plan.work import DistillWork, PhaseWork, RefineWork, TeachWork
 from stagedkd.spec.load import load_experiment
 from stagedkd.spec.pairing import band, matching, strides
 from stagedkd.spec.schema import Augment, Clip, Kd, Losses, Resnet3dTeacher, TorchvisionTeacher, Train
-from stagedkd.train.bridge import Bridge, Compared, Fusion, pair_shares
+from stagedkd.train.adapters import FeatureAdapters, FeaturePair, Fusion, pair_weights
 from stagedkd.train.compute import hop_flops, train_flops
-from stagedkd.train.correlation import Probe, correlation
+from stagedkd.train.correlation import Probe
+from stagedkd.train.guides import LiveGuide, kept_guides
 from stagedkd.train.loop import fit
-from stagedkd.train.phases import route
+from stagedkd.train.phases import plan_forward
 from stagedkd.train.schedule import loss_weight, ramp
-from stagedkd.train.terms import Cast, Hop, Moment, Seen, kept_guides, loss_parts, one_to_one
+from stagedkd.train.terms import DistillOptions, StepInfo, StepModel, StepModels, one_to_one, step_losses
 from tests.conftest import REPO, TINY
-from tests.test_train import CPU, CUT, PAIRS, job, networks, phase
+from tests.test_train import CPU, CUT, PAIRS, job, networks, phase, teacher_of
 
 
 def hop(plan: Plan, name: str = "student") -> DistillWork:
@@ -175,11 +176,11 @@ def test_ramps_let_the_deeper_pairs_in_later(tmp_path: Path) -> None:
             ),
         ),
     )
-    before = copy.deepcopy(work.bridge.lifts.state_dict())
+    before = copy.deepcopy(work.adapters.projectors.state_dict())
     fit(work)
     moved = {
         name.split(".")[0]
-        for name, t in work.bridge.lifts.state_dict().items()
+        for name, t in work.adapters.projectors.state_dict().items()
         if "0.weight" in name and not torch.equal(t, before[name])
     }
     assert moved == {"1-1"}
@@ -189,8 +190,8 @@ def test_correlation_is_debiased_cka_over_the_probe(tmp_path: Path) -> None:
     work = job(tmp_path, (phase(),))
     student, teacher = networks()
     student.train()
-    probe = Probe(work.feed.source, list(range(24)), (None, None))
-    rho = correlation(student, teacher, (CUT, CUT), probe)
+    probe = Probe(work.feed.source, list(range(24)), teacher, (CUT, CUT), (None, None))
+    rho = probe.correlation(student)
     assert student.training and rho.shape == (3, 3) and bool(((rho >= 0) & (rho <= 1)).all())
     student.eval()
     (view,) = work.feed.source.views(list(range(24)), 1, 1)
@@ -202,25 +203,26 @@ def test_correlation_is_debiased_cka_over_the_probe(tmp_path: Path) -> None:
             x, y = losses.pool_to_common(a, b)
             expected = float(losses.cka(x.detach().flatten(1).double(), y.detach().flatten(1).double()).clamp(0, 1))
             assert float(rho[k, m]) == pytest.approx(expected, abs=1e-4)
-    few = Probe(work.feed.source, [0, 1, 2], (None, None))
-    with pytest.raises(ValueError, match="wants 4 training clips, not 3"):
-        correlation(student, teacher, (CUT, CUT), few)
+    few = dataclasses.replace(probe, clip_ids=[0, 1, 2])
+    with pytest.raises(ValueError, match="needs 4 training clips, not 3"):
+        few.correlation(student)
 
 
 def test_a_mixture_is_the_softmax_of_correlation() -> None:
     torch.manual_seed(0)
     work = phase(losses=Losses.model_validate({"hint": 1.0}), pairs=((0, 0), (0, 1), (1, 0), (1, 1)), head=False)
-    bridge = Bridge("correlation", (work,), {0: 3, 1: 5}, {0: 4, 1: 6}).eval()
+    adapters = FeatureAdapters("correlation", (work,), {0: 3, 1: 5}, {0: 4, 1: 6}).eval()
     rho = torch.tensor([[0.9, 0.2], [0.6, 0.7]])
     student = {0: torch.randn(2, 3, 4, 8, 8), 1: torch.randn(2, 5, 2, 4, 4)}
     teacher = {0: torch.randn(2, 4, 4, 6, 6), 1: torch.randn(2, 6, 2, 2, 2)}
-    found = bridge.compare(work, student, teacher, rho)
+    found = adapters.compare(work, student, teacher, rho)
     assert [pair.teacher.shape[1:] for pair in found] == [(4, 2, 4, 4), (6, 2, 2, 2)]
     weight = torch.exp(torch.tensor([9.0, 6.0]))
     share = weight / weight.sum()
     grid = (2, 4, 4)
     expected = sum(
-        share[k] * bridge.lifts[f"{k + 1}-1"](torch.nn.functional.adaptive_avg_pool3d(student[k], grid)) for k in (0, 1)
+        share[k] * adapters.projectors[f"{k + 1}-1"](torch.nn.functional.adaptive_avg_pool3d(student[k], grid))
+        for k in (0, 1)
     )
     assert torch.allclose(found[0].student, torch.as_tensor(expected), atol=1e-6)
     assert found[0].rho is not None and float(found[0].rho) == pytest.approx(float(share[0] * 0.9 + share[1] * 0.6))
@@ -229,12 +231,12 @@ def test_a_mixture_is_the_softmax_of_correlation() -> None:
 def test_trust_and_deficit_weigh_pairs_either_way() -> None:
     rho = [torch.tensor(v) for v in (0.1, 0.5, 0.9)]
     empty = torch.zeros(0)
-    pairs = [Compared(empty, None, empty, r) for r in rho]
+    pairs = [FeaturePair(empty, None, empty, r) for r in rho]
     raised = np.exp([0.1, 0.5, 0.9])
-    assert [float(w) for w in pair_shares(pairs, "trust")] == pytest.approx((3 * raised / raised.sum()).tolist())
+    assert [float(w) for w in pair_weights(pairs, "trust")] == pytest.approx((3 * raised / raised.sum()).tolist())
     lowered = 1 / raised
-    assert [float(w) for w in pair_shares(pairs, "deficit")] == pytest.approx((3 * lowered / lowered.sum()).tolist())
-    assert pair_shares(pairs, "uniform") == [1.0, 1.0, 1.0]
+    assert [float(w) for w in pair_weights(pairs, "deficit")] == pytest.approx((3 * lowered / lowered.sum()).tolist())
+    assert pair_weights(pairs, "uniform") == [1.0, 1.0, 1.0]
     assert one_to_one([(0, 0), (0, 1), (1, 1)], None) == [(0, 1), (1, 1)]
     assert one_to_one([(0, 0), (0, 1)], torch.tensor([[0.9, 0.1]])) == [(0, 0)]
 
@@ -242,10 +244,10 @@ def test_trust_and_deficit_weigh_pairs_either_way() -> None:
 def test_review_fuses_from_deep_to_shallow() -> None:
     torch.manual_seed(0)
     work = phase(losses=Losses.model_validate({"review": 1.0}), pairs=PAIRS, head=False)
-    bridge = Bridge("review", (work,), {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}).eval()
+    adapters = FeatureAdapters("review", (work,), {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}).eval()
     student = {k: torch.randn(2, 4 * 2**k, 4, 8 // 2**k, 8 // 2**k, requires_grad=True) for k in range(3)}
     teacher = {k: torch.randn(2, 8 * 2**k, 4, 8 // 2**k, 8 // 2**k) for k in range(3)}
-    found = bridge.compare(work, student, teacher, None)
+    found = adapters.compare(work, student, teacher, None)
     assert [pair.student.shape for pair in found] == [pair.teacher.shape for pair in found]
     for place, reached in ((0, {0, 1, 2}), (1, {1, 2}), (2, {2})):
         grads = torch.autograd.grad(
@@ -269,17 +271,16 @@ def test_stopping_and_going_on_changes_no_bit_under_any_pairing(tmp_path: Path, 
 
     def made(folder: str, **fields: object):
         torch.manual_seed(3)
-        bridge = Bridge(pairing, phases, {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}, clips=24)
-        work = job(tmp_path / folder, phases, bridge=bridge, normalize=True, **fields)
-        extra, probe = networks()[1], Probe(work.feed.source, list(range(24)), (None, None))
-        both = (*work.guides, extra)
+        adapters = FeatureAdapters(pairing, phases, {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}, clips=24)
+        work = job(tmp_path / folder, phases, adapters=adapters, normalize=True, **fields)
+        cuts = (CUT, CUT)
+        probe = Probe(work.feed.source, list(range(24)), teacher_of(work), cuts, (None, None))
+        both = (*work.guides, LiveGuide(networks()[1].run, weight=2.0))
         return dataclasses.replace(
             work,
             guides=both,
-            shares=(1.0, 2.0),
-            inputs=(None, None, None),
             probe=probe,
-            hop=Hop(drop=0.4, pair_weights="trust"),
+            options=DistillOptions(drop=0.4, pair_weights="trust"),
         )
 
     whole = made("whole")
@@ -291,8 +292,8 @@ def test_stopping_and_going_on_changes_no_bit_under_any_pairing(tmp_path: Path, 
     fit(second)
     for name, tensor in whole.student.net.state_dict().items():
         assert torch.equal(tensor, second.student.net.state_dict()[name]), name
-    for name, tensor in whole.bridge.state_dict().items():
-        assert torch.equal(tensor, second.bridge.state_dict()[name]), name
+    for name, tensor in whole.adapters.state_dict().items():
+        assert torch.equal(tensor, second.adapters.state_dict()[name]), name
 
 
 @given(st.integers(1, 5), st.floats(0, 0.99), st.integers(0, 10_000))
@@ -309,10 +310,11 @@ def test_guides_are_dropped_as_often_as_asked() -> None:
 def test_several_guides_are_a_weighted_mean(tmp_path: Path) -> None:
     """Two guides at shares 1 and 3: the first logged loss is the weighted mean of the two alone."""
 
-    def first(guides: tuple, shares: tuple[float, ...]) -> float:
+    def first(guides: tuple, weights: tuple[float, ...]) -> float:
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         work = job(folder, (phase(train=Train(batch=24, lr=1e-6)),))
-        work = dataclasses.replace(work, guides=guides, shares=shares, inputs=(None,) * (1 + len(guides)))
+        live = tuple(LiveGuide(guide.run, weight=weight) for guide, weight in zip(guides, weights, strict=True))
+        work = dataclasses.replace(work, guides=live)
         fit(work)
         return json.loads((folder / "events.jsonl").read_text("utf-8").splitlines()[0])["losses"]["kd"]
 
@@ -327,8 +329,9 @@ def test_several_guides_are_a_weighted_mean(tmp_path: Path) -> None:
 
 def test_a_shuffled_teacher_speaks_of_other_clips(tmp_path: Path) -> None:
     def first(folder: str, shuffle: bool) -> float:
-        work = job(tmp_path / folder, (phase(train=Train(batch=24, lr=1e-6)),), hop=Hop(shuffle=shuffle))
-        work = dataclasses.replace(work, guides=(copy.deepcopy(work.student).eval().requires_grad_(False),))
+        work = job(tmp_path / folder, (phase(train=Train(batch=24, lr=1e-6)),), options=DistillOptions(shuffle=shuffle))
+        twin = copy.deepcopy(work.student).eval().requires_grad_(False)
+        work = dataclasses.replace(work, guides=(LiveGuide(twin.run),))
         work.student.eval()
         for module in work.student.modules():
             module.train = lambda mode=True, m=module: (
@@ -374,7 +377,7 @@ def test_mixing_mixes_refined_labels_too() -> None:
         torch.rand(4, 3, 2, 8, 8), torch.arange(4), torch.arange(4), torch.eye(4), torch.ones(4, dtype=torch.bool)
     )
     mixed = mix(batch, Augment(mixup=1.0), 0, 0, 0)
-    assert mixed.order_B is not None and mixed.posterior_BN is batch.posterior_BN and 0 < mixed.share < 1
+    assert mixed.order_B is not None and mixed.posterior_BN is batch.posterior_BN and 0 < mixed.fraction < 1
 
 
 def test_early_stopped_and_same_label_teachers(project: Path) -> None:
@@ -514,7 +517,7 @@ def test_compute_is_counted_from_shapes() -> None:
     grow = phase(
         trained=(1,), frozen=(0,), pairs=((1, 1),), head=False, epochs=3, losses=Losses.model_validate({"hint": 1.0})
     )
-    found = train_flops(grow, route(grow, CUT, CUT), 5, student, (teacher,), CUT)
+    found = train_flops(grow, plan_forward(grow, CUT, CUT), 5, student, (teacher,), CUT)
     mine, theirs = student.block_flops, teacher.block_flops
     each = (
         sum(mine[b] for b in ("stem", "layer1"))
@@ -523,7 +526,7 @@ def test_compute_is_counted_from_shapes() -> None:
     )
     assert found == each * 3 * 5 * 8
     ce: PhaseWork = phase(losses=Losses.model_validate({"ce": 1.0}), epochs=2)
-    assert train_flops(ce, route(ce, (), ()), 5, student) == 3 * student.flops * 2 * 5 * 8
+    assert train_flops(ce, plan_forward(ce, (), ()), 5, student) == 3 * student.flops * 2 * 5 * 8
     assert student.flops == sum(mine.values()) + 2 * 16 * 4  # the head: 16 channels to 4 classes
 
 
@@ -575,10 +578,6 @@ def test_every_method_of_the_benchmark_has_the_compute_of_kd() -> None:
 # ---------------------------------------------------------------- the terms of a step, by formula
 
 
-def _seen(network, share: float = 1.0) -> Seen:
-    return Seen(network.run, None, share)
-
-
 def test_the_terms_of_a_step_by_their_formulas() -> None:
     """Mixed labels by their shares, refined labels of the right clips, pairs weighed by trust, the strong view."""
     torch.manual_seed(0)
@@ -586,18 +585,19 @@ def test_the_terms_of_a_step_by_their_formulas() -> None:
     student.eval()
     named = Losses.model_validate({"ce": 1, "pseudo": 1, "fixmatch": {"threshold": 0.26}, "hint": 1, "kd": 1})
     work = phase(losses=named, pairs=PAIRS, train=Train(batch=6))
-    bridge = Bridge("pairs", (work,), {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}).eval()
-    cast = Cast(_seen(student), (_seen(teacher),), bridge, CPU, Hop(pair_weights="trust", seed=11))
+    adapters = FeatureAdapters("pairs", (work,), {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}).eval()
+    options = DistillOptions(pair_weights="trust", seed=11)
+    models = StepModels(StepModel(student.run), (LiveGuide(teacher.run),), adapters, CPU, options)
     labels, posterior = torch.tensor([0, 1, -1, 2, 3, -1]), torch.softmax(torch.randn(6, 4), 1)
     accepted, order = torch.tensor([True, False, True, True, False, True]), torch.tensor([3, 0, 4, 1, 5, 2])
     clip = torch.rand(6, 3, 4, 16, 16)
     batch = Batch(clip, labels, torch.arange(6), posterior, accepted, order, 0.7)
     rho = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.5, 0.1], [0.1, 0.1, 0.2]])
-    moment = Moment(phase=1, epoch=0.0, step=5, rho_KM=rho)
+    info = StepInfo(phase=1, epoch=0.0, step=5, rho_KM=rho)
     with torch.no_grad():
-        parts = loss_parts(cast, work, route(work, CUT, CUT), batch, moment)
+        parts = step_losses(models, work, plan_forward(work, CUT, CUT), batch, info)
     student.requires_grad_(False)
-    bridge.requires_grad_(False)
+    adapters.requires_grad_(False)
     view = fit_input(clip, None)
     logits = student(view)
 
@@ -619,7 +619,7 @@ def test_the_terms_of_a_step_by_their_formulas() -> None:
     mine, theirs = (n.run(view, taps=names, head=False)[0] for n in (student, teacher))
     weight = torch.softmax(torch.tensor([0.9, 0.5, 0.2]), 0)
     expected["hint"] = sum(
-        w * (bridge.lifts[f"{k}-{k}"](mine[n]) - theirs[n]).square().mean()
+        w * (adapters.projectors[f"{k}-{k}"](mine[n]) - theirs[n]).square().mean()
         for k, (n, w) in enumerate(zip(names, weight, strict=True), 1)
     )
     expected["kd"] = losses.kd(logits, teacher(view))

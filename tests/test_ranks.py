@@ -22,7 +22,7 @@ from stagedkd.plan.lock import Lock
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.spec.load import load_spec
 from stagedkd.stages.context import Context, Silent, Stop
-from stagedkd.stages.pieces import read_pieces, write_pieces
+from stagedkd.stages.provenance import read_environments, write_environments
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Workspace
 from tests.tools import Heard
@@ -38,11 +38,20 @@ def context(project: Path) -> Context:
     runtime = load_runtime(project, gpus=2, device="cpu")
     workspace = Workspace(project / "work/artifact/files", project / "work")
     workspace.files.mkdir(parents=True)
-    return Context(plan, stage, {}, workspace, manifest_of(plan, stage), runtime, Silent(), Stop())
+    return Context(
+        plan=plan,
+        stage=stage,
+        inputs={},
+        workspace=workspace,
+        manifest=manifest_of(plan, stage),
+        runtime=runtime,
+        listener=Silent(),
+        stop=Stop(),
+    )
 
 
 def instead(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
-    """Have the launcher start a shell script: `$4` is `lead`, `$5` the folder of the ranks."""
+    """Have the launcher start a shell script: `$4` is `torchrun`, `$5` the folder of the ranks."""
     path = folder / "instead.sh"
     path.write_text("#!/bin/sh\n" + script, "utf-8")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -91,7 +100,7 @@ def test_ranks_that_end_unasked_are_a_failure(context: Context, monkeypatch: pyt
     error = ended(context)
     assert isinstance(error, TrainingError) and "ended with exit code 7" in error.message
     fault = '{"rank": 1, "ours": true, "kind": "DataError", "message": "no clips", "hint": ""}'
-    instead(monkeypatch, context.workspace.scratch, f"echo '{fault}' > work/ranks/fault-1.json; exit 1\n")
+    instead(monkeypatch, context.workspace.scratch, f"echo '{fault}' > work/ranks/error-1.json; exit 1\n")
     context = replace(context, stop=Stop(signal.SIGTERM))  # what they say of themselves goes before the signal
     assert ended(context).message == "no clips"
 
@@ -130,19 +139,19 @@ def test_what_several_made_is_rebuilt_by_as_many_where_that_is_possible(
 
 def test_a_stage_that_goes_on_says_what_is_other_and_keeps_it(context: Context) -> None:
     """First after a kill that left nothing to read, then with other code, then as it was."""
-    from stagedkd.stages.distill import training_device
+    from stagedkd.stages.training import training_device
 
     scratch, heard = context.workspace.scratch, Heard()
     one = replace(context, listener=heard, runtime=context.runtime.model_copy(update={"gpus": 1, "threads": 1}))
     (scratch / "checkpoint.pt").touch()
     (scratch / "began.json").touch()
     training_device(one)
-    assert ["is not known" in note for note in heard.notes] == [True]
-    first, now = read_pieces(scratch)
+    assert ["cannot tell how this stage was started" in note for note in heard.notes] == [True]
+    first, now = read_environments(scratch)
     assert first == {} and now["device_name"] == now["cpu"] and now["cpu_capability"] and now["packages"]["torch"]
 
-    write_pieces(scratch, [{**now, "code": "old"}])
+    write_environments(scratch, [{**now, "code": "old"}])
     training_device(one)
     training_device(one)
-    assert [piece["code"] for piece in read_pieces(scratch)] == ["old", now["code"]]
+    assert [piece["code"] for piece in read_environments(scratch)] == ["old", now["code"]]
     assert len(heard.notes) == 2 and f"code: old then, {now['code']} now" in heard.notes[1]

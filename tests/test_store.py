@@ -159,7 +159,7 @@ def test_what_another_run_is_at_comes_last(project: Path) -> None:
 
     outcome = run_experiment(experiment, listener=Told())
     assert not outcome.failed and list(outcome.finished) == ["seed=0", "seed=1"]
-    assert said.count("another run is at student; what needs it comes later") == 1
+    assert said.count("student is being made by another run; continuing with cells that do not need it") == 1
     assert said.index(second.stage("evaluate-student").identity) < said.index(first.stage("student").identity)
     made = [text for text in said if text in {stage.identity for plan in (first, second) for stage in plan.stages}]
     assert len(made) == len(set(made))

@@ -18,14 +18,16 @@ from stagedkd.errors import TrainingError
 from stagedkd.models.network import Network
 from stagedkd.models.resnet3d import resnet3d
 from stagedkd.plan.work import PhaseWork
-from stagedkd.spec.schema import FEATURE_LOSSES, Augment, Clip, GaussianW2, Hint, Input, Kd, Losses, Simulated, Train
+from stagedkd.spec.schema import FEATURES, Augment, Clip, GaussianW2, Hint, Input, Kd, Losses, Simulated, Train
 from stagedkd.train import checkpoint
-from stagedkd.train.bridge import Bridge
-from stagedkd.train.events import EventLog
+from stagedkd.train.adapters import FeatureAdapters
 from stagedkd.train.feed import Feed
-from stagedkd.train.loop import Job, fit
+from stagedkd.train.guides import LiveGuide
+from stagedkd.train.job import Execution, Job
+from stagedkd.train.loop import fit, sound_backend
 from stagedkd.train.phases import set_modes
 from stagedkd.train.schedule import learning_rate
+from stagedkd.train.sinks import open_log
 
 CUT = (("stem", "layer1"), ("layer2",), ("layer3",))
 CPU = torch.device("cpu")
@@ -63,38 +65,44 @@ def job(tmp_path: Path, phases: tuple[PhaseWork, ...], **fields: object) -> Job:
     feed = Feed(
         SimulatedClips(data, ["train"] * 24, clip, CPU), np.arange(24), labels, Augment(crop=1.0, jitter=0.0), 5
     )
-    bridge = Bridge("pairs", phases, {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}, clips=24)
+    adapters = FeatureAdapters("pairs", phases, {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}, clips=24)
+    how = {name: fields.pop(name) for name in ("interrupted", "checkpoint_seconds") if name in fields}
     values: dict[str, object] = {
         "student": student,
-        "bridge": bridge,
-        "guides": (teacher,),
+        "input": None,
+        "adapters": adapters,
+        "guides": (LiveGuide(teacher.run),),
         "cut": CUT,
         "teacher_cut": CUT,
         "phases": phases,
         "feed": feed,
-        "inputs": (None, None),
-        "device": CPU,
-        "scratch": tmp_path,
-        "events": EventLog(tmp_path / "events.jsonl"),
+        "execution": Execution(CPU, tmp_path, open_log(tmp_path), **how),  # pyright: ignore[reportArgumentType]
     }
     return Job(**(values | fields))  # pyright: ignore[reportArgumentType]
+
+
+def teacher_of(work: Job) -> Network:
+    """The network of the first guide."""
+    guide = work.guides[0]
+    assert isinstance(guide, LiveGuide)
+    return guide.run.__self__  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def test_a_grow_phase_moves_its_substage_alone(tmp_path: Path) -> None:
     work = job(tmp_path, (GROW_2,))
     before = copy.deepcopy(work.student.net.state_dict())
-    teacher = copy.deepcopy(work.guides[0].net.state_dict())
+    teacher = copy.deepcopy(teacher_of(work).net.state_dict())
     fit(work)
     after = work.student.net.state_dict()
     moved = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
     assert moved == {"layer2"}  # neither weights nor BatchNorm statistics of the frozen and later blocks
-    assert all(torch.equal(t, teacher[n]) for n, t in work.guides[0].net.state_dict().items())
+    assert all(torch.equal(t, teacher[n]) for n, t in teacher_of(work).net.state_dict().items())
 
 
 def test_a_grow_phase_runs_no_later_block_of_either_network(tmp_path: Path) -> None:
     work = job(tmp_path, (GROW_2,))
     ran: set[str] = set()
-    for who, network in (("student", work.student), ("teacher", work.guides[0])):
+    for who, network in (("student", work.student), ("teacher", teacher_of(work))):
         for name in (*network.blocks, "fc"):
             network.net.get_submodule(name).register_forward_hook(lambda *_, at=f"{who}.{name}": ran.add(at))
     fit(work)
@@ -103,19 +111,19 @@ def test_a_grow_phase_runs_no_later_block_of_either_network(tmp_path: Path) -> N
 
 def test_modes_of_a_phase() -> None:
     student, _ = networks()
-    bridge = Bridge("pairs", (GROW_2,), {1: 8}, {1: 16})
-    set_modes(student, bridge, GROW_2, CUT)
+    adapters = FeatureAdapters("pairs", (GROW_2,), {1: 8}, {1: 16})
+    set_modes(student, adapters, GROW_2, CUT)
     training = {n for n, m in student.net.named_modules() if isinstance(m, nn.BatchNorm3d) and m.training}
     assert training and all(name.startswith("layer2") for name in training)
     assert {n.split(".")[0] for n, p in student.net.named_parameters() if p.requires_grad} == {"layer2"}
-    assert all(p.requires_grad for p in bridge.parameters()) and set(bridge.lifts) == {"2-2"}
+    assert all(p.requires_grad for p in adapters.parameters()) and set(adapters.projectors) == {"2-2"}
 
 
 def test_projectors_do_not_ship_with_the_student(tmp_path: Path) -> None:
     work = job(tmp_path, (phase(losses=Losses(hint=Hint(), kd=Kd()), pairs=PAIRS),))
     names = set(work.student.net.state_dict())
     fit(work)
-    assert set(work.student.net.state_dict()) == names and len(work.bridge.lifts) == 3
+    assert set(work.student.net.state_dict()) == names and len(work.adapters.projectors) == 3
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -147,7 +155,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_name_and_keeps_the_checkpoint(
     phases = (phase(), phase(name="wild", epochs=3))
     work = job(tmp_path, phases, checkpoint_seconds=0.0)
     kd, calls = losses.kd, iter(range(100))
-    monkeypatch.setattr(losses, "kd", lambda *a, **k: kd(*a, **k) * (float("nan") if next(calls) == 7 else 1.0))
+    monkeypatch.setitem(
+        losses.FUNCTIONS, "kd", lambda *a, **k: kd(*a, **k) * (float("nan") if next(calls) == 7 else 1.0)
+    )
     with pytest.raises(TrainingError, match=r"loss 'kd' is nan at phase wild, epoch 2, step 5") as caught:
         fit(work)
     assert "lower train.lr" in caught.value.hint
@@ -173,7 +183,7 @@ def test_batches_are_full_and_cover_every_clip_once_a_round(tmp_path: Path) -> N
         def finish(self, numbers: list[int], *_: object) -> torch.Tensor:
             return torch.zeros(len(numbers), 1)
 
-    spied = Feed(Spy(), feed.numbers, feed.labels, feed.augment, feed.seed)  # pyright: ignore[reportArgumentType]
+    spied = Feed(Spy(), feed.clip_ids, feed.labels, feed.augment, feed.seed)  # pyright: ignore[reportArgumentType]
     work = phase(train=Train(batch=7))
     assert spied.steps(work) == 4
     for step in range(24):
@@ -199,7 +209,7 @@ def test_finite_views_come_back_and_endless_ones_do_not(tmp_path: Path) -> None:
         for number in (0, 1):  # two phases
             for step in range(18):
                 picked = feed.pick(phase(), number, step)
-                for clip, view in zip(picked.numbers, picked.views, strict=True):
+                for clip, view in zip(picked.clip_ids, picked.views, strict=True):
                     seen.setdefault(clip, set()).add((*view.box, int(1000 * view.brightness)))
         assert {len(views) for views in seen.values()} == ({3} if count else {12})
 
@@ -210,7 +220,7 @@ def test_batches_loaded_ahead_are_those_made_at_once(tmp_path: Path) -> None:
     row = mixed.batches(phase(), 1, 4, CPU)
     for step in range(4, 9):
         (made, seconds), wanted = next(row), mixed.batch(phase(), 1, step, CPU)
-        assert torch.equal(made.clip_B3THW, wanted.clip_B3THW) and made.share == wanted.share and seconds > 0
+        assert torch.equal(made.clip_B3THW, wanted.clip_B3THW) and made.fraction == wanted.fraction and seconds > 0
     row.close()
 
 
@@ -219,7 +229,8 @@ def test_training_on_mixed_clips_and_own_inputs(tmp_path: Path) -> None:
     work = job(
         tmp_path,
         (phase(epochs=6, losses=Losses.model_validate({"ce": 0.5, "kd": 0.5, "sp": 1.0}), pairs=PAIRS),),
-        inputs=(Input(size=8, frames=2), Input(normalize="half")),
+        input=Input(size=8, frames=2),
+        guides=(LiveGuide(networks()[1].run, Input(normalize="half")),),
     )
     work = dataclasses.replace(work, feed=dataclasses.replace(work.feed, augment=Augment(crop=1.0, mixup=0.3)))
     fit(work)
@@ -253,8 +264,6 @@ def test_a_golden_run_keeps_its_loss(tmp_path: Path, request: pytest.FixtureRequ
 
 def test_bf16_on_the_cpu_has_sound_gradients(tmp_path: Path) -> None:
     """docs/decisions/0005: with oneDNN a tenth of these steps has gradients of 1e35."""
-    from stagedkd.train.step import sound_backend
-
     torch.manual_seed(0)
     conv = nn.Conv3d(64, 64, 3, padding=1, bias=False)
     with sound_backend(CPU, "bf16"):
@@ -293,7 +302,7 @@ def test_bf16_on_the_cpu_has_sound_gradients(tmp_path: Path) -> None:
 def test_every_loss_trains_a_student(tmp_path: Path, name: str) -> None:
     """Declared by its name alone: the loss falls, on clips with and without labels, and the projectors are its own."""
     losses_ = Losses.model_validate({name: 1.0})
-    pairs = PAIRS if losses_.on(FEATURE_LOSSES) else ()
+    pairs = PAIRS if losses_.comparing(FEATURES) else ()
     work = job(tmp_path, (phase(epochs=8, losses=losses_, pairs=pairs, head=not pairs),))
     fit(work)
     rows = [json.loads(line)["losses"][name] for line in (tmp_path / "events.jsonl").read_text("utf-8").splitlines()]

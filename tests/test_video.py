@@ -448,11 +448,11 @@ def test_mixing_is_drawn_by_step_and_shares_add_up() -> None:
     for fields in ({"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}):
         augment = Augment.model_validate(fields)
         one, again, other = (mix(batch, augment, 5, 2, step) for step in (3, 3, 4))
-        assert torch.equal(one.clip_B3THW, again.clip_B3THW) and one.share == again.share != other.share
-        assert one.order_B is not None and 0 <= one.share <= 1
+        assert torch.equal(one.clip_B3THW, again.clip_B3THW) and one.fraction == again.fraction != other.fraction
+        assert one.order_B is not None and 0 <= one.fraction <= 1
         partner = batch.clip_B3THW[one.order_B]
         away, towards = (one.clip_B3THW - batch.clip_B3THW).abs().sum(), (partner - batch.clip_B3THW).abs().sum()
-        assert float(away) == pytest.approx((1 - one.share) * float(towards), rel=0.2, abs=1e-3)
+        assert float(away) == pytest.approx((1 - one.fraction) * float(towards), rel=0.2, abs=1e-3)
         if "mixup" not in fields:
             taken = (one.clip_B3THW == batch.clip_B3THW) | (one.clip_B3THW == partner)
             assert taken.all()

@@ -5,22 +5,26 @@ Shape legend: B clips, 3 = RGB, T frames, H, W pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stagedkd.data.draws import bits, permutation, uniform
-from stagedkd.spec.schema import Augment
+from stagedkd.data.views import fit_input
+from stagedkd.spec.schema import Augment, Input
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips in 0..1 and their labels (-1: none); of several processes that make one training each has the labels of the
-    whole batch, and its share of the clips. `rows_B` are their places among the training clips; `posterior_BN` and
-    `accepted_B` their refined labels, where there are any. Of a mixed batch a share of 1 - `share` of each clip, and so
-    of its label, is that of the clip at `order_B`."""
+    """Clips in 0..1 and their labels (-1: none).
+
+    Of several processes that share a training, each has its local clips and the labels of the whole batch. `rows_B`
+    are the places of the clips among the training clips; `posterior_BN` and `accepted_B` are the refined labels, where
+    there are any. In a mixed batch, a fraction 1 - `fraction` of each clip, and so of its label, is that of the clip at
+    `order_B`.
+    """
 
     clip_B3THW: Tensor
     labels_B: Tensor
@@ -28,12 +32,25 @@ class Batch:
     posterior_BN: Tensor | None = None
     accepted_B: Tensor | None = None
     order_B: Tensor | None = None
-    share: float = 1.0
+    fraction: float = 1.0
+    _views: dict[Input | None, Tensor] = field(default_factory=dict["Input | None", Tensor], init=False, repr=False)
+
+    def view(self, wanted: Input | None) -> Tensor:
+        """The clips as the input of a network, normalised; networks with equal inputs share one tensor."""
+        if wanted not in self._views:
+            self._views[wanted] = as_input(self.clip_B3THW, wanted)
+        return self._views[wanted]
+
+
+def as_input(clip_B3THW: Tensor, wanted: Input | None) -> Tensor:
+    """Clips in 0..1 as the input of a network; channels last on CUDA, which tensor cores want."""
+    view = fit_input(clip_B3THW, wanted)
+    return view.contiguous(memory_format=torch.channels_last_3d) if view.device.type == "cuda" else view
 
 
 def mix(batch: Batch, augment: Augment, seed: int, epoch: int, step: int) -> Batch:
-    """Mix each clip with another of the batch: MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019), one share for the
-    whole batch, the same box in all frames."""
+    """Mix each clip with another of the batch: MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019), one fraction
+    for the whole batch, the same box in all frames."""
     chosen = [a for a in (("mixup", augment.mixup), ("cutmix", augment.cutmix)) if a[1] > 0]
     clip = batch.clip_B3THW
     if not chosen or len(clip) < 2:
@@ -41,16 +58,18 @@ def mix(batch: Batch, augment: Augment, seed: int, epoch: int, step: int) -> Bat
     draw = uniform(seed, 95, epoch, step, np.arange(3)).tolist()
     kind, alpha = chosen[int(draw[0] * len(chosen))]
     dice = np.random.default_rng(int(bits(seed, 96, epoch, step).item()))
-    share = float(dice.beta(alpha, alpha))
+    fraction = float(dice.beta(alpha, alpha))
     order = torch.from_numpy(permutation(len(clip), seed, 97, epoch, step)).to(clip.device)
     if kind == "mixup":
-        return replace(batch, clip_B3THW=share * clip + (1 - share) * clip[order], order_B=order, share=share)
+        return replace(
+            batch, clip_B3THW=fraction * clip + (1 - fraction) * clip[order], order_B=order, fraction=fraction
+        )
     height, width = clip.shape[-2:]
-    tall, wide = round(height * (1 - share) ** 0.5), round(width * (1 - share) ** 0.5)
+    tall, wide = round(height * (1 - fraction) ** 0.5), round(width * (1 - fraction) ** 0.5)
     top, left = int(draw[1] * (height - tall + 1)), int(draw[2] * (width - wide + 1))
     mixed = clip.clone()
     mixed[..., top : top + tall, left : left + wide] = clip[order][..., top : top + tall, left : left + wide]
-    return replace(batch, clip_B3THW=mixed, order_B=order, share=1 - tall * wide / (height * width))
+    return replace(batch, clip_B3THW=mixed, order_B=order, fraction=1 - tall * wide / (height * width))
 
 
 def strong_view(clip_B3THW: Tensor, seed: int, epoch: int, step: int, first: int = 0, whole: int = 0) -> Tensor:

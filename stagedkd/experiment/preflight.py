@@ -1,4 +1,4 @@
-"""Before anything is trained: every network on the meta device, every pair's shapes, every wrong cut found."""
+"""Before anything is trained: build every network on the meta device, and find wrong cuts, shapes and losses."""
 
 from __future__ import annotations
 

@@ -1,17 +1,20 @@
 """`stagedkd reproduce`: from the manifest of a result to the same result in another store, without its spec."""
 
+# pyright: reportUnknownVariableType=false
+# The type stubs of safetensors are incomplete.
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
 from stagedkd.data.fingerprint import HashMemo, fingerprint, require_equal
 from stagedkd.errors import LockError, StoreError, UsageError
+from stagedkd.experiment.compare import compare_artifacts, compare_files
 from stagedkd.experiment.run import run_graph
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.lock import Lock, data_id, read_lock
@@ -20,8 +23,7 @@ from stagedkd.plan.work import DistillWork, EvaluateWork, PrepareWork, RefineWor
 from stagedkd.spec.hub import HUB, put_model_digest
 from stagedkd.spec.schema import Clip, FileArch, HfArch, Own, Videos
 from stagedkd.stages.context import Listener
-from stagedkd.stages.pieces import in_words
-from stagedkd.stages.provenance import differences
+from stagedkd.stages.provenance import describe_environments, differences
 from stagedkd.stages.weights import weights_file
 from stagedkd.store.care import closure_faults, manifest_at
 from stagedkd.store.manifest import Manifest, Upstream, file_digest, weights_of
@@ -71,7 +73,7 @@ def reproduce(
     for name, artifact in made.items():
         folder = sought.originals.root / name
         if (folder / "files").is_dir():
-            compared[name] = tuple(compare(folder, artifact.folder))
+            compared[name] = tuple(compare_artifacts(folder, artifact.folder))
         elif name in wanted:
             raise StoreError(f"{folder} is gone")
     if sought.file is not None:
@@ -95,8 +97,8 @@ def environment_of(
         new = here[name] or {}
         found += differences(old, new)
         for which, run in (("original", old), ("rebuilt", new)):
-            if in_words(run):
-                found.append(f"the {which} {name} was made in pieces: {in_words(run)}")
+            if describe_environments(run):
+                found.append(f"the {which} {name} was made in pieces: {describe_environments(run)}")
     return tuple(dict.fromkeys(found))
 
 
@@ -150,7 +152,8 @@ def manifest_in(path: Path) -> Manifest:
 
     try:
         with safe_open(path, "np") as weights:
-            text = (weights.metadata() or {}).get("stagedkd")
+            metadata: dict[str, str] = cast(Any, weights).metadata() or {}
+            text = metadata.get("stagedkd")
     except SafetensorError as error:
         raise StoreError(f"{path} is no safetensors file: {error}") from None
     if text is None:
@@ -226,8 +229,8 @@ def _sections(value: Any) -> Iterator[BaseModel]:
         yield value
         value = [getattr(value, name) for name in type(value).model_fields]
     elif isinstance(value, Mapping):
-        value = list(value.values())
-    for item in value if isinstance(value, list | tuple) else ():
+        value = list(cast("Mapping[Any, Any]", value).values())
+    for item in cast("list[Any] | tuple[Any, ...]", value) if isinstance(value, list | tuple) else ():
         yield from _sections(item)
 
 
@@ -296,69 +299,10 @@ def as_there(
     return runtime.model_copy(update=update | several)
 
 
-def compare(original: Path, rebuilt: Path) -> list[str]:
-    """Where the `files/` of two artifacts differ, in words; nothing where they are equal bit for bit."""
-    first, second = (_files(folder / "files") for folder in (original, rebuilt))
-    manifest = manifest_at(original)
-    published = manifest.files if isinstance(manifest, Manifest) else {}
-    found: list[str] = []
-    for name in sorted(first.keys() | second.keys()):
-        if name not in first or name not in second:
-            found.append(f"{name} is {'missing' if name not in first else 'not rebuilt'}")
-            continue
-        digests = file_digest(first[name]), file_digest(second[name])
-        if digests[0] != digests[1]:
-            changed = name in published and published[name] != digests[0]
-            fault = _in_detail(name, first[name], second[name])
-            found.append(fault + (" (the original was changed after it was published)" if changed else ""))
-    return found
-
-
 def _compare_file(path: Path, made: Mapping[str, Artifact]) -> list[str]:
     from stagedkd.stages.networks import FILE_OF
 
     manifest = manifest_in(path)
     artifact = made[f"{manifest.kind}-{manifest.key[:12]}"]
     twin = artifact.file(FILE_OF[manifest.kind])
-    return [] if file_digest(path) == file_digest(twin) else [_in_detail(path.name, path, twin)]
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    return {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
-
-
-def _in_detail(name: str, first: Path, second: Path) -> str:
-    try:
-        if name.endswith(".safetensors"):
-            return f"{name}: {_weights_differ(first, second)}"
-        if name.endswith(".json"):
-            old, new = (dict(_leaves(json.loads(path.read_text("utf-8")))) for path in (first, second))
-            at = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-            shown = [f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in at[:3]]
-            return f"{name}: " + (", ".join(shown) or "other spacing") + (", ..." if len(at) > 3 else "")
-    except Exception:  # what cannot be read differs, whatever the reader calls it
-        pass
-    return f"{name} differs"
-
-
-def _weights_differ(first: Path, second: Path) -> str:
-    from safetensors import safe_open
-
-    with safe_open(first, "pt") as old, safe_open(second, "pt") as new:
-        if set(old.keys()) != set(new.keys()):
-            return "other tensors"
-        pairs = [(old.get_tensor(key), new.get_tensor(key)) for key in old.keys()]  # noqa: SIM118 - no mapping
-        other = [(a, b) for a, b in pairs if a.shape != b.shape or a.dtype != b.dtype or not a.equal(b)]
-        if not other:
-            return "the metadata differ, the tensors are equal" if old.metadata() != new.metadata() else "other order"
-        far = [float((a.double() - b.double()).abs().max()) for a, b in other if a.shape == b.shape and a.numel()]
-        return f"{len(other)} of {len(pairs)} tensors differ, by {max(far, default=float('nan')):.3g} at most"
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        yield path, value
-        return
-    for name, item in items:
-        yield from _leaves(item, f"{path}.{name}" if path else str(name))
+    return compare_files(path.name, path, twin)

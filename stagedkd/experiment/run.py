@@ -1,31 +1,28 @@
-"""The walk: lock, compile, then every stage in turn, skipped where the store has it. Torch comes with the first stage
-that needs it, so a run with nothing to do loads none."""
+"""Run an experiment: lock, compile, then all cells in turn, each unique stage once, from the store where it is there.
+
+This is the one place that knows both the stages and the launchers. Torch is loaded by the first stage that needs it, so
+a run with nothing to do loads none.
+"""
 
 from __future__ import annotations
 
-import errno
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, assert_never
+from typing import Any, Literal, TypeAlias
 
-from stagedkd.errors import Interrupted, StagedkdError, StoreError, TrainingError
+from stagedkd.errors import Interrupted, StagedkdError
 from stagedkd.experiment.locking import lock_specs
 from stagedkd.launch.cluster import Cluster, load_cluster
 from stagedkd.launch.torchrun import check_ranks, wants_ranks, work_in_ranks
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.graph import Graph, Plan, Plans, Stage
 from stagedkd.plan.runtime import Runtime, load_runtime
-from stagedkd.plan.work import DistillWork, EvaluateWork, PrepareWork, RefineWork, TeachWork, WeakenWork
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.schema import Spec
-from stagedkd.stages.context import Context, Done, Listener, Silent, Stop, catching_signals
-from stagedkd.stages.pieces import began
-from stagedkd.stages.provenance import environment
-from stagedkd.store.leases import Lease
-from stagedkd.store.manifest import manifest_of
+from stagedkd.stages.context import Context, Listener, Result, Session, Silent, Stop, catching_signals
+from stagedkd.stages.stage import get_alone, get_stage, store_of, work_on
 from stagedkd.store.store import Artifact, Store
 
 Engine: TypeAlias = Literal["in-process", "parsl"]
@@ -33,7 +30,7 @@ Engine: TypeAlias = Literal["in-process", "parsl"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gave: the plan, an artifact for every stage by name, and which of its stages were run just now."""
+    """The outcome of a run of one plan: its artifacts by stage name, and which of its stages were made just now."""
 
     plan: Plan
     artifacts: dict[str, Artifact]
@@ -43,7 +40,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class GridOutcome:
-    """What the run of an experiment gave: the cells that finished, why others did not, and the keys run just now."""
+    """The outcome of a run of an experiment: the cells that finished, the errors of those that failed, and the keys of
+    the stages that were made just now."""
 
     plans: Plans
     finished: Mapping[str, Outcome]
@@ -60,7 +58,7 @@ def run(spec: Spec, runtime: Runtime | None = None, listener: Listener | None = 
     Raises:
         SpecError, LockError, UsageError: before anything is run.
         DataError, TrainingError, StoreError: a stage failed; what was finished stays.
-        Interrupted: a signal came; the same call goes on.
+        Interrupted: a signal came; the same call resumes.
     """
     outcome = run_experiment(Experiment.of(spec), runtime, listener)
     for error in outcome.failed.values():
@@ -77,92 +75,66 @@ def run_experiment(
     """Execute all cells of an experiment, each unique stage once. A cell that fails does not stop the others.
 
     Args:
-        engine: in-process does stage after stage; parsl has workers do many at once, by the file `runtime.cluster`.
+        engine: in-process makes stage after stage; parsl has workers make many at once, by the file `runtime.cluster`.
     Raises:
         SpecError, LockError, UsageError: before anything is run.
-        Interrupted: a signal came; the same call goes on.
+        Interrupted: a signal came; the same call resumes.
     """
     runtime = runtime or load_runtime(Path())
-    show = listener or Silent()
+    listener = listener or Silent()
     cluster = load_cluster(runtime) if engine == "parsl" else None
-    plans, walk = _prepared(experiment, runtime, show, cluster)
-    with catching_signals() as stop, walk.store.at_work(plans.name, plans.unique) as mark:
+    plans, store = _compiled(experiment, runtime, listener), store_of(runtime)
+    _check(plans, runtime, store, cluster)
+    with catching_signals() as stop, store.at_work(plans.name, plans.unique) as mark:
+        numbers = {key: i for i, key in enumerate(plans.unique, 1)}
+        this = _Run(store, runtime, listener, stop, numbers)
         if cluster is not None:
-            from stagedkd.launch.parsl import run_elsewhere
+            from stagedkd.launch.parsl import run_in_workers
 
-            walk.elsewhere = run_elsewhere(plans, cluster, walk.store, mark, runtime, show, stop)
-        finished, failed = _cells(plans, walk, show, stop)
-    return GridOutcome(plans, finished, failed, tuple(walk.ran), runtime)
-
-
-def _cells(
-    plans: Plans, walk: _Walk, show: Listener, stop: Stop
-) -> tuple[dict[str, Outcome], dict[str, StagedkdError]]:
-    """Every cell, in order, but one that needs what another run is at comes after those that do not. Only where nothing
-    else is left to do is there a wait, for the first of them."""
-    finished: dict[str, Outcome] = {}
-    failed: dict[str, StagedkdError] = {}
-    left, rule = dict(plans.cells), "no" if plans.is_grid else "always"
-    walk.waits = rule
-    while left:
-        before, busy = (len(left), len(walk.ran)), set[str]()
-        for number, (name, plan) in enumerate(plans.cells.items(), 1):
-            if name not in left or any(stage.identity in busy for stage in plan.stages):
-                continue
-            if plans.is_grid:
-                show.cell(number, len(plans.cells), name)
-            try:
-                finished[name] = walk.plan(plan, stop)
-            except _Busy as found:
-                show.note(f"another run is at {found.stage.name}; what needs it comes later")
-                busy.add(found.stage.identity)
-                continue
-            except Interrupted:
-                raise
-            except StagedkdError as error:
-                failed[name] = error
-                if plans.is_grid:
-                    show.note(f"cell {name} failed: {error.message}")
-            del left[name]
-            walk.waits = rule
-        if plans.is_grid and before == (len(left), len(walk.ran)):
-            walk.waits = "once"
-    return {name: finished[name] for name in plans.cells if name in finished}, failed
+            this.elsewhere = run_in_workers(plans, cluster, store, mark, runtime, listener, stop)
+        finished, failed = _cells(plans, this)
+    return GridOutcome(plans, finished, failed, tuple(this.ran), runtime)
 
 
 def run_stage(plan: Plan, stage: Stage, runtime: Runtime, listener: Listener) -> tuple[Artifact, bool]:
     """Run one stage of a plan, unless the store has it. The stages that it needs must be there.
 
     Returns:
-        its artifact, and whether it was run just now.
+        its artifact, and whether it was made just now.
     Raises:
-        StoreError: what it needs is missing, or what the store has of it is damaged. Else what `run` raises.
+        StoreError: an input is missing, or the artifact in the store is damaged. Else what `run` raises.
     """
-    store = _store(runtime)
+    store = store_of(runtime)
     if store.state(stage) != "hit":
         if wants_ranks(stage, runtime):
             check_ranks([stage], runtime)
         lock_specs([plan.spec], runtime, accept=False)  # the stage may read the disk: it must be as the plan has it
     with catching_signals() as stop, store.at_work("", (above.identity for above in plan.closure(stage))):
-        return run_in(plan, stage, runtime, listener, stop)
+        return get_alone(plan, stage, runtime, listener, stop, do_here)
 
 
-def run_in(graph: Graph, stage: Stage, runtime: Runtime, listener: Listener, stop: Stop) -> tuple[Artifact, bool]:
-    """`run_stage` where data and weights were held against the lock before."""
-    store = _store(runtime)
-    inputs: dict[str, Artifact] = {}
-    if store.state(stage) != "hit":
-        for above in graph.inputs(stage).values():
-            if store.state(above) != "hit":
-                message = f"stage {stage.name} needs {above.name} ({above.folder}), which the store does not have"
-                raise StoreError(message, hint=f"stagedkd stage {above.identity[:12]} makes it")
-            inputs[above.name] = store.artifact(above)
-    walk = _Walk(store, runtime, listener, {stage.identity: 1})
-    return walk.stage(graph, stage, inputs, stop), bool(walk.ran)
+def run_graph(
+    graph: Graph, runtime: Runtime, listener: Listener, runtimes: Mapping[str, Runtime]
+) -> dict[str, Artifact]:
+    """Run every stage of a graph that needs no spec.
+
+    Args:
+        runtimes: the runtime of those stages (by key) that need another one.
+    Returns:
+        the artifacts by stage name.
+    Raises:
+        what `run` raises.
+    """
+    from stagedkd.experiment.preflight import preflight
+
+    preflight(graph, Path(runtime.root))
+    numbers = {stage.identity: i for i, stage in enumerate(graph.stages, 1)}
+    with catching_signals() as stop:
+        return _Run(store_of(runtime), runtime, listener, stop, numbers, runtimes).stages(graph)
 
 
 def locked_plan(spec: Spec, runtime: Runtime, listener: Listener) -> Plan:
-    """The plan of a spec, its data and weights locked and held against the disk.
+    """The plan of a spec, with data and weights locked and compared with the disk.
 
     Raises:
         LockError, UsageError: they are not what they should be.
@@ -173,51 +145,79 @@ def locked_plan(spec: Spec, runtime: Runtime, listener: Listener) -> Plan:
     return compile_plan(spec, lock)
 
 
-def run_graph(
-    graph: Graph, runtime: Runtime, listener: Listener, runtimes: Mapping[str, Runtime]
-) -> dict[str, Artifact]:
-    """Run every stage of a graph that needs no spec, some of them (by key) with a runtime of their own, and give their
-    artifacts; raises what `run` raises."""
-    from stagedkd.experiment.preflight import preflight
-
-    preflight(graph, Path(runtime.root))
-    numbers = {stage.identity: i for i, stage in enumerate(graph.stages, 1)}
-    with catching_signals() as stop:
-        return _Walk(_store(runtime), runtime, listener, numbers, runtimes).stages(graph, stop)
+def do_here(context: Context) -> Result:
+    """Do the work of a stage on this machine: in this process, or in `gpus` processes where it trains."""
+    return work_in_ranks(context) if wants_ranks(context.stage, context.runtime) else work_on(context)
 
 
-def _prepared(experiment: Experiment, runtime: Runtime, show: Listener, cluster: Cluster | None) -> tuple[Plans, _Walk]:
-    """Everything that can be found wrong before a stage runs: data and weights, networks, pairs, the device."""
+def _compiled(experiment: Experiment, runtime: Runtime, listener: Listener) -> Plans:
+    """The plans of an experiment, with data and weights locked."""
     lock, lines = lock_specs((cell.spec for cell in experiment.cells), runtime, accept=False)
     for line in lines:
-        show.note(f"locked {line}")
+        listener.note(f"locked {line}")
     plans = compile_experiment(experiment, lock)
     for note in dict.fromkeys(note for plan in plans.cells.values() for note in plan.notes):
-        show.note(note)
-    walk = _Walk(_store(runtime), runtime, show, {key: i for i, key in enumerate(plans.unique, 1)})
-    if any(walk.store.state(stage) != "hit" for stage in plans.unique.values()):
-        from stagedkd.experiment.preflight import preflight
-        from stagedkd.stages.networks import device_of
-
-        if cluster is not None:
-            from stagedkd.launch.parsl import check_cluster
-
-            check_cluster(cluster, runtime)
-        else:
-            device_of(runtime.device)
-            check_ranks((s for s in plans.unique.values() if walk.store.state(s) != "hit"), runtime)
-        seen: dict[str, Any] = {}
-        for plan in plans.cells.values():
-            preflight(plan, Path(runtime.root), seen)
-    return plans, walk
+        listener.note(note)
+    return plans
 
 
-def _store(runtime: Runtime) -> Store:
-    return Store(runtime.folder("store"), runtime.lease_seconds)
+def _check(plans: Plans, runtime: Runtime, store: Store, cluster: Cluster | None) -> None:
+    """Find what can be found wrong before a stage runs: the device, the cluster, networks, cuts and pairs."""
+    missing = [stage for stage in plans.unique.values() if store.state(stage) != "hit"]
+    if not missing:
+        return
+    from stagedkd.experiment.preflight import preflight
+    from stagedkd.stages.networks import device_of
+
+    if cluster is not None:
+        from stagedkd.launch.parsl import check_cluster
+
+        check_cluster(cluster, runtime)
+    else:
+        device_of(runtime.device)
+        check_ranks(missing, runtime)
+    seen: dict[str, Any] = {}
+    for plan in plans.cells.values():
+        preflight(plan, Path(runtime.root), seen)
+
+
+def _cells(plans: Plans, this: _Run) -> tuple[dict[str, Outcome], dict[str, StagedkdError]]:
+    """Run every cell in order, but those that need a stage that another run is making after those that do not. Wait for
+    such a stage only where nothing else is left to do, and then for the first one alone."""
+    finished: dict[str, Outcome] = {}
+    failed: dict[str, StagedkdError] = {}
+    left, rule = dict(plans.cells), "no" if plans.is_grid else "always"
+    this.waits = rule
+    while left:
+        before, busy = (len(left), len(this.ran)), set[str]()
+        for number, (name, plan) in enumerate(plans.cells.items(), 1):
+            if name not in left or any(stage.identity in busy for stage in plan.stages):
+                continue
+            if plans.is_grid:
+                this.listener.cell(number, len(plans.cells), name)
+            try:
+                finished[name] = this.plan(plan)
+            except _Busy as wait:
+                this.listener.note(
+                    f"{wait.stage.name} is being made by another run; continuing with cells that do not need it"
+                )
+                busy.add(wait.stage.identity)
+                continue
+            except Interrupted:
+                raise
+            except StagedkdError as error:
+                failed[name] = error
+                if plans.is_grid:
+                    this.listener.note(f"cell {name} failed: {error.message}")
+            del left[name]
+            this.waits = rule
+        if plans.is_grid and before == (len(left), len(this.ran)):
+            this.waits = "once"
+    return {name: finished[name] for name in plans.cells if name in finished}, failed
 
 
 class _Busy(Exception):
-    """Another run is at a stage, and this one does not wait."""
+    """Another run is making a stage, and this run does not wait for it."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage.name)
@@ -225,147 +225,68 @@ class _Busy(Exception):
 
 
 @dataclass
-class _Walk:
-    """One pass over the plans of an experiment: what was made or found, and what failed, by key. `runtimes` has those
-    stages that want another runtime; `elsewhere` those that workers did: whether they ran, or why they failed. `waits`
-    says whether a stage that another run is at is waited for, the next one alone or each; else it raises _Busy."""
+class _Run:
+    """One run over the plans of an experiment: the artifacts and the errors so far, by key.
+
+    `runtimes` holds the runtime of those stages that need another one. `elsewhere` holds the stages that workers ended:
+    whether they were made just now, or why they failed. `waits` says whether the run waits for a stage that another run
+    is making: always, for the next one alone, or not at all (then _Busy is raised).
+    """
 
     store: Store
     runtime: Runtime
-    show: Listener
+    listener: Listener
+    stop: Stop
     numbers: Mapping[str, int]
     runtimes: Mapping[str, Runtime] = field(default_factory=dict[str, Runtime])
     elsewhere: Mapping[str, bool | StagedkdError] = field(default_factory=dict[str, "bool | StagedkdError"])
-    made: dict[str, Artifact] = field(default_factory=dict[str, Artifact])
+    artifacts: dict[str, Artifact] = field(default_factory=dict[str, Artifact])
     failed: dict[str, StagedkdError] = field(default_factory=dict[str, StagedkdError])
     ran: list[str] = field(default_factory=list[str])
     waits: Literal["always", "once", "no"] = "always"
 
-    def plan(self, plan: Plan, stop: Stop) -> Outcome:
-        """Every stage of a plan in turn; raises what a stage raises, and again for each plan that needs it."""
-        artifacts, ran = self.stages(plan, stop), set(self.ran)
+    def plan(self, plan: Plan) -> Outcome:
+        """Run every stage of a plan; raise what a stage raises, and again for each plan that needs it."""
+        artifacts, ran = self.stages(plan), set(self.ran)
         return Outcome(plan, artifacts, tuple(s.name for s in plan.stages if s.identity in ran), self.runtime)
 
-    def stages(self, plan: Graph, stop: Stop) -> dict[str, Artifact]:
-        """Every stage in turn, each after those that it needs."""
+    def stages(self, graph: Graph) -> dict[str, Artifact]:
+        """Run every stage of a graph in turn, each after those that it needs; give the artifacts by stage name."""
         artifacts: dict[str, Artifact] = {}
-        for stage in plan.stages:
-            stop.check()
+        for stage in graph.stages:
+            self.stop.check()
             if stage.identity in self.failed:
                 raise self.failed[stage.identity]
             try:
-                if stage.identity not in self.made:
-                    self.made[stage.identity] = self.stage(plan, stage, artifacts, stop)
+                if stage.identity not in self.artifacts:
+                    self.artifacts[stage.identity] = self._stage(graph, stage, artifacts)
             except Interrupted:
                 raise
             except StagedkdError as error:
                 self.failed[stage.identity] = error
                 raise
-            artifacts[stage.name] = self.made[stage.identity]
+            artifacts[stage.name] = self.artifacts[stage.identity]
         return artifacts
 
-    def stage(self, plan: Graph, stage: Stage, artifacts: dict[str, Artifact], stop: Stop) -> Artifact:
-        """One stage: from the store, or run while this process has its lease."""
-        store, there = self.store, self.elsewhere.get(stage.identity)
+    def _stage(self, graph: Graph, stage: Stage, inputs: Mapping[str, Artifact]) -> Artifact:
+        """Get a stage from the workers or the store, or make it."""
+        there = self.elsewhere.get(stage.identity)
         if isinstance(there, StagedkdError):
             raise there
         if there is not None:
             self.ran += [stage.identity] if there else []
-            return store.artifact(stage)
-        state = store.state(stage)
-        if state == "hit":
-            self._show(stage, state)
-            artifact = store.artifact(stage)
-            artifact.verify()
-            return artifact
-        with store.held(stage, partial(self._taken, stage), stop.check) as lease, stop.guarded(lease):
-            state = store.state(stage)
-            self._show(stage, state)
-            if state != "hit":  # it may have been made while we waited
-                runtime = self.runtimes.get(stage.identity, self.runtime)
-                _make(plan, stage, artifacts, store, lease, runtime, self.show, stop)
-                self.ran.append(stage.identity)
-            return store.artifact(stage)
+            return self.store.artifact(stage)
+        runtime = self.runtimes.get(stage.identity, self.runtime)
+        session = Session(plan=graph, runtime=runtime, listener=self.listener, stop=self.stop)
+        place = (self.numbers[stage.identity], len(self.numbers))
+        waiting = partial(self._waiting, stage)
+        artifact, ran = get_stage(session, stage, inputs, self.store, do=do_here, place=place, waiting=waiting)
+        self.ran += [stage.identity] if ran else []
+        return artifact
 
-    def _show(self, stage: Stage, state: str) -> None:
-        self.show.stage(self.numbers[stage.identity], len(self.numbers), stage, state)
-
-    def _taken(self, stage: Stage) -> None:
+    def _waiting(self, stage: Stage) -> None:
         if self.waits == "no":
             raise _Busy(stage)
         if self.waits == "once":
             self.waits = "no"
-        self.show.note(f"another run is at {stage.name}; waiting for it")
-
-
-def _make(
-    plan: Graph,
-    stage: Stage,
-    made: Mapping[str, Artifact],
-    store: Store,
-    lease: Lease,
-    runtime: Runtime,
-    show: Listener,
-    stop: Stop,
-) -> None:
-    """Run a stage whose lease is held, from the artifacts `made` by the names of their stages, and publish it.
-
-    Raises:
-        StagedkdError: by stage name, whatever went wrong.
-    """
-    inputs = {role: made[name] for role, name in stage.needs.items()}
-    started = time.time()
-    try:
-        manifest = manifest_of(plan, stage)
-        context = Context(plan, stage, inputs, store.open(stage, lease), manifest, runtime, show, stop)
-        done = work_in_ranks(context) if wants_ranks(stage, runtime) else work_on(context)
-        manifest = manifest.model_copy(update={"metrics": dict(done.metrics)})
-        facts = {**_facts(started), **environment(), "compile": runtime.compile, **done.run}
-        facts |= began(context.workspace.scratch)
-        store.publish(stage, context.workspace, manifest, facts, lease)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "free some space; the same command goes on" if full else "the same command tries again"
-        raise StoreError(f"stage {stage.name}: {error}", hint=hint) from error
-    except StagedkdError:
-        raise
-    except Exception as error:
-        message = f"stage {stage.name} failed: {type(error).__name__}: {error}"
-        raise TrainingError(message, hint="run with -v for the traceback") from error
-    show.finished(stage, time.time() - started)
-
-
-def _facts(started: float) -> dict[str, object]:
-    return {"started": started, "seconds": time.time() - started}
-
-
-def work_on(context: Context) -> Done:
-    """The one place where a kind of work meets its function."""
-    work = context.stage.work
-    match work:
-        case PrepareWork():
-            from stagedkd.stages.prepare import prepare
-
-            return prepare(context, work)
-        case WeakenWork():
-            from stagedkd.stages.prepare import weaken_labels
-
-            return weaken_labels(context, work)
-        case TeachWork():
-            from stagedkd.stages.distill import teach
-
-            return teach(context, work)
-        case RefineWork():
-            from stagedkd.stages.refine import refine
-
-            return refine(context, work)
-        case DistillWork():
-            from stagedkd.stages.distill import distill
-
-            return distill(context, work)
-        case EvaluateWork():
-            from stagedkd.stages.evaluate import evaluate
-
-            return evaluate(context, work)
-        case _:
-            assert_never(work)
+        self.listener.note(f"{stage.name} is being made by another run; waiting for it")

@@ -10,20 +10,21 @@ from torch import Tensor
 
 from stagedkd.data.preview import Shown
 from stagedkd.plan.work import DistillWork
-from stagedkd.stages.clips import Around, open_source
+from stagedkd.stages.clips import open_source
+from stagedkd.stages.context import Session
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Artifact
 
 CPU = torch.device("cpu")
 
 
-def samples(around: Around, data: Artifact, labels: Artifact, count: int) -> dict[str, list[Shown]]:
+def samples(session: Session, data: Artifact, labels: Artifact, count: int) -> dict[str, list[Shown]]:
     """`count` clips of each class, by class in the order of their ids; those without any are left out."""
     classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
     truth = read_table(data.file("truth.parquet"))["label"]
     given = read_table(labels.file("labels.parquet"))
-    work = next(s.work for s in around.plan.stages if isinstance(s.work, DistillWork))
-    source = open_source(around, data, work.clip, CPU)
+    work = next(s.work for s in session.plan.stages if isinstance(s.work, DistillWork))
+    source = open_source(session, data, work.clip, CPU)
     rows = zip(given["clip"], given["label"], given["origin"], strict=True)
     said = {number: _told(label, origin, classes) for number, label, origin in rows}
     found: dict[str, list[Shown]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,11 @@ from stagedkd.data.index import SPLITS, UNUSED, Entry, split_entries
 from stagedkd.data.layouts import list_clips
 from stagedkd.errors import UsageError
 from stagedkd.plan.compile import compile_plan
-from stagedkd.plan.graph import Plan
 from stagedkd.plan.lock import read_lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Simulated, Spec
-from stagedkd.stages.context import Listener, Stop
+from stagedkd.stages.context import Listener, Session, Stop
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,6 @@ def survey(spec: Spec, runtime: Runtime, listener: Listener) -> Survey:
     )
 
 
-@dataclass(frozen=True)
-class Onlooker:
-    """What reading clips needs to know, for whoever is no stage."""
-
-    plan: Plan
-    runtime: Runtime
-    listener: Listener
-    stop: Stop
-
-
 def verify(spec: Spec, runtime: Runtime, listener: Listener) -> tuple[int, list[str]]:
     """Reread the clip cache and compare it with a fresh decode of every file.
 
@@ -119,8 +109,8 @@ def verify(spec: Spec, runtime: Runtime, listener: Listener) -> tuple[int, list[
     if not (folder / f"shard-{len(wanted.shards) - 1:05d}.json").is_file():
         raise UsageError(f"no whole clip cache in {folder}", hint="stagedkd run SPEC builds it")
     cache = ClipCache(folder, wanted)
-    found = list(differences(cache, wanted, workers(runtime), lambda *at: listener.count("clips compared", *at)))
-    return len(cache.clips), found
+    progress = partial(listener.count, "clips compared")
+    return len(cache.clips), list(differences(cache, wanted, workers(runtime), progress))
 
 
 def preview(spec: Spec, runtime: Runtime, listener: Listener, folder: Path, clips: int) -> list[Path]:
@@ -135,8 +125,8 @@ def preview(spec: Spec, runtime: Runtime, listener: Listener, folder: Path, clip
 
     plan = locked_plan(spec, runtime, listener)
     artifacts = {name: run_stage(plan, plan.stage(name), runtime, listener)[0] for name in ("data", "labels")}
-    onlooker = Onlooker(plan, runtime, listener, Stop())
-    shown = samples(onlooker, artifacts["data"], artifacts["labels"], clips)
+    session = Session(plan=plan, runtime=runtime, listener=listener, stop=Stop())
+    shown = samples(session, artifacts["data"], artifacts["labels"], clips)
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "contact.png"]
     first = [row[0] for row in shown.values()]

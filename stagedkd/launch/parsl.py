@@ -1,9 +1,11 @@
-"""`run --engine parsl`: the missing stages of an experiment over workers that Parsl starts, here or by a scheduler.
+"""The launcher of workers (`run --engine parsl`). Parsl starts them, here or by a scheduler.
 
-A stage is submitted when all that it needs is in the store. Its worker takes the lease and publishes, as any run does;
-what comes back is plain data. So this side knows of each stage: it is there, it failed, or its worker was lost.
+A stage is submitted when all its inputs are in the store. Its worker takes the lease and publishes, as any run does,
+and returns plain data. So this side knows of each stage that it is there, that it failed, or that its worker was lost.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# The type stubs of torch, safetensors and Parsl are incomplete.
 from __future__ import annotations
 
 import importlib.util
@@ -21,8 +23,8 @@ from typing import Any, assert_never
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
 from stagedkd.files import write_whole
 from stagedkd.launch.cluster import Cluster, Kubernetes, Local, Slurm
-from stagedkd.launch.protocol import Said, error_of, order
-from stagedkd.launch.worker import WorkersOrder, work
+from stagedkd.launch.protocol import ProgressReader, error_from_json
+from stagedkd.launch.worker import WorkerRequest, make_stage
 from stagedkd.plan.graph import Graph, Plans, Stage
 from stagedkd.plan.runtime import Runtime
 from stagedkd.stages.context import Listener, Silent, Stop
@@ -38,7 +40,7 @@ STRATEGY_SECONDS = 1  # until the first block is asked for; schedulers are asked
 Submit = Callable[[str, str], "Future[dict[str, Any]]"]
 
 
-class _TracebackThere(Exception):
+class _WorkerTraceback(Exception):
     """The traceback of a worker, as text."""
 
 
@@ -61,7 +63,7 @@ def check_cluster(cluster: Cluster, runtime: Runtime) -> None:
         device_of(runtime.device)
 
 
-def run_elsewhere(
+def run_in_workers(
     plans: Plans, cluster: Cluster, store: Store, mark: str, runtime: Runtime, show: Listener, stop: Stop
 ) -> Mapping[str, bool | StagedkdError]:
     """Run every stage that the store does not have. `mark` is the run's in the store, for its folder there.
@@ -83,7 +85,7 @@ def run_elsewhere(
         return {}
     owner, visible = Owner.new(store.lease_seconds), _visible(cluster, runtime)
     folder = (store.root / WORK / f"parsl-{mark}").resolve()
-    for part in ("orders", "says"):
+    for part in ("requests", "progress"):
         (folder / part).mkdir(parents=True)
     with _submitting(cluster, folder, owner, visible) as submit:
         dispatch = _Dispatch(missing, submit, folder, cluster.devices(visible), cluster.retries, runtime, show, stop)
@@ -115,7 +117,7 @@ class _Job:
     number: int
     of: int
     future: Future[dict[str, Any]] | None = None
-    said: Said | None = None
+    progress: ProgressReader | None = None
     shown: bool = False
     tries: int = 0
 
@@ -151,7 +153,7 @@ class _Dispatch:
             for job in self.missing.values():
                 if not stopped and job.future is None and self._may_begin(job):
                     self._begin(job)
-            going = [job for job in self.missing.values() if job.future is not None and job.said is not None]
+            going = [job for job in self.missing.values() if job.future is not None and job.progress is not None]
             waited = [job.future for job in going if job.future and not (stopped and not job.shown)]
             if not waited:
                 return
@@ -168,37 +170,38 @@ class _Dispatch:
     def _begin(self, job: _Job) -> None:
         """Hand a stage to whoever is free."""
         name = f"{job.stage.folder}.{job.tries}"
-        ordered = WorkersOrder(**dict(order(job.plan, job.stage, self.runtime)), devices=self.devices)
-        write_whole(self.folder / "orders" / f"{name}.json", ordered.model_dump_json())
-        job.said, job.shown = Said(self.folder / "says" / f"{name}.jsonl", _Notes(job.label, self.show)), False
+        request = WorkerRequest.of(job.plan, job.stage, self.runtime, devices=self.devices)
+        write_whole(self.folder / "requests" / f"{name}.json", request.model_dump_json())
+        notes = _Notes(job.label, self.show)
+        job.progress, job.shown = ProgressReader(self.folder / "progress" / f"{name}.jsonl", notes), False
         job.future = self.submit(str(self.folder), name)
 
     def _look(self, job: _Job) -> None:
-        """Show what a worker said, and take what came back."""
-        assert job.said is not None and job.future is not None
+        """Show the progress of a worker, and take the result."""
+        assert job.progress is not None and job.future is not None
         done = job.future.done()
-        job.said.relay()
-        if job.said.begun and not job.shown:
-            self.show.stage(job.number, job.of, job.stage, job.said.begun)
+        job.progress.relay()
+        if job.progress.begun and not job.shown:
+            self.show.stage(job.number, job.of, job.stage, job.progress.begun)
             job.shown = True
         if done:
             future, job.future = job.future, None
-            error, found = future.exception(), {} if future.exception() else future.result()
-            self._settle(job, error, found)
+            error, result = future.exception(), {} if future.exception() else future.result()
+            self._settle(job, error, result)
 
-    def _settle(self, job: _Job, error: BaseException | None, found: Mapping[str, Any]) -> None:
-        """What came back of a stage: that it is there, a fault of its own, or that its worker was lost."""
-        if error is None and "fault" not in found:
-            self.outcomes[job.stage.identity] = found["ran"]
-            if found["ran"]:
-                self.show.finished(job.stage, found["seconds"])
+    def _settle(self, job: _Job, error: BaseException | None, result: Mapping[str, Any]) -> None:
+        """Note the end of a stage: it is there, it failed, or its worker was lost."""
+        if error is None and "error" not in result:
+            self.outcomes[job.stage.identity] = result["ran"]
+            if result["ran"]:
+                self.show.finished(job.stage, result["seconds"])
             return
-        fault = error_of(found["fault"]) if error is None else None
-        if fault is not None and not isinstance(fault, Interrupted):
-            fault.__cause__ = _TracebackThere(f"in the worker\n{found['trace']}")
-            self.outcomes[job.stage.identity] = fault
+        own = error_from_json(result["error"]) if error is None else None
+        if own is not None and not isinstance(own, Interrupted):
+            own.__cause__ = _WorkerTraceback(f"in the worker\n{result['trace']}")
+            self.outcomes[job.stage.identity] = own
         elif self.stop.number is None:
-            self._lost(job, error or fault)
+            self._lost(job, error or own)
 
     def _lost(self, job: _Job, error: BaseException | None) -> None:
         """A stage whose worker was lost is begun again, by another or the same, from its last checkpoint."""
@@ -212,7 +215,7 @@ class _Dispatch:
             return
         self.broken = True
         message = f"stage {job.stage.name}: " + (f"{job.tries + 1} workers were lost, the last by " if lost else "")
-        hint = f"Parsl's logs are in {self.folder}; the same command goes on from the last checkpoint"
+        hint = f"Parsl's logs are in {self.folder}; the same command resumes from the last checkpoint"
         self.outcomes[job.stage.identity] = TrainingError(message + text, hint=hint)
 
 
@@ -237,7 +240,7 @@ def _submitting(cluster: Cluster, folder: Path, owner: Owner, visible: int) -> G
         message = f"the workers cannot be started: {type(error).__name__}: {error}"
         raise UsageError(message, hint=f"Parsl's logs are in {folder}") from error
     try:
-        yield python_app(work, data_flow_kernel=kernel)
+        yield python_app(make_stage, data_flow_kernel=kernel)
     finally:
         kernel.cleanup()
 
@@ -251,14 +254,14 @@ def config_of(cluster: Cluster, folder: Path, owner: Owner, visible: int) -> Any
 
     here = isinstance(cluster.provider, Local)
     period, threshold = HERE if here else AWAY
-    tied = f"-m stagedkd.launch.watchdog {owner.name} {HTEX}"
+    watched = f"-m stagedkd.launch.watchdog {owner.name} {HTEX}"
     python = "python" if isinstance(cluster.provider, Kubernetes) else shlex.quote(sys.executable)
     executor = HighThroughputExecutor(
         label="stages",
         provider=provider_of(cluster.provider),
         # by the interpreter's path: Parsl looks for scripts on the PATH, where those of a venv may not be
-        launch_cmd=DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", f"{python} {tied}.process_worker_pool", 1),
-        interchange_launch_cmd=(sys.executable, *f"{tied}.interchange".split()),
+        launch_cmd=DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", f"{python} {watched}.process_worker_pool", 1),
+        interchange_launch_cmd=(sys.executable, *f"{watched}.interchange".split()),
         address=cluster.address or LOOPBACK,
         max_workers_per_node=cluster.slots(visible),
         cores_per_worker=CORES_UNCOUNTED,
@@ -288,24 +291,24 @@ def own_addresses() -> set[str]:
 
 def provider_of(provider: Local | Slurm | Kubernetes) -> Any:
     """Parsl's provider, with what the file says."""
-    said = {name: getattr(provider, name) for name in type(provider).model_fields if name != "kind"}
-    said = {name: value for name, value in said.items() if value is not None}
+    fields = {name: getattr(provider, name) for name in type(provider).model_fields if name != "kind"}
+    fields = {name: value for name, value in fields.items() if value is not None}
     match provider:
         case Local():
             from parsl.providers import LocalProvider
 
-            return LocalProvider(**said)
+            return LocalProvider(**fields)
         case Slurm():
             from parsl.launchers import SrunLauncher
             from parsl.providers import SlurmProvider
 
             if (provider.nodes_per_block or 1) > 1:
-                said["launcher"] = SrunLauncher()
-            return SlurmProvider(**said)
+                fields["launcher"] = SrunLauncher()
+            return SlurmProvider(**fields)
         case Kubernetes():
             from parsl.providers import KubernetesProvider
 
-            said["persistent_volumes"] = list(provider.persistent_volumes.items())
-            return KubernetesProvider(**said)
+            fields["persistent_volumes"] = list(provider.persistent_volumes.items())
+            return KubernetesProvider(**fields)
         case _:
             assert_never(provider)

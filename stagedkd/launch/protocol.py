@@ -1,7 +1,8 @@
-"""What the processes that do a stage tell each other, in files of JSON: orders, progress, signals and faults.
+"""How the processes that make a stage talk to each other: requests, progress, stop and errors as JSON files.
 
-The launcher writes orders and `stop` (a signal's number), the other side its progress, and why it failed. Both are
-ranks of one training (ranks.py, rank.py), or workers with a stage each (cluster.py, worker.py).
+The launcher writes the request and `stop` (the number of a signal); the other side writes its progress, and its error.
+The other side is either the ranks of one training (torchrun.py, rank.py), or workers with a stage each (parsl.py,
+worker.py).
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from stagedkd.plan.runtime import Runtime
 from stagedkd.spec.schema import Clip, Section
 from stagedkd.stages.context import Listener, Silent, Stop
 
-SAY_SECONDS = 0.1
+PROGRESS_SECONDS = 0.1  # the shortest time between two lines of progress
 KINDS = (errors.UsageError, errors.LockError, errors.DataError, errors.StoreError)
 
 
-class Order(Section):
-    """What is to be done: `stage` of a plan that holds it and all above it."""
+class StageRequest(Section):
+    """A request to make `stage`, with all stages above it. `name`, `lock` and `clip` are those of its graph."""
 
     name: str
     lock: Lock
@@ -37,58 +38,66 @@ class Order(Section):
     runtime: Runtime
 
     @classmethod
+    def of(cls, graph: Graph, stage: Stage, runtime: Runtime, **fields: Any) -> Self:
+        """The request for a stage of a graph. `fields` are those that a subclass adds."""
+        return cls(
+            name=graph.name,
+            lock=graph.lock,
+            stages=graph.closure(stage),
+            clip=graph.clip,
+            stage=stage.name,
+            runtime=runtime,
+            **fields,
+        )
+
+    @classmethod
     def read(cls, path: Path) -> Self:
-        """An order, from its file."""
+        """Read a request from its file."""
         return cls.model_validate_json(path.read_bytes(), strict=False)
 
     @property
     def graph(self) -> Graph:
+        """The stage with all stages above it."""
         return Graph(self.name, self.lock, self.stages, self.clip)
 
 
-def order(plan: Graph, stage: Stage, runtime: Runtime) -> Order:
-    """The order of a stage of a plan."""
-    return Order(
-        name=plan.name, lock=plan.lock, stages=plan.closure(stage), clip=plan.clip, stage=stage.name, runtime=runtime
-    )
-
-
-class Saying(Silent):
-    """Writes what there is to show where the launcher reads it; of the steps no more than a person can read."""
+class ProgressWriter(Silent):
+    """A listener that writes the progress of a stage to a file, with no more steps a second than a person can read."""
 
     def __init__(self, path: Path) -> None:
         self.stream = path.open("a", encoding="utf-8", buffering=1)
         self.last = 0.0
 
     def stage(self, number: int, of: int, stage: Stage, state: str) -> None:
-        self._say({"begins": state})
+        self._write({"begins": state})
 
     def note(self, text: str) -> None:
-        self._say({"note": text})
+        self._write({"note": text})
 
     def step(self, fields: Mapping[str, Any]) -> None:
-        if time.monotonic() - self.last > SAY_SECONDS or fields["done"] >= 1:
+        if time.monotonic() - self.last > PROGRESS_SECONDS or fields["done"] >= 1:
             self.last = time.monotonic()
-            self._say({"step": dict(fields)})
+            self._write({"step": dict(fields)})
 
     def count(self, what: str, done: int, of: int) -> None:
-        if time.monotonic() - self.last > SAY_SECONDS or done == of:
+        if time.monotonic() - self.last > PROGRESS_SECONDS or done == of:
             self.last = time.monotonic()
-            self._say({"count": [what, done, of]})
+            self._write({"count": [what, done, of]})
 
-    def _say(self, row: dict[str, Any]) -> None:
+    def _write(self, row: dict[str, Any]) -> None:
         self.stream.write(json.dumps(row) + "\n")
 
 
-class Said:
-    """What a `Saying` wrote, read on from where it was left. `begun` is the state in which its stage was found."""
+class ProgressReader:
+    """Reads what a `ProgressWriter` writes and passes it on. `begun` is the state in which the stage was found, None
+    until then."""
 
     def __init__(self, path: Path, listener: Listener) -> None:
         self.path, self.listener, self.at = path, listener, 0
         self.begun: str | None = None
 
     def relay(self) -> None:
-        """Pass whole lines on."""
+        """Pass on the whole lines that were written since the last call."""
         if not self.path.exists():
             return
         with self.path.open("rb") as stream:
@@ -97,51 +106,50 @@ class Said:
         whole = text[: text.rfind(b"\n") + 1]
         self.at += len(whole)
         for line in whole.splitlines():
-            match json.loads(line):
-                case {"begins": str(state)}:
-                    self.begun = state
-                case {"note": str(note)}:
-                    self.listener.note(note)
-                case {"step": dict(fields)}:
-                    self.listener.step(fields)
-                case {"count": [str(what), int(done), int(of)]}:
-                    self.listener.count(what, done, of)
+            row: dict[str, Any] = json.loads(line)
+            if "begins" in row:
+                self.begun = row["begins"]
+            elif "note" in row:
+                self.listener.note(row["note"])
+            elif "step" in row:
+                self.listener.step(row["step"])
+            elif "count" in row:
+                self.listener.count(*row["count"])
 
 
 @contextmanager
-def stopped_by(path: Path, stop: Stop) -> Generator[Stop]:
-    """Within, the file sets `stop` as a signal of the number in it would."""
+def stop_by_file(path: Path, stop: Stop) -> Generator[Stop]:
+    """Inside, the file sets `stop` as a signal of the number in it would."""
     over = threading.Event()
 
-    def look() -> None:
+    def watch() -> None:
         while not path.exists():
-            if over.wait(SAY_SECONDS):
+            if over.wait(PROGRESS_SECONDS):
                 return
         stop.number = int(path.read_text("utf-8"))
 
-    threading.Thread(target=look, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield stop
     finally:
         over.set()
 
 
-def fault_of(error: BaseException) -> dict[str, Any]:
-    """An error as plain values."""
-    ours = isinstance(error, StagedkdError)
-    fault = {"ours": ours, "kind": type(error).__name__, "message": str(error), "hint": ""}
+def error_as_json(error: BaseException) -> dict[str, Any]:
+    """An error as plain values. `ours` says whether it is an error of stagedkd."""
+    values: dict[str, Any] = {"ours": isinstance(error, StagedkdError), "kind": type(error).__name__, "hint": ""}
     if isinstance(error, StagedkdError):
-        fault |= {"message": error.message, "hint": error.hint}
+        values |= {"message": error.message, "hint": error.hint}
     else:
-        fault["message"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        values["message"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if isinstance(error, Interrupted):
-        fault["signal"] = error.exit_code - 128
-    return fault
+        values["signal"] = error.exit_code - 128
+    return values
 
 
-def error_of(fault: Mapping[str, Any]) -> StagedkdError:
-    """An error of ours that another process raised, anew."""
-    if fault["kind"] == Interrupted.__name__:
-        return Interrupted(fault["signal"], fault["message"])
-    kind = next((known for known in KINDS if known.__name__ == fault["kind"]), TrainingError)
-    return kind(fault["message"], hint=fault["hint"])
+def error_from_json(values: Mapping[str, Any]) -> StagedkdError:
+    """The error of stagedkd that another process raised."""
+    if values["kind"] == Interrupted.__name__:
+        return Interrupted(values["signal"], values["message"])
+    kind = next((known for known in KINDS if known.__name__ == values["kind"]), TrainingError)
+    return kind(values["message"], hint=values["hint"])

@@ -1,11 +1,13 @@
-"""One process of several that do a stage's training: what torchrun starts, and what starts torchrun.
+"""The processes of ranks: torchrun, which the launcher starts, and the ranks, which torchrun starts.
 
-    python -m stagedkd.launch.rank lead FOLDER COUNT    the launcher's child: torchrun
-    python -m stagedkd.launch.rank rank FOLDER          torchrun's children
+    python -m stagedkd.launch.rank torchrun FOLDER COUNT    the launcher's child
+    python -m stagedkd.launch.rank rank FOLDER              torchrun's children
 
-FOLDER and its files are described in ranks.py.
+FOLDER and its files are described in torchrun.py.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# The type stubs of torch, safetensors and Parsl are incomplete.
 from __future__ import annotations
 
 import ctypes
@@ -20,34 +22,35 @@ import traceback
 from contextlib import nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from stagedkd.files import write_whole
-from stagedkd.launch.protocol import Saying, fault_of, stopped_by
-from stagedkd.launch.torchrun import POLL_SECONDS, RanksOrder
-from stagedkd.stages.context import Context, Done, Listener, Silent, Stop
+from stagedkd.launch.protocol import ProgressWriter, error_as_json, stop_by_file
+from stagedkd.launch.torchrun import POLL_SECONDS, RanksRequest
+from stagedkd.stages.context import Context, Listener, Result, Silent, Stop
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Store, Workspace
 
 PR_SET_PDEATHSIG = 1
 STOPS = (signal.SIGTERM, signal.SIGINT)
-WORD_SECONDS = 5.0  # between a signal to all processes and the lead's word of it, on a busy machine
+STOP_SECONDS = 5.0  # from a signal to all processes until torchrun has announced the stop, on a busy machine
 PATIENCE = timedelta(hours=12)  # a rank waits while the first one decodes videos; the launcher watches for lost ones
 
 
 def main() -> None:
-    """Entry of both."""
+    """Entry point of both."""
     role, folder = sys.argv[1], Path(sys.argv[2])
-    tie()
-    heed(folder, leads=role == "lead")
-    code = lead(folder, int(sys.argv[3])) if role == "lead" else take_part(folder)
+    die_with_launcher()
+    handle_signals(folder, announces=role == "torchrun")
+    code = run_torchrun(folder, int(sys.argv[3])) if role == "torchrun" else run_rank(folder)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # at once: torch takes its time to leave, and after a fault others may hang in an exchange
+    os._exit(code)  # at once: torch is slow to exit, and after an error other ranks may hang in an exchange
 
 
-def tie() -> None:
-    """End this process when the launcher ends, however it ends: the other end of stdin, which all ranks inherit, is the
-    launcher's alone. On Linux the kernel ends it with its parent, too, should Python not get to it."""
+def die_with_launcher() -> None:
+    """End this process when the launcher ends, however it ends: the launcher alone holds the other end of stdin, which
+    all ranks inherit. On Linux the kernel also ends it with its parent, in case Python is too late."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
@@ -59,47 +62,55 @@ def tie() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def heed(folder: Path, *, leads: bool) -> None:
-    """Take SIGTERM and SIGINT, which a scheduler may send to all processes at once, for a stop: torchrun leaves word of
-    it, as the launcher does, and ranks go on to their checkpoint. A rank ends at once where no such word comes, another
-    has failed, or a second signal comes: then it is torchrun that ends the ranks that are left."""
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
+def handle_signals(folder: Path, *, announces: bool) -> None:
+    """Take SIGTERM and SIGINT, which a scheduler may send to all processes at once, for a stop.
+
+    torchrun announces the stop, as the launcher does, and the ranks continue to their checkpoint. A rank ends at once
+    where no stop is announced, another rank has failed, or a second signal comes: then torchrun ends the other ranks.
+    """
+    receiving, sending = socket.socketpair()
+    sending.setblocking(False)
     for number in STOPS:
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, _ignore)
         if sys.platform != "win32":
-            signal.siginterrupt(number, False)  # reads of an exchange go on
-    # the number comes by a socket: the main thread may be in an exchange, and hears nothing
-    signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
-    threading.Thread(target=_leave_word if leads else _await_word, args=(folder, ours), daemon=True).start()
+            signal.siginterrupt(number, False)  # reads of an exchange continue
+    # The number comes by a socket: the main thread may be in an exchange, where Python runs no handler.
+    signal.set_wakeup_fd(sending.detach(), warn_on_full_buffer=False)
+    threading.Thread(target=announce_stop if announces else await_stop, args=(folder, receiving), daemon=True).start()
 
 
-def _leave_word(folder: Path, signals: socket.socket) -> None:
+def _ignore(_number: int, _frame: Any) -> None:
+    """A signal handler that does nothing: the number comes by the socket."""
+
+
+def announce_stop(folder: Path, signals: socket.socket) -> None:
+    """Write the file `stop` when a signal comes."""
     while number := signals.recv(1)[0]:
         if number in STOPS and not (folder / "stop").exists():
             write_whole(folder / "stop", str(number))
 
 
-def _await_word(folder: Path, signals: socket.socket) -> None:
+def await_stop(folder: Path, signals: socket.socket) -> None:
+    """After a signal, end this process unless the file `stop` is there soon."""
     while (number := signals.recv(1)[0]) not in STOPS:
         pass
     signals.settimeout(POLL_SECONDS)
-    until = time.monotonic() + WORD_SECONDS
-    while ((folder / "stop").exists() or time.monotonic() < until) and not any(folder.glob("fault-*.json")):
+    until = time.monotonic() + STOP_SECONDS
+    while ((folder / "stop").exists() or time.monotonic() < until) and not any(folder.glob("error-*.json")):
         with suppress(TimeoutError):
             if signals.recv(1)[0] in STOPS:
                 break
     os._exit(128 + number)
 
 
-def lead(folder: Path, count: int) -> int:
-    """Run torchrun on this machine; `lost.json` says how ranks ended that did not end well. Gives the exit code."""
+def run_torchrun(folder: Path, count: int) -> int:
+    """Run torchrun on this machine, and give its exit code. `lost.json` gets the exit codes of ranks that failed."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     command = ["--standalone", f"--nproc-per-node={count}"]
     command += ["--local-addr=127.0.0.1"]  # the host's name may lead nowhere
-    command += ["--signals-to-handle=SIGHUP,SIGQUIT"]  # the others are heeded
+    command += ["--signals-to-handle=SIGHUP,SIGQUIT"]  # `handle_signals` handles the others
     try:
         run.main([*command, "-m", "stagedkd.launch.rank", "rank", str(folder)])
     except ChildFailedError as error:
@@ -109,59 +120,59 @@ def lead(folder: Path, count: int) -> int:
     return 0
 
 
-def take_part(folder: Path) -> int:
-    """Do the ordered stage's work as one of the ranks; the first one leaves `done.json`. A rank that fails says why in
-    `fault-<rank>.json`. Gives the exit code."""
+def run_rank(folder: Path) -> int:
+    """Do the work of the requested stage as one of the ranks, and give the exit code.
+
+    The first rank writes `result.json`; a rank that fails writes `error-<rank>.json`.
+    """
     number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
-        done = _work(folder, number, count)
+        result = _work(folder, number, count)
         if number == 0:
-            text = json.dumps({"metrics": dict(done.metrics), "run": dict(done.run)})
-            write_whole(folder / "done.json", text)
+            text = json.dumps({"metrics": dict(result.metrics), "run": dict(result.run)})
+            write_whole(folder / "result.json", text)
         return 0
     except BaseException as error:
-        fault = {"rank": number, **fault_of(error)}
-        write_whole(folder / f"fault-{number}.json", json.dumps(fault))
+        values = {"rank": number, **error_as_json(error)}
+        write_whole(folder / f"error-{number}.json", json.dumps(values))
         traceback.print_exc()
         return 1
 
 
-def _work(folder: Path, number: int, count: int) -> Done:
+def _work(folder: Path, number: int, count: int) -> Result:
     import torch
     import torch.distributed as dist
 
-    from stagedkd.experiment.run import work_on
     from stagedkd.stages.networks import device_of
+    from stagedkd.stages.stage import work_on
 
-    order = RanksOrder.model_validate_json((folder / "order.json").read_bytes(), strict=False)
-    cuda = device_of(order.runtime.device).type == "cuda"
+    request = RanksRequest.read(folder / "request.json")
+    cuda = device_of(request.runtime.device).type == "cuda"
     if cuda:
         torch.cuda.set_device(number)
-    own = torch.device("cuda", number) if cuda else None
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE, device_id=own)
-    with stopped_by(folder / "stop", Stop()) if number == 0 else nullcontext(Stop()) as stop:
-        done = work_on(_context(order, folder, number, count, stop))
+    device = torch.device("cuda", number) if cuda else None
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE, device_id=device)
+    with stop_by_file(folder / "stop", Stop()) if number == 0 else nullcontext(Stop()) as stop:
+        result = work_on(_context(request, folder, number, count, stop))
     dist.barrier()
     dist.destroy_process_group()
-    return done
+    return result
 
 
-def _context(order: RanksOrder, folder: Path, number: int, count: int, stop: Stop) -> Context:
-    """What the stage is handed in this rank: the launcher's, read anew from the store."""
-    plan, store = order.graph, Store(order.runtime.folder("store"))
-    stage = plan.stage(order.stage)
-    inputs = {role: store.artifact(other) for role, other in plan.inputs(stage).items()}
-    listener: Listener = Saying(folder / "says.jsonl") if number == 0 else Silent()
-    workspace = Workspace(Path(order.files), Path(order.scratch))
+def _context(request: RanksRequest, folder: Path, number: int, count: int, stop: Stop) -> Context:
+    """The launcher's context, made again in this rank from the request and the store."""
+    graph, store = request.graph, Store(request.runtime.folder("store"))
+    stage = graph.stage(request.stage)
+    listener: Listener = ProgressWriter(folder / "progress.jsonl") if number == 0 else Silent()
     return Context(
-        plan,
-        stage,
-        inputs,
-        workspace,
-        manifest_of(plan, stage),
-        order.runtime,
-        listener,
-        stop,
+        plan=graph,
+        runtime=request.runtime,
+        listener=listener,
+        stop=stop,
+        stage=stage,
+        inputs={label: store.artifact(other) for label, other in graph.inputs(stage).items()},
+        workspace=Workspace(Path(request.files), Path(request.scratch)),
+        manifest=manifest_of(graph, stage),
         rank=number,
         ranks=count,
     )

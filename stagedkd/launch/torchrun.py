@@ -1,8 +1,10 @@
-"""One stage's training over several processes: the launcher's side. It holds the store's lock, starts torchrun, shows
-what the first rank says, and passes signals on; `rank.py` is the other side. Needs no torch, as the walk does.
+"""The launcher of ranks: several processes that share the trainings of one stage.
 
-In the stage's scratch folder, below `ranks/`: `order.json` (what to do), `says.jsonl` (the first rank's progress),
-`stop` (a signal's number), `done.json` or `fault-<rank>.json`, `lost.json` (ranks that ended otherwise), `log.txt`.
+It holds the lease of the stage, starts torchrun, shows the first rank's progress and passes signals on; rank.py is the
+other side. It loads no torch.
+
+In the stage's scratch folder, below `ranks/`: `request.json`, `progress.jsonl` (the first rank's), `stop` (the number
+of a signal), `result.json` or `error-<rank>.json`, `lost.json` (exit codes of ranks that were ended), `log.txt`.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from pathlib import Path
 
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
 from stagedkd.files import write_whole
-from stagedkd.launch.protocol import Order, Said, error_of, order
+from stagedkd.launch.protocol import ProgressReader, StageRequest, error_from_json
 from stagedkd.plan.graph import Stage
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import DistillWork, PhaseWork, RefineWork, TeachWork, Work
-from stagedkd.stages.context import Context, Done
+from stagedkd.stages.context import Context, Result
 from stagedkd.store.store import KEPT
 
 POLL_SECONDS = 0.05
@@ -32,8 +34,8 @@ END_SECONDS = 5.0  # for processes whose stdin was closed
 LOOPBACK = "lo"
 
 
-class RanksOrder(Order):
-    """What ranks are told to do, and where they write."""
+class RanksRequest(StageRequest):
+    """A request to ranks, with the folders to write to."""
 
     files: str
     scratch: str
@@ -78,7 +80,7 @@ def wants_ranks(stage: Stage, runtime: Runtime) -> bool:
     return runtime.gpus > 1 and bool(phases_of(stage.work))
 
 
-def work_in_ranks(context: Context) -> Done:
+def work_in_ranks(context: Context) -> Result:
     """Do a stage's work in `gpus` processes under torchrun, none of which outlives this one.
 
     Raises:
@@ -91,17 +93,14 @@ def work_in_ranks(context: Context) -> Done:
     folder.mkdir()
     runtime = context.runtime.model_copy(update={"threads": _threads(context.runtime)})
     plan, workspace = context.plan, context.workspace
-    ordered = RanksOrder(
-        **dict(order(plan, context.stage, runtime)),
-        files=str(workspace.files.resolve()),
-        scratch=str(workspace.scratch.resolve()),
-    )
-    (folder / "order.json").write_text(ordered.model_dump_json(), "utf-8")
+    folders = {"files": str(workspace.files.resolve()), "scratch": str(workspace.scratch.resolve())}
+    request = RanksRequest.of(plan, context.stage, runtime, **folders)
+    (folder / "request.json").write_text(request.model_dump_json(), "utf-8")
     code = _launch(folder.resolve(), context, runtime)
-    done = folder / "done.json"
-    if code == 0 and done.exists():
-        return Done(**json.loads(done.read_text("utf-8")))
-    raise _fault(context, folder, code)
+    result = folder / "result.json"
+    if code == 0 and result.exists():
+        return Result(**json.loads(result.read_text("utf-8")))
+    raise _error(context, folder, code)
 
 
 def _threads(runtime: Runtime) -> int:
@@ -118,8 +117,8 @@ def _give_back_memory() -> None:
 
 def _start(folder: Path, runtime: Runtime) -> subprocess.Popen[bytes]:
     """Start torchrun, its stdin a pipe whose other end is ours: when it closes, whatever ended us, the ranks end
-    (rank.tie)."""
-    command = [sys.executable, "-m", "stagedkd.launch.rank", "lead", str(folder), str(runtime.gpus)]
+    (rank.die_with_launcher)."""
+    command = [sys.executable, "-m", "stagedkd.launch.rank", "torchrun", str(folder), str(runtime.gpus)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(runtime.threads)}
     environment["PYTHONSAFEPATH"] = "1"  # else -m looks for modules in the working folder first
     if Path("/sys/class/net", LOOPBACK).exists():  # a host's own name may lead nowhere, or to the outside
@@ -139,10 +138,11 @@ def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
     """Start torchrun and stay with it to its end, or end it where a stop is not answered; gives its exit code."""
     _give_back_memory()
     process = _start(folder, runtime)
-    said, stop, asked = Said(folder / "says.jsonl", context.listener), folder / "stop", None
+    progress = ProgressReader(folder / "progress.jsonl", context.listener)
+    stop, asked = folder / "stop", None
     try:
         while process.poll() is None:
-            said.relay()
+            progress.relay()
             number = context.stop.get()
             if number is not None and not stop.exists():
                 write_whole(stop, str(number))
@@ -151,7 +151,7 @@ def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
             if asked is not None and time.monotonic() - asked > STOP_SECONDS:
                 break
             time.sleep(POLL_SECONDS)
-        said.relay()
+        progress.relay()
     finally:
         assert process.stdin is not None
         process.stdin.close()
@@ -163,26 +163,26 @@ def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
     return process.returncode
 
 
-def _fault(context: Context, folder: Path, code: int) -> StagedkdError:
-    """Why ranks ended: what one of them raised as an error of ours, then a signal to us, then a rank that was killed,
-    then anything else (a lost rank makes the others fail in their next exchange)."""
+def _error(context: Context, folder: Path, code: int) -> StagedkdError:
+    """Why the ranks ended. First come errors of ours, then a signal to us, then a rank that was killed, then any other
+    error: a lost rank makes the others fail in their next exchange."""
     stage, count = context.stage.name, context.runtime.gpus
-    faults = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("fault-*.json"))]
-    for fault in faults:
-        if fault["ours"]:
-            return error_of(fault)
+    raised = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("error-*.json"))]
+    for values in raised:
+        if values["ours"]:
+            return error_from_json(values)
     number = context.stop.number or int(_text(folder / "stop") or 0)
     if number:
         last = _last_checkpoint(context.workspace.scratch)
         return Interrupted(number, f"stopped by signal {number}; the ranks of stage {stage} ended at once: {last}")
     lost: dict[str, int] = json.loads(_text(folder / "lost.json") or "{}")
-    hint = f"their output is in {folder / 'log.txt'}; the same command goes on from the last checkpoint"
+    hint = f"their output is in {folder / 'log.txt'}; the same command resumes from the last checkpoint"
     for rank, ended in sorted(lost.items()):
         if ended < 0 and ended != -signal.SIGTERM:  # by which torchrun ends the others
             name = signal.Signals(-ended).name
             return TrainingError(f"stage {stage}: rank {rank} of {count} was ended by {name}", hint=hint)
-    for fault in faults:
-        return TrainingError(f"stage {stage}: rank {fault['rank']} of {count}: {fault['message']}", hint=hint)
+    for values in raised:
+        return TrainingError(f"stage {stage}: rank {values['rank']} of {count}: {values['message']}", hint=hint)
     return TrainingError(f"stage {stage}: the {count} ranks ended with exit code {code}", hint=hint)
 
 

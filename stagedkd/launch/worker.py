@@ -1,6 +1,6 @@
-"""What a worker of the cluster does: one stage, by an order in the run's folder. cluster.py is the launcher's side.
+"""The processes of workers: each makes one stage at a time, by a request in the run's folder; parsl.py is the launcher.
 
-In the run's folder, which is below the store: `orders/<stage>.json`, `says/<stage>.jsonl` (begin and notes), `stop`.
+In the run's folder, below the store: `requests/<stage>.json`, `progress/<stage>.jsonl` (begin and notes), `stop`.
 """
 
 from __future__ import annotations
@@ -12,45 +12,45 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stagedkd.launch.protocol import Order, Saying, fault_of, stopped_by
+from stagedkd.launch.protocol import ProgressWriter, StageRequest, error_as_json, stop_by_file
 from stagedkd.plan.graph import Stage
 from stagedkd.stages.context import catching_signals
 
 
-class WorkersOrder(Order):
-    """What a worker is told to do, and the accelerators of its node: their names, or how many."""
+class WorkerRequest(StageRequest):
+    """A request to a worker, with the accelerators of its node: their names, or how many there are."""
 
     devices: tuple[str, ...] | int
 
 
-def work(place: str, name: str) -> dict[str, Any]:
-    """Do a stage, unless the store has it by now.
+def make_stage(place: str, name: str) -> dict[str, Any]:
+    """Make a stage, unless the store has it by now.
 
     Returns:
-        whether it `ran`, and its `seconds`; or its `fault` and the `trace`. Plain values: nothing of ours is pickled.
+        whether it `ran`, and its `seconds`; or the `error` and the `trace`. Plain values: nothing of ours is pickled.
     """
     folder = Path(place)
-    said = _Brief(folder / "says" / f"{name}.jsonl")
+    progress = _WorkerProgress(folder / "progress" / f"{name}.jsonl")
     try:
-        order = WorkersOrder.read(folder / "orders" / f"{name}.json")
-        pin(order.devices)
-        threads = order.runtime.threads or share_of_cores()
+        request = WorkerRequest.read(folder / "requests" / f"{name}.json")
+        pin(request.devices)
+        threads = request.runtime.threads or threads_per_worker()
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        from stagedkd.experiment.run import run_in
+        from stagedkd.stages.stage import get_alone
 
-        runtime, graph = order.runtime.model_copy(update={"threads": threads}), order.graph
-        with catching_signals() as stop, stopped_by(folder / "stop", stop):
+        runtime, graph = request.runtime.model_copy(update={"threads": threads}), request.graph
+        with catching_signals() as stop, stop_by_file(folder / "stop", stop):
             stop.check()
-            _, ran = run_in(graph, graph.stage(order.stage), runtime, said, stop)
-        return {"ran": ran, "seconds": said.seconds}
+            _, ran = get_alone(graph, graph.stage(request.stage), runtime, progress, stop)
+        return {"ran": ran, "seconds": progress.seconds}
     except Exception as error:
-        return {"fault": fault_of(error), "trace": traceback.format_exc()}
+        return {"error": error_as_json(error), "trace": traceback.format_exc()}
 
 
 @cache
 def pin(devices: tuple[str, ...] | int) -> None:
-    """Show this process one accelerator, that of its number among the node's workers; before torch looks for them. Of
-    devices that are counted the first is the first that a scheduler has given to the job."""
+    """Show this process one accelerator: that of its number among the workers of the node. Call it before torch looks
+    for them. Devices that are counted begin with the first one that the scheduler has given to the job."""
     if not devices:
         return
     if isinstance(devices, int):
@@ -59,14 +59,14 @@ def pin(devices: tuple[str, ...] | int) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(os.environ["PARSL_WORKER_RANK"]) % len(devices)]
 
 
-def share_of_cores() -> int:
-    """An even share of the cores that this process may use, for each worker of the node."""
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, own // int(os.environ["PARSL_WORKER_COUNT"]))
+def threads_per_worker() -> int:
+    """The cores that this process may use, divided evenly among the workers of the node."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ["PARSL_WORKER_COUNT"]))
 
 
-class _Brief(Saying):
-    """Says no steps: there are several stages at once."""
+class _WorkerProgress(ProgressWriter):
+    """Writes neither steps nor counts: several stages are made at once."""
 
     seconds = 0.0
 

@@ -1,16 +1,28 @@
-"""Losses: one pure function each, under the field's names, in at least float32 with autocast off; CRD has a memory."""
+"""Losses: one pure function each, under the field's names, in at least float32 with autocast off; CRD has a memory.
+
+`FUNCTIONS` maps the losses that a spec may name, on logits and on pairs of feature maps, to their functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
 
 from stagedkd.losses.contrastive import CRD
 from stagedkd.losses.distribution import coral, gaussian_kl, gaussian_w2, mmd, nst, sliced_w2
 from stagedkd.losses.feature import at, hint, pool_to, pool_to_common, review
-from stagedkd.losses.relation import cka, pkt, rkd, sp, stage_cka
+from stagedkd.losses.relation import cka, cka_distance, pkt, rkd, sp, stage_cka
 from stagedkd.losses.response import ce, dist, dkd, fixmatch, kd, logit_std, pseudo
+from stagedkd.spec.schema import PAIRED, Losses, Own
+from stagedkd.spec.schema.losses import LOGITS, loss_sections
 
 __all__ = [
     "CRD",
     "at",
     "ce",
     "cka",
+    "cka_distance",
     "coral",
     "dist",
     "dkd",
@@ -32,3 +44,36 @@ __all__ = [
     "sp",
     "stage_cka",
 ]
+
+FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
+    # (student_BN, teacher_BN[, labels_B], **parameters) -> scalar
+    "kd": kd,
+    "dkd": dkd,
+    "dist": dist,
+    "logit_std": logit_std,
+    # (student_BCTHW, teacher_BCTHW, **parameters) -> scalar
+    "hint": hint,
+    "at": at,
+    "review": review,
+    "gaussian_w2": gaussian_w2,
+    "gaussian_kl": gaussian_kl,
+    "mmd": mmd,
+    "nst": nst,
+    "coral": coral,
+    "sliced_w2": sliced_w2,
+    "sp": sp,
+    "rkd": rkd,
+    "pkt": pkt,
+    "cka": cka_distance,
+}
+
+
+def _require_functions() -> None:
+    """Fail at import where a spec may name a loss on logits or pairs that has no function, or the other way round."""
+    wanted = {name for name, kind in loss_sections().items() if kind is not Own and kind.compares in LOGITS | PAIRED}
+    for name in sorted(wanted ^ FUNCTIONS.keys()):
+        what = "has no function: add it to FUNCTIONS" if name in wanted else f"is no loss of {Losses.__name__}"
+        raise ImportError(f"the loss '{name}' {what}")
+
+
+_require_functions()

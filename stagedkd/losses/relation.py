@@ -122,6 +122,17 @@ def cka(x_nD: Tensor, y_nE: Tensor, *, debiased: bool = True) -> Tensor:
     return (gram_x * gram_y).sum() / own.clamp_min(1e-24).sqrt()
 
 
+def cka_distance(student_BCTHW: Tensor, teacher_BCTHW: Tensor, *, debiased: bool = True) -> Tensor:
+    """One minus `cka` (Kornblith et al. 2019) of the flattened maps. The teacher gets no gradient.
+
+    Channels and grids may differ.
+
+    Raises:
+        ValueError: as `cka`.
+    """
+    return 1 - cka(student_BCTHW.flatten(1), teacher_BCTHW.detach().flatten(1), debiased=debiased)
+
+
 def _gram(features_nD: Tensor) -> Tensor:
     """Gram matrix of centred features, scaled to a largest entry of one: cka does not see the scale, float32 does."""
     centred = features_nD - features_nD.mean(0)

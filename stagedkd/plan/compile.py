@@ -31,9 +31,9 @@ from stagedkd.spec.pairing import Matching, matching, strides
 from stagedkd.spec.rules import warnings
 from stagedkd.spec.schedule import phase_epochs
 from stagedkd.spec.schema import (
-    FEATURE_LOSSES,
-    LOGIT_LOSSES,
-    RESPONSE_LOSSES,
+    FEATURES,
+    LOGITS,
+    RESPONSES,
     Augment,
     Ce,
     Clip,
@@ -283,7 +283,7 @@ class _Compiler:
 
     def _guides(self, row: Sequence[Teacher | Student], earlier: list[str]) -> tuple[dict[str, str], tuple[Guide, ...]]:
         """The networks that guide a hop beside the one above it: co-teachers the first hop, all under `dense`."""
-        if not any(phase.losses.on(LOGIT_LOSSES) for phase in self.spec.distill.phases.values()):
+        if not any(phase.losses.comparing(LOGITS) for phase in self.spec.distill.phases.values()):
             return {}, ()
         more, dense = self.spec.co_teachers, self.spec.distill.guides == "dense"
         found: list[tuple[str, Teacher | Student]] = list(zip(earlier, row, strict=False)) if dense else []
@@ -293,7 +293,7 @@ class _Compiler:
         return {f"guide-{i}": name for i, (name, _) in enumerate(found, 1)}, guides
 
     def _pairs_needed(self) -> bool:
-        return any(phase.losses.on(FEATURE_LOSSES) for phase in self.spec.distill.phases.values())
+        return any(phase.losses.comparing(FEATURES) for phase in self.spec.distill.phases.values())
 
     def _phases(self, network: Student, matched: Matching | None) -> tuple[PhaseWork, ...]:
         train = self.spec.train.patched(network.train)
@@ -335,9 +335,9 @@ def _phase_work(
     name: str, epochs: int, phase: Phase, trained: tuple[int, ...], train: Train, cut: Cut, matched: Matching | None
 ) -> PhaseWork:
     """Which substages a phase trains, runs frozen and compares. The head is run where a loss needs logits."""
-    head = bool(phase.losses.on(RESPONSE_LOSSES))
+    head = bool(phase.losses.comparing(RESPONSES))
     last = len(cut) - 1 if head else max(trained)
-    compares = matched is not None and bool(phase.losses.on(FEATURE_LOSSES))
+    compares = matched is not None and bool(phase.losses.comparing(FEATURES))
     return PhaseWork(
         name=name,
         epochs=epochs,

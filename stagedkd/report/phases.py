@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from stagedkd.plan.graph import Plans, Stage
 from stagedkd.plan.work import Cut, DistillWork, PhaseWork, RefineWork, TeachWork
 from stagedkd.spec.describe import written
-from stagedkd.spec.schema import LOGIT_LOSSES, Loss
+from stagedkd.spec.schema import LOGITS, Loss
 
 
 def phase_lines(plans: Plans) -> Iterator[str]:
@@ -63,7 +63,7 @@ def _runs(cut: Cut, numbers: tuple[int, ...]) -> str:
 
 
 def _above(work: DistillWork, phase: PhaseWork) -> str:
-    if phase.losses.on(LOGIT_LOSSES):
+    if phase.losses.comparing(LOGITS):
         return "whole"
     return f"up to {work.teacher_cut[max(m for _, m in phase.pairs)][-1]}" if phase.pairs else "not at all"
 

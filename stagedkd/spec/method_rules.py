@@ -7,11 +7,9 @@ from typing import TypeAlias
 
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.pairing import Matching
-from stagedkd.spec.schema import FEATURE_LOSSES, LOGIT_LOSSES, Phase, Spec, Student
+from stagedkd.spec.schema import FEATURES, LOGITS, Phase, Spec, Student
 
 Fault: TypeAlias = tuple[str, tuple["str | int", ...], str]
-
-LEAST_BATCH = {"cka": 4, "stage_cka": 4, "rkd": 2, "crd": 2}  # clips that a loss relates at least
 
 
 def phases_fit(spec: Spec, listed: Sequence[Student]) -> Iterator[Fault]:
@@ -41,10 +39,9 @@ def phases_fit(spec: Spec, listed: Sequence[Student]) -> Iterator[Fault]:
 def _batches(spec: Spec, at: tuple[str | int, ...], phase: Phase) -> Iterator[Fault]:
     batch = spec.train.patched(spec.student.train, phase.train).batch
     for name, loss in phase.losses.named().items():
-        least = LEAST_BATCH.get(name, 1) if getattr(loss, "debiased", True) else 2
-        if batch < least:
+        if batch < loss.least_batch:
             yield (
-                f"'{name}' relates clips: it wants batches of {least} or more",
+                f"'{name}' relates clips: it wants batches of {loss.least_batch} or more",
                 (*at, "losses", name),
                 "raise train.batch",
             )
@@ -55,7 +52,7 @@ def _batches(spec: Spec, at: tuple[str | int, ...], phase: Phase) -> Iterator[Fa
 def compared(spec: Spec, matched: Matching, parts: int) -> Iterator[Fault]:
     """Every phase with feature losses has something to compare."""
     for name, phase in spec.distill.phases.items():
-        losses = phase.losses.on(FEATURE_LOSSES)
+        losses = phase.losses.comparing(FEATURES)
         if not losses:
             continue
         turns = [(k,) for k in range(parts)] if phase.substages == "one_by_one" else [tuple(range(parts))]
@@ -78,7 +75,7 @@ def guided(spec: Spec) -> Iterator[Fault]:
     distill, several = spec.distill, bool(spec.co_teachers) or spec.distill.guides == "dense"
     if not several and distill.drop:
         yield "drop is for several guides", ("distill", "drop"), "set guides: dense, or leave it out"
-    if several and not any(phase.losses.on(LOGIT_LOSSES) for phase in distill.phases.values()):
+    if several and not any(phase.losses.comparing(LOGITS) for phase in distill.phases.values()):
         at = ("co_teachers",) if spec.co_teachers else ("distill", "guides")
         yield "several guides need a loss on logits", at, "for example kd"
     if distill.teacher.stop is not None and not spec.teacher.epochs:

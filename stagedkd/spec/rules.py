@@ -14,8 +14,8 @@ from stagedkd.spec.method_rules import compared, guided, phases_fit
 from stagedkd.spec.pairing import matching
 from stagedkd.spec.schedule import PhaseFault, phase_epochs
 from stagedkd.spec.schema import (
-    FEATURE_LOSSES,
-    RESPONSE_LOSSES,
+    FEATURES,
+    RESPONSES,
     Asymmetric,
     HfArch,
     NetworkFields,
@@ -110,7 +110,7 @@ def _phases(spec: Spec) -> Iterator[Fault]:
     parts = len(student_cut(spec.student))
     for name, phase in spec.distill.phases.items():
         at = ("distill", "phases", name)
-        response, feature = phase.losses.on(RESPONSE_LOSSES), phase.losses.on(FEATURE_LOSSES)
+        response, feature = phase.losses.comparing(RESPONSES), phase.losses.comparing(FEATURES)
         if phase.substages == "one_by_one" and response:
             loss = min(response)
             yield (
@@ -136,10 +136,10 @@ def _phases(spec: Spec) -> Iterator[Fault]:
             )
         if phase.ramp is not None and not feature:
             yield "ramp is for losses on features, and this phase has none", (*at, "ramp"), "leave it out"
-        if feature and phase.substages == "one_by_one" and (alone := phase.losses.on(frozenset({"stage_cka"}))):
+        if feature and phase.substages == "one_by_one" and (alone := phase.losses.comparing({"substages"})):
             message = f"'{min(alone)}' compares substages with each other, and one by one there is one"
             yield message, (*at, "losses", min(alone)), "move it to a phase over all substages"
-    trained = [p for p in spec.distill.phases.values() if p.losses.on(RESPONSE_LOSSES)]
+    trained = [p for p in spec.distill.phases.values() if p.losses.comparing(RESPONSES)]
     if not trained:
         yield "no phase trains the head", ("distill", "phases"), "add a phase with kd or ce"
 
@@ -237,7 +237,7 @@ def _cascade(spec: Spec) -> Iterator[Fault]:
         yield "shares go from large to small", ("cascade",), f"[{', '.join(f'{s:g}' for s in sorted(shares)[::-1])}]"
     yield from guided(spec)
     yield from phases_fit(spec, listed)
-    if not any(p.losses.on(FEATURE_LOSSES) for p in spec.distill.phases.values()):
+    if not any(p.losses.comparing(FEATURES) for p in spec.distill.phases.values()):
         return
     row: list[NetworkFields] = [spec.teacher, *listed, spec.student]
     for i, upper in enumerate(row[:-1]):

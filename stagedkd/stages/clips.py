@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -12,30 +11,16 @@ from stagedkd.data.cache import CacheSpec, ClipCache, open_cache
 from stagedkd.data.decode import Footage, inspect
 from stagedkd.data.seek import SeekingFiles, proven, require_torchcodec
 from stagedkd.data.source import ClipSource, Reader, SimulatedClips, VideoClips, VideoFiles, videos_of
-from stagedkd.plan.graph import Graph
 from stagedkd.plan.lock import Lock, data_id
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import PrepareWork
 from stagedkd.spec.schema import Clip, Csv, Simulated, Videos
-from stagedkd.stages.context import Listener, Stop
+from stagedkd.stages.context import Session
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Artifact
 
 
-class Around(Protocol):
-    """What reading clips needs to know of a run: a stage's `Context`, or whoever looks at data without one."""
-
-    @property
-    def plan(self) -> Graph: ...
-    @property
-    def runtime(self) -> Runtime: ...
-    @property
-    def listener(self) -> Listener: ...
-    @property
-    def stop(self) -> Stop: ...
-
-
-def open_source(around: Around, data: Artifact, clip: Clip, device: torch.device) -> ClipSource:
+def open_source(session: Session, data: Artifact, clip: Clip, device: torch.device) -> ClipSource:
     """Where the clips of a data artifact come from."""
     work = data.manifest.work
     assert isinstance(work, PrepareWork)
@@ -44,15 +29,15 @@ def open_source(around: Around, data: Artifact, clip: Clip, device: torch.device
         return SimulatedClips(work.data, table["split"], clip, device)
     assert isinstance(work.data, Videos)
     videos = videos_of(table, clip)
-    return VideoClips(_reader(around, work.data, clip), table["path"], videos, clip, device)
+    return VideoClips(_reader(session, work.data, clip), table["path"], videos, clip, device)
 
 
-def _reader(around: Around, data: Videos, clip: Clip) -> Reader:
+def _reader(session: Session, data: Videos, clip: Clip) -> Reader:
     """The cache, or the files where the spec keeps none: the same pixels."""
-    if around.plan.clip.cache == "none":
-        root = videos_root(data, around.runtime)
+    if session.plan.clip.cache == "none":
+        root = videos_root(data, session.runtime)
         return (SeekingFiles if clip.decoder == "torchcodec" else VideoFiles)(root, clip.shorter_side)
-    return open_clips(around, data, clip)
+    return open_clips(session, data, clip)
 
 
 def videos_root(data: Videos, runtime: Runtime) -> Path:
@@ -68,15 +53,15 @@ def cache_spec(data: Videos, clip: Clip, lock: Lock, runtime: Runtime) -> CacheS
     return CacheSpec(videos_root(data, runtime), files, clip.shorter_side, form)
 
 
-def open_clips(around: Around, data: Videos, clip: Clip) -> ClipCache:
+def open_clips(session: Session, data: Videos, clip: Clip) -> ClipCache:
     """The clip cache of a data set on the disk, built if it is not there."""
 
     def progress(done: int, of: int) -> None:
-        around.stop.check()
-        around.listener.count("clips decoded", done, of)
+        session.stop.check()
+        session.listener.count("clips decoded", done, of)
 
-    spec = cache_spec(data, clip, around.plan.lock, around.runtime)
-    return open_cache(around.runtime.folder("cache"), spec, workers(around.runtime), progress, around.listener.note)
+    spec = cache_spec(data, clip, session.plan.lock, session.runtime)
+    return open_cache(session.runtime.folder("cache"), spec, workers(session.runtime), progress, session.listener.note)
 
 
 def workers(runtime: Runtime) -> int:
@@ -84,21 +69,21 @@ def workers(runtime: Runtime) -> int:
     return runtime.workers or 2
 
 
-def footage_of(around: Around, data: Videos, clip: Clip) -> dict[str, Footage]:
+def footage_of(session: Session, data: Videos, clip: Clip) -> dict[str, Footage]:
     """What every file holds: from the cache, or by decoding all of them without keeping a pixel."""
-    if around.plan.clip.cache != "none":
-        return {path: found.footage for path, found in open_clips(around, data, clip).clips.items()}
-    root = videos_root(data, around.runtime)
+    if session.plan.clip.cache != "none":
+        return {path: found.footage for path, found in open_clips(session, data, clip).clips.items()}
+    root = videos_root(data, session.runtime)
     look = proven if clip.decoder == "torchcodec" else inspect
     if look is proven:
         require_torchcodec()
-    paths = sorted(around.plan.lock.data[str(data_id(data))].files)
+    paths = sorted(session.plan.lock.data[str(data_id(data))].files)
     found: dict[str, Footage] = {}
-    with ThreadPoolExecutor(workers(around.runtime)) as pool:
+    with ThreadPoolExecutor(workers(session.runtime)) as pool:
         for path, footage in zip(paths, pool.map(look, [root / path for path in paths]), strict=True):
             found[path] = footage
-            around.listener.count("clips looked at", len(found), len(paths))
-            if around.stop.get() is not None:
+            session.listener.count("clips looked at", len(found), len(paths))
+            if session.stop.get() is not None:
                 pool.shutdown(cancel_futures=True)
-                around.stop.check()
+                session.stop.check()
     return found

@@ -1,4 +1,4 @@
-"""What every kind of work is handed: its inputs, its workspace, the runtime, and whom to tell."""
+"""What the function of every kind of work receives: inputs, workspace, runtime, and where progress goes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from stagedkd.errors import Interrupted
 from stagedkd.plan.graph import Graph, Stage
@@ -20,7 +20,7 @@ from stagedkd.store.store import Artifact, Workspace
 
 
 class Listener(Protocol):
-    """Whoever shows the run. Every call may be ignored."""
+    """Receives the progress of a run. Every method may be a no-op."""
 
     def cell(self, number: int, of: int, name: str) -> None: ...
     def stage(self, number: int, of: int, stage: Stage, state: str) -> None: ...
@@ -95,38 +95,45 @@ def catching_signals() -> Generator[Stop]:
             signal.signal(number, handler)
 
 
-@dataclass(frozen=True)
-class Context:
-    """One stage about to run. `inputs` are the artifacts it needs by role; `manifest` its own, without files. Of
-    several processes that do it together (`ranks`) the first alone writes."""
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What reading clips and reporting progress need, in a stage and in commands that look at data."""
 
     plan: Graph
+    runtime: Runtime
+    listener: Listener
+    stop: Stop
+
+    @property
+    def root(self) -> Path:
+        """The project's folder."""
+        return Path(self.runtime.root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context(Session):
+    """One stage about to run. `inputs` are the artifacts that it needs, by input name; `manifest` is its own, without
+    files. Where several processes (`ranks`) do it together, the first one alone writes."""
+
     stage: Stage
     inputs: Mapping[str, Artifact]
     workspace: Workspace
     manifest: Manifest
-    runtime: Runtime
-    listener: Listener
-    stop: Stop
     rank: int = 0
     ranks: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this process writes what is kept."""
+        """Whether this process writes the files of the stage."""
         return self.rank == 0
-
-    @property
-    def root(self) -> Path:
-        return Path(self.runtime.root)
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a stage reports: `metrics` go into the manifest, `run` (volatile) into run.json."""
+class Result:
+    """What a stage reports: `metrics` go into the manifest, `run` (facts that differ from run to run) into run.json."""
 
     metrics: Mapping[str, Any] = field(default_factory=dict[str, Any])
     run: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-Worker = Callable[[Context], Done]
+Do: TypeAlias = Callable[[Context], Result]

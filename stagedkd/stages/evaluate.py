@@ -10,14 +10,14 @@ from stagedkd.errors import DataError
 from stagedkd.models.shapes import measure
 from stagedkd.plan.work import EvaluateWork
 from stagedkd.stages.clips import open_source
-from stagedkd.stages.context import Context, Done
-from stagedkd.stages.distill import run_facts
+from stagedkd.stages.context import Context, Result
 from stagedkd.stages.networks import build_or_refuse, device_of, load_network
 from stagedkd.stages.tables import read_table, write_table
-from stagedkd.train.evaluate import figures, latency, predict
+from stagedkd.stages.training import run_facts
+from stagedkd.train.evaluate import latency, metrics_of, predict
 
 
-def evaluate(context: Context, work: EvaluateWork) -> Done:
+def evaluate(context: Context, work: EvaluateWork) -> Result:
     """Write predictions.parquet and give the figures; latency goes to run.json.
 
     Raises:
@@ -52,7 +52,7 @@ def evaluate(context: Context, work: EvaluateWork) -> Done:
     )
     seen = work.clip.seen(work.input)
     shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *seen)
-    metrics = figures(scores, labels, classes)
+    metrics = metrics_of(scores, labels, classes)
     metrics |= {
         "split": work.split,
         "views": f"{work.clips}x{work.crops}",
@@ -60,4 +60,4 @@ def evaluate(context: Context, work: EvaluateWork) -> Done:
         "flops": shape.flops,
     }
     seconds = latency(network, *seen, device)
-    return Done(metrics=metrics, run=run_facts(device, 0.0) | {"latency_seconds": seconds})
+    return Result(metrics=metrics, run=run_facts(device, 0.0) | {"latency_seconds": seconds})

@@ -1,5 +1,7 @@
 """Networks in stages: built on the device with a seed, loaded from artifacts, written with their manifest."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# The type stubs of torch, safetensors and Parsl are incomplete.
 from __future__ import annotations
 
 import json
@@ -68,8 +70,8 @@ def build_or_refuse(arch: Arch, classes: int, root: Path) -> Network:
         ) from error
 
 
-def own_losses(context: Context, phases: Sequence[PhaseWork]) -> dict[str, Callable[..., Tensor]]:
-    """Losses of one's own that the phases name, by their file. Raises TrainingError: a file cannot be run."""
+def user_losses(context: Context, phases: Sequence[PhaseWork]) -> dict[str, Callable[..., Tensor]]:
+    """The losses of the user's own that the phases name, by their file. Raises TrainingError: a file cannot be run."""
     found: dict[str, Callable[..., Tensor]] = {}
     for path in sorted({phase.losses.file.path for phase in phases if phase.losses.file}):
         context.listener.note(f"running code of your own: {path}")

@@ -1,4 +1,4 @@
-"""`PrepareWork` and `WeakenWork`: the clips of a data set, and the labels that training sees."""
+"""Index a data set: its clips, splits and classes, and which files are bad."""
 
 from __future__ import annotations
 
@@ -7,25 +7,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from stagedkd.data.index import UNUSED, Entry, copies_across, require_classes, split_entries
-from stagedkd.data.labels import Clips, label_counts, weaken
 from stagedkd.data.layouts import list_clips
 from stagedkd.errors import DataError
 from stagedkd.plan.lock import data_id
-from stagedkd.plan.work import PrepareWork, Reading, WeakenWork
+from stagedkd.plan.work import PrepareWork, Reading
 from stagedkd.spec.families import class_names
-from stagedkd.spec.schema import Clip, Simulated, Videos
-from stagedkd.stages.context import Context, Done
-from stagedkd.stages.tables import read_table, write_table
+from stagedkd.spec.schema import Simulated, Videos
+from stagedkd.stages.context import Context, Result
+from stagedkd.stages.tables import write_table
 
 if TYPE_CHECKING:
     from stagedkd.data.decode import Footage
 
 
-def prepare(context: Context, work: PrepareWork) -> Done:
+def prepare(context: Context, work: PrepareWork) -> Result:
     """Index the data set: clips.parquet, truth.parquet (read by `WeakenWork`, a teacher of `labels: all` and `Evaluate`
     alone), data.json.
 
@@ -69,7 +65,7 @@ def prepare(context: Context, work: PrepareWork) -> Done:
     found = {"classes": list(classes), "clips": counts, "bad_files": bad, "leaks": leaks}
     text = json.dumps(found, indent=1, ensure_ascii=False)
     (context.workspace.files / "data.json").write_text(text + "\n", "utf-8")
-    return Done(metrics={"classes": len(classes), "clips": counts, "bad_files": len(bad)})
+    return Result(metrics={"classes": len(classes), "clips": counts, "bad_files": len(bad)})
 
 
 def _measured(entries: Sequence[Entry], held: Mapping[str, Footage]) -> dict[str, list[object]]:
@@ -139,40 +135,3 @@ def fault_of(found: Footage, reading: Reading) -> tuple[str, bool]:
 def _left_out(sound: list[Entry], entries: list[Entry]) -> list[Entry]:
     kept = {e.path for e in entries}
     return [e for e in sound if e.path not in kept]
-
-
-def weaken_labels(context: Context, work: WeakenWork) -> Done:
-    """Write labels.parquet: for each training clip the label it is given (-1: none) and where that comes from."""
-    data = context.inputs["data"]
-    clips, truth = read_table(data.file("clips.parquet")), read_table(data.file("truth.parquet"))["label"]
-    classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
-    train = [i for i, split in enumerate(clips["split"]) if split == "train"]
-    true = np.array([truth[i] for i in train], np.int64)
-    trusted = np.array([clips["trusted"][i] for i in train], np.bool_)
-    looks = _looks(context, work.clip, train) if work.clip else None
-    drawn = Clips(true, trusted, [clips["group"][i] for i in train], looks)
-    given, origin = weaken(drawn, work.labels, classes)
-    write_table(context.workspace.files / "labels.parquet", {"clip": train, "label": given.tolist(), "origin": origin})
-    if not (given >= 0).any() and work.labels.clean + work.labels.noisy > 0:
-        raise DataError("no training clip has a label", hint="raise labels.clean or labels.noisy")
-    judged = (given >= 0) & (true >= 0) & trusted  # nobody knows the truth of labels that came noisy
-    right = float((given == true)[judged].mean()) if judged.any() else None
-    return Done(metrics={"labels": label_counts(origin), "labels_right": right})
-
-
-def _looks(context: Context, clip: Clip, numbers: list[int]) -> npt.NDArray[np.float64]:
-    """What clips look like: grey means and deviations in time of an 8 x 8 grid, (N, 128)."""
-    import torch
-
-    from stagedkd.stages.clips import open_source
-
-    source = open_source(context, context.inputs["data"], clip, torch.device("cpu"))
-    rows: list[npt.NDArray[np.float64]] = []
-    for start in range(0, len(numbers), 32):
-        context.stop.check()
-        (view_B3THW,) = source.views(numbers[start : start + 32], 1, 1)
-        grid_BTHW = torch.nn.functional.adaptive_avg_pool2d(view_B3THW.mean(1), 8)
-        found = torch.cat([grid_BTHW.mean(1).flatten(1), grid_BTHW.std(1, correction=0).flatten(1)], 1)
-        rows.append(found.double().numpy())
-        context.listener.count("clips looked at", min(start + 32, len(numbers)), len(numbers))
-    return np.concatenate(rows)

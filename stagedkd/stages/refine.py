@@ -1,5 +1,7 @@
 """`RefineWork`: one round of labels made anew from out-of-fold predictions."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# The type stubs of torch, safetensors and Parsl are incomplete.
 from __future__ import annotations
 
 import json
@@ -21,22 +23,23 @@ from stagedkd.errors import DataError
 from stagedkd.models.shapes import measure
 from stagedkd.plan.work import RefineWork, Trainee
 from stagedkd.stages.clips import open_source, workers
-from stagedkd.stages.context import Context, Done
-from stagedkd.stages.distill import (
-    ce_job,
+from stagedkd.stages.context import Context, Result
+from stagedkd.stages.networks import build_or_refuse, new_network
+from stagedkd.stages.tables import read_table, write_table
+from stagedkd.stages.training import (
     check_weights,
+    label_job,
+    naming_stage,
     order_seed,
     ranks_of,
     run_facts,
-    run_job,
     training_device,
 )
-from stagedkd.stages.networks import build_or_refuse, new_network
-from stagedkd.stages.tables import read_table, write_table
 from stagedkd.train.compute import train_flops
 from stagedkd.train.evaluate import expected_calibration_error, predict
 from stagedkd.train.feed import Feed
-from stagedkd.train.phases import route
+from stagedkd.train.loop import fit
+from stagedkd.train.phases import plan_forward
 
 KEPT = "kept"
 BATCH = 64  # clips predicted at once
@@ -57,7 +60,7 @@ class Clips:
         return np.array([origin == CLEAN for origin in self.origin], np.bool_)
 
 
-def refine(context: Context, work: RefineWork) -> Done:
+def refine(context: Context, work: RefineWork) -> Result:
     """Write refined.parquet: for each training clip the label before and after, the posterior, by whom, and whether it
     is accepted. A round that does not help passes on the labels of the one before, and says so.
 
@@ -193,7 +196,8 @@ def _fold(
     feed = Feed(source, clips.numbers[~out], labels, work.augment, order_seed(seed), views, threads)
     scratch = context.workspace.scratch / f"fold-{trainee.by}-{fold}"
     scratch.mkdir(exist_ok=True)
-    run_job(context, ce_job(context, network, trainee.phase, trainee.input, feed, device, scratch))
+    with naming_stage(context):
+        fit(label_job(context, network, trainee.phase, trainee.input, feed, device, scratch))
 
     def progress(done: int, of: int) -> None:
         context.stop.check()
@@ -212,7 +216,7 @@ def _flops(context: Context, work: RefineWork, clips: Clips, folds: npt.NDArray[
         shape = measure(lambda arch=arch: build_or_refuse(arch, len(clips.classes), context.root), *seen)
         for fold in sorted(set(folds.tolist())):
             steps = -(-int((folds != fold).sum()) // trainee.phase.train.batch)
-            total += train_flops(trainee.phase, route(trainee.phase, (), ()), steps, shape)
+            total += train_flops(trainee.phase, plan_forward(trainee.phase, (), ()), steps, shape)
     return total
 
 
@@ -224,7 +228,7 @@ def _done(
     after: rules.Labels,
     facts: dict[str, Any],
     run: dict[str, Any],
-) -> Done:
+) -> Result:
     by = "both" if len(work.networks) == 2 else work.networks[0].by
     changed = after is not before
     table = {
@@ -243,4 +247,4 @@ def _done(
     true = np.array(read_table(data.file("truth.parquet"))["label"], np.int64)[clips.numbers]  # for the report alone
     trusted = np.array(read_table(data.file("clips.parquet"))["trusted"], np.bool_)[clips.numbers]
     seen = rules.figures(before.label, after, true, trusted & (true >= 0), clips.classes)
-    return Done(metrics={"round": work.round, **facts, **seen}, run=run)
+    return Result(metrics={"round": work.round, **facts, **seen}, run=run)

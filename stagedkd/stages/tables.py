@@ -1,13 +1,14 @@
 """The Parquet tables that stages hand on: clips, hidden truth, given labels, predictions."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # pyright: ignore[reportMissingTypeStubs]
+import pyarrow.parquet as pq  # pyright: ignore[reportMissingTypeStubs]
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

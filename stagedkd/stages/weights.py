@@ -1,5 +1,6 @@
 """Weight files: a path below the project, or a torchvision name, found in torch's cache or fetched by torch."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 from pathlib import Path, PurePath
@@ -28,7 +29,7 @@ def weights_file(name: str, arch: object, runtime: Runtime) -> Path:
 
 def _torchvision_file(arch: str, name: str) -> Path:
     import torch
-    from torchvision.models import get_model_weights
+    from torchvision.models import get_model_weights  # pyright: ignore[reportMissingTypeStubs]
 
     url: str = get_model_weights(arch)[name].url
     path = Path(torch.hub.get_dir()) / "checkpoints" / PurePath(url).name

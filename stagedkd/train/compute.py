@@ -1,4 +1,4 @@
-"""What a training costs: FLOPs, counted from the networks' shapes and not measured."""
+"""The compute of a training in FLOPs, counted from the shapes of the networks and not measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from stagedkd.models.shapes import NetworkShape
 from stagedkd.plan.work import DistillWork, PhaseWork
-from stagedkd.train.phases import Route, route
+from stagedkd.train.phases import ForwardPlan, plan_forward
 
 
 def hop_flops(work: DistillWork, shapes: Sequence[NetworkShape], clips: int) -> int:
@@ -17,14 +17,14 @@ def hop_flops(work: DistillWork, shapes: Sequence[NetworkShape], clips: int) -> 
     """
     total = 0
     for phase in work.phases:
-        steps, path = -(-clips // phase.train.batch), route(phase, work.cut, work.teacher_cut)
-        total += train_flops(phase, path, steps, shapes[0], shapes[1:], work.cut, work.drop)
+        steps, plan = -(-clips // phase.train.batch), plan_forward(phase, work.cut, work.teacher_cut)
+        total += train_flops(phase, plan, steps, shapes[0], shapes[1:], work.cut, work.drop)
     return total
 
 
 def train_flops(
     phase: PhaseWork,
-    route: Route,
+    plan: ForwardPlan,
     steps: int,
     student: NetworkShape,
     guides: Sequence[NetworkShape] = (),
@@ -40,14 +40,14 @@ def train_flops(
         drop: chance that a guide is left out of a step, counted by its mean.
     """
     first = cut[min(phase.trained)][0] if cut else None
-    forward = student.flops_of(None, route.student_end, phase.head)
-    backward = 2 * student.flops_of(first, route.student_end, phase.head)
+    forward = student.flops_of(None, plan.student_end, phase.head)
+    backward = 2 * student.flops_of(first, plan.student_end, phase.head)
     each = (forward + backward) * (2 if phase.losses.fixmatch else 1)
     for i, guide in enumerate(guides):
-        taps = list(route.teacher_taps.values()) if i == 0 else []
+        taps = list(plan.teacher_taps.values()) if i == 0 else []
         last = max(taps, key=list(guide.block_flops).index) if taps else None
         needed = guide.flops_of(None, last, head=False)
-        whole = guide.flops_of(None, None, head=True) if route.needs_teacher_logits else needed
+        whole = guide.flops_of(None, None, head=True) if plan.needs_teacher_logits else needed
         spoken = 1 - drop + drop ** len(guides) / len(guides)  # one always stays
         each += round(spoken * whole + (1 - spoken) * needed)
     return each * phase.run_epochs * steps * phase.train.batch

@@ -25,43 +25,47 @@ CLIPS, BATCH, FEWEST = 256, 32, 4
 
 @dataclass(frozen=True)
 class Probe:
-    """The clips over which correlation is measured: fixed training clips in their plain view, without labels."""
+    """How correlation is measured: a frozen teacher, the cuts and the inputs of both networks (student, teacher), and
+    fixed training clips in their plain view, without labels."""
 
     source: ClipSource
-    numbers: Sequence[int]
+    clip_ids: Sequence[int]
+    teacher: Network
+    cuts: tuple[Cut, Cut]
     inputs: tuple[Input | None, Input | None]
 
     @property
     def batches(self) -> list[Sequence[int]]:
-        """Batches that are large enough for the estimator."""
-        starts = range(0, len(self.numbers), BATCH)
-        return [part for at in starts if len(part := self.numbers[at : at + BATCH]) >= FEWEST]
+        """The batches that are large enough for the estimator."""
+        starts = range(0, len(self.clip_ids), BATCH)
+        return [part for at in starts if len(part := self.clip_ids[at : at + BATCH]) >= FEWEST]
 
+    def correlation(self, student: Network) -> Tensor:
+        """Measure rho (K, M) in float32, in 0..1, on the CPU: debiased linear CKA of every student substage with every
+        teacher substage. Each pair is pooled to its common grid, and its HSIC terms are averaged over batches of 32
+        clips (Nguyen et al. 2021).
 
-def correlation(student: Network, teacher: Network, cuts: tuple[Cut, Cut], probe: Probe) -> Tensor:
-    """rho (K, M) in float32, in 0..1, on the CPU: debiased linear CKA of every student with every teacher substage,
-    each pair pooled to its common grid, its HSIC terms averaged over batches of 32 clips (Nguyen et al. 2021).
+        Both networks run in eval mode without gradients; their modes are restored.
 
-    Both networks run in eval mode without gradients; their modes are put back.
-
-    Raises:
-        ValueError: there are fewer than four clips.
-    """
-    if not probe.batches:
-        raise ValueError(f"correlation of substages wants {FEWEST} training clips, not {len(probe.numbers)}")
-    mine, theirs = ([run[-1] for run in cut] for cut in cuts)
-    sums = torch.zeros(3, len(mine), len(theirs), dtype=torch.float64)
-    with torch.no_grad(), _in_eval(student), _in_eval(teacher):
-        for numbers in probe.batches:
-            (view_B3THW,) = probe.source.views(list(numbers), 1, 1)
-            own, _ = student.run(fit_input(view_B3THW, probe.inputs[0]), taps=tuple(mine), head=False)
-            other, _ = teacher.run(fit_input(view_B3THW, probe.inputs[1]), taps=tuple(theirs), head=False)
-            for k, a in enumerate(mine):
-                for m, b in enumerate(theirs):
-                    sums[:, k, m] += _hsic_terms(own[a], other[b])
-    between, within_s, within_t = sums
-    rho = between / (within_s * within_t).clamp_min(0).sqrt().clamp_min(1e-12)
-    return rho.clamp(0, 1).float()
+        Raises:
+            ValueError: there are fewer than four clips.
+        """
+        if not self.batches:
+            raise ValueError(f"correlation of substages needs {FEWEST} training clips, not {len(self.clip_ids)}")
+        student_ends, teacher_ends = ([run[-1] for run in cut] for cut in self.cuts)
+        sums = torch.zeros(3, len(student_ends), len(teacher_ends), dtype=torch.float64)
+        with torch.no_grad(), _in_eval(student), _in_eval(self.teacher):
+            for clip_ids in self.batches:
+                (view_B3THW,) = self.source.views(list(clip_ids), 1, 1)
+                student_view, teacher_view = (fit_input(view_B3THW, wanted) for wanted in self.inputs)
+                student_maps, _ = student.run(student_view, taps=tuple(student_ends), head=False)
+                teacher_maps, _ = self.teacher.run(teacher_view, taps=tuple(teacher_ends), head=False)
+                for k, a in enumerate(student_ends):
+                    for m, b in enumerate(teacher_ends):
+                        sums[:, k, m] += _hsic_terms(student_maps[a], teacher_maps[b])
+        between, within_s, within_t = sums
+        rho = between / (within_s * within_t).clamp_min(0).sqrt().clamp_min(1e-12)
+        return rho.clamp(0, 1).float()
 
 
 def _hsic_terms(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:

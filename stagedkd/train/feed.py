@@ -1,5 +1,8 @@
-"""Which clips a step sees: an endless row of permutations, so that every batch is full and any step can be named."""
+"""The batches of a training: an endless sequence of permutations, so that every batch is full and any step is known by
+its number alone."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# The type stubs of torch, safetensors and Parsl are incomplete.
 from __future__ import annotations
 
 import time
@@ -27,11 +30,11 @@ ALONE = Ranks()
 
 @dataclass(frozen=True)
 class Picked:
-    """The clips of a step: their rows among the training clips, numbers, views and labels, and the epoch in which the
+    """The clips of a step: their rows among the training clips, their ids, views and labels, and the epoch in which the
     step begins."""
 
     rows: npt.NDArray[np.int64]
-    numbers: list[int]
+    clip_ids: list[int]
     views: list[View]
     labels: npt.NDArray[np.int64]
     epoch: int
@@ -47,12 +50,12 @@ class Refined:
 
 @dataclass(frozen=True)
 class Feed:
-    """Training clips: their numbers, their given labels (-1: none), where pixels come from, how they are augmented, the
-    seed of order and views, how many views of a clip exist (None: no end), how many threads load ahead, and refined
-    labels, where there are any."""
+    """The training clips: their ids and given labels (-1: none), the source of the pixels, the augmentation, the seed
+    of order and views, the number of views of a clip (None: no end), the threads that load ahead, and refined labels,
+    where there are any."""
 
     source: ClipSource
-    numbers: npt.NDArray[np.int64]
+    clip_ids: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     augment: Augment
     seed: int
@@ -62,39 +65,41 @@ class Feed:
 
     def steps(self, phase: PhaseWork) -> int:
         """Steps of an epoch: ceil(training clips / batch), whichever clips the losses use."""
-        return -(-len(self.numbers) // phase.train.batch)
+        return -(-len(self.clip_ids) // phase.train.batch)
 
-    def pick(self, phase: PhaseWork, number: int, step: int) -> Picked:
-        """The clips of step `step` (from 0) of phase `number`.
+    def pick(self, phase: PhaseWork, phase_index: int, step: int) -> Picked:
+        """The clips of step `step` (from 0) of the phase `phase_index` (from 0).
 
         A phase of `ce` alone cycles through the labelled clips; every other loss uses all.
         """
-        chosen = np.arange(len(self.numbers))
+        chosen = np.arange(len(self.clip_ids))
         if set(phase.losses.named()) == {"ce"}:
             chosen = np.flatnonzero(self.labels >= 0)
         places = np.arange(step * phase.train.batch, (step + 1) * phase.train.batch)
         rounds = places // len(chosen)
-        orders = {turn: chosen[permutation(len(chosen), self.seed, 61, number, turn)] for turn in set(rounds.tolist())}
+        orders = {
+            turn: chosen[permutation(len(chosen), self.seed, 61, phase_index, turn)] for turn in set(rounds.tolist())
+        }
         rows = np.array([orders[turn][at % len(chosen)] for turn, at in zip(rounds.tolist(), places, strict=True)])
-        numbers = self.numbers[rows].tolist()
+        clip_ids = self.clip_ids[rows].tolist()
         views = [
-            self.source.train_view(clip, self.augment, self.seed, self._epoch(number, turn))
-            for clip, turn in zip(numbers, rounds.tolist(), strict=True)
+            self.source.train_view(clip, self.augment, self.seed, self._epoch(phase_index, turn))
+            for clip, turn in zip(clip_ids, rounds.tolist(), strict=True)
         ]
-        return Picked(rows, numbers, views, self.labels[rows], self._epoch(number, int(rounds[0])))
+        return Picked(rows, clip_ids, views, self.labels[rows], self._epoch(phase_index, int(rounds[0])))
 
-    def _epoch(self, phase: int, turn: int) -> int:
-        """The number by which views are drawn; where views are finite, phases share them."""
-        return turn % self.view_count if self.view_count else (phase << 24) + turn
+    def _epoch(self, phase_index: int, turn: int) -> int:
+        """The epoch that views are drawn by; where views are finite, phases share them."""
+        return turn % self.view_count if self.view_count else (phase_index << 24) + turn
 
-    def batch(self, phase: PhaseWork, number: int, step: int, device: torch.device) -> Batch:
-        """Step `step` of phase `number`, made at once: clips in 0..1 and labels."""
-        picked = self.pick(phase, number, step)
-        return self._finish(picked, self.source.load(picked.numbers, picked.views), step, device, ALONE)
+    def batch(self, phase: PhaseWork, phase_index: int, step: int, device: torch.device) -> Batch:
+        """The batch of one step, loaded at once: clips in 0..1 and labels."""
+        picked = self.pick(phase, phase_index, step)
+        return self._finish(picked, self.source.load(picked.clip_ids, picked.views), step, device, ALONE)
 
     def _finish(self, picked: Picked, loaded: list[Tensor], step: int, device: torch.device, ranks: Ranks) -> Batch:
-        own = ranks.own(len(picked.numbers))
-        clip = self.source.finish(picked.numbers[own], picked.views[own], loaded)
+        local = ranks.local_slice(len(picked.clip_ids))
+        clip = self.source.finish(picked.clip_ids[local], picked.views[local], loaded)
         batch = Batch(clip, torch.from_numpy(picked.labels).to(device), torch.from_numpy(picked.rows).to(device))
         if self.refined is not None:
             posteriors, accepted = self.refined.posteriors[picked.rows], self.refined.accepted[picked.rows]
@@ -103,27 +108,27 @@ class Feed:
                 posterior_BN=torch.from_numpy(posteriors).to(device),
                 accepted_B=torch.from_numpy(accepted).to(device),
             )
-        if ranks.count > 1 and (self.augment.mixup or self.augment.cutmix):  # partners may be of another rank's share
+        if ranks.count > 1 and (self.augment.mixup or self.augment.cutmix):  # the other clip may be on another rank
             mixed = mix(replace(batch, clip_B3THW=ranks.gather(clip)), self.augment, self.seed, picked.epoch, step)
-            return replace(mixed, clip_B3THW=mixed.clip_B3THW[own])
+            return replace(mixed, clip_B3THW=mixed.clip_B3THW[local])
         return mix(batch, self.augment, self.seed, picked.epoch, step)
 
     def batches(
-        self, phase: PhaseWork, number: int, first: int, device: torch.device, ranks: Ranks = ALONE
+        self, phase: PhaseWork, phase_index: int, first: int, device: torch.device, ranks: Ranks = ALONE
     ) -> Generator[tuple[Batch, float]]:
-        """The batches from step `first` on, loaded ahead, each with the seconds that were spent making it. Of several
-        ranks each loads its share of the clips."""
+        """The batches from step `first` on, loaded ahead, each with the seconds that were spent on it. Each rank loads
+        its local clips."""
 
         def loaded(step: int) -> tuple[Picked, list[Tensor]]:
-            picked = self.pick(phase, number, step)
-            own = ranks.own(len(picked.numbers))
-            return picked, self.source.load(picked.numbers[own], picked.views[own])
+            picked = self.pick(phase, phase_index, step)
+            local = ranks.local_slice(len(picked.clip_ids))
+            return picked, self.source.load(picked.clip_ids[local], picked.views[local])
 
         jobs: Generator[Callable[[], tuple[Picked, list[Tensor]]]] = (partial(loaded, step) for step in count(first))
-        row = ahead(jobs, self.workers) if self.source.loads else (job() for job in jobs)
-        with closing(row):
+        loading = ahead(jobs, self.workers) if self.source.loads else (job() for job in jobs)
+        with closing(loading):
             for step in count(first):
                 started = time.monotonic()
-                picked, tensors = next(row)
+                picked, tensors = next(loading)
                 batch = self._finish(picked, tensors, step, device, ranks)
                 yield batch, time.monotonic() - started

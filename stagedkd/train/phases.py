@@ -1,4 +1,4 @@
-"""What a phase makes of the networks: which blocks run, train and stand frozen."""
+"""What a phase trains, freezes and runs, and its optimizer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from torch import nn
 
 from stagedkd.models.network import Network
 from stagedkd.plan.work import Cut, PhaseWork
-from stagedkd.spec.schema import LOGIT_LOSSES, TEACHER_LOSSES
-from stagedkd.train.bridge import Bridge
+from stagedkd.spec.schema import LOGITS, WITH_TEACHER
+from stagedkd.train.adapters import FeatureAdapters
 
 
 @dataclass(frozen=True)
-class Route:
-    """The part of both networks that a phase runs: block names at which feature maps are taken, by substage;
-    `student_end` the last block run where the head is not; `needs_teacher_logits` for those that compare logits."""
+class ForwardPlan:
+    """The part of both networks that a phase runs.
+
+    `student_taps` and `teacher_taps` name the blocks whose feature maps are taken, by substage; `student_end` is the
+    last block that runs where the head does not. `needs_teacher_logits`: a loss compares logits.
+    """
 
     student_taps: Mapping[int, str]
     teacher_taps: Mapping[int, str]
@@ -26,33 +29,34 @@ class Route:
     needs_teacher_logits: bool
 
 
-def route(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> Route:
-    """Plan the truncated forward of a phase: only the blocks that a loss needs are run, of both networks."""
-    return Route(
+def plan_forward(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> ForwardPlan:
+    """Plan the truncated forward pass of a phase: of both networks only the blocks that a loss needs are run."""
+    return ForwardPlan(
         student_taps={k: cut[k][-1] for k in sorted({k for k, _ in phase.pairs})},
         teacher_taps={m: teacher_cut[m][-1] for m in sorted({m for _, m in phase.pairs})},
         student_end=cut[max(phase.trained)][-1] if cut else None,
-        needs_teacher=bool(phase.losses.on(TEACHER_LOSSES)),
-        needs_teacher_logits=bool(phase.losses.on(LOGIT_LOSSES)),
+        needs_teacher=bool(phase.losses.comparing(WITH_TEACHER)),
+        needs_teacher_logits=bool(phase.losses.comparing(LOGITS)),
     )
 
 
-def set_modes(student: Network, bridge: Bridge, phase: PhaseWork, cut: Cut) -> None:
-    """Frozen blocks stand in eval without gradients (a frozen BatchNorm must not move); trained ones in train."""
+def set_modes(student: Network, adapters: FeatureAdapters, phase: PhaseWork, cut: Cut) -> None:
+    """Put the frozen blocks into eval mode without gradients, since a frozen BatchNorm must not move, and the trained
+    ones into train mode."""
     student.requires_grad_(False).eval()
-    bridge.requires_grad_(False).eval()
+    adapters.requires_grad_(False).eval()
     trained = [name for k in phase.trained for name in cut[k]] if cut else list(student.blocks)
     modules = [m for name in trained for m in student.block_modules(name)]
     modules += list(student.head_modules) if phase.head else []
-    modules += bridge.modules_of(phase)
+    modules += adapters.modules_of(phase)
     for module in modules:
         module.requires_grad_(True).train()
 
 
-def optimizer(student: Network, bridge: Bridge, phase: PhaseWork) -> torch.optim.Optimizer:
-    """AdamW or SGD over what the phase trains; biases and norms are not decayed."""
+def optimizer(student: Network, adapters: FeatureAdapters, phase: PhaseWork) -> torch.optim.Optimizer:
+    """AdamW or SGD over the parameters that the phase trains; biases and norms have no weight decay."""
     train = phase.train
-    parameters = [p for p in _parameters(student, bridge) if p.requires_grad]
+    parameters = [p for p in _parameters(student, adapters) if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -62,6 +66,6 @@ def optimizer(student: Network, bridge: Bridge, phase: PhaseWork) -> torch.optim
     return torch.optim.AdamW(groups, lr=train.lr)
 
 
-def _parameters(student: Network, bridge: Bridge) -> Iterator[nn.Parameter]:
+def _parameters(student: Network, adapters: FeatureAdapters) -> Iterator[nn.Parameter]:
     yield from student.parameters()
-    yield from bridge.parameters()
+    yield from adapters.parameters()

@@ -1,23 +1,25 @@
-"""Several processes that make one training (docs/decisions/0016).
+"""Several processes that share one training (docs/decisions/0016).
 
-Every rank runs both networks on its share of the batch; features and logits are gathered, so that every rank computes
-the losses of the whole batch, and the gradients of the shares are added up.
+Every rank runs both networks on its local clips of the batch. Features and logits are gathered, so that every rank
+computes the losses of the whole batch, and the gradients of all ranks are added up.
 
-Shape legend: b clips of a rank's share, B clips of the whole batch.
+Shape legend: b local clips of a rank, B clips of the whole batch.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# The type stubs of torch, safetensors and Parsl are incomplete.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from stagedkd.data.draws import bits
 from stagedkd.errors import TrainingError
@@ -25,8 +27,8 @@ from stagedkd.errors import TrainingError
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this one is; `device` is where collectives want their tensors. The default is a
-    process alone, for which nothing here does anything."""
+    """The number of this process among `count`; `device` is where collectives need their tensors. The default is a
+    process alone, for which the methods do nothing."""
 
     number: int = 0
     count: int = 1
@@ -34,31 +36,31 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this rank writes what is kept: checkpoints, events, files."""
+        """Whether this rank writes checkpoints, events and files."""
         return self.number == 0
 
-    def own(self, whole: int) -> slice:
-        """This rank's share of `whole` clips. Raises ValueError: they cannot be shared evenly."""
+    def local_slice(self, whole: int) -> slice:
+        """This rank's local part of `whole` clips. Raises ValueError: they cannot be divided evenly."""
         if whole % self.count:
-            raise ValueError(f"{whole} clips cannot be shared evenly by {self.count} processes")
+            raise ValueError(f"{whole} clips cannot be divided evenly among {self.count} processes")
         size = whole // self.count
         return slice(self.number * size, (self.number + 1) * size)
 
-    def gather(self, share_b: Tensor) -> Tensor:
-        """The shares of all ranks, (B, ...), in the order of the batch.
+    def gather(self, local_b: Tensor) -> Tensor:
+        """The local tensors of all ranks, (B, ...), in the order of the batch.
 
         Its gradient is this rank's part of the incoming one, without communication: every rank computes the same loss
-        of the whole, so that the gradients of all ranks' shares, added up (`add_gradients`), are those of one process.
+        of the whole batch, so that the gradients of all ranks, added up (`add_gradients`), are those of one process.
         """
-        return share_b if self.count == 1 else _Gather.apply(share_b, self.number, self.count)  # pyright: ignore
+        return local_b if self.count == 1 else _Gather.apply(local_b, self.number, self.count)  # pyright: ignore
 
     def gather_maps(self, maps_b: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`gather` of each feature map."""
         return {name: self.gather(feat_b) for name, feat_b in maps_b.items()}
 
     def add_gradients(self, parameters: Iterable[nn.Parameter], replicated: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients of all ranks in place. A parameter that some ranks left out (a layer dropped there) is zero
-        there; one that all left out keeps None, as with one process.
+        """Sum the gradients of all ranks in place. Where only some ranks left a parameter out (a layer dropped there),
+        it counts as zero there; where all did, it keeps None, as with one process.
 
         Args:
             parameters: all that are trained, in the same order on all ranks. replicated: those of modules that saw the
@@ -73,7 +75,8 @@ class Ranks:
         used = torch.tensor([p.grad is not None for p in trained], dtype=torch.int32, device=self.device)
         dist.all_reduce(used, dist.ReduceOp.MAX)
         grads: list[Tensor] = []
-        for parameter, anywhere in zip(trained, used.tolist(), strict=True):
+        used_anywhere: list[int] = used.tolist()
+        for parameter, anywhere in zip(trained, used_anywhere, strict=True):
             if anywhere and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             if parameter.grad is not None:
@@ -82,40 +85,41 @@ class Ranks:
             group = [grad for grad in grads if (grad.dtype, grad.device) == kind]
             flat = torch.cat([grad.reshape(-1) for grad in group])
             dist.all_reduce(flat)
-            for grad, part in zip(group, flat.split([grad.numel() for grad in group]), strict=True):
+            parts: tuple[Tensor, ...] = cast(Any, flat).split([grad.numel() for grad in group])
+            for grad, part in zip(group, parts, strict=True):
                 grad.copy_(part.view_as(grad))
 
-    def shared(self, value: Tensor) -> Tensor:
-        """The first rank's value, for figures that ranks may compute with other last bits."""
+    def broadcast(self, value: Tensor) -> Tensor:
+        """The first rank's value, for results that ranks may compute with different last bits."""
         if self.count == 1:
             return value
         sent = value.detach().to(self.device, copy=True).contiguous()
         dist.broadcast(sent, 0)
         return sent.to(value.device)
 
-    def agree(self, mine: bool) -> bool:
-        """The first rank's answer, where it hangs on files that only the first rank writes."""
-        return bool(self.shared(torch.tensor(int(mine))))
+    def agree(self, local: bool) -> bool:
+        """The first rank's answer, where it depends on files that only the first rank writes."""
+        return bool(self.broadcast(torch.tensor(int(local))))
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Wait until all ranks are here."""
         if self.count > 1:
             dist.barrier()
 
-    def share_states(self, *modules: nn.Module) -> None:
-        """Give all ranks the first one's parameters and buffers: code of one's own may draw from other generators."""
+    def broadcast_states(self, *modules: nn.Module) -> None:
+        """Give all ranks the first one's parameters and buffers: a user's code may draw from other generators."""
         if self.count == 1:
             return
         with torch.no_grad():
             for module in modules:
                 for tensor in module.state_dict().values():
-                    tensor.copy_(self.shared(tensor))
+                    tensor.copy_(self.broadcast(tensor))
 
     @contextmanager
-    def own_draws(self, device: torch.device, *parts: int) -> Generator[None]:
-        """Inside, torch's generators are seeded by `parts` and the rank's number, so that dropout differs from share
-        to share; outside they stay in step on all ranks, as the losses that draw need it. A process alone draws from
-        its generators as they are."""
+    def local_draws(self, device: torch.device, *parts: int) -> Generator[None]:
+        """Inside, torch's generators are seeded by `parts` and the rank's number, so that dropout differs from rank to
+        rank; outside they stay equal on all ranks, since some losses draw. A process alone uses its generators as they
+        are."""
         if self.count == 1:
             yield
             return
@@ -126,10 +130,10 @@ class Ranks:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, share_b: Tensor, number: int, count: int) -> Tensor:
-        ctx.number, ctx.size = number, len(share_b)
-        whole_B = share_b.new_empty((count * len(share_b), *share_b.shape[1:]))
-        dist.all_gather_into_tensor(whole_B, share_b.contiguous())
+    def forward(ctx: Any, local_b: Tensor, number: int, count: int) -> Tensor:
+        ctx.number, ctx.size = number, len(local_b)
+        whole_B = local_b.new_empty((count * len(local_b), *local_b.shape[1:]))
+        dist.all_gather_into_tensor(whole_B, local_b.contiguous())
         return whole_B
 
     @staticmethod
@@ -138,27 +142,27 @@ class _Gather(torch.autograd.Function):
 
 
 def synchronised(network: nn.Module, device: torch.device, ranks: Ranks) -> None:
-    """On CUDA, let the BatchNorms of a network take their statistics over all ranks' shares, in place."""
+    """On CUDA, make the BatchNorms of a network compute their statistics over the whole batch, in place."""
     if ranks.count > 1 and device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
 def refuse_batch_statistics(network: nn.Module, ranks: Ranks, where: str) -> None:
-    """Raise where a BatchNorm would take the statistics of one rank's share for those of the batch.
+    """Refuse a BatchNorm that would use the statistics of the local clips as those of the batch.
 
     Raises:
-        TrainingError: it says which, and what to do.
+        TrainingError: names the BatchNorm and says what to do.
     """
     names = list(_unsynchronised(network)) if ranks.count > 1 else []
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        message = f"{where}: BatchNorm {names[0]}{more} would take the statistics of one of {ranks.count} processes"
-        hint = "SyncBatchNorm wants CUDA: on the CPU use gpus: 1, or a network with GroupNorm"
+        message = f"{where}: BatchNorm {names[0]}{more} would use the statistics of one of {ranks.count} processes"
+        hint = "SyncBatchNorm needs CUDA: on the CPU use gpus: 1, or a network with GroupNorm"
         raise TrainingError(message, hint=hint)
 
 
 def _unsynchronised(network: nn.Module) -> Iterator[str]:
-    """BatchNorms that use a batch's statistics: in training, or always where they keep no others."""
+    """The BatchNorms that use the statistics of a batch: in training, or always where they keep none."""
     for name, module in network.named_modules():
         if not isinstance(module, _BatchNorm) or (isinstance(module, nn.SyncBatchNorm) and module.training):
             continue

@@ -1,4 +1,4 @@
-"""What changes over a phase: the learning rate, the weights of the losses, the ramps of the pairs."""
+"""Schedules over a phase: the learning rate, the weights of the losses, the ramps of the pairs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def loss_weight(loss: Loss, epoch: float, epochs: int) -> float:
     """The weight of a loss at `epoch` (from 0, with fractions) of a phase of `epochs`."""
     weight = loss.weight
     if loss.to is not None:
-        share = min(1.0, epoch / epochs)
-        share = share if loss.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * share))
-        weight += (loss.to - weight) * share
+        way = min(1.0, epoch / epochs)
+        way = way if loss.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * way))
+        weight += (loss.to - weight) * way
     return weight * min(1.0, epoch / loss.warmup_epochs) if loss.warmup_epochs else weight
 
 
 def ramp(place: int, epoch: float, epochs: float | None) -> float:
-    """r_j(e) = clip((e - j * ramp) / ramp, 0, 1): the share at which pair `place` (from 0) counts; 1 without a ramp."""
+    """r_j(e) = clip((e - j * ramp) / ramp, 0, 1): the factor of pair `place` (from 0); 1 without a ramp."""
     return 1.0 if epochs is None else min(1.0, max(0.0, (epoch - place * epochs) / epochs))

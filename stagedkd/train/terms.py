@@ -1,4 +1,4 @@
-"""The terms of a phase's loss: both networks run as far as needed, then each loss by its name.
+"""The losses of one step, unweighted: the student and its guides run as far as the phase needs, then each loss.
 
 Shape legend: B clips, 3 = RGB, C channels, T frames, H, W pixels, N classes; K student and M teacher substages.
 """
@@ -7,40 +7,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from stagedkd import losses
-from stagedkd.data.draws import uniform
-from stagedkd.data.mix import Batch, strong_view
-from stagedkd.data.views import fit_input
+from stagedkd.data.mix import Batch, as_input, strong_view
 from stagedkd.plan.work import PhaseWork
-from stagedkd.spec.schema import LOGIT_LOSSES, PAIRED_LOSSES, PROJECTED_LOSSES, Input, Loss, Losses
-from stagedkd.train.bridge import Bridge, Compared, pair_shares
-from stagedkd.train.phases import Route
+from stagedkd.spec.schema import LOGITS, PAIRED, Input, Loss, Losses, Own
+from stagedkd.train.adapters import FeatureAdapters, FeaturePair, pair_weights
+from stagedkd.train.guides import Forward, Guide, kept_guides
+from stagedkd.train.phases import ForwardPlan
 from stagedkd.train.ranks import Ranks
 from stagedkd.train.schedule import ramp
 
-Forward = Callable[..., tuple[dict[str, Tensor], Tensor | None]]
-OwnLoss = Callable[..., Tensor]
+UserLoss: TypeAlias = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A network as a step uses it: its `run`, compiled or not, what it makes of the shared view, and its weight among
-    several guides."""
+class StepModel:
+    """The student as a step uses it: its `run`, compiled or not, and what it makes of the shared view."""
 
     run: Forward
     input: Input | None = None
-    share: float = 1.0
 
 
 @dataclass(frozen=True)
-class Hop:
-    """What holds for all phases of a hop; see `Distill` of plan/work.py. `seed` draws the guides that are dropped and
+class DistillOptions:
+    """The options that hold for all phases of a hop; see `DistillWork`. `seed` draws the guides that are dropped and
     the strong views."""
 
     drop: float = 0.0
@@ -50,23 +46,23 @@ class Hop:
 
 
 @dataclass(frozen=True)
-class Cast:
-    """Who takes part in a step. `guides`: the teacher, then the others whose logits count; `own`: losses of one's own,
-    by their file; `ranks`: the processes that share the batch."""
+class StepModels:
+    """The modules that take part in a step. `guides`: the teacher, then the others whose logits count; `user_losses`:
+    losses of the user's own, by their file; `ranks`: the processes that share the batch."""
 
-    student: Seen
-    guides: tuple[Seen, ...]
-    bridge: Bridge
+    student: StepModel
+    guides: tuple[Guide, ...]
+    adapters: FeatureAdapters
     device: torch.device
-    hop: Hop = field(default_factory=Hop)
-    own: Mapping[str, OwnLoss] = field(default_factory=dict[str, OwnLoss])
+    options: DistillOptions = field(default_factory=DistillOptions)
+    user_losses: Mapping[str, UserLoss] = field(default_factory=dict[str, UserLoss])
     ranks: Ranks = field(default_factory=Ranks)
 
 
 @dataclass(frozen=True)
-class Moment:
-    """When a step is: the phase's number, the epoch of it (with fractions), the step of all; and the measured
-    correlation of substages, where a phase wants it."""
+class StepInfo:
+    """When a step is: the number of the phase, the epoch in it (with fractions), the step of the whole training; and
+    the measured correlation of substages, where the phase needs it."""
 
     phase: int = 0
     epoch: float = 0.0
@@ -74,171 +70,154 @@ class Moment:
     rho_KM: Tensor | None = None
 
 
-def loss_parts(cast: Cast, phase: PhaseWork, route: Route, batch: Batch, moment: Moment) -> dict[str, Tensor]:
-    """The unweighted losses of a phase by name, in the order of the schema. Losses on pairs are means over the pairs,
-    weighted by the hop's `pair_weights` and the phase's `ramp`. Of several ranks each has the losses of the whole
-    batch: networks run on its share of the clips, what they make is gathered."""
-    mine_B3THW = _shown(cast, batch.clip_B3THW, cast.student.input)
-    taps = tuple(route.student_taps.values())
-    feats, logits = _student(cast, mine_B3THW, moment, 0, upto=route.student_end, taps=taps, head=phase.head)
-    theirs, heard = _teachers(cast, route, batch, mine_B3THW, moment)
+def step_losses(
+    models: StepModels, phase: PhaseWork, plan: ForwardPlan, batch: Batch, info: StepInfo
+) -> dict[str, Tensor]:
+    """The unweighted losses of a step by name, in the order of the schema.
+
+    Losses on pairs are means over the pairs, weighted by the hop's `pair_weights` and the phase's `ramp`. Of several
+    ranks each has the losses of the whole batch: networks run on its local clips, and their outputs are gathered.
+    """
+    taps = tuple(plan.student_taps.values())
+    student_maps, student_BN = _run_student(
+        models, batch.view(models.student.input), info, 0, upto=plan.student_end, taps=taps, head=phase.head
+    )
+    teacher_maps, guide_logits = _run_guides(models, plan, batch, info)
     parts: dict[str, Tensor] = {}
     if phase.pairs:
-        student = {k: feats[name] for k, name in route.student_taps.items()}
-        teacher = {m: theirs[name] for m, name in route.teacher_taps.items()}
-        compared = cast.bridge.compare(phase, student, teacher, moment.rho_KM)
-        parts |= _feature_parts(cast, phase, compared, batch, moment)
+        student = {k: student_maps[name] for k, name in plan.student_taps.items()}
+        teacher = {m: teacher_maps[name] for m, name in plan.teacher_taps.items()}
+        pairs = models.adapters.compare(phase, student, teacher, info.rho_KM)
+        parts |= _feature_losses(models, phase, pairs, batch, info)
         if phase.losses.stage_cka:
-            rows = one_to_one(phase.pairs, moment.rho_KM)
+            rows = one_to_one(phase.pairs, info.rho_KM)
             maps = [student[k] for k, _ in rows], [teacher[m] for _, m in rows]
             parts["stage_cka"] = losses.stage_cka(*maps, **phase.losses.stage_cka.params)
-    for name in sorted(phase.losses.on(LOGIT_LOSSES)):
-        assert logits is not None
-        parts[name] = _logit_part(cast, name, phase.losses.named()[name], logits, heard, batch)
-    if logits is not None:
-        parts |= _label_parts(phase.losses, logits, batch)
+    for name in sorted(phase.losses.comparing(LOGITS)):
+        assert student_BN is not None
+        parts[name] = _logit_loss(models, name, phase.losses.named()[name], student_BN, guide_logits, batch)
+    if student_BN is not None:
+        parts |= _label_losses(phase.losses, student_BN, batch)
     if phase.losses.fixmatch:
-        assert logits is not None
-        strong_B3THW = _strong(cast, batch, moment)
-        _, strong_BN = _student(cast, strong_B3THW, moment, 1, upto=None, taps=(), head=True)
+        assert student_BN is not None
+        strong_B3THW = _strong_view(models, batch, info)
+        _, strong_BN = _run_student(models, strong_B3THW, info, 1, upto=None, taps=(), head=True)
         assert strong_BN is not None
-        parts["fixmatch"] = losses.fixmatch(strong_BN, logits, **phase.losses.fixmatch.params)
+        parts["fixmatch"] = losses.fixmatch(strong_BN, student_BN, **phase.losses.fixmatch.params)
     return {name: parts[name] for name in phase.losses.named()}
 
 
-def _student(
-    cast: Cast, clip_B3THW: Tensor, moment: Moment, view: int, **asked: Any
+def _run_student(
+    models: StepModels, view_B3THW: Tensor, info: StepInfo, view: int, **needed: Any
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """What the student makes of all ranks' clips. `view` 0 is the plain one, 1 the strong one: dropout draws anew."""
-    with cast.ranks.own_draws(cast.device, cast.hop.seed, moment.step, view):
-        feats, logits = cast.student.run(clip_B3THW, **asked)
-    return cast.ranks.gather_maps(feats), None if logits is None else cast.ranks.gather(logits)
+    """The student's feature maps and logits of the clips of all ranks. `view` is 0 for the plain view and 1 for the
+    strong one, so that dropout differs."""
+    ranks = models.ranks
+    with ranks.local_draws(models.device, models.options.seed, info.step, view):
+        maps, logits = models.student.run(view_B3THW, **needed)
+    return ranks.gather_maps(maps), None if logits is None else ranks.gather(logits)
 
 
-def _strong(cast: Cast, batch: Batch, moment: Moment) -> Tensor:
-    """The strong view of this rank's clips, as the student sees it."""
-    clip_B3THW, own = batch.clip_B3THW, cast.ranks.own(len(batch.labels_B))
-    made = strong_view(clip_B3THW, cast.hop.seed, moment.phase, moment.step, own.start, len(batch.labels_B))
-    return _shown(cast, made, cast.student.input)
+def _strong_view(models: StepModels, batch: Batch, info: StepInfo) -> Tensor:
+    """The strong view of this rank's clips, as the student's input."""
+    local, size = models.ranks.local_slice(len(batch.labels_B)), len(batch.labels_B)
+    clip_B3THW = strong_view(batch.clip_B3THW, models.options.seed, info.phase, info.step, local.start, size)
+    return as_input(clip_B3THW, models.student.input)
 
 
-def _shown(cast: Cast, clip_B3THW: Tensor, by: Input | None) -> Tensor:
-    """The shared view as a network sees it."""
-    made = fit_input(clip_B3THW, by)
-    return made.contiguous(memory_format=torch.channels_last_3d) if cast.device.type == "cuda" else made
-
-
-def _teachers(
-    cast: Cast, route: Route, batch: Batch, mine_B3THW: Tensor, moment: Moment
+def _run_guides(
+    models: StepModels, plan: ForwardPlan, batch: Batch, info: StepInfo
 ) -> tuple[dict[str, Tensor], list[tuple[Tensor, float]]]:
-    """The teacher's feature maps by block, and the logits of every guide that is kept in this step with its weight."""
-    theirs: dict[str, Tensor] = {}
-    heard: list[tuple[Tensor, float]] = []
-    if not route.needs_teacher:
-        return theirs, heard
-    kept = kept_guides(cast.hop.drop, len(cast.guides), cast.hop.seed, moment.step)
-    for i, guide in enumerate(cast.guides):
-        wanted = route.needs_teacher_logits and i in kept
-        taps = tuple(route.teacher_taps.values()) if i == 0 else ()
-        if not wanted and not taps:
+    """The teacher's feature maps by block, and the logits of every guide that counts in this step with its weight."""
+    teacher_maps: dict[str, Tensor] = {}
+    guide_logits: list[tuple[Tensor, float]] = []
+    if not plan.needs_teacher:
+        return teacher_maps, guide_logits
+    options = models.options
+    kept = kept_guides(options.drop, len(models.guides), options.seed, info.step)
+    for i, guide in enumerate(models.guides):
+        needs_logits = plan.needs_teacher_logits and i in kept
+        taps = tuple(plan.teacher_taps.values()) if i == 0 else ()
+        if not needs_logits and not taps:
             continue
-        same = cast.student.input == guide.input
-        view_B3THW = mine_B3THW if same else _shown(cast, batch.clip_B3THW, guide.input)
-        with torch.no_grad():
-            shares, logits = guide.run(view_B3THW, upto=None, taps=taps, head=wanted)
-        found = cast.ranks.gather_maps(shares)
-        logits = cast.ranks.gather(logits) if logits is not None else None
-        if cast.hop.shuffle:  # each clip is shown what belongs to the next one of the batch
-            found = {name: feat.roll(1, 0) for name, feat in found.items()}
-            logits = logits.roll(1, 0) if logits is not None else None
-        theirs |= found
-        if logits is not None:
-            heard.append((logits, guide.share))
-    return theirs, heard
-
-
-def kept_guides(drop: float, count: int, seed: int, step: int) -> frozenset[int]:
-    """Which of `count` guides speak in a step: each is left out with chance `drop`, one always stays (DGKD, Son et al.
-    2021)."""
-    if not drop:
-        return frozenset(range(count))
-    draws = uniform(seed, 99, step, np.arange(count + 1))
-    kept = frozenset(i for i in range(count) if draws[i] >= drop)
-    return kept or frozenset({int(draws[count] * count)})
+        outputs = guide.outputs(batch, taps, needs_logits)
+        if options.shuffle:
+            outputs = outputs.shuffled()
+        teacher_maps |= outputs.maps
+        if outputs.logits is not None:
+            guide_logits.append((outputs.logits, guide.weight))
+    return teacher_maps, guide_logits
 
 
 def one_to_one(pairs: Sequence[tuple[int, int]], rho_KM: Tensor | None) -> list[tuple[int, int]]:
-    """Each student substage once, with the teacher substage of the highest correlation, or the deepest one where none
-    is measured."""
-    found: list[tuple[int, int]] = []
+    """Each student substage once, with the teacher substage of the highest correlation, or with the deepest one where
+    none is measured."""
+    rows: list[tuple[int, int]] = []
     for k in sorted({k for k, _ in pairs}):
-        others = [m for own, m in pairs if own == k]
-        found.append((k, max(others, key=lambda m: float(rho_KM[k, m]) if rho_KM is not None else m)))
-    return found
+        teachers = [m for student, m in pairs if student == k]
+        rows.append((k, max(teachers, key=lambda m: float(rho_KM[k, m]) if rho_KM is not None else m)))
+    return rows
 
 
-def _logit_part(
-    cast: Cast, name: str, loss: Loss, logits_BN: Tensor, heard: Sequence[tuple[Tensor, float]], batch: Batch
+def _logit_loss(
+    models: StepModels,
+    name: str,
+    loss: Loss,
+    student_BN: Tensor,
+    guide_logits: Sequence[tuple[Tensor, float]],
+    batch: Batch,
 ) -> Tensor:
-    """The mean of a loss over the guides, weighted by their shares."""
-    if name == "file":
-        each = [share * _own(cast, loss)(logits_BN, theirs) for theirs, share in heard]
-    else:
-        labels = (batch.labels_B,) if name == "dkd" else ()
-        function = getattr(losses, name)
-        each = [share * function(logits_BN, theirs, *labels, **loss.params) for theirs, share in heard]
-    return torch.stack(each).sum() / sum(share for _, share in heard)
+    """The mean of a loss over the guides, by their weights."""
+    function = _function(models, name, loss)
+    labels = (batch.labels_B,) if loss.takes_labels else ()
+    each = [weight * function(student_BN, teacher_BN, *labels) for teacher_BN, weight in guide_logits]
+    return torch.stack(each).sum() / sum(weight for _, weight in guide_logits)
 
 
-def _label_parts(named: Losses, logits_BN: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """Losses on labels; of a mixed batch, each label counts by its share."""
+def _label_losses(named: Losses, student_BN: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """The losses on labels. In a mixed batch each label counts by its fraction."""
 
     def mixed(of: Callable[[Tensor | slice], Tensor]) -> Tensor:
         first = of(slice(None))
-        return first if batch.order_B is None else batch.share * first + (1 - batch.share) * of(batch.order_B)
+        return first if batch.order_B is None else batch.fraction * first + (1 - batch.fraction) * of(batch.order_B)
 
     parts: dict[str, Tensor] = {}
     if named.ce is not None:
         params = named.ce.params
-        parts["ce"] = mixed(lambda at: losses.ce(logits_BN, batch.labels_B[at], **params))
+        parts["ce"] = mixed(lambda at: losses.ce(student_BN, batch.labels_B[at], **params))
     if named.pseudo is not None:
         posterior_BN, accepted_B = batch.posterior_BN, batch.accepted_B
         assert posterior_BN is not None and accepted_B is not None
-        parts["pseudo"] = mixed(lambda at: losses.pseudo(logits_BN, posterior_BN[at], accepted_B[at]))
+        parts["pseudo"] = mixed(lambda at: losses.pseudo(student_BN, posterior_BN[at], accepted_B[at]))
     return parts
 
 
-def _feature_parts(
-    cast: Cast, phase: PhaseWork, compared: Sequence[Compared], batch: Batch, moment: Moment
+def _feature_losses(
+    models: StepModels, phase: PhaseWork, pairs: Sequence[FeaturePair], batch: Batch, info: StepInfo
 ) -> dict[str, Tensor]:
-    """Losses on pairs."""
-    ramps = [ramp(j, moment.epoch, phase.ramp) for j in range(len(compared))]
-    shares = [s * r for s, r in zip(pair_shares(compared, cast.hop.pair_weights), ramps, strict=True)]
+    """The losses on pairs of feature maps."""
+    ramps = [ramp(j, info.epoch, phase.ramp) for j in range(len(pairs))]
+    weights = [w * r for w, r in zip(pair_weights(pairs, models.options.pair_weights), ramps, strict=True)]
     parts: dict[str, Tensor] = {}
-    for name in sorted(phase.losses.on(PAIRED_LOSSES)):
+    for name in sorted(phase.losses.comparing(PAIRED)):
         loss = phase.losses.named()[name]
+        function = _function(models, name, loss)
         each: list[Tensor] = []
-        for pair, share in zip(compared, shares, strict=True):
-            mine = pair.lifted if name in PROJECTED_LOSSES else pair.student
-            assert mine is not None
-            each.append(share * _paired(cast, name, loss)(mine, pair.teacher))
+        for pair, weight in zip(pairs, weights, strict=True):
+            student = pair.projected if loss.compared == "projected" else pair.student
+            assert student is not None
+            each.append(weight * function(student, pair.teacher))
         parts[name] = torch.stack(each).mean()
     if phase.losses.crd:
         assert batch.rows_B is not None
-        deepest = compared[-1]
-        parts["crd"] = cast.bridge.contrast(phase)(deepest.student, deepest.teacher, batch.rows_B)
+        deepest = pairs[-1]
+        parts["crd"] = models.adapters.contrast(phase)(deepest.student, deepest.teacher, batch.rows_B)
     return parts
 
 
-def _paired(cast: Cast, name: str, loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+def _function(models: StepModels, name: str, loss: Loss) -> Callable[..., Tensor]:
+    """The function of a loss on logits or pairs, with its parameters: the user's own, or one of `losses`."""
     if name == "file":
-        return _own(cast, loss)
-    if name == "cka":
-        return lambda mine, theirs: 1 - losses.cka(mine.flatten(1), theirs.detach().flatten(1), **loss.params)
-    return lambda mine, theirs: getattr(losses, name)(mine, theirs, **loss.params)
-
-
-def _own(cast: Cast, loss: Loss) -> OwnLoss:
-    path, args = getattr(loss, "path"), getattr(loss, "args")  # noqa: B009
-    function = cast.own[path]
-    return lambda mine, theirs: function(mine, theirs, **args)
+        own = cast(Own, loss)
+        return partial(models.user_losses[own.path], **own.args)
+    return partial(losses.FUNCTIONS[name], **loss.params)

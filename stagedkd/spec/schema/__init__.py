@@ -16,12 +16,12 @@ from stagedkd.spec.schema.data import (
 )
 from stagedkd.spec.schema.distill import Distill, Phase, TeacherUse
 from stagedkd.spec.schema.losses import (
-    FEATURE_LOSSES,
-    LOGIT_LOSSES,
-    PAIRED_LOSSES,
-    PROJECTED_LOSSES,
-    RESPONSE_LOSSES,
-    TEACHER_LOSSES,
+    FEATURES,
+    LOGITS,
+    PAIRED,
+    PROJECTED,
+    RESPONSES,
+    WITH_TEACHER,
     Ce,
     Crd,
     GaussianW2,
@@ -66,12 +66,12 @@ from stagedkd.spec.schema.views import Augment, Clip, Input
 from stagedkd.spec.schema.whole import Evaluate, Spec
 
 __all__ = [
-    "FEATURE_LOSSES",
-    "LOGIT_LOSSES",
-    "PAIRED_LOSSES",
-    "PROJECTED_LOSSES",
-    "RESPONSE_LOSSES",
-    "TEACHER_LOSSES",
+    "FEATURES",
+    "LOGITS",
+    "PAIRED",
+    "PROJECTED",
+    "RESPONSES",
+    "WITH_TEACHER",
     "Arch",
     "Asymmetric",
     "Augment",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 from pydantic import Field, model_validator
 
@@ -13,11 +13,23 @@ Temperature: TypeAlias = Annotated[float, Field(gt=0, le=1000)]
 Factor: TypeAlias = Annotated[float, Field(ge=0, le=1000)]
 Samples: TypeAlias = Literal["auto", "positions", "batch"]
 
+# What a loss compares: the student's logits with labels; both networks' logits; each pair of feature maps, as they are
+# or with the student's channels projected to the teacher's; all pairs at once; the deepest pair alone.
+Compares: TypeAlias = Literal["labels", "logits", "paired", "projected", "substages", "deepest"]
+LOGITS: frozenset[Compares] = frozenset({"logits"})
+RESPONSES: frozenset[Compares] = frozenset({"labels", "logits"})  # these need the student's logits
+PROJECTED: frozenset[Compares] = frozenset({"projected"})
+PAIRED: frozenset[Compares] = frozenset({"paired", "projected"})
+FEATURES: frozenset[Compares] = frozenset({"paired", "projected", "substages", "deepest"})  # these need pairs
+WITH_TEACHER: frozenset[Compares] = LOGITS | FEATURES  # these need a teacher
+
 
 class Loss(Section):
     """A loss with its weight, which may change over the phase; a bare number is a constant weight."""
 
     bare: ClassVar[str | None] = "weight"
+    compares: ClassVar[Compares]  # every loss says it, or `compared` tells it from the loss's fields
+    takes_labels: ClassVar[bool] = False  # a loss on logits that is also given the labels
     weight: Weight = 1.0
     """Factor of the loss in the sum."""
     schedule: Literal["linear", "cosine"] | None = None
@@ -40,6 +52,22 @@ class Loss(Section):
             raise ValueError("schedule and to go together: {weight: 1, schedule: linear, to: 0}")
         return self
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if not {"compares", "compared"} & vars(cls).keys():
+            raise TypeError(f"the loss {cls.__name__} does not say what it compares: add compares = ...")
+
+    @property
+    def compared(self) -> Compares:
+        """What the loss compares."""
+        return self.compares
+
+    @property
+    def least_batch(self) -> int:
+        """The smallest batch, in clips, that the loss can be computed on."""
+        return 1
+
     @property
     def params(self) -> dict[str, Any]:
         """The arguments of the loss function: all fields but those of the weight and of one's own file."""
@@ -49,6 +77,8 @@ class Loss(Section):
 class Ce(Loss):
     """Cross-entropy on the given labels."""
 
+    compares = "labels"
+
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Label smoothing (Szegedy et al. 2016)."""
 
@@ -56,10 +86,14 @@ class Ce(Loss):
 class Pseudo(Loss):
     """Cross-entropy on refined labels, of the clips whose label was accepted; a mean over all clips of the batch."""
 
+    compares = "labels"
+
 
 class Fixmatch(Loss):
     """FixMatch, Sohn et al. 2020: cross-entropy of a strong view on the student's own class of the plain view, where
     that is sure enough. The student runs twice."""
+
+    compares = "labels"
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Probability from which the student's own class counts."""
@@ -68,6 +102,8 @@ class Fixmatch(Loss):
 class Kd(Loss):
     """Hinton et al. 2015: temperature^2 * KL(teacher || student)."""
 
+    compares = "logits"
+
     temperature: Temperature = 4.0
     """Divisor of the logits of both networks."""
 
@@ -75,6 +111,9 @@ class Kd(Loss):
 class Dkd(Loss):
     """Decoupled KD, Zhao et al. 2022: the target class apart from the others. A clip without a label takes the
     teacher's class as its target."""
+
+    compares = "logits"
+    takes_labels = True
 
     alpha: Factor = 1.0
     """Weight of the target against the rest."""
@@ -87,6 +126,8 @@ class Dkd(Loss):
 class Dist(Loss):
     """DIST, Huang et al. 2022: one minus the correlation of probabilities, of each clip and of each class."""
 
+    compares = "logits"
+
     beta: Factor = 1.0
     """Weight of the correlation over the classes of a clip."""
     gamma: Factor = 1.0
@@ -98,6 +139,8 @@ class Dist(Loss):
 class LogitStd(Loss):
     """KD on standardised logits, Sun et al. 2024."""
 
+    compares = "logits"
+
     temperature: Temperature = 2.0
     """Divisor of the standardised logits of both networks."""
 
@@ -105,17 +148,25 @@ class LogitStd(Loss):
 class Hint(Loss):
     """FitNets, Romero et al. 2015: mean squared error of the features."""
 
+    compares = "projected"
+
 
 class At(Loss):
     """Attention transfer, Zagoruyko & Komodakis 2017: squared difference of the attention maps."""
+
+    compares = "paired"
 
 
 class Review(Loss):
     """ReviewKD's hierarchical context loss, Chen et al. 2021: mean squared error on coarser and coarser grids."""
 
+    compares = "projected"
+
 
 class GaussianW2(Loss):
     """2-Wasserstein distance of channel Gaussians (our formulation; the feature part of WKD, Lv et al. 2024)."""
+
+    compares = "projected"
 
     gamma: Factor = 1.0
     """Weight of the means against the deviations; 1: the closed form, 2: WKD-F."""
@@ -126,12 +177,16 @@ class GaussianW2(Loss):
 class GaussianKl(Loss):
     """KL divergence of channel Gaussians (our formulation)."""
 
+    compares = "projected"
+
     samples: Samples = "auto"
     """Axis of the statistics: positions of a clip, or the batch; auto: positions where a map has more than one."""
 
 
 class Mmd(Loss):
     """Squared maximum mean discrepancy with RBF kernels (Gretton et al. 2012), a paired U-statistic."""
+
+    compares = "projected"
 
     bandwidths: Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Field(min_length=1, max_length=16)] = (
         0.5,
@@ -146,9 +201,13 @@ class Mmd(Loss):
 class Nst(Loss):
     """Neuron selectivity transfer, Huang & Wang 2017: MMD of the channels' maps with a polynomial kernel."""
 
+    compares = "paired"
+
 
 class Coral(Loss):
     """Deep CORAL, Sun & Saenko 2016: difference of covariances, and of means (our addition)."""
+
+    compares = "projected"
 
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the covariances' diagonal that is mixed in where there are no more samples than channels."""
@@ -156,6 +215,8 @@ class Coral(Loss):
 
 class SlicedW2(Loss):
     """Sliced 2-Wasserstein distance (Bonneel et al. 2015)."""
+
+    compares = "projected"
 
     directions: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Random directions of projection, drawn anew each step."""
@@ -166,36 +227,60 @@ class SlicedW2(Loss):
 class Sp(Loss):
     """Similarity-preserving, Tung & Mori 2019: squared difference of the batch's Gram matrices."""
 
+    compares = "paired"
+
 
 class Rkd(Loss):
     """Relational KD, Park et al. 2019: distances and angles between the clips of a batch."""
+
+    compares = "paired"
 
     alpha: Factor = 1.0
     """Weight of the distances."""
     beta: Factor = 2.0
     """Weight of the angles."""
 
+    @property
+    def least_batch(self) -> int:
+        return 2
+
 
 class Pkt(Loss):
     """Probabilistic knowledge transfer, Passalis & Tefas 2018: neighbourhoods within the batch."""
+
+    compares = "paired"
 
 
 class Cka(Loss):
     """One minus the linear centred kernel alignment of the batch (Kornblith et al. 2019)."""
 
+    compares = "paired"
+
     debiased: bool = True
     """The debiased estimator (Nguyen et al. 2021), for batches of 4 or more."""
+
+    @property
+    def least_batch(self) -> int:
+        return 4 if self.debiased else 2
 
 
 class StageCka(Loss):
     """Squared difference of the two networks' matrices of alignment between their own substages (our formulation)."""
 
+    compares = "substages"
+
     debiased: bool = True
     """The debiased estimator (Nguyen et al. 2021), for batches of 4 or more."""
+
+    @property
+    def least_batch(self) -> int:
+        return 4 if self.debiased else 2
 
 
 class Crd(Loss):
     """Contrastive representation distillation, Tian et al. 2020, on the deepest pair."""
+
+    compares = "deepest"
 
     embedding: Annotated[int, Field(ge=2, le=4096)] = 128
     """Width of the space in which features are compared."""
@@ -205,6 +290,10 @@ class Crd(Loss):
     """Divisor of the similarities."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Share of a remembered embedding that stays when its clip is seen."""
+
+    @property
+    def least_batch(self) -> int:
+        return 2
 
 
 class Own(Loss):
@@ -218,6 +307,10 @@ class Own(Loss):
     args: Mapping[str, Any] = Field(default_factory=dict[str, Any])
     """Arguments of `loss`."""
     digest: str = Field(default="", repr=False)  # set by the loader: SHA-256 of the file, which enters the key
+
+    @property
+    def compared(self) -> Compares:
+        return "logits" if self.on == "logits" else "paired"
 
 
 class Losses(Section):
@@ -281,25 +374,14 @@ class Losses(Section):
         found = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: loss for name, loss in found.items() if loss is not None}
 
-    def on(self, names: frozenset[str]) -> frozenset[str]:
-        """Those of `names` that are set. One's own loss goes by what it is `on`."""
-        own = f"file on {self.file.on}" if self.file else ""
-        return frozenset("file" if name == own else name for name in names & {*self.named(), own})
+    def comparing(self, kinds: Collection[Compares]) -> frozenset[str]:
+        """The names of the losses that are set and compare one of these kinds of things."""
+        return frozenset(name for name, loss in self.named().items() if loss.compared in kinds)
 
 
-LOGIT_LOSSES = frozenset({"kd", "dkd", "dist", "logit_std", "file on logits"})  # compare logits with the teacher's
-RESPONSE_LOSSES = frozenset({"ce", "pseudo", "fixmatch"}) | LOGIT_LOSSES  # need logits
-PROJECTED_LOSSES = frozenset(
-    {
-        "hint",
-        "review",
-        "gaussian_w2",
-        "gaussian_kl",
-        "mmd",
-        "coral",
-        "sliced_w2",
-    }
-)  # need equal channels
-PAIRED_LOSSES = frozenset({"at", "nst", "sp", "rkd", "pkt", "cka", "file on features"}) | PROJECTED_LOSSES  # each pair
-FEATURE_LOSSES = frozenset({"stage_cka", "crd"}) | PAIRED_LOSSES  # need pairs of substages
-TEACHER_LOSSES = LOGIT_LOSSES | FEATURE_LOSSES  # need a teacher
+def loss_sections() -> dict[str, type[Loss]]:
+    """The section of every loss, by the name that a spec gives it."""
+    found: dict[str, type[Loss]] = {}
+    for name, field in Losses.model_fields.items():
+        found[name] = next(arm for arm in get_args(field.annotation) if arm is not type(None))
+    return found

@@ -1,0 +1,152 @@
+"""One stage: from the store, or made under the lease of its key and published.
+
+Who does the work is handed in (`do`): `work_on` in this process, or a launcher in other processes. So this layer knows
+no launcher. Torch is loaded by the first kind of work that needs it.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Mapping
+from typing import assert_never
+
+from stagedkd.errors import StagedkdError, StoreError, TrainingError
+from stagedkd.plan.graph import Graph, Stage
+from stagedkd.plan.runtime import Runtime
+from stagedkd.plan.work import DistillWork, EvaluateWork, PrepareWork, RefineWork, TeachWork, WeakenWork
+from stagedkd.stages.context import Context, Do, Listener, Result, Session, Stop
+from stagedkd.stages.provenance import environment, several_environments
+from stagedkd.store.leases import Lease
+from stagedkd.store.manifest import manifest_of
+from stagedkd.store.store import Artifact, Store
+
+
+def work_on(context: Context) -> Result:
+    """Do the work of a stage in this process: the one place where a kind of work meets its function."""
+    work = context.stage.work
+    match work:
+        case PrepareWork():
+            from stagedkd.stages.prepare import prepare
+
+            return prepare(context, work)
+        case WeakenWork():
+            from stagedkd.stages.weaken import weaken
+
+            return weaken(context, work)
+        case TeachWork():
+            from stagedkd.stages.teach import teach
+
+            return teach(context, work)
+        case RefineWork():
+            from stagedkd.stages.refine import refine
+
+            return refine(context, work)
+        case DistillWork():
+            from stagedkd.stages.distill import distill
+
+            return distill(context, work)
+        case EvaluateWork():
+            from stagedkd.stages.evaluate import evaluate
+
+            return evaluate(context, work)
+        case _:
+            assert_never(work)
+
+
+def get_stage(
+    session: Session,
+    stage: Stage,
+    inputs: Mapping[str, Artifact],
+    store: Store,
+    *,
+    do: Do = work_on,
+    place: tuple[int, int] = (1, 1),
+    waiting: Callable[[], None] = lambda: None,
+) -> tuple[Artifact, bool]:
+    """Get the artifact of a stage from the store, or make it while this process holds the lease of its key.
+
+    Args:
+        inputs: the artifacts that the stage needs, by the names of their stages.
+        do: does the work. place: the stage's number, and of how many, for the listener.
+        waiting: called once if another run has the lease; it may raise.
+    Returns:
+        the artifact, and whether it was made just now.
+    Raises:
+        StagedkdError: the stage failed; what was finished stays. StoreError: its artifact is damaged.
+        Interrupted: a signal came; the same call resumes.
+    """
+    state = store.state(stage)
+    if state == "hit":
+        session.listener.stage(*place, stage, state)
+        artifact = store.artifact(stage)
+        artifact.verify()
+        return artifact, False
+    with store.held(stage, waiting, session.stop.check) as lease, session.stop.guarded(lease):
+        state = store.state(stage)
+        session.listener.stage(*place, stage, state)
+        if state != "hit":  # it may have been made while we waited
+            _make(session, stage, inputs, store, lease, do)
+        return store.artifact(stage), state != "hit"
+
+
+def get_alone(
+    graph: Graph, stage: Stage, runtime: Runtime, listener: Listener, stop: Stop, do: Do = work_on
+) -> tuple[Artifact, bool]:
+    """`get_stage` for one stage of a graph, with its inputs taken from the store.
+
+    Raises:
+        StoreError: the store lacks an input of the stage. Else what `get_stage` raises.
+    """
+    store = store_of(runtime)
+    inputs: dict[str, Artifact] = {}
+    if store.state(stage) != "hit":
+        for above in graph.inputs(stage).values():
+            if store.state(above) != "hit":
+                message = f"stage {stage.name} needs {above.name} ({above.folder}), which the store does not have"
+                raise StoreError(message, hint=f"stagedkd stage {above.identity[:12]} makes it")
+            inputs[above.name] = store.artifact(above)
+    session = Session(plan=graph, runtime=runtime, listener=listener, stop=stop)
+    return get_stage(session, stage, inputs, store, do=do)
+
+
+def store_of(runtime: Runtime) -> Store:
+    """The store that a runtime names."""
+    return Store(runtime.folder("store"), runtime.lease_seconds)
+
+
+def _make(session: Session, stage: Stage, inputs: Mapping[str, Artifact], store: Store, lease: Lease, do: Do) -> None:
+    """Do the work of a stage whose lease is held, and publish the artifact.
+
+    Raises:
+        StagedkdError: whatever went wrong, with the stage's name.
+    """
+    started = time.time()
+    try:
+        workspace, manifest = store.open(stage, lease), manifest_of(session.plan, stage)
+        context = Context(
+            plan=session.plan,
+            runtime=session.runtime,
+            listener=session.listener,
+            stop=session.stop,
+            stage=stage,
+            inputs={label: inputs[name] for label, name in stage.needs.items()},
+            workspace=workspace,
+            manifest=manifest,
+        )
+        result = do(context)
+        manifest = manifest.model_copy(update={"metrics": dict(result.metrics)})
+        times = {"started": started, "seconds": time.time() - started}
+        facts = {**times, **environment(), "compile": session.runtime.compile, **result.run}
+        facts |= several_environments(workspace.scratch)
+        store.publish(stage, workspace, manifest, facts, lease)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "free some space, then run the same command again" if full else "run the same command again"
+        raise StoreError(f"stage {stage.name}: {error}", hint=hint) from error
+    except StagedkdError:
+        raise
+    except Exception as error:
+        message = f"stage {stage.name} failed: {type(error).__name__}: {error}"
+        raise TrainingError(message, hint="run with -v for the traceback") from error
+    session.listener.finished(stage, time.time() - started)

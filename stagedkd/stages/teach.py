@@ -1,0 +1,41 @@
+"""Train one network by cross-entropy, or keep its weights as they are."""
+
+from __future__ import annotations
+
+import time
+
+from stagedkd.models.shapes import measure
+from stagedkd.plan.work import TeachWork
+from stagedkd.stages.context import Context, Result
+from stagedkd.stages.networks import build_or_refuse, new_network, save_network
+from stagedkd.stages.training import (
+    check_weights,
+    classes_of,
+    feed_of,
+    label_job,
+    naming_stage,
+    run_facts,
+    save_result,
+    training_device,
+)
+from stagedkd.train.compute import train_flops
+from stagedkd.train.loop import fit
+from stagedkd.train.phases import plan_forward
+
+
+def teach(context: Context, work: TeachWork) -> Result:
+    """Train a network on labels alone; without a phase, keep its weights as they are."""
+    classes, device = classes_of(context), training_device(context)
+    network = new_network(context, work.arch, classes, work.weights, work.seed)
+    check_weights(context, work.weights, work.arch)
+    if work.phase is None:
+        save_network(context, network)
+        return Result(metrics={"steps": 0, "labels": work.labels}, run=run_facts(device, 0.0))
+    feed = feed_of(context, work, work.labels, device)
+    job = label_job(context, network.to(device), work.phase, work.input, feed, device, context.workspace.scratch)
+    shape = measure(lambda: build_or_refuse(work.arch, classes, context.root), *work.clip.seen(work.input))
+    flops = train_flops(work.phase, plan_forward(work.phase, (), ()), feed.steps(work.phase), shape)
+    started = time.monotonic()
+    with naming_stage(context):
+        progress = fit(job)
+    return save_result(context, job, progress, started, {"labels": work.labels, "train_flops": flops})

@@ -1,0 +1,203 @@
+"""What all kinds of work that train have in common: the device, the clips, the job, the result."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# The type stubs of torch, safetensors and Parsl are incomplete.
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from stagedkd.data.draws import bits
+from stagedkd.errors import DataError, TrainingError
+from stagedkd.models.network import Network, channels_last
+from stagedkd.plan.work import DistillWork, PhaseWork, TeachWork, Weights
+from stagedkd.spec.schema import Arch, Input
+from stagedkd.stages.clips import open_source, workers
+from stagedkd.stages.context import Context, Result
+from stagedkd.stages.networks import device_of, save_network
+from stagedkd.stages.provenance import (
+    ENVIRONMENTS,
+    cpu,
+    differences,
+    environment,
+    read_environments,
+    write_environments,
+)
+from stagedkd.stages.tables import read_table
+from stagedkd.stages.weights import weights_file
+from stagedkd.store.manifest import file_digest
+from stagedkd.store.store import Artifact
+from stagedkd.train.feed import Feed, Refined
+from stagedkd.train.job import Execution, Job, Progress
+from stagedkd.train.ranks import Ranks
+from stagedkd.train.sinks import open_log
+from stagedkd.train.terms import DistillOptions
+
+
+def label_job(
+    context: Context,
+    network: Network,
+    phase: PhaseWork,
+    wanted: Input | None,
+    feed: Feed,
+    device: torch.device,
+    scratch: Path,
+) -> Job:
+    """The job of a training on labels alone."""
+    warn_of_half_precision(context, (phase,), device)
+    on_device(network, device)
+    execution = execution_of(context, device, scratch)
+    return Job(network, wanted, (phase,), feed, execution, options=DistillOptions(seed=feed.seed))
+
+
+def execution_of(context: Context, device: torch.device, scratch: Path) -> Execution:
+    """How the trainings of a stage are run."""
+    return Execution(
+        device=device,
+        scratch=scratch,
+        log=open_log(scratch, muted=not context.first),
+        compile=context.runtime.compile,
+        checkpoint_seconds=context.runtime.checkpoint_seconds,
+        interrupted=context.stop.get,
+        on_step=context.listener.step,
+        ranks=ranks_of(context, device),
+    )
+
+
+def on_device(network: Network, device: torch.device) -> Network:
+    """Move a network to the device, in the layout that is fast there."""
+    network.to(device)
+    if device.type == "cuda":
+        channels_last(network)
+    return network
+
+
+@contextmanager
+def naming_stage(context: Context) -> Generator[None]:
+    """Inside, training errors get the name of the stage."""
+    try:
+        yield
+    except TrainingError as error:
+        raise TrainingError(f"stage {context.stage.name}: {error.message}", hint=error.hint) from error
+
+
+def save_result(context: Context, job: Job, at: Progress, started: float, extra: Mapping[str, Any]) -> Result:
+    """Save the trained student and give the result of the stage.
+
+    Args:
+        at: from `fit`. started: by `time.monotonic`, when the training was started. extra: further metrics.
+    """
+    save_network(context, job.student)
+    used = int((job.feed.labels >= 0).sum())
+    metrics = {"steps": at.total, "labelled_clips": used, "clips": len(job.feed.clip_ids), **extra}
+    metrics["losses"] = {phase: dict(means) for phase, means in at.last.items()}
+    facts = run_facts(job.execution.device, time.monotonic() - started, at.waited, context.ranks)
+    return Result(metrics=metrics, run=facts)
+
+
+def training_device(context: Context) -> torch.device:
+    """Set threads and determinism, then give the device. A resumed stage keeps the number of threads that it was
+    started with, unless the number of processes has changed."""
+    scratch, note = context.workspace.scratch, context.listener.note
+    device, environments = device_of(context.runtime.device), read_environments(scratch)
+    ranks_of(context, device).wait()  # all decide by the same file: the first one writes when all have read
+    before = environments[-1] if environments else None
+    threads = context.runtime.used_threads
+    if before and before["gpus"] == context.ranks and before["threads"] != threads:
+        note(f"resuming with {before['threads']} threads, as this stage was started, not {threads}")
+        threads = int(before["threads"])
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    now = {**environment(), **_device_facts(device, context.ranks), "compile": context.runtime.compile}
+    other = differences(before, now, ("then", "now")) if before else []
+    if other:
+        note(f"resuming in a different environment; results may differ in the last bits: {'; '.join(other)}")
+    elif before is not None and not before:
+        unreadable = f"{scratch / ENVIRONMENTS} is unreadable"
+        note(f"cannot tell how this stage was started ({unreadable}); results may differ in the last bits")
+    if context.first:
+        write_environments(scratch, [*environments, now] if other or not before else environments)
+    return device
+
+
+def warn_of_half_precision(context: Context, phases: tuple[PhaseWork, ...], device: torch.device) -> None:
+    """Tell the listener where half precision is slower than fp32."""
+    half = sorted({phase.train.precision for phase in phases} - {"fp32"})
+    if half and device.type == "cpu":
+        context.listener.note(f"{' and '.join(half)} on the CPU runs without oneDNN, and slowly: fp32 is faster there")
+
+
+def classes_of(context: Context) -> int:
+    """Number of classes of the data set."""
+    text = context.inputs["data"].file("data.json").read_text("utf-8")
+    return len(json.loads(text)["classes"])
+
+
+def feed_of(
+    context: Context, work: TeachWork | DistillWork, labels: Literal["same", "all"], device: torch.device
+) -> Feed:
+    """The training clips with their labels, refined ones too where the stage has them."""
+    table = read_table(context.inputs["labels"].file("labels.parquet"))
+    numbers = np.array(table["clip"], np.int64)
+    given = np.array(table["label"], np.int64)
+    if labels == "all":  # the one training that may read the hidden truth, and every report says so
+        given = np.array(read_table(context.inputs["data"].file("truth.parquet"))["label"], np.int64)[numbers]
+    if not (given >= 0).any() and isinstance(work, TeachWork):
+        raise DataError("no training clip has a label", hint="raise labels.clean or labels.noisy")
+    source = open_source(context, context.inputs["data"], work.clip, device)
+    refined = read_refined(context.inputs["refined"]) if "refined" in context.inputs else None
+    views, threads = work.clip.views, workers(context.runtime)
+    return Feed(source, numbers, given, work.augment, order_seed(work.seed), views, threads, refined)
+
+
+def read_refined(artifact: Artifact) -> Refined:
+    """The labels of a round, in the order of the training clips."""
+    table = read_table(artifact.file("refined.parquet"))
+    return Refined(np.array(table["posterior"], np.float32), np.array(table["accepted"], np.bool_))
+
+
+def order_seed(seed: int) -> int:
+    """The seed of order and views."""
+    return int(bits(seed, 51).item() >> np.uint64(33))
+
+
+def check_weights(context: Context, weights: Weights | None, arch: Arch) -> None:
+    """Raises DataError: a weight file differs from the lock."""
+    if weights is None:
+        return
+    path = weights_file(weights.name, arch, context.runtime)
+    if file_digest(path) != weights.sha256:
+        raise DataError(f"{path} differs from stagedkd.lock", hint="restore the file, or: stagedkd lock SPEC")
+
+
+def ranks_of(context: Context, device: torch.device) -> Ranks:
+    """The processes that share a stage's trainings."""
+    return Ranks(context.rank, context.ranks, device)
+
+
+def run_facts(device: torch.device, seconds: float, waited: float = 0.0, ranks: int = 1) -> dict[str, Any]:
+    """Volatile facts for run.json; `waited` are the seconds of training that were spent making batches, `ranks` the
+    processes that shared it."""
+    return {
+        **_device_facts(device, ranks),
+        "train_seconds": seconds,
+        "data_seconds": waited,
+        "torch": torch.__version__,
+    }
+
+
+def _device_facts(device: torch.device, ranks: int) -> dict[str, Any]:
+    return {
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "gpus": ranks,
+    }

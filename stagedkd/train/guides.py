@@ -1,0 +1,76 @@
+"""Guides: what teaches the student in a hop. The live network is one; cached outputs or a file can be others.
+
+Shape legend: B clips of the whole batch, C channels, T frames, H, W positions, N classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stagedkd.data.draws import uniform
+from stagedkd.data.mix import Batch
+from stagedkd.spec.schema import Input
+from stagedkd.train.ranks import Ranks
+
+Forward: TypeAlias = Callable[..., tuple[dict[str, Tensor], Tensor | None]]  # `Network.run`, compiled or not
+
+
+@dataclass(frozen=True)
+class GuideOutputs:
+    """Feature maps (B, C, T, H, W) by block name, and logits (B, N) or None, of the whole batch, without gradients."""
+
+    maps: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    logits: Tensor | None = None
+
+    def shuffled(self) -> GuideOutputs:
+        """Each clip with the outputs for the next clip of the batch."""
+        maps = {name: feat_BCTHW.roll(1, 0) for name, feat_BCTHW in self.maps.items()}
+        return GuideOutputs(maps, None if self.logits is None else self.logits.roll(1, 0))
+
+
+class Guide(Protocol):
+    """What teaches the student. `weight` is its weight among several guides."""
+
+    @property
+    def weight(self) -> float: ...
+
+    def outputs(self, batch: Batch, maps: Sequence[str], logits: bool) -> GuideOutputs:
+        """The outputs for a batch.
+
+        Args:
+            batch: of several ranks, this rank's local clips; labels and rows are those of the whole batch.
+            maps: the blocks whose feature maps are needed. logits: whether logits are needed.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LiveGuide:
+    """A frozen network that runs in every step. Each rank runs it on its local clips; the outputs are gathered."""
+
+    run: Forward
+    input: Input | None = None
+    weight: float = 1.0
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def outputs(self, batch: Batch, maps: Sequence[str], logits: bool) -> GuideOutputs:
+        with torch.no_grad():
+            local_maps, local_logits = self.run(batch.view(self.input), upto=None, taps=tuple(maps), head=logits)
+        whole_logits = None if local_logits is None else self.ranks.gather(local_logits)
+        return GuideOutputs(self.ranks.gather_maps(local_maps), whole_logits)
+
+
+def kept_guides(drop: float, count: int, seed: int, step: int) -> frozenset[int]:
+    """The guides, of `count`, whose logits count in a step: each is left out with chance `drop`, and one always stays
+    (DGKD, Son et al. 2021)."""
+    if not drop:
+        return frozenset(range(count))
+    draws = uniform(seed, 99, step, np.arange(count + 1))
+    kept = frozenset(i for i in range(count) if draws[i] >= drop)
+    return kept or frozenset({int(draws[count] * count)})

@@ -1,0 +1,82 @@
+"""What one training needs, and where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stagedkd.models.network import Network
+from stagedkd.plan.work import Cut, PhaseWork
+from stagedkd.spec.schema import Input
+from stagedkd.train.adapters import FeatureAdapters
+from stagedkd.train.correlation import Probe
+from stagedkd.train.feed import Feed
+from stagedkd.train.guides import Guide
+from stagedkd.train.ranks import Ranks
+from stagedkd.train.sinks import EventLog
+from stagedkd.train.terms import DistillOptions, UserLoss
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How and where a training is run. `scratch` is the folder of its checkpoints; `interrupted` gives the number of a
+    signal that came, or None; `on_step` receives the progress of each step."""
+
+    device: torch.device
+    scratch: Path
+    log: EventLog
+    compile: bool = False
+    checkpoint_seconds: float = 5.0
+    interrupted: Callable[[], int | None] = lambda: None
+    on_step: Callable[[dict[str, Any]], None] = lambda _: None
+    ranks: Ranks = field(default_factory=Ranks)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    The student is on the device and initialised; `input` is what it makes of the shared view. `guides` teach it, the
+    teacher first; none where it is trained on labels alone. `probe` is there where a phase needs the correlation of
+    substages. `normalize`: each loss is divided by its mean over the first epoch of its phase.
+    """
+
+    student: Network
+    input: Input | None
+    phases: tuple[PhaseWork, ...]
+    feed: Feed
+    execution: Execution
+    guides: tuple[Guide, ...] = ()
+    adapters: FeatureAdapters = field(default_factory=FeatureAdapters)
+    cut: Cut = ()
+    teacher_cut: Cut = ()
+    options: DistillOptions = field(default_factory=DistillOptions)
+    user_losses: Mapping[str, UserLoss] = field(default_factory=dict[str, UserLoss])
+    normalize: bool = False
+    probe: Probe | None = None
+
+
+@dataclass
+class Progress:
+    """Where a training stands.
+
+    `step` counts in the phase, `total` over all phases. `seconds` is the training time, `waited` the part of it that
+    was spent on making batches. `sums` are the sums of the losses over `summed` steps of this epoch, `last` the means
+    of the last epoch of each phase. `rho` is the last measured correlation of substages. `scales` holds the sum and the
+    number of values of each loss in the first epoch of the phase.
+    """
+
+    phase: int = 0
+    step: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict[str, float])
+    summed: int = 0
+    last: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    rho: list[list[float]] | None = None
+    scales: dict[str, list[float]] = field(default_factory=dict[str, list[float]])

@@ -1,0 +1,55 @@
+"""Where the events of a training go. A new sink is one class here, and one entry in `open_log`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Sink(Protocol):
+    """Receives the events of a training. `docs/extending.md` lists the events with their fields."""
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Take one event. `fields` are plain JSON values."""
+        ...
+
+
+class EventLog:
+    """The sink that every training has: a file of JSON lines, {"event": name, "time": seconds since 1970, ...}. It
+    passes each event on to further sinks.
+
+    A `muted` log writes nothing: of several processes that share a training, the first one alone writes.
+    """
+
+    def __init__(self, path: Path, *, muted: bool = False, sinks: Sequence[Sink] = ()) -> None:
+        self.path, self.muted, self.sinks = path, muted, tuple(sinks)
+        if not muted:
+            path.touch()
+
+    def write(self, event: str, **fields: Any) -> None:
+        if self.muted:
+            return
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, allow_nan=False)
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+        for sink in self.sinks:
+            sink.write(event, **fields)
+
+    def size(self) -> int:
+        """Bytes written so far. A checkpoint notes it, so that a resumed run repeats no event in the file."""
+        return self.path.stat().st_size
+
+    def truncate(self, size: int) -> None:
+        """Drop the events that were written after a checkpoint."""
+        if self.muted:
+            return
+        with self.path.open("rb+") as stream:
+            stream.truncate(size)
+
+
+def open_log(folder: Path, *, muted: bool = False) -> EventLog:
+    """The event log of a training in `folder`, with all sinks."""
+    return EventLog(folder / "events.jsonl", muted=muted, sinks=())
