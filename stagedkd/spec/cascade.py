@@ -23,7 +23,7 @@ def assistants(spec: Spec) -> tuple[Student, ...]:
 def _widened(spec: Spec, share: float) -> Student:
     """The student's shape at another width, without its training settings: tuning the student moves no assistant."""
     student, total = spec.student, spec.teacher.trunk_params
-    assistant = student.widened(share * (total or 0))
+    assistant = student.widened(share * (total or 0))  # an unknown total is refused below, after the family
     if assistant is None:
         raise ValueError(f"shares widen a resnet3d; this student is {student.arch}: list its assistants in full")
     if total is None:

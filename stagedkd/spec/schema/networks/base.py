@@ -31,8 +31,8 @@ class UserFiles:
 
 class Architecture(Section):
     """Base of the architectures: the facts that a plan needs of a network, without building it. A family must define
-    every member; a class that leaves one out fails at import. No member may bear the name of a family's field: pydantic
-    would take it for that field's default, which would change keys."""
+    every member; a class that leaves one out fails at import. So does one that has a field of a member's name: pydantic
+    would take the member for the field's default, which would change keys."""
 
     @property
     @abstractmethod
@@ -110,8 +110,10 @@ class Architecture(Section):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
+        if clashes := sorted(Architecture.__abstractmethods__ & cls.model_fields.keys()):
+            raise TypeError(f"{cls.__name__} must name these fields otherwise: {', '.join(clashes)}; see Architecture")
         if missing := sorted(cls.__abstractmethods__):
-            raise TypeError(f"{cls.__name__} must define {', '.join(missing)}: see {__name__}.Architecture")
+            raise TypeError(f"{cls.__name__} must define {', '.join(missing)}; see Architecture")
 
 
 class NetworkFields(Section):
