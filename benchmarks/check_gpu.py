@@ -26,7 +26,8 @@ from stagedkd.models.torchvision_video import torchvision_video
 from stagedkd.models.tsm import tsm
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.spec.schema import Domain, Simulated
-from stagedkd.spec.zoo import TSM, ZOO
+from stagedkd.spec.schema.networks.torchvision import ZOO
+from stagedkd.spec.schema.networks.tsm import TSM
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ["teacher.epochs=4", "distill.phases.joint.epochs=3", "cascade=[]"]

@@ -23,8 +23,9 @@ from stagedkd.models.shapes import measure
 from stagedkd.plan.graph import Plan
 from stagedkd.plan.work import DistillWork, PhaseWork, RefineWork, TeachWork
 from stagedkd.spec.load import load_experiment
-from stagedkd.spec.pairing import band, matching, strides
-from stagedkd.spec.schema import Augment, Clip, Kd, Losses, Resnet3dTeacher, TorchvisionTeacher, Train
+from stagedkd.spec.pairing import band, matching
+from stagedkd.spec.schema import Augment, Clip, Kd, Losses, Train
+from stagedkd.spec.schema.networks import Resnet3dTeacher, TorchvisionTeacher
 from stagedkd.train.adapters import FeatureAdapters, FeaturePair, Fusion, pair_weights
 from stagedkd.train.compute import hop_flops, train_flops
 from stagedkd.train.correlation import Probe
@@ -104,10 +105,10 @@ def test_plain_strides_are_those_of_the_built_networks(arch: str) -> None:
     network = TorchvisionTeacher.model_validate({"arch": arch, "epochs": 1})
     size = 224
     maps = measure(lambda: build(network, 4, root=REPO), 16, size).maps  # type: ignore[arg-type]
-    assert strides(network) == {name: size // shape[2] for name, shape in maps.items()}
+    assert network.strides == {name: size // shape[2] for name, shape in maps.items()}
     own = Resnet3dTeacher(arch="resnet3d", blocks=(1, 1, 1), epochs=1)
     shapes = measure(lambda: build(own, 4, root=REPO), 8, 64).maps  # type: ignore[arg-type]
-    assert strides(own) == {name: 64 // shape[2] for name, shape in shapes.items()}
+    assert own.strides == {name: 64 // shape[2] for name, shape in shapes.items()}
 
 
 @pytest.mark.parametrize(

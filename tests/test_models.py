@@ -18,8 +18,10 @@ from stagedkd.models.network import Network
 from stagedkd.models.resnet3d import resnet3d
 from stagedkd.models.shapes import measure
 from stagedkd.models.torchvision_video import meta_trunk_params, torchvision_video
-from stagedkd.spec.schema import FileArch, TorchvisionArch
-from stagedkd.spec.zoo import ZOO, merge_cut, resnet3d_trunk_params, width_for
+from stagedkd.spec.schema.networks import FileArch, TorchvisionArch
+from stagedkd.spec.schema.networks.base import merge_cut
+from stagedkd.spec.schema.networks.resnet3d import resnet3d_trunk_params, width_for
+from stagedkd.spec.schema.networks.torchvision import ZOO
 from tests.conftest import OWN_NET
 
 SIZE = {"mvit": (16, 224), "swin3d": (8, 64), "s3d": (16, 64), "resnet": (8, 32)}

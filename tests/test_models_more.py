@@ -28,10 +28,9 @@ from stagedkd.models.tsm import temporal_shift, tsm
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.plan.work import DistillWork, TeachWork
-from stagedkd.report.collect import describe
-from stagedkd.spec.cuts import natural_cut
-from stagedkd.spec.schema import HfArch, HfStudent, TsmArch, TsmStudent
-from stagedkd.spec.zoo import TSM, transformer_cut
+from stagedkd.spec.schema.networks import HfArch, HfStudent, TsmArch, TsmStudent
+from stagedkd.spec.schema.networks.hf import transformer_cut
+from stagedkd.spec.schema.networks.tsm import TSM
 from tests.tools import file_bytes
 
 BACKBONES = [
@@ -166,7 +165,7 @@ def test_the_zoo_says_what_tsm_is(backbone: str) -> None:
         {id(p) for p in inside}
     )
     built = TsmStudent(arch="tsm", backbone=backbone)  # pyright: ignore[reportArgumentType]
-    assert natural_cut(built) == entry.stages
+    assert built.natural_cut == entry.stages
 
 
 def test_every_backbone_builds_by_name() -> None:
@@ -355,7 +354,7 @@ def test_layers_are_cut_into_four_equal_runs() -> None:
         12: [4, 3, 3, 3],
         24: [7, 6, 6, 6],
     }
-    cut = natural_cut(HfStudent(arch="hf", model="a/b", layers=12))
+    cut = HfStudent(arch="hf", model="a/b", layers=12).natural_cut
     assert cut[0] == ("stem", "layer1", "layer2", "layer3") and cut[3] == ("layer10", "layer11", "layer12")
 
 
@@ -521,7 +520,7 @@ def test_a_spec_of_both_is_compiled_and_measured(project: Path) -> None:
     assert isinstance(teacher, TeachWork) and isinstance(student, DistillWork)
     assert isinstance(teacher.arch, HfArch) and isinstance(student.arch, TsmArch) and student.arch.shift == 0.125
     assert student.cut == TSM["mobilenet_v3_small"].stages and student.teacher_cut == transformer_cut(5)
-    assert describe(teacher) == "hf net" and describe(student) == "tsm mobilenet_v3_small"
+    assert teacher.arch.title == "hf net" and student.arch.title == "tsm mobilenet_v3_small"
     found = preflight(plan, project)
     assert [pair.teacher for pair in found.pairs] == [(24, 2, 2, 2)] * 4
     assert [pair.student for pair in found.pairs] == [(16, 4, 4, 4), (24, 4, 2, 2), (48, 4, 1, 1), (576, 4, 1, 1)]

@@ -14,6 +14,8 @@ from stagedkd import load_spec
 from stagedkd.errors import SpecError, UsageError
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.spec.load import Experiment, load_experiment
+from stagedkd.spec.schema import Architecture
+from stagedkd.spec.schema.networks import Resnet3dArch, TsmArch
 from stagedkd.spec.yaml import parse_yaml
 from tests.broken import BROKEN
 from tests.conftest import OWN_NET, REPO, TINY
@@ -227,6 +229,24 @@ def test_what_yaml_writes_is_read_back(value: object) -> None:
     found = parse_yaml(text, "x.yaml").plain()["value"]
     expected = _tuples(pyyaml.safe_load(text)["value"])
     assert found == expected or _differs_only_by_schema(text)
+
+
+def test_a_family_that_leaves_a_fact_out_fails_at_import() -> None:
+    facts = {name: vars(TsmArch)[name] for name in Architecture.__abstractmethods__}
+    assert len(facts) == 13 and type("Whole", (Architecture,), {**facts})  # pydantic writes into what it is given
+    for name in facts:
+        rest = {other: fact for other, fact in facts.items() if other != name}
+        with pytest.raises(TypeError, match=f"^Partial must define {name}; see Architecture"):
+            type("Partial", (Architecture,), rest)
+    with pytest.raises(TypeError, match="must define block_names, fixed_input, "):
+        type("Empty", (Architecture,), {})
+
+
+@pytest.mark.filterwarnings("ignore:Field name")
+def test_no_field_bears_the_name_of_a_fact() -> None:
+    for base in (Architecture, Resnet3dArch):
+        with pytest.raises(TypeError, match=r"^Titled must name these fields otherwise: title"):
+            type("Titled", (base,), {"__annotations__": {"title": str}})
 
 
 def _tuples(value: object) -> object:

@@ -502,7 +502,7 @@ def test_reproduce_refuses_what_it_cannot_trust(tiny: tuple[Store, Plan], projec
     from stagedkd.experiment.reproduce import graph_of, manifest_in, require_inputs, seek
     from stagedkd.plan.runtime import load_runtime
     from stagedkd.plan.work import DistillWork
-    from stagedkd.spec.schema import FileArch
+    from stagedkd.spec.schema.networks import FileArch
 
     store, plan = tiny
     for what, words in ((project / "nowhere", "there is no"), (project / "specs", "no result")):

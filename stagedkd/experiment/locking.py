@@ -11,8 +11,7 @@ from stagedkd.data.fingerprint import HashMemo, fingerprint, require_equal
 from stagedkd.errors import LockError, UsageError
 from stagedkd.plan.lock import Lock, data_id, read_lock, write_lock
 from stagedkd.plan.runtime import Runtime
-from stagedkd.spec.schema import Simulated, Spec
-from stagedkd.spec.zoo import is_weight_file
+from stagedkd.spec.schema import Simulated, Spec, is_weight_file
 from stagedkd.stages.weights import all_weights, weights_file
 from stagedkd.store.manifest import file_digest
 

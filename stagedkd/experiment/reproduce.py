@@ -20,8 +20,8 @@ from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.lock import Lock, data_id, read_lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import DistillWork, EvaluateWork, PrepareWork, RefineWork, TeachWork, Work
-from stagedkd.spec.hub import HUB, put_model_digest
-from stagedkd.spec.schema import Clip, FileArch, HfArch, Own, Videos
+from stagedkd.spec.schema import Architecture, Clip, Own, Videos
+from stagedkd.spec.schema.networks.base import UserFiles
 from stagedkd.stages.context import Listener
 from stagedkd.stages.provenance import describe_environments, differences
 from stagedkd.stages.weights import weights_file
@@ -236,20 +236,30 @@ def _sections(value: Any) -> Iterator[BaseModel]:
 
 def _require_own(section: BaseModel, root: Path) -> None:
     """Own code and model folders, by their digests."""
-    if isinstance(section, FileArch | Own):
-        path = (root / section.path).resolve()
-        if not path.is_relative_to(root.resolve()):
-            raise UsageError(f"{section.path} is outside the project's folder {root}: it is not run")
-        if not path.is_file():
-            raise UsageError(f"your own code {section.path} is not here", hint=f"put it at {path}")
-        if file_digest(path) != section.digest:
-            hint = f"restore the file whose SHA-256 starts with {section.digest[:16]}"
-            raise LockError(f"{section.path} is not the file that this was made of", hint=hint)
-    if isinstance(section, HfArch) and not section.digest.startswith(HUB):
-        values: dict[str, Any] = {"model": section.model, "pretrained": section.pretrained}
-        fault, hint = put_model_digest(values, root, lambda file: file_digest(file) if file.is_file() else None)
-        if fault or values.get("digest") != section.digest:
-            raise LockError(fault or f"the model {section.model} is not the one that this was made of", hint=hint)
+    if isinstance(section, Own):
+        _require_code(UserFiles(section.path, section.digest, code=True), root)
+    if not isinstance(section, Architecture) or section.user_files is None:
+        return
+    files = section.user_files
+    if files.code:
+        _require_code(files, root)
+        return
+    values = section.model_dump(exclude={"digest"})
+    _, fault, hint = section.put_digest(values, root, lambda file: file_digest(file) if file.is_file() else None)
+    if fault or values.get("digest") != files.digest:
+        raise LockError(fault or f"the model {files.path} is not the one that this was made of", hint=hint)
+
+
+def _require_code(files: UserFiles, root: Path) -> None:
+    """The user's code at `files.path`, inside the project and by its digest."""
+    path = (root / files.path).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise UsageError(f"{files.path} is outside the project's folder {root}: it is not run")
+    if not path.is_file():
+        raise UsageError(f"your own code {files.path} is not here", hint=f"put it at {path}")
+    if file_digest(path) != files.digest:
+        hint = f"restore the file whose SHA-256 starts with {files.digest[:16]}"
+        raise LockError(f"{files.path} is not the file that this was made of", hint=hint)
 
 
 def _with_files(lock: Lock, data: Videos, expected: str, runtime: Runtime) -> Lock:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stagedkd.errors import DataError
 from stagedkd.models.network import Anatomy, Network
 from stagedkd.models.resnet3d import resnet3d
-from stagedkd.spec.schema import Arch, FileArch, HfArch, Resnet3dArch, TorchvisionArch, TsmArch
+from stagedkd.spec.schema.networks import Arch, FileArch, HfArch, Resnet3dArch, TorchvisionArch, TsmArch
 
 HEAD_NAMES = ("fc.", "head.", "classifier.")
 
@@ -48,6 +48,20 @@ def build(arch: Arch, classes: int, *, root: Path) -> Network:
             return _own(arch, classes, root)
         case _:
             assert_never(arch)
+
+
+def load_pretrained(network: Network, arch: Arch, root: Path) -> list[str]:
+    """Put the weights of `arch.pretrained_from` into a network that `build` made of `arch`.
+
+    Returns:
+        the names of the head's tensors that were left as they are.
+    Raises:
+        DataError: the weights cannot be read, or are not all there. UsageError: see `build`.
+    """
+    assert isinstance(arch, HfArch), "no other family comes with weights"
+    from stagedkd.models import hf  # transformers takes seconds to import
+
+    return hf.load_pretrained(network, arch, root)
 
 
 _loaded = itertools.count()

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from stagedkd.errors import DataError, UsageError
 from stagedkd.models.network import Anatomy, Network, State
-from stagedkd.spec.hub import HUB
-from stagedkd.spec.schema import HfArch
+from stagedkd.spec.schema.networks.hf import HUB, HfArch
 
 INSTALL = "pip install 'stagedkd[hf]'"
 

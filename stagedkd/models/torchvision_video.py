@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from stagedkd.models.network import Anatomy, Network, State
-from stagedkd.spec.zoo import ZOO
+from stagedkd.spec.schema.networks.torchvision import ZOO
 
 # The last layer of each family: what is replaced for another number of classes.
 HEADS = {"resnet": "fc", "s3d": "classifier.1", "mvit": "head.1", "swin3d": "head"}
@@ -104,11 +104,6 @@ def _finish_mvit(net: nn.Module, state: State) -> Tensor:
 def _other_for_mvit(size: tuple[int, int, int]) -> str:
     frames, height, width = size
     return "" if size == (16, 224, 224) else f"mvit runs at 16x224x224 only, not {frames}x{height}x{width}"
-
-
-def head_prefix(arch: str) -> str:
-    """The name in the state dict before which the replaced layer's weights stand."""
-    return HEADS[ZOO[arch].family] + "."
 
 
 def meta_trunk_params(arch: str) -> int:

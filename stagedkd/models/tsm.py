@@ -19,7 +19,7 @@ from torchvision.models.mobilenetv3 import InvertedResidual as InvertedResidualV
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from stagedkd.models.network import Anatomy, Network, State
-from stagedkd.spec.zoo import TSM
+from stagedkd.spec.schema.networks.tsm import TSM
 
 # The index in `features` behind the last module of each stage; features.0 is the stem.
 STAGE_ENDS = {
@@ -33,7 +33,7 @@ def tsm(backbone: str, shift: float, classes: int) -> Network:
     """A TSM network, randomly initialised, with `classes` outputs.
 
     Args:
-        backbone: a key of `spec.zoo.TSM`.
+        backbone: a key of `spec.schema.networks.tsm.TSM`.
         shift: share of channels that moves each way, in [0, 0.5]; the paper's is 1/8.
     """
     net = cast(nn.Module, get_model(backbone, weights=None, num_classes=classes))

@@ -27,7 +27,7 @@ from stagedkd.spec.cascade import assistants
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.families import class_names, mirror_pairs
 from stagedkd.spec.load import Experiment
-from stagedkd.spec.pairing import Matching, matching, strides
+from stagedkd.spec.pairing import Matching, matching
 from stagedkd.spec.rules import warnings
 from stagedkd.spec.schedule import phase_epochs
 from stagedkd.spec.schema import (
@@ -37,7 +37,6 @@ from stagedkd.spec.schema import (
     Augment,
     Ce,
     Clip,
-    HfArch,
     InstanceDependent,
     Losses,
     Phase,
@@ -100,8 +99,8 @@ class _Compiler:
         for name in networks:
             self._evaluate(name, data)
         for network in (*row, *spec.co_teachers):
-            if isinstance(network, HfArch) and network.pretrained and network.digest.startswith("hub:"):
-                self._note(f"{network.model} is known by its name alone: what its owner changes changes no key")
+            if model := network.unpinned_model:
+                self._note(f"{model} is known by its name alone: what its owner changes changes no key")
         self.notes += [message for message, _, _ in warnings(spec)]
         return Plan(spec.name, self.lock, tuple(self.stages.values()), spec.clip, spec, tuple(self.notes))
 
@@ -273,7 +272,7 @@ class _Compiler:
     def _say_of(self, row: Sequence[Teacher | Student]) -> None:
         """What a hop cannot do as it is asked."""
         distill = self.spec.distill
-        unknown = [network.arch for network in row[-2:] if strides(network) is None]
+        unknown = [network.arch for network in row[-2:] if network.strides is None]
         if distill.pairing == "stride" and unknown and self._pairs_needed():
             self._note(f"strides of {unknown[0]} are not known to the plan: substages are paired by depth")
         if distill.guides == "dense" and not assistants(self.spec) and not self.spec.co_teachers:

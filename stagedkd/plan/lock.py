@@ -10,8 +10,7 @@ from pydantic import Field, ValidationError
 
 from stagedkd.errors import LockError
 from stagedkd.files import write_whole
-from stagedkd.spec.schema import Arch, Data, Kinetics, NetworkFields, Section, Simulated, TorchvisionArch, TsmArch
-from stagedkd.spec.zoo import is_weight_file
+from stagedkd.spec.schema import Architecture, Data, Kinetics, Section, Simulated, is_weight_file
 
 
 class DataLock(Section):
@@ -47,12 +46,11 @@ def data_id(data: Data) -> str | None:
     return f"{data.kind}:{data.path}{part}"
 
 
-def weights_id(name: str, arch: Arch | NetworkFields) -> str:
+def weights_id(name: str, arch: Architecture) -> str:
     """The name of `weights: name` in the lock: a path as it is; a torchvision name behind that of its network, since
     IMAGENET1K_V1 is a file for each."""
-    if isinstance(arch, TorchvisionArch | TsmArch) and not is_weight_file(name):
-        return f"{arch.backbone if isinstance(arch, TsmArch) else arch.arch}/{name}"
-    return name
+    owner = arch.torchvision_name
+    return name if owner is None or is_weight_file(name) else f"{owner}/{name}"
 
 
 def read_lock(path: Path) -> Lock:

@@ -176,7 +176,7 @@ def _network(stage: Stage, trained: Artifact, evaluated: Artifact) -> NetworkRes
     clips = int(seen["clips"])
     return NetworkResult(
         name=stage.name,
-        arch=describe(stage.work),
+        arch=stage.work.arch.title,
         top1=seen["top1"],
         interval=wilson(round(seen["top1"] * clips), clips),
         top5=seen.get("top5"),
@@ -193,18 +193,6 @@ def _network(stage: Stage, trained: Artifact, evaluated: Artifact) -> NetworkRes
         latency=(evaluated.run or {}).get("latency_seconds"),
         key=trained.manifest.key,
     )
-
-
-def describe(work: TeachWork | DistillWork) -> str:
-    """A network in a few words."""
-    arch = work.arch
-    if arch.arch == "resnet3d":
-        return f"resnet3d w{arch.width} {'-'.join(map(str, arch.blocks))}" + (
-            "" if arch.conv == "full" else f" {arch.conv}"
-        )
-    if arch.arch == "tsm":
-        return f"tsm {arch.backbone}" + ("" if arch.shift == 0.125 else f" shift {arch.shift:g}")
-    return arch.path if arch.arch == "file" else f"hf {arch.model}" if arch.arch == "hf" else arch.arch
 
 
 def read_correlations(trained: Mapping[str, Artifact]) -> dict[str, Correlation]:

@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
-from stagedkd.spec.schema import FileArch, HfArch, NetworkFields, Resnet3dArch, TorchvisionArch, TsmArch
-from stagedkd.spec.zoo import TSM, ZOO, merge_cut, resnet3d_blocks, transformer_blocks, transformer_cut
-
-Cut: TypeAlias = tuple[tuple[str, ...], ...]
+from stagedkd.spec.schema import Student, Teacher
+from stagedkd.spec.schema.networks.base import Cut, merge_cut
 
 
-def block_names(network: NetworkFields) -> tuple[str, ...] | None:
-    """The blocks of a network, in order, without the head; None for one's own file, known only when it is built."""
-    if isinstance(network, Resnet3dArch):
-        return resnet3d_blocks(network.blocks)
-    if isinstance(network, TorchvisionArch):
-        return ZOO[network.arch].blocks
-    if isinstance(network, TsmArch):
-        return TSM[network.backbone].blocks
-    return transformer_blocks(network.layers) if isinstance(network, HfArch) else None
-
-
-def natural_cut(network: NetworkFields) -> Cut:
-    """The finest automatic cut: a substage wherever stride or width changes, of a transformer four equal runs of
-    layers; () for one's own file."""
-    if isinstance(network, TorchvisionArch):
-        return ZOO[network.arch].stages
-    if isinstance(network, TsmArch):
-        return TSM[network.backbone].stages
-    if isinstance(network, HfArch):
-        return transformer_cut(network.layers)
-    names = block_names(network)
-    return () if names is None else ((names[0], names[1]), *((name,) for name in names[2:]))
-
-
-def student_cut(network: NetworkFields) -> Cut:
+def student_cut(network: Teacher | Student) -> Cut:
     """The declared substages, else the natural cut."""
-    return network.substages or natural_cut(network)
+    return network.substages or network.natural_cut
 
 
-def matching_cut(network: NetworkFields, parts: int) -> Cut:
+def matching_cut(network: Teacher | Student, parts: int) -> Cut:
     """The cut of a teacher that matches `parts` student substages one to one, merged by depth where it has more.
 
     Raises:
@@ -49,10 +21,9 @@ def matching_cut(network: NetworkFields, parts: int) -> Cut:
         if len(network.substages) != parts:
             raise ValueError(f"{len(network.substages)} substages against {parts} of the student; declare {parts}")
         return network.substages
-    stages = natural_cut(network)
-    if isinstance(network, FileArch) and not stages:
+    if not network.natural_cut:
         raise ValueError("one's own network must declare its substages")
-    return merge_cut(stages, parts)
+    return merge_cut(network.natural_cut, parts)
 
 
 def cut_faults(cut: Cut, names: tuple[str, ...]) -> list[tuple[str, tuple[int, ...], str]]:

@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from stagedkd.errors import Place, Problem, SpecError, UsageError
 from stagedkd.spec.faults import at, problems_of
 from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid
-from stagedkd.spec.hub import put_model_digest
 from stagedkd.spec.inherit import OWN, RECIPES, Source, read_recipe, read_source, specs_root, with_recipe
 from stagedkd.spec.merge import Merger, overlay, without
 from stagedkd.spec.rules import check_rules, warnings
 from stagedkd.spec.schema import Spec
+from stagedkd.spec.schema.networks import family_of
+from stagedkd.spec.schema.networks.file import put_code_digest
 from stagedkd.spec.yaml import Node, Path_, parse_yaml
 
 __all__ = ["Cell", "Experiment", "load_experiment", "load_one", "load_spec", "specs_root"]
@@ -227,25 +228,17 @@ class _Loader:
     # ------------------------------------------------------------ one's own code
 
     def _read_own_code(self, values: dict[str, Any], tree: Node) -> list[Problem]:
-        """Put the digest of each `arch: file` and `arch: hf` network and each loss `file` into the values; files are
-        read, never run."""
+        """Put the digests of the user's files into the values of networks and of losses `file`; files are read, never
+        run."""
         problems: list[Problem] = []
-        own = [(path, network, network.get("arch") == "file") for path, network in _networks(values)]
-        for path, given, is_file in (*own, *((path, loss, True) for path, loss in _own_losses(values))):
+        networks = [(path, network, family_of(network.get("arch"))) for path, network in _networks(values)]
+        putters = [(path, network, family.put_digest) for path, network, family in networks if family]
+        putters += [(path, loss, put_code_digest) for path, loss in _own_losses(values)]
+        for path, given, put_digest in putters:
             if "digest" in given:
                 problems.append(at(tree, (*path, "digest"), "'digest' is not yours to set", "", key=True))
-            if given.get("arch") == "hf":
-                fault, hint = put_model_digest(given, self.root, self._digest)
-                problems += [at(tree, (*path, "model"), fault, hint)] if fault else []
-            name = given.get("path")
-            if not is_file or not isinstance(name, str) or not name:
-                continue
-            digest = self._digest(self.root / name)
-            if digest is None:
-                fault = f"{name} is no file below the specs' root"
-                problems.append(at(tree, (*path, "path"), fault, "code of one's own lies in the project"))
-            else:
-                given["digest"] = digest
+            name, fault, hint = put_digest(given, self.root, self._digest)
+            problems += [at(tree, (*path, name), fault, hint)] if fault else []
         return problems
 
     def _digest(self, file: Path) -> str | None:

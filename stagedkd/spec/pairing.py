@@ -7,19 +7,11 @@ from dataclasses import dataclass
 from math import log2
 from typing import Literal, TypeAlias
 
-from stagedkd.spec.cuts import Cut, matching_cut, natural_cut, student_cut
-from stagedkd.spec.schema import NetworkFields, Resnet3dArch, Spec, TorchvisionArch
-from stagedkd.spec.zoo import ZOO
+from stagedkd.spec.cuts import matching_cut, student_cut
+from stagedkd.spec.schema import Spec, Student, Teacher
+from stagedkd.spec.schema.networks.base import Cut
 
 Pair: TypeAlias = tuple[int, int]
-
-# Reduction of height and width behind the first block, and the blocks that halve them again.
-HALVING: dict[str, tuple[int, frozenset[str]]] = {
-    "resnet": (2, frozenset({"layer2", "layer3", "layer4"})),
-    "s3d": (2, frozenset({"pool1", "pool2", "pool3", "pool4"})),
-    "mvit": (4, frozenset({"block2", "block4", "block15"})),
-    "swin3d": (4, frozenset({"merge1", "merge2", "merge3"})),
-}
 
 
 @dataclass(frozen=True)
@@ -40,7 +32,7 @@ class Matching:
         return tuple((k, m) for k, m in self.pairs if m in wanted and k <= max(trained))
 
 
-def matching(spec: Spec, student: NetworkFields, teacher: NetworkFields) -> Matching:
+def matching(spec: Spec, student: Student, teacher: Teacher | Student) -> Matching:
     """The matching of a hop.
 
     Raises:
@@ -68,8 +60,8 @@ def matching(spec: Spec, student: NetworkFields, teacher: NetworkFields) -> Matc
     return Matching("pairs", theirs, _explicit(wanted, len(cut), len(theirs)))
 
 
-def _own_cut(teacher: NetworkFields) -> Cut:
-    cut = teacher.substages or natural_cut(teacher)
+def _own_cut(teacher: Teacher | Student) -> Cut:
+    cut = teacher.substages or teacher.natural_cut
     if not cut:
         raise ValueError("one's own network must declare its substages")
     return cut
@@ -93,10 +85,10 @@ def band(students: int, teachers: int) -> tuple[Pair, ...]:
     )
 
 
-def _by_stride(student: NetworkFields, cut: Cut, teacher: NetworkFields, theirs: Cut) -> tuple[Pair, ...]:
+def _by_stride(student: Student, cut: Cut, teacher: Teacher | Student, theirs: Cut) -> tuple[Pair, ...]:
     """The teacher substage with the nearest reduction of height and width, then the nearest depth; depth alone where a
     network's strides are not known."""
-    mine, other = strides(student), strides(teacher)
+    mine, other = student.strides, teacher.strides
     pairs: list[Pair] = []
     for k, run in enumerate(cut):
         found: list[tuple[float, float, int]] = []
@@ -115,17 +107,3 @@ def _explicit(numbers: tuple[Pair, ...], students: int, teachers: int) -> tuple[
     if len(set(numbers)) != len(numbers):
         raise ValueError("a pair stands twice")
     return tuple(sorted((k - 1, m - 1) for k, m in numbers))
-
-
-def strides(network: NetworkFields) -> dict[str, int] | None:
-    """Reduction of height and width behind each block; None where only the built network knows."""
-    if isinstance(network, Resnet3dArch):
-        return {"stem": 2} | {f"layer{i + 1}": 2 ** (i + 1) for i in range(len(network.blocks))}
-    if not isinstance(network, TorchvisionArch) or ZOO[network.arch].family not in HALVING:
-        return None
-    entry, found = ZOO[network.arch], dict[str, int]()
-    reduction, halving = HALVING[entry.family]
-    for name in entry.blocks:
-        reduction *= 2 if name in halving else 1
-        found[name] = reduction
-    return found

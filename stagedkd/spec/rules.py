@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from stagedkd.spec.cascade import LARGEST_HOP, assistants, trunk_params
-from stagedkd.spec.cuts import block_names, cut_faults, student_cut
+from stagedkd.spec.cascade import LARGEST_HOP, assistants
+from stagedkd.spec.cuts import cut_faults, student_cut
 from stagedkd.spec.families import FAMILIES, class_names, mirror_pairs
 from stagedkd.spec.fields import nearest
 from stagedkd.spec.method_rules import compared, guided, phases_fit
@@ -17,16 +17,15 @@ from stagedkd.spec.schema import (
     FEATURES,
     RESPONSES,
     Asymmetric,
-    HfArch,
     NetworkFields,
     Simulated,
     Spec,
+    Student,
     StudentFields,
+    Teacher,
     TeacherFields,
-    TorchvisionArch,
-    TsmArch,
+    is_weight_file,
 )
-from stagedkd.spec.zoo import TSM, ZOO, is_weight_file
 
 CUT = "add student.substages"
 Fault: TypeAlias = tuple[str, tuple["str | int", ...], str]
@@ -40,8 +39,8 @@ def check_rules(spec: Spec) -> list[Fault]:
 
 def warnings(spec: Spec) -> list[Fault]:
     """What is allowed and probably not meant, for a spec without fault."""
-    row: list[NetworkFields] = [spec.teacher, *assistants(spec), spec.student]
-    sizes, found = [trunk_params(network) for network in row], list[Fault]()
+    row: list[Teacher | Student] = [spec.teacher, *assistants(spec), spec.student]
+    sizes, found = [network.trunk_params for network in row], list[Fault]()
     for hop in range(1, len(row)):
         above, below = sizes[hop - 1], sizes[hop]
         at: tuple[str | int, ...] = ("student",) if hop == len(row) - 1 else ("cascade",)
@@ -55,7 +54,7 @@ def warnings(spec: Spec) -> list[Fault]:
     return found
 
 
-def _all_networks(spec: Spec) -> Iterator[tuple[tuple[str | int, ...], NetworkFields]]:
+def _all_networks(spec: Spec) -> Iterator[tuple[tuple[str | int, ...], Teacher | Student]]:
     yield ("teacher",), spec.teacher
     for i, teacher in enumerate(spec.co_teachers):
         yield ("co_teachers", i), teacher
@@ -68,36 +67,32 @@ def _all_networks(spec: Spec) -> Iterator[tuple[tuple[str | int, ...], NetworkFi
 
 def _networks(spec: Spec) -> Iterator[Fault]:
     for at, network in _all_networks(spec):
-        names = block_names(network)
+        names = network.block_names
         if network.substages is not None and names is not None:
             for fault, place, hint in cut_faults(network.substages, names):
                 yield fault, (*at, "substages", *place), hint
-        if isinstance(network, TorchvisionArch):
-            entry = ZOO[network.arch]
-            if entry.input and entry.input != spec.clip.seen(network.input):
-                frames, size = entry.input
-                hint = f"set clip: {{frames: {frames}, size: {size}}}, and an input: for networks that want less"
-                yield f"{network.arch} runs at {frames}x{size}x{size} only", (*at, "arch"), hint
+        if network.fixed_input and network.fixed_input != spec.clip.seen(network.input):
+            frames, size = network.fixed_input
+            hint = f"set clip: {{frames: {frames}, size: {size}}}, and an input: for networks that want less"
+            yield f"{network.arch} runs at {frames}x{size}x{size} only", (*at, "arch"), hint
         for field, most in (("frames", spec.clip.frames), ("size", spec.clip.size)):
             wanted = getattr(network.input, field, None)
             if wanted and wanted > most:
                 message = f"the input has {wanted} for {field}, and the shared view {most}"
                 yield message, (*at, "input", field), f"raise clip.{field}; the others can have an input of their own"
         yield from _weights(at, network)
-        pretrained = isinstance(network, HfArch) and network.pretrained
-        if isinstance(network, TeacherFields) and not (network.epochs or network.weights or pretrained):
+        started = network.epochs or network.weights or network.pretrained_from
+        if isinstance(network, TeacherFields) and not started:
             yield "a teacher of 0 epochs needs weights", (*at, "epochs"), "add weights: or epochs:"
 
 
-def _weights(at: tuple[str | int, ...], network: NetworkFields) -> Iterator[Fault]:
+def _weights(at: tuple[str | int, ...], network: Teacher | Student) -> Iterator[Fault]:
     name = network.weights
-    if name is not None and isinstance(network, HfArch) and network.pretrained:
+    if name is not None and network.pretrained_from:
         yield "the model has weights of its own", (*at, "weights"), "leave weights out, or set pretrained: false"
     if name is None or is_weight_file(name):
         return
-    known: tuple[str, ...] = ()
-    if isinstance(network, TorchvisionArch | TsmArch):
-        known = (ZOO[network.arch] if isinstance(network, TorchvisionArch) else TSM[network.backbone]).weights
+    known = network.weight_names
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         mend = (
@@ -239,13 +234,13 @@ def _cascade(spec: Spec) -> Iterator[Fault]:
     yield from phases_fit(spec, listed)
     if not any(p.losses.comparing(FEATURES) for p in spec.distill.phases.values()):
         return
-    row: list[NetworkFields] = [spec.teacher, *listed, spec.student]
-    for i, upper in enumerate(row[:-1]):
+    students = [*listed, spec.student]
+    for i, upper in enumerate([spec.teacher, *listed]):
         try:
-            matched = matching(spec, row[i + 1], upper)
+            matched = matching(spec, students[i], upper)
         except ValueError as error:
             explicit = isinstance(spec.distill.pairing, tuple)
             at: tuple[str | int, ...] = ("distill", "pairing") if explicit else ("teacher",) if i == 0 else ("cascade",)
             yield f"the substages of {at[0]} do not match the student's: {error}", at, ""
             continue
-        yield from compared(spec, matched, len(student_cut(row[i + 1])))
+        yield from compared(spec, matched, len(student_cut(students[i])))

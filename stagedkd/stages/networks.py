@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stagedkd.errors import StoreError, TrainingError, UsageError
-from stagedkd.models.build import build, load_weights, own_function
+from stagedkd.models.build import build, load_pretrained, load_weights, own_function
 from stagedkd.models.network import Network
 from stagedkd.plan.work import PhaseWork, Weights
-from stagedkd.spec.schema import Arch, FileArch, HfArch
+from stagedkd.spec.schema import Arch
 from stagedkd.stages.context import Context
 from stagedkd.stages.weights import weights_file
 from stagedkd.store.manifest import Manifest
@@ -40,17 +40,15 @@ def device_of(name: str) -> torch.device:
 def new_network(context: Context, arch: Arch, classes: int, weights: Weights | None, seed: int) -> Network:
     """A fresh network on the CPU, initialised from `seed`, then from its weight file or its model's weights."""
     torch.manual_seed(seed)
-    if isinstance(arch, FileArch):
-        context.listener.note(f"running code of your own: {arch.path}")
+    if arch.user_files is not None and arch.user_files.code:
+        context.listener.note(f"running code of your own: {arch.user_files.path}")
     network = build_or_refuse(arch, classes, context.root)
     skipped, source = list[str](), ""
     if weights is not None:
         source = weights.name
         skipped = load_weights(network, weights_file(weights.name, arch, context.runtime))
-    elif isinstance(arch, HfArch) and arch.pretrained:
-        from stagedkd.models.hf import load_pretrained  # transformers takes seconds to import
-
-        source = arch.model
+    elif arch.pretrained_from:
+        source = arch.pretrained_from
         skipped = load_pretrained(network, arch, context.root)
     if skipped:
         context.listener.note(f"{source}: the head is new ({', '.join(skipped)} not loaded)")
@@ -62,9 +60,9 @@ def build_or_refuse(arch: Arch, classes: int, root: Path) -> Network:
     try:
         return build(arch, classes, root=root)
     except Exception as error:
-        if not isinstance(arch, FileArch):
+        if arch.user_files is None or not arch.user_files.code:
             raise
-        message = f"{arch.path} cannot be built: {type(error).__name__}: {error}"
+        message = f"{arch.user_files.path} cannot be built: {type(error).__name__}: {error}"
         raise TrainingError(
             message, hint="it must have build(classes, **args) -> nn.Module, blocks first, head last"
         ) from error

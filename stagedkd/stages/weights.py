@@ -8,11 +8,10 @@ from pathlib import Path, PurePath
 from stagedkd.errors import UsageError
 from stagedkd.plan.lock import weights_id
 from stagedkd.plan.runtime import Runtime
-from stagedkd.spec.schema import NetworkFields, Spec, TorchvisionArch, TsmArch
-from stagedkd.spec.zoo import is_weight_file
+from stagedkd.spec.schema import Architecture, NetworkFields, Spec, Student, Teacher, is_weight_file
 
 
-def weights_file(name: str, arch: object, runtime: Runtime) -> Path:
+def weights_file(name: str, arch: Architecture, runtime: Runtime) -> Path:
     """The file of `weights: name`.
 
     Raises:
@@ -23,8 +22,8 @@ def weights_file(name: str, arch: object, runtime: Runtime) -> Path:
         if not path.is_file():
             raise UsageError(f"no weight file {path}", hint="weights are paths relative to the project's folder")
         return path
-    assert isinstance(arch, TorchvisionArch | TsmArch), "check_rules lets names through for torchvision's networks only"
-    return _torchvision_file(arch.backbone if isinstance(arch, TsmArch) else arch.arch, name)
+    assert arch.torchvision_name is not None, "check_rules lets names through for torchvision's networks only"
+    return _torchvision_file(arch.torchvision_name, name)
 
 
 def _torchvision_file(arch: str, name: str) -> Path:
@@ -43,9 +42,9 @@ def _torchvision_file(arch: str, name: str) -> Path:
     return path
 
 
-def all_weights(spec: Spec) -> dict[str, NetworkFields]:
+def all_weights(spec: Spec) -> dict[str, Teacher | Student]:
     """The networks of a spec that name weights, by the weights' name in the lock."""
     listed = spec.cascade if spec.cascade != "auto" else ()
-    networks: list[NetworkFields] = [spec.teacher, *spec.co_teachers, spec.student]
+    networks: list[Teacher | Student] = [spec.teacher, *spec.co_teachers, spec.student]
     networks += [n for n in listed if isinstance(n, NetworkFields)]
     return {weights_id(n.weights, n): n for n in networks if n.weights is not None}

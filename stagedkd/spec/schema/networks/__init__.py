@@ -1,0 +1,81 @@
+"""Sections `teacher`, `student` and the members of `cascade`: one file per family of networks, and their unions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias, cast, get_args
+
+from pydantic import Field, Tag
+
+from stagedkd.spec.schema.base import by_form
+from stagedkd.spec.schema.networks.base import (
+    Architecture,
+    NetworkFields,
+    StudentFields,
+    TeacherFields,
+    is_weight_file,
+)
+from stagedkd.spec.schema.networks.file import FileArch, FileStudent, FileTeacher
+from stagedkd.spec.schema.networks.hf import HfArch, HfStudent, HfTeacher
+from stagedkd.spec.schema.networks.resnet3d import Resnet3dArch, Resnet3dStudent, Resnet3dTeacher
+from stagedkd.spec.schema.networks.torchvision import TorchvisionArch, TorchvisionStudent, TorchvisionTeacher
+from stagedkd.spec.schema.networks.tsm import TsmArch, TsmStudent, TsmTeacher
+
+__all__ = [
+    "Arch",
+    "Architecture",
+    "Cascade",
+    "CascadeItem",
+    "FileArch",
+    "FileStudent",
+    "FileTeacher",
+    "HfArch",
+    "HfStudent",
+    "HfTeacher",
+    "NetworkFields",
+    "Resnet3dArch",
+    "Resnet3dStudent",
+    "Resnet3dTeacher",
+    "Student",
+    "StudentFields",
+    "Teacher",
+    "TeacherFields",
+    "TorchvisionArch",
+    "TorchvisionStudent",
+    "TorchvisionTeacher",
+    "TsmArch",
+    "TsmStudent",
+    "TsmTeacher",
+    "arch_of",
+    "family_of",
+    "is_weight_file",
+]
+
+Student: TypeAlias = Annotated[
+    Resnet3dStudent | TorchvisionStudent | TsmStudent | HfStudent | FileStudent, Field(discriminator="arch")
+]
+Teacher: TypeAlias = Annotated[
+    Resnet3dTeacher | TorchvisionTeacher | TsmTeacher | HfTeacher | FileTeacher, Field(discriminator="arch")
+]
+Arch: TypeAlias = Annotated[Resnet3dArch | TorchvisionArch | TsmArch | HfArch | FileArch, Field(discriminator="arch")]
+
+CascadeItem: TypeAlias = Annotated[
+    Annotated[float, Field(gt=0, lt=1), Tag("number")] | Annotated[Student, Tag("map")],
+    by_form("a share of the teacher's parameters or a network"),
+]
+Cascade: TypeAlias = Annotated[
+    Annotated[Literal["auto"], Tag("word")] | Annotated[tuple[CascadeItem, ...], Tag("list")],
+    by_form("auto or a list of shares and networks"),
+]
+
+_FAMILIES: tuple[type[Architecture], ...] = get_args(get_args(Arch)[0])
+
+
+def arch_of(network: Student | Teacher) -> Arch:
+    """The architecture alone, without weights, cut and training: what enters keys and is built."""
+    family = next(family for family in _FAMILIES if isinstance(network, family))
+    return cast("Arch", family(**{name: getattr(network, name) for name in family.model_fields}))
+
+
+def family_of(tag: object) -> type[Architecture] | None:
+    """The family that `arch: tag` chooses; None where there is none of this name."""
+    return next((family for family in _FAMILIES if tag in get_args(family.model_fields["arch"].annotation)), None)

@@ -1,0 +1,153 @@
+"""The family `hf`: video classifiers of Hugging Face's transformers. `model:` is a folder of the project, told by its
+content, or an id of the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from stagedkd.spec.schema.base import Count, Word
+from stagedkd.spec.schema.networks.base import (
+    Architecture,
+    Cut,
+    DigestOf,
+    StudentFields,
+    TeacherFields,
+    UserFiles,
+    merge_cut,
+)
+
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+HUB = "hub:"  # before the id in a digest
+
+
+class HfArch(Architecture):
+    """A video classifier of Hugging Face's transformers: VideoMAE, TimeSformer, ViViT or V-JEPA 2. Needs the extra
+    `stagedkd[hf]`. `check`, `plan` and `explain` neither import transformers nor read the model."""
+
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"model", "params"})
+    arch: Literal["hf"]
+    """A video classifier of Hugging Face's transformers."""
+    model: Word
+    """A folder below the project's with `config.json` and `.safetensors` files, keyed by their content; else an id of
+    the hub such as `owner/name`, keyed by the id."""
+    layers: Annotated[int, Field(ge=1, le=1024)]
+    """Transformer layers of the model. A wrong number is refused before anything runs."""
+    pretrained: bool = True
+    """Start from the model's weights; false: a random start from its configuration."""
+    params: Count | None = None
+    """Parameters without the head; wanted where a share of them is asked for."""
+    digest: str = Field(default="", repr=False)  # set by the loader: the folder's content or the hub's id
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        return transformer_blocks(self.layers)
+
+    @property
+    def natural_cut(self) -> Cut:
+        return transformer_cut(self.layers)
+
+    @property
+    def strides(self) -> None:
+        return None
+
+    @property
+    def trunk_params(self) -> int | None:
+        return self.params
+
+    @property
+    def title(self) -> str:
+        return f"hf {self.model}"
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def torchvision_name(self) -> None:
+        return None
+
+    @property
+    def pretrained_from(self) -> str:
+        return self.model if self.pretrained else ""
+
+    @property
+    def unpinned_model(self) -> str:
+        return self.pretrained_from if self.digest.startswith(HUB) else ""
+
+    @property
+    def fixed_input(self) -> None:
+        return None  # config.json says it, and only the built network reads that
+
+    def widened(self, trunk_params: float) -> None:
+        return None
+
+    @property
+    def user_files(self) -> UserFiles | None:
+        return None if self.digest.startswith(HUB) else UserFiles(self.model, self.digest, code=False)
+
+    @classmethod
+    def put_digest(cls, values: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str, str]:
+        return "model", *put_model_digest(values, root, digest_of)
+
+
+class HfStudent(StudentFields, HfArch):
+    """A student or assistant from transformers."""
+
+
+class HfTeacher(TeacherFields, HfArch):
+    """A teacher from transformers."""
+
+
+def transformer_blocks(layers: int) -> tuple[str, ...]:
+    """Block names of a network of `arch: hf`: stem (the embeddings), layer1 ... layerN."""
+    return ("stem", *(f"layer{i + 1}" for i in range(layers)))
+
+
+def transformer_cut(layers: int) -> Cut:
+    """Equal runs of layers into 4 substages, fewer where there are fewer layers; the stem stands with the first."""
+    names = transformer_blocks(layers)
+    return merge_cut((names[:2], *((name,) for name in names[2:])), min(4, layers))
+
+
+def put_model_digest(network: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str]:
+    """Put the digest of a network's `model` into its values. Nothing is imported or fetched.
+
+    Args:
+        network: the values of an `arch: hf` network, not validated yet.
+        root: the project's folder.
+        digest_of: SHA-256 of a file below the root, None where it is not there or not ours to read.
+    Returns:
+        (fault, hint), both "" where there is none.
+    """
+    name = network.get("model")
+    if not isinstance(name, str) or not name:
+        return "", ""  # for validation to refuse
+    folder = root / name
+    if not _is_folder(folder):
+        network["digest"] = HUB + name
+        hint = "a folder with config.json, or an id such as owner/name"
+        return ("", "") if HUB_ID.match(name) else (f"{name} is no folder below the specs' root", hint)
+    files = [folder / "config.json"]
+    if network.get("pretrained") is not False:  # weights that are not read change nothing
+        files += sorted(folder.glob("*.safetensors"))
+        if len(files) == 1:
+            return f"{name} has no .safetensors files", "save_pretrained writes them; or set pretrained: false"
+    found = {file.name: digest_of(file) for file in files}
+    missing = [name for name, digest in found.items() if digest is None]
+    if missing:
+        return f"{name} has no {missing[0]} below the specs' root", "the folder is as save_pretrained writes it"
+    text = "\n".join(f"{file} {digest}" for file, digest in found.items())
+    network["digest"] = hashlib.sha256(text.encode()).hexdigest()
+    return "", ""
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False

@@ -1,0 +1,105 @@
+"""The family `tsm`: 2-D networks of torchvision with temporal shifts, and the plain data of these backbones. The tests
+hold the data equal to the built networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from stagedkd.spec.schema.networks.base import Architecture, Cut, DigestOf, StudentFields, TeacherFields
+from stagedkd.spec.schema.networks.torchvision import ZOO, ZooEntry
+
+
+class TsmArch(Architecture):
+    """A 2-D network of torchvision with the temporal shift module (Lin et al. 2019): each frame runs through the 2-D
+    network, residual branches see some channels of the frames before and after, and logits are averaged over frames."""
+
+    arch: Literal["tsm"]
+    """A 2-D network of torchvision with temporal shifts."""
+    backbone: Literal["mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2", "resnet18", "resnet50"]
+    """The 2-D network; its ImageNet weights fit."""
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.125
+    """Share of a residual branch's input channels that comes from the frame after, and again from the frame before
+    (Lin et al. 2019: 1/8 each way); 0 makes a 2-D network."""
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        return TSM[self.backbone].blocks
+
+    @property
+    def natural_cut(self) -> Cut:
+        return TSM[self.backbone].stages
+
+    @property
+    def strides(self) -> None:
+        return None
+
+    @property
+    def trunk_params(self) -> int:
+        return TSM[self.backbone].trunk_params
+
+    @property
+    def title(self) -> str:
+        return f"tsm {self.backbone}" + ("" if self.shift == 0.125 else f" shift {self.shift:g}")
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        return TSM[self.backbone].weights
+
+    @property
+    def torchvision_name(self) -> str:
+        return self.backbone
+
+    @property
+    def pretrained_from(self) -> str:
+        return ""
+
+    @property
+    def unpinned_model(self) -> str:
+        return ""
+
+    @property
+    def fixed_input(self) -> None:
+        return None
+
+    def widened(self, trunk_params: float) -> None:
+        return None
+
+    @property
+    def user_files(self) -> None:
+        return None
+
+    @classmethod
+    def put_digest(cls, values: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str, str]:
+        return "", "", ""
+
+
+class TsmStudent(StudentFields, TsmArch):
+    """A student or assistant with temporal shifts."""
+
+
+class TsmTeacher(TeacherFields, TsmArch):
+    """A teacher with temporal shifts."""
+
+
+def _resnet2d(params: int, *weights: str) -> ZooEntry:
+    video = ZOO["r3d_18"]
+    return ZooEntry("resnet2d", video.blocks, video.stages, params, weights)
+
+
+def _mobilenet(params: int, stages: int, *weights: str) -> ZooEntry:
+    """Cut where the grid is halved; the first substage ends at a quarter of the input, as a resnet's layer1 does."""
+    names = ("stem", *(f"stage{i + 1}" for i in range(stages)))
+    first = len(names) - 3
+    return ZooEntry("mobilenet", names, (names[:first], *((name,) for name in names[first:])), params, weights)
+
+
+TSM: dict[str, ZooEntry] = {
+    "mobilenet_v3_small": _mobilenet(927_008, 4, "IMAGENET1K_V1"),
+    "mobilenet_v3_large": _mobilenet(2_971_952, 5, "IMAGENET1K_V1", "IMAGENET1K_V2"),
+    "mobilenet_v2": _mobilenet(2_223_872, 5, "IMAGENET1K_V1", "IMAGENET1K_V2"),
+    "resnet18": _resnet2d(11_176_512, "IMAGENET1K_V1"),
+    "resnet50": _resnet2d(23_508_032, "IMAGENET1K_V1", "IMAGENET1K_V2"),
+}
