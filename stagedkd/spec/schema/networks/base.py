@@ -30,9 +30,12 @@ class UserFiles:
 
 
 class Architecture(Section):
-    """Base of the architectures: the facts that a plan needs of a network, without building it. A family must define
-    every member; a class that leaves one out fails at import. So does one that has a field of a member's name: pydantic
-    would take the member for the field's default, which would change keys."""
+    """Base of the architectures: the facts that a plan needs about a network, without building it.
+
+    A family must define the abstract members, or it fails at import; the others are for families that have weights, a
+    fixed input, a width, or files of the user. A field with the name of a member fails at import, too: pydantic would
+    take the member for the default of the field, which would change keys.
+    """
 
     @property
     @abstractmethod
@@ -61,41 +64,40 @@ class Architecture(Section):
         """The network in a few words, for reports."""
 
     @property
-    @abstractmethod
     def weight_names(self) -> tuple[str, ...]:
         """The names of torchvision's weights that fit; () where there are none."""
+        return ()
 
     @property
-    @abstractmethod
     def torchvision_name(self) -> str | None:
         """The network under which torchvision keeps the weights of `weight_names`; None where there are none."""
+        return None
 
     @property
-    @abstractmethod
     def pretrained_from(self) -> str:
         """The model whose weights the network starts from when `weights` is unset; "" for a random start."""
+        return ""
 
     @property
-    @abstractmethod
     def unpinned_model(self) -> str:
         """The model that weights come from, if its name alone is keyed and not its content; else ""."""
+        return ""
 
     @property
-    @abstractmethod
     def fixed_input(self) -> tuple[int, int] | None:
         """(frames, size in pixels) of the only clip that the network takes; None where it takes others."""
+        return None
 
-    @abstractmethod
     def widened(self, trunk_params: float) -> Self | None:
         """The same shape at the width whose trunk has about so many parameters; None where the family has no width."""
+        return None
 
     @property
-    @abstractmethod
     def user_files(self) -> UserFiles | None:
         """The file or folder of the project that the network is read from; None where there is none."""
+        return None
 
     @classmethod
-    @abstractmethod
     def put_digest(cls, values: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str, str]:
         """Put the digest of the user's files into the values of a network. Nothing is imported, run or fetched.
 
@@ -106,11 +108,13 @@ class Architecture(Section):
         Returns:
             (field, fault, hint): the faulty field and what is wrong with it; fault is "" where nothing is.
         """
+        return "", "", ""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        if clashes := sorted(Architecture.__abstractmethods__ & cls.model_fields.keys()):
+        members = {name for name in vars(Architecture) if not name.startswith("_")} - vars(Section).keys()
+        if clashes := sorted(members & cls.model_fields.keys()):
             raise TypeError(f"{cls.__name__} must name these fields otherwise: {', '.join(clashes)}; see Architecture")
         if missing := sorted(cls.__abstractmethods__):
             raise TypeError(f"{cls.__name__} must define {', '.join(missing)}; see Architecture")

@@ -48,29 +48,6 @@ class FileArch(Architecture):
         return self.path
 
     @property
-    def weight_names(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def torchvision_name(self) -> None:
-        return None
-
-    @property
-    def pretrained_from(self) -> str:
-        return ""
-
-    @property
-    def unpinned_model(self) -> str:
-        return ""
-
-    @property
-    def fixed_input(self) -> None:
-        return None
-
-    def widened(self, trunk_params: float) -> None:
-        return None
-
-    @property
     def user_files(self) -> UserFiles:
         return UserFiles(self.path, self.digest, code=True)
 

@@ -64,14 +64,6 @@ class HfArch(Architecture):
         return f"hf {self.model}"
 
     @property
-    def weight_names(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def torchvision_name(self) -> None:
-        return None
-
-    @property
     def pretrained_from(self) -> str:
         return self.model if self.pretrained else ""
 
@@ -82,9 +74,6 @@ class HfArch(Architecture):
     @property
     def fixed_input(self) -> None:
         return None  # config.json says it, and only the built network reads that
-
-    def widened(self, trunk_params: float) -> None:
-        return None
 
     @property
     def user_files(self) -> UserFiles | None:

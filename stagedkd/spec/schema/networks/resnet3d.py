@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from stagedkd.spec.schema.networks.base import Architecture, Cut, DigestOf, StudentFields, TeacherFields
+from stagedkd.spec.schema.networks.base import Architecture, Cut, StudentFields, TeacherFields
 
 
 class Resnet3dArch(Architecture):
@@ -47,36 +46,8 @@ class Resnet3dArch(Architecture):
         shape = f"resnet3d w{self.width} {'-'.join(map(str, self.blocks))}"
         return shape if self.conv == "full" else f"{shape} {self.conv}"
 
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def torchvision_name(self) -> None:
-        return None
-
-    @property
-    def pretrained_from(self) -> str:
-        return ""
-
-    @property
-    def unpinned_model(self) -> str:
-        return ""
-
-    @property
-    def fixed_input(self) -> None:
-        return None
-
     def widened(self, trunk_params: float) -> Self:
         return self.model_copy(update={"width": width_for(trunk_params, self.blocks, self.conv)})
-
-    @property
-    def user_files(self) -> None:
-        return None
-
-    @classmethod
-    def put_digest(cls, values: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str, str]:
-        return "", "", ""
 
 
 class Resnet3dStudent(StudentFields, Resnet3dArch):

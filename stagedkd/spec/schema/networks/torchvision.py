@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from stagedkd.spec.schema.networks.base import Architecture, Cut, DigestOf, StudentFields, TeacherFields
+from stagedkd.spec.schema.networks.base import Architecture, Cut, StudentFields, TeacherFields
 
 
 class TorchvisionArch(Architecture):
@@ -53,27 +52,8 @@ class TorchvisionArch(Architecture):
         return self.arch
 
     @property
-    def pretrained_from(self) -> str:
-        return ""
-
-    @property
-    def unpinned_model(self) -> str:
-        return ""
-
-    @property
     def fixed_input(self) -> tuple[int, int] | None:
         return ZOO[self.arch].input
-
-    def widened(self, trunk_params: float) -> None:
-        return None
-
-    @property
-    def user_files(self) -> None:
-        return None
-
-    @classmethod
-    def put_digest(cls, values: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str, str]:
-        return "", "", ""
 
 
 class TorchvisionStudent(StudentFields, TorchvisionArch):

@@ -3,12 +3,11 @@ hold the data equal to the built networks."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stagedkd.spec.schema.networks.base import Architecture, Cut, DigestOf, StudentFields, TeacherFields
+from stagedkd.spec.schema.networks.base import Architecture, Cut, StudentFields, TeacherFields
 from stagedkd.spec.schema.networks.torchvision import ZOO, ZooEntry
 
 
@@ -51,29 +50,6 @@ class TsmArch(Architecture):
     @property
     def torchvision_name(self) -> str:
         return self.backbone
-
-    @property
-    def pretrained_from(self) -> str:
-        return ""
-
-    @property
-    def unpinned_model(self) -> str:
-        return ""
-
-    @property
-    def fixed_input(self) -> None:
-        return None
-
-    def widened(self, trunk_params: float) -> None:
-        return None
-
-    @property
-    def user_files(self) -> None:
-        return None
-
-    @classmethod
-    def put_digest(cls, values: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str, str]:
-        return "", "", ""
 
 
 class TsmStudent(StudentFields, TsmArch):
