@@ -9,12 +9,13 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from stagedkd.cli import data as data_commands
 from stagedkd.cli import dvc as dvc_commands
+from stagedkd.cli import language as language_commands
 from stagedkd.cli import store as store_commands
 from stagedkd.cli.common import (
     AsJson,
@@ -34,10 +35,14 @@ from stagedkd.cli.common import (
     Threads,
     Verbose,
     console,
+    load_cells,
     notes,
+    on_a_line,
+    plans_of,
     print_grid,
     print_results,
     progress,
+    runtime_of,
     say,
     tables,
 )
@@ -72,13 +77,13 @@ def check(
 ) -> None:
     """Check a spec and every cell of its grid: every fault at once, each with its place."""
     try:
-        experiment = _load(spec, overrides, cells)
+        experiment = load_cells(spec, overrides, cells)
     except SpecError as error:
         if form == "json":
             _print_problems(error.problems)
             raise typer.Exit(error.exit_code) from None
         raise
-    plans = _plans(experiment, _runtime(spec))
+    plans = plans_of(experiment, runtime_of(spec))
     if form == "json":
         _print_problems(experiment.notes)
         return
@@ -86,7 +91,7 @@ def check(
         say([problem.render(), ""])
     notes(_plan_notes(experiment, plans))
     for made in plans.cells.values() if shapes else ():
-        _print_shapes(made, _runtime(spec))
+        _print_shapes(made, runtime_of(spec))
     count = f"{len(plans.cells)} cells, {len(plans.unique)} unique" if plans.is_grid else f"{len(plans.unique)}"
     say([f"{spec}: {count} stages, no fault found"])
 
@@ -107,9 +112,9 @@ def plan(
     from stagedkd.store.store import Store
     from stagedkd.store.why import why_miss
 
-    runtime = _runtime(spec, store=store)
-    experiment = _load(spec, overrides, cells)
-    plans, kept = _plans(experiment, runtime), Store(runtime.folder("store"))
+    runtime = runtime_of(spec, store=store)
+    experiment = load_cells(spec, overrides, cells)
+    plans, kept = plans_of(experiment, runtime), Store(runtime.folder("store"))
     states = {key: kept.state(stage) for key, stage in plans.unique.items()}
     single = len(plans.cells) == 1
     stored = list(kept.manifests()) if single and "miss" in states.values() else []
@@ -126,7 +131,7 @@ def plan(
         say(phase_lines(plans))
     if "unlocked" in states.values():
         notes(["keys wait for stagedkd.lock: stagedkd lock SPEC writes it where the data are"])
-    notes([*map(_on_a_line, experiment.notes), *_plan_notes(experiment, plans)])
+    notes([*map(on_a_line, experiment.notes), *_plan_notes(experiment, plans)])
 
 
 @app.command()
@@ -149,15 +154,15 @@ def run(
     """Run every stage that the store does not have, then report, and tell DVC where the project uses it."""
     from stagedkd.experiment.run import run_experiment
 
-    experiment = _load(spec, overrides, cells)
+    experiment = load_cells(spec, overrides, cells)
     if cluster is not None and engine != "parsl":
         raise UsageError("--cluster is for --engine parsl", hint="add --engine parsl, or leave it out")
     knobs = {"device": device, "gpus": gpus, "threads": threads, "cluster": cluster}
-    runtime = _runtime(spec, store=store, results=results, data_dir=data_dir, **knobs)
+    runtime = runtime_of(spec, store=store, results=results, data_dir=data_dir, **knobs)
     with progress(verbose - quiet) as shown:
         for note in experiment.notes:
             if note.severity == "note":
-                shown.note(_on_a_line(note))
+                shown.note(on_a_line(note))
         outcome = run_experiment(experiment, runtime, shown, engine)
     if not outcome.ran and not outcome.failed:
         console(err=True).print("nothing to do: every stage is in the store", highlight=False)
@@ -185,8 +190,8 @@ def show(
     from stagedkd.report.collect import collect
     from stagedkd.store.store import Store
 
-    runtime = _runtime(spec, store=store)
-    plans, kept = _plans(_load(spec, overrides, cells), runtime), Store(runtime.folder("store"))
+    runtime = runtime_of(spec, store=store)
+    plans, kept = plans_of(load_cells(spec, overrides, cells), runtime), Store(runtime.folder("store"))
     _check_baseline(plans, baseline)
     if len(plans.cells) == 1:
         found = collect(next(iter(plans.cells.values())), kept)
@@ -220,8 +225,8 @@ def report(
     from stagedkd.report.grid import collect_grid
     from stagedkd.store.store import Store
 
-    runtime = _runtime(spec, store=store, results=results)
-    plans = _plans(_load(spec, overrides, cells), runtime)
+    runtime = runtime_of(spec, store=store, results=results)
+    plans = plans_of(load_cells(spec, overrides, cells), runtime)
     _check_baseline(plans, baseline)
     if form != "html":
         found = collect_grid(plans, Store(runtime.folder("store")), baseline)
@@ -238,8 +243,8 @@ def lock(spec: SpecPath, overrides: Overrides = None, cells: Cells = None, data_
     """Write stagedkd.lock: accept data and weights as they are on the disk."""
     from stagedkd.experiment.locking import lock_specs
 
-    specs = [cell.spec for cell in _load(spec, overrides, cells).cells]
-    _, lines = lock_specs(specs, _runtime(spec, data_dir=data_dir), accept=True)
+    specs = [cell.spec for cell in load_cells(spec, overrides, cells).cells]
+    _, lines = lock_specs(specs, runtime_of(spec, data_dir=data_dir), accept=True)
     say(lines or ["stagedkd.lock is up to date"])
 
 
@@ -248,79 +253,14 @@ def fetch(spec: SpecPath, overrides: Overrides = None, cells: Cells = None) -> N
     """Bring the torchvision weights that a spec names, on a machine that has the network, and lock them."""
     from stagedkd.experiment.locking import fetch_weights
 
-    specs = [cell.spec for cell in _load(spec, overrides, cells).cells]
-    say(fetch_weights(specs, _runtime(spec)) or ["the spec names no weights"])
+    specs = [cell.spec for cell in load_cells(spec, overrides, cells).cells]
+    say(fetch_weights(specs, runtime_of(spec)) or ["the spec names no weights"])
 
 
-@app.command()
-def explain(
-    spec: SpecPath,
-    path: Annotated[str, typer.Argument(metavar="[PATH]", help="Such as train.lr.", show_default=False)] = "",
-    overrides: Overrides = None,
-    cells: Cells = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say of every resolved value where it stands and what it took the place of."""
-    from stagedkd.report.language import explain_lines
-    from stagedkd.spec.explain import explain as rows_of
-
-    experiment = _one(spec, overrides, cells)
-    rows = rows_of(experiment.cells[0], experiment.trees[experiment.cells[0].name], path)
-    if as_json:
-        print(json.dumps([row.as_json() for row in rows], indent=1))
-        return
-    say(explain_lines(rows))
-    notes(_on_a_line(note) for note in experiment.notes if not path)
-
-
-@app.command()
-def diff(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A spec.", show_default=False)],
-    second: Annotated[Path | None, typer.Argument(metavar="[B]", help="Another; A itself if left out.")] = None,
-    overrides: Overrides = None,
-    cells: Cells = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say what differs between two specs, and which stages that invalidates. --set applies to the second."""
-    from stagedkd.plan.compare import stage_changes
-    from stagedkd.report.language import diff_json, diff_lines
-    from stagedkd.spec.explain import differences
-    from stagedkd.spec.explain import explain as rows_of
-
-    pair = [_one(first, None, cells), _one(second or first, overrides, cells)]
-    rows = [rows_of(e.cells[0], e.trees[e.cells[0].name]) for e in pair]
-    plans = [next(iter(_plans(e, _runtime(first)).cells.values())) for e in pair]
-    values, stages = differences(*rows), stage_changes(*plans)
-    if as_json:
-        print(json.dumps(diff_json(values, stages), indent=1))
-    else:
-        say(diff_lines(values, stages))
-
-
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema for editors: stagedkd schema > stagedkd.schema.json"""
-    from stagedkd.spec.jsonschema import json_schema
-
-    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
-
-
-@app.command()
-def recipes(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The one to show.", show_default=False)] = "",
-) -> None:
-    """List the methods that come with the package, or show one."""
-    from stagedkd.spec.fields import nearest
-    from stagedkd.spec.inherit import shipped_recipes
-
-    known = shipped_recipes()
-    if name and name not in known:
-        raise UsageError(f"there is no recipe '{name}'", hint=nearest(name, known))
-    if name:
-        print(known[name].read_text("utf-8"), end="")
-        return
-    texts = {found: path.read_text("utf-8").split("\n", 1)[0].lstrip("# ") for found, path in known.items()}
-    say(f"{found:<{max(map(len, texts))}}  {text}" for found, text in texts.items())
+app.command()(language_commands.explain)
+app.command()(language_commands.diff)
+app.command()(language_commands.schema)
+app.command()(language_commands.recipes)
 
 
 @app.command()
@@ -334,32 +274,6 @@ def init(
     made = start(folder, out)
     say(made.lines)
     say([f"next: stagedkd run {made.spec}"])
-
-
-def _load(path: Path, overrides: list[str] | None, cells: list[str] | None) -> Experiment:
-    from stagedkd.spec.load import load_experiment
-
-    return load_experiment(path, overrides or (), cells or ())
-
-
-def _one(path: Path, overrides: list[str] | None, cells: list[str] | None) -> Experiment:
-    from stagedkd.spec.load import load_one
-
-    return load_one(path, overrides or (), cells or ())
-
-
-def _runtime(spec: Path, **overrides: Any) -> Runtime:
-    from stagedkd.plan.runtime import load_runtime
-    from stagedkd.spec.load import specs_root
-
-    return load_runtime(specs_root(spec), **overrides)
-
-
-def _plans(experiment: Experiment, runtime: Runtime) -> Plans:
-    from stagedkd.plan.compile import compile_experiment
-    from stagedkd.plan.lock import read_lock
-
-    return compile_experiment(experiment, read_lock(runtime.lock_path))
 
 
 def _check_baseline(plans: Plans, baseline: str) -> None:
@@ -397,11 +311,6 @@ def _plan_notes(experiment: Experiment, plans: Plans) -> list[str]:
     """The notes of the plans, each once, without those that the spec's own notes show with a place."""
     told = {problem.message for problem in experiment.notes}
     return [note for note in dict.fromkeys(n for p in plans.cells.values() for n in p.notes) if note not in told]
-
-
-def _on_a_line(problem: Problem) -> str:
-    hint = f" ({problem.hint})" if problem.hint else ""
-    return f"{problem.message}{hint}" + (f" at {problem.place}" if problem.place else "")
 
 
 def main() -> None:

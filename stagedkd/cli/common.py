@@ -1,10 +1,10 @@
-"""What all commands share: options, and how things are said."""
+"""What all commands share: options, loading a spec, and printing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from stagedkd.errors import Problem
     from stagedkd.plan.graph import Plan, Plans
     from stagedkd.plan.runtime import Runtime
     from stagedkd.report.terminal import Shown
+    from stagedkd.spec.load import Experiment
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML spec.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Set a value of the spec.")]
@@ -40,6 +42,36 @@ NoDvc = Annotated[bool, typer.Option("--no-dvc", help="Do not tell DVC of what i
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more; tracebacks in full.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say errors and results only.")]
+
+
+def load_cells(path: Path, overrides: list[str] | None, cells: list[str] | None) -> Experiment:
+    """The experiment of a spec: all cells of its grid, or those that `--cell` picks."""
+    from stagedkd.spec.load import load_experiment
+
+    return load_experiment(path, overrides or (), cells or ())
+
+
+def load_cell(path: Path, overrides: list[str] | None, cells: list[str] | None) -> Experiment:
+    """The experiment of a spec of which one cell is picked."""
+    from stagedkd.spec.load import load_one
+
+    return load_one(path, overrides or (), cells or ())
+
+
+def runtime_of(spec: Path, **overrides: Any) -> Runtime:
+    """The runtime of a spec's project."""
+    from stagedkd.plan.runtime import load_runtime
+    from stagedkd.spec.load import specs_root
+
+    return load_runtime(specs_root(spec), **overrides)
+
+
+def plans_of(experiment: Experiment, runtime: Runtime) -> Plans:
+    """The plans of an experiment, compiled with the project's lock."""
+    from stagedkd.plan.compile import compile_experiment
+    from stagedkd.plan.lock import read_lock
+
+    return compile_experiment(experiment, read_lock(runtime.lock_path))
 
 
 def say(lines: Iterable[str]) -> None:
@@ -103,3 +135,9 @@ def print_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> bool:
     page = results_folder(plans, runtime) / "report.html"
     say([f"top-1 in percent on the {found.split} split, 95% intervals ({found.intervals}); report: {page}"])
     return not found.missing
+
+
+def on_a_line(problem: Problem) -> str:
+    """A problem as a note of one line."""
+    hint = f" ({problem.hint})" if problem.hint else ""
+    return f"{problem.message}{hint}" + (f" at {problem.place}" if problem.place else "")

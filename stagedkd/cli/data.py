@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stagedkd.cli.common import AsJson, Cells, DataDir, Overrides, SpecPath, console, progress, say
+from stagedkd.cli.common import (
+    AsJson,
+    Cells,
+    DataDir,
+    Overrides,
+    SpecPath,
+    console,
+    load_cell,
+    progress,
+    runtime_of,
+    say,
+)
 from stagedkd.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -131,8 +142,4 @@ def _size(text: str) -> tuple[int, int]:
 def _load(
     path: Path, overrides: list[str] | None, cells: list[str] | None, data_dir: Path | None
 ) -> tuple[Spec, Runtime]:
-    from stagedkd.plan.runtime import load_runtime
-    from stagedkd.spec.load import load_one, specs_root
-
-    made = load_one(path, overrides or (), cells or ()).cells[0].spec
-    return made, load_runtime(specs_root(path), data_dir=data_dir)
+    return load_cell(path, overrides, cells).cells[0].spec, runtime_of(path, data_dir=data_dir)
