@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from stagedkd.data.draws import bits, permutation
+from stagedkd.data.draws import Stream, bits, permutation
 from stagedkd.errors import DataError, TrainingError
 from stagedkd.models.network import Network, channels_last
 from stagedkd.models.shapes import NetworkShape, measure
@@ -163,7 +163,7 @@ def _probe(work: DistillWork, feed: Feed) -> Probe | None:
     """The clips over which substages are correlated; None where nothing is compared."""
     if not work.teacher_cut:
         return None
-    chosen = feed.numbers[np.sort(permutation(len(feed.numbers), 0, 71)[:CLIPS])]
+    chosen = feed.numbers[np.sort(permutation(len(feed.numbers), 0, Stream.PROBE)[:CLIPS])]
     return Probe(feed.source, chosen.tolist(), (work.input, work.teacher_input))
 
 
@@ -247,7 +247,7 @@ def read_refined(artifact: Artifact) -> Refined:
 
 def order_seed(seed: int) -> int:
     """The seed of order and views."""
-    return int(bits(seed, 51).item() >> np.uint64(33))
+    return int(bits(seed, Stream.ORDER_SEED).item() >> np.uint64(33))
 
 
 def check_weights(context: Context, weights: Weights | None, arch: Arch) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stagedkd.data.draws import permutation
+from stagedkd.data.draws import Stream, permutation
 from stagedkd.data.mix import Batch, mix
 from stagedkd.data.source import ClipSource, ahead
 from stagedkd.data.views import View
@@ -74,7 +74,10 @@ class Feed:
             chosen = np.flatnonzero(self.labels >= 0)
         places = np.arange(step * phase.train.batch, (step + 1) * phase.train.batch)
         rounds = places // len(chosen)
-        orders = {turn: chosen[permutation(len(chosen), self.seed, 61, number, turn)] for turn in set(rounds.tolist())}
+        orders = {
+            turn: chosen[permutation(len(chosen), self.seed, Stream.ORDER, number, turn)]
+            for turn in set(rounds.tolist())
+        }
         rows = np.array([orders[turn][at % len(chosen)] for turn, at in zip(rounds.tolist(), places, strict=True)])
         numbers = self.numbers[rows].tolist()
         views = [

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stagedkd import losses
-from stagedkd.data.draws import uniform
+from stagedkd.data.draws import Stream, uniform
 from stagedkd.data.mix import Batch, strong_view
 from stagedkd.data.views import fit_input
 from stagedkd.plan.work import PhaseWork
@@ -162,7 +162,7 @@ def kept_guides(drop: float, count: int, seed: int, step: int) -> frozenset[int]
     2021)."""
     if not drop:
         return frozenset(range(count))
-    draws = uniform(seed, 99, step, np.arange(count + 1))
+    draws = uniform(seed, Stream.GUIDES_DROPPED, step, np.arange(count + 1))
     kept = frozenset(i for i in range(count) if draws[i] >= drop)
     return kept or frozenset({int(draws[count] * count)})
 
