@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from stagedkd.dvc.text import MADE_BY, MARK, Entry, quoted, read_stages, with_own, without
 from stagedkd.errors import LockError, UsageError
 from stagedkd.plan.graph import Plan, Plans, Stage
-from stagedkd.plan.lock import data_id
-from stagedkd.plan.work import DistillWork, PrepareWork, RefineWork, TeachWork
 
 GUARD, GUARD_OUT = "stagedkd-guard", "dvc-guard.txt"
 SUMMARY, NETWORKS, CLASSES = "summary.json", "networks.json", "classes.json"  # what DVC shows of a report
@@ -101,7 +99,7 @@ def dvc_stages(pipeline: Pipeline) -> tuple[DvcStage, ...]:
     """
     _check(pipeline)
     files = {file for source in pipeline.sources for file in source.files}
-    files |= {"stagedkd.lock"} if any(map(_reads_lock, pipeline.unique.values())) else set()
+    files |= {"stagedkd.lock"} if any(stage.work.reads_lock for stage in pipeline.unique.values()) else set()
     guard = DvcStage(
         GUARD,
         "stagedkd dvc guard",
@@ -168,15 +166,6 @@ def _check(pipeline: Pipeline) -> None:
             raise LockError(
                 f"the keys of {source.path} wait for its data or weights", hint=f"stagedkd lock {source.path}"
             )
-
-
-def _reads_lock(stage: Stage) -> bool:
-    work = stage.work
-    if isinstance(work, PrepareWork):
-        return data_id(work.data) is not None
-    if isinstance(work, TeachWork | DistillWork):
-        return work.weights is not None
-    return isinstance(work, RefineWork) and any(network.weights for network in work.networks)
 
 
 def _work(pipeline: Pipeline) -> Iterable[DvcStage]:

@@ -16,7 +16,7 @@ from stagedkd.experiment.run import run_graph
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.lock import Lock, data_id, read_lock
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import DistillWork, EvaluateWork, PrepareWork, RefineWork, TeachWork, Work
+from stagedkd.plan.work import PrepareWork, Work
 from stagedkd.spec.hub import HUB, put_model_digest
 from stagedkd.spec.schema import Clip, FileArch, HfArch, Own, Videos
 from stagedkd.stages.context import Listener
@@ -24,7 +24,7 @@ from stagedkd.stages.pieces import in_words
 from stagedkd.stages.provenance import differences
 from stagedkd.stages.weights import weights_file
 from stagedkd.store.care import closure_faults, manifest_at
-from stagedkd.store.manifest import Manifest, Upstream, file_digest, weights_of
+from stagedkd.store.manifest import Manifest, Upstream, file_digest
 from stagedkd.store.rebuilt import Rebuilt
 from stagedkd.store.records import records
 from stagedkd.store.store import MANIFEST, Artifact, Store
@@ -191,10 +191,7 @@ def graph_of(manifests: Iterable[Manifest]) -> Graph:
 
 def _clip(works: list[Work]) -> Clip:
     """How videos are read: torchcodec goes without a cache; the pixels are the same with one and without."""
-    clip = next(
-        (w.clip for w in works if isinstance(w, TeachWork | RefineWork | DistillWork | EvaluateWork)),
-        Clip(cache="none"),
-    )
+    clip = next((w.view for w in works if w.view is not None), Clip(cache="none"))
     readings = [w.reading.decoder for w in works if isinstance(w, PrepareWork) and w.reading is not None]
     if "torchcodec" in readings:
         return clip.model_copy(update={"cache": "none", "decoder": "torchcodec"})
@@ -213,7 +210,7 @@ def require_inputs(graph: Graph, runtime: Runtime) -> Graph:
     for stage in graph.stages:
         for section in _sections(stage.work):
             _require_own(section, root)
-        for arch, weights in weights_of(stage.work):
+        for arch, weights in stage.work.weight_files:
             if file_digest(weights_file(weights.name, arch, runtime)) != weights.sha256:
                 raise LockError(f"the weights {weights.name} are not those that this was made of")
         if isinstance(stage.work, PrepareWork) and isinstance(stage.work.data, Videos):
@@ -315,11 +312,11 @@ def compare(original: Path, rebuilt: Path) -> list[str]:
 
 
 def _compare_file(path: Path, made: Mapping[str, Artifact]) -> list[str]:
-    from stagedkd.stages.networks import FILE_OF
+    from stagedkd.stages.networks import network_file
 
     manifest = manifest_in(path)
     artifact = made[f"{manifest.kind}-{manifest.key[:12]}"]
-    twin = artifact.file(FILE_OF[manifest.kind])
+    twin = artifact.file(network_file(manifest.work))
     return [] if file_digest(path) == file_digest(twin) else [_in_detail(path.name, path, twin)]
 
 

@@ -312,8 +312,8 @@ class _Compiler:
         return tuple(phases)
 
     def _evaluate(self, name: str, data: str) -> None:
-        spec, trained = self.spec, self.stages[name].work
-        assert isinstance(trained, (TeachWork, DistillWork))
+        spec, trained = self.spec, self.stages[name].work.network
+        assert trained is not None
         work = EvaluateWork(
             arch=trained.arch,
             input=trained.input,

@@ -146,7 +146,7 @@ def collect(plan: Plan, store: Store) -> Results:
         StoreError: a stage is missing in the store.
     """
     artifacts = {stage.name: store.artifact(stage) for stage in plan.stages}
-    trained = [s for s in plan.stages if isinstance(s.work, (TeachWork, DistillWork))]
+    trained = [s for s in plan.stages if s.work.network]
     found = {s.name: _network(s, artifacts[s.name], artifacts[f"evaluate-{s.name}"]) for s in trained}
     evaluated = artifacts["evaluate-student"].manifest.metrics
     run = artifacts["student"].run or {}

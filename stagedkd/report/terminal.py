@@ -72,23 +72,14 @@ def grid_plan_lines(plans: Plans, states: Mapping[str, str]) -> Iterator[str]:
     yield f"{len(plans.cells)} cells, {total} stages, {len(unique)} of them unique: " + ", ".join(
         f"{count} {kind}" for kind, count in kinds.items()
     )
-    alone = sum(_epochs(stage) for plan in plans.cells.values() for stage in plan.stages)
-    shared = sum(_epochs(stage) for stage in unique.values())
+    alone = sum(stage.work.epochs_run for plan in plans.cells.values() for stage in plan.stages)
+    shared = sum(stage.work.epochs_run for stage in unique.values())
     saved = 100 * (1 - shared / alone) if alone else 0.0
     yield f"sharing saves {saved:.0f}% of the training: {shared:,} epochs instead of {alone:,}"
     left = Counter(states[key] for key in unique)
     yield "of the unique stages: " + ", ".join(f"{left[state]} {state}" for state in STATE_COLOURS if left[state])
     for first, second in plans.twins:
         yield f"note: {first} and {second} are the same experiment"
-
-
-def _epochs(stage: Stage) -> int:
-    work = stage.work
-    if work.kind == "teach":
-        return work.phase.run_epochs if work.phase else 0
-    if work.kind == "refine":
-        return work.rule.folds * sum(network.phase.epochs for network in work.networks)
-    return sum(phase.epochs for phase in work.phases) if work.kind == "distill" else 0
 
 
 def grid_tables(found: GridResults) -> Iterator[Table]:

@@ -15,7 +15,6 @@ from stagedkd.data.source import ClipSource, Reader, SimulatedClips, VideoClips,
 from stagedkd.plan.graph import Graph
 from stagedkd.plan.lock import Lock, data_id
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import PrepareWork
 from stagedkd.spec.schema import Clip, Csv, Simulated, Videos
 from stagedkd.stages.context import Listener, Stop
 from stagedkd.stages.tables import read_table
@@ -37,14 +36,13 @@ class Around(Protocol):
 
 def open_source(around: Around, data: Artifact, clip: Clip, device: torch.device) -> ClipSource:
     """Where the clips of a data artifact come from."""
-    work = data.manifest.work
-    assert isinstance(work, PrepareWork)
+    section = data.manifest.work.data_set
     table = read_table(data.file("clips.parquet"))
-    if isinstance(work.data, Simulated):
-        return SimulatedClips(work.data, table["split"], clip, device)
-    assert isinstance(work.data, Videos)
+    if isinstance(section, Simulated):
+        return SimulatedClips(section, table["split"], clip, device)
+    assert isinstance(section, Videos)
     videos = videos_of(table, clip)
-    return VideoClips(_reader(around, work.data, clip), table["path"], videos, clip, device)
+    return VideoClips(_reader(around, section, clip), table["path"], videos, clip, device)
 
 
 def _reader(around: Around, data: Videos, clip: Clip) -> Reader:

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.lock import Lock, data_id, weights_id
-from stagedkd.plan.work import DistillWork, PrepareWork, RefineWork, TeachWork, Weights, Work
-from stagedkd.spec.schema import Arch, Section
+from stagedkd.plan.work import Work
+from stagedkd.spec.schema import Section
 
 
 class Upstream(Section):
@@ -53,22 +53,15 @@ def manifest_of(plan: Graph, stage: Stage) -> Manifest:
         keys = {role: plan.stage(name).key for role, name in part.needs.items()}
         assert part.key is not None
         closure[part.key] = Upstream(work=part.work, needs={role: key for role, key in keys.items() if key})
-        if isinstance(part.work, PrepareWork):
-            name = data_id(part.work.data)
+        if part.work.data_set is not None:
+            name = data_id(part.work.data_set)
             if name and name in plan.lock.data:  # the list of files stays in the lock; the fingerprint speaks for it
                 lock = lock.with_data(name, plan.lock.data[name].model_copy(update={"files": {}}))
-        for arch, weights in weights_of(part.work):
+        for arch, weights in part.work.weight_files:
             assert weights.sha256 is not None
             lock = lock.with_weights(weights_id(weights.name, arch), weights.sha256)
     assert stage.key is not None
     return Manifest(key=stage.key, kind=stage.work.kind, closure=closure, lock=lock)
-
-
-def weights_of(work: Work) -> list[tuple[Arch, Weights]]:
-    """The weight files that a stage starts from, each with the network it is for."""
-    if isinstance(work, TeachWork | DistillWork):
-        return [(work.arch, work.weights)] if work.weights else []
-    return [(n.arch, n.weights) for n in work.networks if n.weights] if isinstance(work, RefineWork) else []
 
 
 def file_digest(path: Path) -> str:
