@@ -11,7 +11,7 @@ import pytest
 from stagedkd import compile_plan, load_spec
 from stagedkd.errors import LockError
 from stagedkd.plan.graph import Plan
-from stagedkd.plan.key import canonical, digest
+from stagedkd.plan.key import canonical, digest, stage_key
 from stagedkd.plan.lock import DataLock, Lock, read_lock, write_lock
 from tests.conftest import REPO, TINY
 
@@ -49,6 +49,22 @@ PINNED = {
     "evaluate-student": "2d2d00098647",
     "evaluate-control-ce": "7fd894e79199",
 }
+
+
+def test_every_stage_has_its_role_and_no_key_hangs_on_it() -> None:
+    plan = compile_plan(load_spec(REPO / "specs" / "quickstart.yaml"))
+    assert {stage.name: stage.role for stage in plan.stages} == {
+        "data": "data",
+        "labels": "labels",
+        "teacher": "teacher",
+        "assistant-1": "assistant",
+        "student": "student",
+        "control-ce": "control",
+        **{f"evaluate-{name}": "evaluate" for name in ("teacher", "assistant-1", "student", "control-ce")},
+    }
+    assert [stage.name for stage in plan.of_role("student")] == ["student"] and not plan.of_role("refine")
+    inputs = {name: stage.identity for name, stage in plan.inputs(plan.stage("student")).items()}
+    assert stage_key(plan.stage("student").work, inputs) == plan.stage("student").key
 
 
 def test_types_are_told_apart() -> None:

@@ -169,18 +169,18 @@ def _check(pipeline: Pipeline) -> None:
 
 
 def _work(pipeline: Pipeline) -> Iterable[DvcStage]:
-    roles: dict[str, list[str]] = {}
+    users: dict[str, list[str]] = {}
     needs: dict[str, tuple[str, ...]] = {}
     for source in pipeline.sources:
         for cell, plan in source.plans.cells.items():
             for stage in plan.stages:
-                roles.setdefault(stage.identity, []).append(
+                users.setdefault(stage.identity, []).append(
                     f"{stage.name} of {source.plans.name}" + (f", {cell}" if cell else "")
                 )
                 above = {_files(pipeline, upper) for upper in plan.inputs(stage).values()}
                 needs[stage.identity] = tuple(sorted(above)) or (pipeline.guard_out,)
     for key, stage in pipeline.unique.items():
-        first, *others = roles[key]
+        first, *others = users[key]
         about = first + (f"; {len(others)} more share it" if others else "")
         yield DvcStage(stage.folder, f"stagedkd stage {key[:12]}", about, needs[key], (_files(pipeline, stage),))
 

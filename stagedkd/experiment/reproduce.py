@@ -179,7 +179,7 @@ def graph_of(manifests: Iterable[Manifest]) -> Graph:
         for above in closure[key].needs.values():
             if above not in stages:
                 add(above)
-        needs = {role: name(above) for role, above in closure[key].needs.items()}
+        needs = {given: name(above) for given, above in closure[key].needs.items()}
         stages[key] = Stage(name(key), closure[key].work, needs, key)
 
     for key in sorted(closure):

@@ -313,7 +313,7 @@ def _make(
     Raises:
         StagedkdError: by stage name, whatever went wrong.
     """
-    inputs = {role: made[name] for role, name in stage.needs.items()}
+    inputs = {given: made[name] for given, name in stage.needs.items()}
     started = time.time()
     try:
         manifest = manifest_of(plan, stage)

@@ -150,7 +150,7 @@ def _context(order: RanksOrder, folder: Path, number: int, count: int, stop: Sto
     """What the stage is handed in this rank: the launcher's, read anew from the store."""
     plan, store = order.graph, Store(order.runtime.folder("store"))
     stage = plan.stage(order.stage)
-    inputs = {role: store.artifact(other) for role, other in plan.inputs(stage).items()}
+    inputs = {name: store.artifact(other) for name, other in plan.inputs(stage).items()}
     listener: Listener = Saying(folder / "says.jsonl") if number == 0 else Silent()
     workspace = Workspace(Path(order.files), Path(order.scratch))
     return Context(

@@ -56,5 +56,5 @@ def digest(value: Any) -> str:
 
 
 def stage_key(work: Work, upstream: Mapping[str, str]) -> str:
-    """Key of a stage from its work and the keys of its inputs by role."""
+    """Key of a stage from its work and the keys of its inputs by their names."""
     return digest([work.kind, work.version, work, dict(upstream)])

@@ -267,8 +267,8 @@ class RefineWork(WorkSection):
 
 
 class DistillWork(WorkSection):
-    """One hop of the cascade: a student trained by its phases against a teacher and further guides, which have the
-    roles guide-1, guide-2, ... `share` is the teacher's weight among them, `drop` the chance of each to be left out of
+    """One hop of the cascade: a student trained by its phases against a teacher and further guides, which are its
+    inputs guide-1, guide-2, ... `share` is the teacher's weight among them, `drop` the chance of each to be left out of
     a step."""
 
     network_file: ClassVar[str | None] = "student.safetensors"
@@ -297,6 +297,11 @@ class DistillWork(WorkSection):
     @property
     def network(self) -> MadeNetwork:
         return MadeNetwork(self.arch, self.input)
+
+    @property
+    def guide_inputs(self) -> tuple[str, ...]:
+        """The inputs that give the guides, in their order."""
+        return tuple(f"guide-{i}" for i in range(1, len(self.guides) + 1))
 
     @property
     def trainings(self) -> tuple[PhaseWork, ...]:

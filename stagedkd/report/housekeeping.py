@@ -74,9 +74,9 @@ def artifact_lines(manifest: Manifest, run: Mapping[str, Any] | None, specs: lis
     yield "work:"
     yield from (f"  {name}: {value}" for name, value in fields_of(manifest.work).items())
     yield "made of:"
-    for depth, role, key in made_of(manifest):
+    for depth, name, key in made_of(manifest):
         if depth:
-            yield f"{'  ' * depth}{role}: {manifest.closure[key].work.kind} {key[:12]}"
+            yield f"{'  ' * depth}{name}: {manifest.closure[key].work.kind} {key[:12]}"
 
 
 def against_lines(manifest: Manifest, plans: Mapping[str, Plans]) -> Iterator[str]:
@@ -91,8 +91,8 @@ def against_lines(manifest: Manifest, plans: Mapping[str, Plans]) -> Iterator[st
                 if stage.key == manifest.key:
                     yield f"{stage.name} of {name}: this one"
                     continue
-                above = {role: need.key for role, need in plan.inputs(stage).items()}
-                inputs = sorted(role for role, key in above.items() if manifest.needs.get(role) != key)
+                above = {given: need.key for given, need in plan.inputs(stage).items()}
+                inputs = sorted(given for given, key in above.items() if manifest.needs.get(given) != key)
                 fields = changed_fields(manifest.work, stage.work)
                 yield f"{stage.name} of {name}: another, {in_short(fields, inputs)}"
 

@@ -27,7 +27,7 @@ def phase_lines(plans: Plans) -> Iterator[str]:
 
 
 def _distill(stage: Stage, work: DistillWork) -> Iterator[str]:
-    guides = ", ".join(name for role, name in stage.needs.items() if role.startswith("guide"))
+    guides = ", ".join(stage.needs[name] for name in work.guide_inputs)
     yield from ("", f"{stage.name} from {stage.needs['teacher']}" + (f", guided by {guides}, too" if guides else ""))
     said = {
         "pairing": work.pairing if work.pairing != "pairs" else "",

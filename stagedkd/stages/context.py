@@ -97,7 +97,7 @@ def catching_signals() -> Generator[Stop]:
 
 @dataclass(frozen=True)
 class Context:
-    """One stage about to run. `inputs` are the artifacts it needs by role; `manifest` its own, without files. Of
+    """One stage about to run. `inputs` are the artifacts it needs by input; `manifest` its own, without files. Of
     several processes that do it together (`ranks`) the first alone writes."""
 
     plan: Graph

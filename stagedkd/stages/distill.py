@@ -92,10 +92,10 @@ def distill(context: Context, work: DistillWork) -> Done:
     """Train a student by its phases against the networks above it, which stand still."""
     classes, device = classes_of(context), training_device(context)
     cast = [(work.teacher, work.teacher_input), *((guide.arch, guide.input) for guide in work.guides)]
-    roles = ["teacher", *(f"guide-{i}" for i in range(1, len(cast)))]
+    given = ("teacher", *work.guide_inputs)
     guides = [
-        load_network(context.inputs[role], arch, classes, context.root).to(device).eval().requires_grad_(False)
-        for role, (arch, _) in zip(roles, cast, strict=True)
+        load_network(context.inputs[name], arch, classes, context.root).to(device).eval().requires_grad_(False)
+        for name, (arch, _) in zip(given, cast, strict=True)
     ]
     student = new_network(context, work.arch, classes, work.weights, work.seed)
     check_weights(context, work.weights, work.arch)

@@ -41,7 +41,7 @@ class Manifest(Section):
 
     @property
     def needs(self) -> Mapping[str, str]:
-        """Keys of the stage's inputs by role."""
+        """Keys of the stage's inputs by their names."""
         return self.closure[self.key].needs
 
 
@@ -50,9 +50,9 @@ def manifest_of(plan: Graph, stage: Stage) -> Manifest:
     closure: dict[str, Upstream] = {}
     lock = Lock()
     for part in plan.closure(stage):
-        keys = {role: plan.stage(name).key for role, name in part.needs.items()}
+        keys = {given: plan.stage(name).key for given, name in part.needs.items()}
         assert part.key is not None
-        closure[part.key] = Upstream(work=part.work, needs={role: key for role, key in keys.items() if key})
+        closure[part.key] = Upstream(work=part.work, needs={given: key for given, key in keys.items() if key})
         if part.work.data_set is not None:
             name = data_id(part.work.data_set)
             if name and name in plan.lock.data:  # the list of files stays in the lock; the fingerprint speaks for it
