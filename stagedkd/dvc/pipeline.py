@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from stagedkd.dvc.text import MADE_BY, MARK, Entry, quoted, read_stages, with_own, without
 from stagedkd.errors import LockError, UsageError
 from stagedkd.plan.graph import Plan, Plans, Stage
+from stagedkd.plan.key import Key
 
 GUARD, GUARD_OUT = "stagedkd-guard", "dvc-guard.txt"
 SUMMARY, NETWORKS, CLASSES = "summary.json", "networks.json", "classes.json"  # what DVC shows of a report
@@ -50,7 +51,7 @@ class Pipeline:
     params: tuple[str, ...] = ("dvc",)
 
     @property
-    def unique(self) -> Mapping[str, Stage]:
+    def unique(self) -> Mapping[Key, Stage]:
         """Every stage of all specs once, by key."""
         return {key: stage for source in self.sources for key, stage in source.plans.unique.items()}
 
@@ -141,11 +142,11 @@ def pruned(lock: str, stale: Iterable[Entry]) -> str:
 def stage_of(experiments: Iterable[Plans], key: str) -> list[tuple[Plan, Stage]]:
     """The stages whose key begins with `key`, each with a plan that has it; `<kind>-<key>`, as folders are named, is
     understood too."""
-    kind, _, prefix = key.rpartition("-")
-    found: dict[str, tuple[Plan, Stage]] = {}
+    _, prefix = Key.parse(key)
+    found: dict[Key, tuple[Plan, Stage]] = {}
     for plan in (plan for plans in experiments for plan in plans.cells.values()):
         for stage in plan.stages:
-            if prefix and stage.identity.startswith(prefix) and kind in ("", stage.work.kind):
+            if prefix and stage.identity.is_meant(key, stage.work.kind):
                 found.setdefault(stage.identity, (plan, stage))
     return list(found.values())
 
@@ -182,7 +183,7 @@ def _work(pipeline: Pipeline) -> Iterable[DvcStage]:
     for key, stage in pipeline.unique.items():
         first, *others = users[key]
         about = first + (f"; {len(others)} more share it" if others else "")
-        yield DvcStage(stage.folder, f"stagedkd stage {key[:12]}", about, needs[key], (_files(pipeline, stage),))
+        yield DvcStage(stage.folder, f"stagedkd stage {key.short}", about, needs[key], (_files(pipeline, stage),))
 
 
 def _files(pipeline: Pipeline, stage: Stage) -> str:

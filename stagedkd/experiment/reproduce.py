@@ -14,6 +14,7 @@ from stagedkd.data.fingerprint import HashMemo, fingerprint, require_equal
 from stagedkd.errors import LockError, StoreError, UsageError
 from stagedkd.experiment.run import run_graph
 from stagedkd.plan.graph import Graph, Stage
+from stagedkd.plan.key import Key
 from stagedkd.plan.lock import Lock, data_id, read_lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import PrepareWork, Work
@@ -67,7 +68,7 @@ def reproduce(
     runtimes = {stage.identity: as_there(stage, runtime, there[stage.name], given) for stage in graph.stages}
     made = run_graph(graph, runtime, listener, runtimes)
     compared: dict[str, tuple[str, ...]] = {}
-    wanted = {f"{m.kind}-{m.key[:12]}" for m in sought.manifests} if sought.whole else set[str]()
+    wanted = {m.folder for m in sought.manifests} if sought.whole else set[str]()
     for name, artifact in made.items():
         folder = sought.originals.root / name
         if (folder / "files").is_dir():
@@ -110,8 +111,8 @@ def seek(what: Path, original: Store) -> Sought:
         if isinstance(manifest, str):
             hint = "another version of stagedkd may have made it: use that one"
             raise StoreError(f"{folder}: {manifest}", hint=hint)
-        if folder.name != f"{manifest.kind}-{manifest.key[:12]}":
-            raise UsageError(f"{folder} is not called {manifest.kind}-{manifest.key[:12]}", hint="name it so")
+        if folder.name != manifest.folder:
+            raise UsageError(f"{folder} is not called {manifest.folder}", hint="name it so")
         found = Sought((manifest,), Store(folder.parent))
     else:
         found = _seek_run(what, original)
@@ -119,7 +120,7 @@ def seek(what: Path, original: Store) -> Sought:
         wrong = closure_faults(manifest)
         if wrong:
             hint = "it was changed, or made by another version of stagedkd: use that one"
-            raise StoreError(f"the manifest of {manifest.kind}-{manifest.key[:12]}: {wrong[0]}", hint=hint)
+            raise StoreError(f"the manifest of {manifest.folder}: {wrong[0]}", hint=hint)
     return found
 
 
@@ -165,17 +166,17 @@ def manifest_in(path: Path) -> Manifest:
 
 def graph_of(manifests: Iterable[Manifest]) -> Graph:
     """The stages of all closures, each after those that it needs, under their names in the store."""
-    closure: dict[str, Upstream] = {}
+    closure: dict[Key, Upstream] = {}
     lock = Lock()
     for manifest in manifests:
         closure |= manifest.closure
         lock = Lock(data={**lock.data, **manifest.lock.data}, weights={**lock.weights, **manifest.lock.weights})
-    stages: dict[str, Stage] = {}
+    stages: dict[Key, Stage] = {}
 
-    def name(key: str) -> str:
-        return f"{closure[key].work.kind}-{key[:12]}"
+    def name(key: Key) -> str:
+        return key.folder(closure[key].work.kind)
 
-    def add(key: str) -> None:
+    def add(key: Key) -> None:
         for above in closure[key].needs.values():
             if above not in stages:
                 add(above)
@@ -315,7 +316,7 @@ def _compare_file(path: Path, made: Mapping[str, Artifact]) -> list[str]:
     from stagedkd.stages.networks import network_file
 
     manifest = manifest_in(path)
-    artifact = made[f"{manifest.kind}-{manifest.key[:12]}"]
+    artifact = made[manifest.folder]
     twin = artifact.file(network_file(manifest.work))
     return [] if file_digest(path) == file_digest(twin) else [_in_detail(path.name, path, twin)]
 

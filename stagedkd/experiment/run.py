@@ -17,6 +17,7 @@ from stagedkd.launch.cluster import Cluster, load_cluster
 from stagedkd.launch.torchrun import check_ranks, wants_ranks, work_in_ranks
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.graph import Graph, Plan, Plans, Stage
+from stagedkd.plan.key import Key
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.plan.work import DistillWork, EvaluateWork, PrepareWork, RefineWork, TeachWork, WeakenWork
 from stagedkd.spec.load import Experiment
@@ -155,7 +156,7 @@ def run_in(graph: Graph, stage: Stage, runtime: Runtime, listener: Listener, sto
         for above in graph.inputs(stage).values():
             if store.state(above) != "hit":
                 message = f"stage {stage.name} needs {above.name} ({above.folder}), which the store does not have"
-                raise StoreError(message, hint=f"stagedkd stage {above.identity[:12]} makes it")
+                raise StoreError(message, hint=f"stagedkd stage {above.identity.short} makes it")
             inputs[above.name] = store.artifact(above)
     walk = _Walk(store, runtime, listener, {stage.identity: 1})
     return walk.stage(graph, stage, inputs, stop), bool(walk.ran)
@@ -174,7 +175,7 @@ def locked_plan(spec: Spec, runtime: Runtime, listener: Listener) -> Plan:
 
 
 def run_graph(
-    graph: Graph, runtime: Runtime, listener: Listener, runtimes: Mapping[str, Runtime]
+    graph: Graph, runtime: Runtime, listener: Listener, runtimes: Mapping[Key, Runtime]
 ) -> dict[str, Artifact]:
     """Run every stage of a graph that needs no spec, some of them (by key) with a runtime of their own, and give their
     artifacts; raises what `run` raises."""
@@ -233,8 +234,8 @@ class _Walk:
     store: Store
     runtime: Runtime
     show: Listener
-    numbers: Mapping[str, int]
-    runtimes: Mapping[str, Runtime] = field(default_factory=dict[str, Runtime])
+    numbers: Mapping[Key, int]
+    runtimes: Mapping[Key, Runtime] = field(default_factory=dict[Key, Runtime])
     elsewhere: Mapping[str, bool | StagedkdError] = field(default_factory=dict[str, "bool | StagedkdError"])
     made: dict[str, Artifact] = field(default_factory=dict[str, Artifact])
     failed: dict[str, StagedkdError] = field(default_factory=dict[str, StagedkdError])

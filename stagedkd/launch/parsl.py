@@ -24,6 +24,7 @@ from stagedkd.launch.cluster import Cluster, Kubernetes, Local, Slurm
 from stagedkd.launch.protocol import Said, error_of, order
 from stagedkd.launch.worker import WorkersOrder, work
 from stagedkd.plan.graph import Graph, Plans, Stage
+from stagedkd.plan.key import Key
 from stagedkd.plan.runtime import Runtime
 from stagedkd.stages.context import Listener, Silent, Stop
 from stagedkd.store.leases import Owner
@@ -129,7 +130,7 @@ class _Dispatch:
     """Who is at which stage. `outcomes` has the stages that came to an end, by key: whether they ran, or why not.
     `broken`: something failed that Parsl's logs may explain."""
 
-    missing: Mapping[str, _Job]
+    missing: Mapping[Key, _Job]
     submit: Submit
     folder: Path
     devices: tuple[str, ...] | int

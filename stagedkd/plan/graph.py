@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from stagedkd.plan.key import NO_KEY, Key
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.work import Work
 from stagedkd.spec.schema import Clip, Spec
@@ -25,19 +26,19 @@ class Stage:
     name: str
     work: Work
     needs: Mapping[str, str] = field(default_factory=dict[str, str])
-    identity: str = ""
+    identity: Key = NO_KEY
     locked: bool = True
     role: Role | None = None
 
     @property
-    def key(self) -> str | None:
+    def key(self) -> Key | None:
         """The content key; None while data or weights upstream are not in the lock."""
         return self.identity if self.locked else None
 
     @property
     def folder(self) -> str:
         """Folder of the stage's artifact in the store."""
-        return f"{self.work.kind}-{self.identity[:12]}" if self.locked else "unlocked"
+        return self.identity.folder(self.work.kind) if self.locked else "unlocked"
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ class Plans:
         return bool(self.axes)
 
     @property
-    def unique(self) -> Mapping[str, Stage]:
+    def unique(self) -> Mapping[Key, Stage]:
         """Every stage once, by identity, in the order in which it is first met."""
-        found: dict[str, Stage] = {}
+        found: dict[Key, Stage] = {}
         for plan in self.cells.values():
             for stage in plan.stages:
                 found.setdefault(stage.identity, stage)

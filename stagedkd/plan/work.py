@@ -17,6 +17,7 @@ from stagedkd.plan.lock import data_id
 from stagedkd.spec.schema import Arch, Augment, Clip, Data, Input, Labels, Losses, Section, Train
 from stagedkd.spec.schema import Refine as Rule
 
+KIND_FORM = "[a-z]+"  # of the name of a kind, which begins the names of folders
 Cut: TypeAlias = tuple[tuple[str, ...], ...]
 
 
@@ -128,7 +129,7 @@ class WorkSection(Section):
         if taken:
             raise TypeError(f"{cls.__name__} has fields that are named as members of WorkSection: {', '.join(taken)}")
         kind = str(cls.model_fields["kind"].default)
-        if not re.fullmatch("[a-z]+", kind):
+        if not re.fullmatch(KIND_FORM, kind):
             raise TypeError(f"{cls.__name__}: its kind '{kind}' begins names of folders: a-z alone")
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from stagedkd.plan.compare import changed_fields, fields_of, in_short
 from stagedkd.plan.graph import Plans
+from stagedkd.plan.key import Key
 from stagedkd.store.care import Entry
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.rebuilt import Rebuilt
@@ -34,7 +35,7 @@ def age_of(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def store_table(entries: Iterable[Entry], used: Mapping[str, list[str]]) -> Table:
+def store_table(entries: Iterable[Entry], used: Mapping[Key, list[str]]) -> Table:
     """Entries of the store, and which specs use each, by key."""
     table = Table("kind", "key", box=None, header_style="bold", pad_edge=False)
     table.add_column("size", justify="right")
@@ -46,8 +47,7 @@ def store_table(entries: Iterable[Entry], used: Mapping[str, list[str]]) -> Tabl
             note = {"attempt": "unfinished", "trash": "left by a clean-up"}[entry.part]
         elif not entry.key:
             note = "broken: stagedkd store verify"
-        key = entry.key[:12] or entry.folder.name.partition("-")[2][:12]
-        table.add_row(entry.kind, key, size_of(entry.size), age_of(entry.age), note)
+        table.add_row(entry.kind, entry.short, size_of(entry.size), age_of(entry.age), note)
     return table
 
 
@@ -76,7 +76,7 @@ def artifact_lines(manifest: Manifest, run: Mapping[str, Any] | None, specs: lis
     yield "made of:"
     for depth, name, key in made_of(manifest):
         if depth:
-            yield f"{'  ' * depth}{name}: {manifest.closure[key].work.kind} {key[:12]}"
+            yield f"{'  ' * depth}{name}: {manifest.closure[key].work.kind} {key.short}"
 
 
 def against_lines(manifest: Manifest, plans: Mapping[str, Plans]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from stagedkd.plan.graph import Graph, Stage
+from stagedkd.plan.key import Key
 from stagedkd.plan.lock import Lock, data_id, weights_id
 from stagedkd.plan.work import Work
 from stagedkd.spec.schema import Section
@@ -19,7 +20,7 @@ class Upstream(Section):
     """One stage of the closure: its work and the keys it needs, so that all can be rebuilt from here."""
 
     work: Work
-    needs: Mapping[str, str]
+    needs: Mapping[str, Key]
 
 
 class Manifest(Section):
@@ -27,9 +28,9 @@ class Manifest(Section):
     `files` maps each other file of the artifact to its SHA-256; `metrics` are the stage's own figures."""
 
     format: int = 1
-    key: str
+    key: Key
     kind: str
-    closure: Mapping[str, Upstream]
+    closure: Mapping[Key, Upstream]
     lock: Lock
     files: Mapping[str, str] = Field(default_factory=dict[str, str])
     metrics: Mapping[str, Any] = Field(default_factory=dict[str, Any])
@@ -40,14 +41,19 @@ class Manifest(Section):
         return self.closure[self.key].work
 
     @property
-    def needs(self) -> Mapping[str, str]:
+    def folder(self) -> str:
+        """Folder of the artifact in the store."""
+        return self.key.folder(self.kind)
+
+    @property
+    def needs(self) -> Mapping[str, Key]:
         """Keys of the stage's inputs by their names."""
         return self.closure[self.key].needs
 
 
 def manifest_of(plan: Graph, stage: Stage) -> Manifest:
     """The manifest of a stage before it has run: no files, no metrics. The stage must be locked."""
-    closure: dict[str, Upstream] = {}
+    closure: dict[Key, Upstream] = {}
     lock = Lock()
     for part in plan.closure(stage):
         keys = {given: plan.stage(name).key for given, name in part.needs.items()}

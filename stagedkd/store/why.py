@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from stagedkd.plan.compare import changed_fields, in_short
 from stagedkd.plan.graph import Graph, Stage
+from stagedkd.plan.key import Key
 from stagedkd.store.manifest import Manifest
 
 
@@ -23,12 +24,12 @@ def why_miss(plan: Graph, stage: Stage, stored: Iterable[Manifest]) -> str:
     return min(found)[1] if found else "nothing of its kind is stored"
 
 
-def made_of(manifest: Manifest) -> list[tuple[int, str, str]]:
+def made_of(manifest: Manifest) -> list[tuple[int, str, Key]]:
     """What made an artifact: (depth, input, key) of it and all above it, each with what it needs below it, an upstream
     that was named already not opened again."""
-    found: list[tuple[int, str, str]] = []
+    found: list[tuple[int, str, Key]] = []
 
-    def add(depth: int, given: str, key: str) -> None:
+    def add(depth: int, given: str, key: Key) -> None:
         again = any(key == seen for _, _, seen in found)
         found.append((depth, given, key))
         for name, above in sorted(manifest.closure[key].needs.items()) if not again else ():
