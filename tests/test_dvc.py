@@ -69,7 +69,7 @@ def key(pipeline: Pipeline, name: str) -> str:
     (plan,) = pipeline.sources[0].plans.cells.values()
     found = plan.stage(name).key
     assert found is not None
-    return found[:12]
+    return found.short
 
 
 def tracked(folder: Path, *specs: str, more: str = "") -> None:
@@ -384,7 +384,7 @@ def test_a_stage_is_found_by_the_begin_of_its_key(project: Path) -> None:
     (plan,) = load_project(project).pipeline.sources[0].plans.cells.values()
     for stage in plan.stages:
         assert stage.key is not None
-        for said in (stage.key, stage.key[:12], stage.folder):
+        for said in (stage.key, stage.key.short, stage.folder):
             assert find_stage(project, said)[1] == stage
     first = {}
     for stage in plan.stages:
@@ -393,7 +393,7 @@ def test_a_stage_is_found_by_the_begin_of_its_key(project: Path) -> None:
     if several:
         with pytest.raises(UsageError, match=f"{len(first[several])} stages have keys that begin with {several}"):
             find_stage(project, several)
-    for unknown in ("0" * 12, "", "refine-" + str(plan.stages[0].key)[:12]):
+    for unknown in ("0" * 12, "", plan.stages[0].identity.folder("refine")):
         with pytest.raises(UsageError, match="no stage of the specs") as caught:
             find_stage(project, unknown)
         assert "stagedkd dvc sync" in caught.value.hint

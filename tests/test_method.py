@@ -420,6 +420,7 @@ def test_dense_guidance_and_co_teachers_in_the_plan(project: Path) -> None:
         and hop(several, "assistant-1").guides[0].share == 2
     )
     assert "guide-1" not in several.stage("student").needs
+    assert [stage.name for stage in several.of_role("co_teacher")] == ["teacher-2"]
     assert tiny("distill.phases.joint.losses={$replace: {ce: 1}}").stage("student").needs.keys() == {
         "data",
         "labels",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from stagedkd import compile_plan, load_spec
 from stagedkd.errors import LockError
 from stagedkd.plan.graph import Plan
-from stagedkd.plan.key import canonical, digest
+from stagedkd.plan.key import FOLDER_FORM, Key, canonical, digest, stage_key
 from stagedkd.plan.lock import DataLock, Lock, read_lock, write_lock
+from stagedkd.store.manifest import Manifest, Upstream, manifest_of
 from tests.conftest import REPO, TINY
 
 
@@ -34,7 +38,7 @@ def test_digests_are_pinned() -> None:
     value = [None, True, 1, 1.0, "1", {"b": 0.1, "a": (1, 2)}]
     assert digest(value) == "a6210630374e857d539c446f941d46430a7d440dd6531e66634f7fdf9c4a08b7"
     plan = compile_plan(load_spec(REPO / "specs" / "quickstart.yaml"))
-    assert {s.name: s.key[:12] for s in plan.stages if s.key} == PINNED
+    assert {s.name: s.key.short for s in plan.stages if s.key} == PINNED
 
 
 PINNED = {
@@ -49,6 +53,42 @@ PINNED = {
     "evaluate-student": "2d2d00098647",
     "evaluate-control-ce": "7fd894e79199",
 }
+
+
+def test_every_stage_has_its_role_and_no_key_hangs_on_it() -> None:
+    plan = compile_plan(load_spec(REPO / "specs" / "quickstart.yaml"))
+    assert {stage.name: stage.role for stage in plan.stages} == {
+        "data": "data",
+        "labels": "labels",
+        "teacher": "teacher",
+        "assistant-1": "assistant",
+        "student": "student",
+        "control-ce": "control",
+        **{f"evaluate-{name}": "evaluate" for name in ("teacher", "assistant-1", "student", "control-ce")},
+    }
+    assert [stage.name for stage in plan.of_role("student")] == ["student"] and not plan.of_role("refine")
+    inputs = {name: stage.identity for name, stage in plan.inputs(plan.stage("student")).items()}
+    assert stage_key(plan.stage("student").work, inputs) == plan.stage("student").key
+
+
+def test_a_key_is_a_string_with_names() -> None:
+    key = Key("0123456789abcdef" * 4)
+    assert (key.short, key.folder("teach")) == ("0123456789ab", "teach-0123456789ab")
+    assert Key.parse("teach-0123456789ab") == ("teach", "0123456789ab") and Key.parse("0123") == ("", "0123")
+    assert Key.parse("teach-0123.token") == ("teach", "0123.token") and Key.parse("") == ("", "")
+    assert key.is_meant("0123", "teach") and key.is_meant(key.folder("teach"), "teach") and key.is_meant(key, "teach")
+    assert not key.is_meant("refine-0123", "teach") and not key.is_meant("123", "teach")
+    assert re.fullmatch(FOLDER_FORM, key.folder("teach")) and not re.fullmatch(FOLDER_FORM, f"teach-{key}")
+    assert json.dumps({key: key}) == f'{{"{key}": "{key}"}}' and canonical(key) == canonical(str(key))
+
+
+def test_keys_go_through_pydantic_as_plain_strings() -> None:
+    plan = compile_plan(load_spec(REPO / "specs" / "quickstart.yaml"))
+    manifest = manifest_of(plan, plan.stage("student"))
+    again = Manifest.model_validate_json(manifest.model_dump_json(), strict=False)
+    assert again == manifest and all(isinstance(key, Key) for key in (again.key, *again.closure, *again.needs.values()))
+    with pytest.raises(ValidationError):
+        Upstream.model_validate({"work": plan.stages[0].work, "needs": {"data": 3}})
 
 
 def test_types_are_told_apart() -> None:

@@ -23,7 +23,8 @@ from rich.console import Console
 
 from stagedkd.errors import UsageError
 from stagedkd.plan.compile import compile_experiment
-from stagedkd.plan.graph import Plans, Stage
+from stagedkd.plan.graph import Graph, Plans, Stage
+from stagedkd.plan.lock import Lock
 from stagedkd.plan.work import RefineWork, WeakenWork
 from stagedkd.report.collect import NetworkResult, Refinement, collect, read_refinements
 from stagedkd.report.comparison import compare, compute_note, flops_text, p_text, power_notes
@@ -35,7 +36,7 @@ from stagedkd.report.terminal import grid_tables, results_tables
 from stagedkd.report.write import as_json as results_json
 from stagedkd.report.write import grid_page, page
 from stagedkd.spec.load import load_experiment
-from stagedkd.spec.schema import Labels
+from stagedkd.spec.schema import Clip, Labels
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Store
 from tests.conftest import TINY, Command
@@ -538,10 +539,12 @@ REFINED = {
 
 
 def test_rounds_of_refinement_are_shown_where_there_are_any(made: tuple[Plans, Store]) -> None:
-    works = {"labels": WeakenWork(labels=Labels(), clip=None), "refine-1": RefineWork.model_construct()}
-    stages = [SimpleNamespace(name=name, work=work) for name, work in works.items()]
+    stages = (
+        Stage("labels", WeakenWork(labels=Labels(), clip=None), role="labels"),
+        Stage("refine-1", RefineWork.model_construct(), role="refine"),
+    )
     artifacts = {s.name: SimpleNamespace(manifest=SimpleNamespace(metrics=REFINED)) for s in stages}
-    rounds = read_refinements(SimpleNamespace(stages=stages), artifacts)  # type: ignore[arg-type]
+    rounds = read_refinements(Graph("g", Lock(), stages, Clip()), artifacts)  # type: ignore[arg-type]
     (first,) = rounds
     assert (first.name, first.before, first.after, first.wrong_to_right, first.worst) == (
         "refine-1",

@@ -238,7 +238,7 @@ def test_a_family_that_leaves_a_fact_out_fails_at_import() -> None:
         rest = {other: fact for other, fact in facts.items() if other != name}
         with pytest.raises(TypeError, match=f"^Partial must define {name}; see Architecture"):
             type("Partial", (Architecture,), rest)
-    with pytest.raises(TypeError, match="must define block_names, fixed_input, "):
+    with pytest.raises(TypeError, match="must define block_names, natural_cut, "):
         type("Empty", (Architecture,), {})
 
 

@@ -19,6 +19,7 @@ from stagedkd import compile_plan, load_spec
 from stagedkd.errors import LockError, StoreError, UsageError
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.graph import Plan, Stage
+from stagedkd.plan.key import Key
 from stagedkd.plan.lock import Lock
 from stagedkd.spec.load import load_experiment
 from stagedkd.store import care
@@ -228,7 +229,7 @@ def test_a_frozen_holder_that_wakes_up_publishes_nothing(project: Path) -> None:
 
 
 def test_store_commands_load_no_torch(tiny: tuple[Store, Plan], project: Path) -> None:
-    student = str(tiny[1].stage("student").key)
+    student = tiny[1].stage("student").identity
     calls = [["ls"], ["ls", "--json"], ["du"], ["verify"], ["gc", "--dry-run"], ["why", student[:8], "specs/tiny.yaml"]]
     probe = (
         "import sys; from stagedkd import cli\n"
@@ -239,7 +240,7 @@ def test_store_commands_load_no_torch(tiny: tuple[Store, Plan], project: Path) -
     )
     found = subprocess.run([sys.executable, "-c", probe], cwd=project, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
-    assert re.search(rf"distill +{student[:12]} .* tiny", found.stdout) and "10 artifacts are whole" in found.stdout
+    assert re.search(rf"distill +{student.short} .* tiny", found.stdout) and "10 artifacts are whole" in found.stdout
     assert "teacher: distill" in found.stdout and "student of tiny: this one" in found.stdout
     assert "assistant-1 of tiny: another, teacher.width 4 -> 8" in found.stdout
 
@@ -313,7 +314,7 @@ def test_gc_keeps_what_specs_dvc_and_runs_need(tiny: tuple[Store, Plan], project
 
 def test_gc_leaves_what_a_run_holds_or_has_just_asked_for(tiny: tuple[Store, Plan], project: Path) -> None:
     store, plan = tiny
-    keys = [str(stage.key) for stage in plan.stages]
+    keys = [stage.identity for stage in plan.stages]
     student = plan.stage("student")
     assert {entry.folder.name for entry in care.spare(store, [], set(), 0)} == {stage.folder for stage in plan.stages}
     lease = try_acquire(store.root / ".leases" / f"distill-{student.key}")
@@ -351,7 +352,7 @@ def test_a_killed_gc_leaves_no_half_artifact(tiny: tuple[Store, Plan], monkeypat
         store.discard(store.root / stage.folder)
     monkeypatch.undo()
     assert store.state(stage) == "miss" and stage.key not in {m.key for m in store.manifests()}
-    keys = [str(s.key) for s in plan.stages]
+    keys = [s.identity for s in plan.stages]
     (left,) = care.spare(store, keys, set(), 0)
     assert left.part == "trash" and list(care.collect(store, [left], [], print)) == [left]
     assert not list((store.root / ".trash").iterdir())
@@ -365,7 +366,7 @@ def test_gc_keeps_checkpoints_that_are_needed(tiny: tuple[Store, Plan]) -> None:
     for stage in (wanted, done, alien):
         with store.held(stage, lambda: None) as lease:
             (store.open(stage, lease).scratch / "checkpoint.pt").write_bytes(b"x")
-    keys = [str(stage.key) for stage in plan.stages if stage != alien and stage.name != "evaluate-control-ce"]
+    keys = [stage.identity for stage in plan.stages if stage != alien and stage.name != "evaluate-control-ce"]
     going = {entry.name for entry in care.spare(store, keys, set(), 0) if entry.part == "attempt"}
     assert going == {done.folder, alien.folder}  # of one the artifact is there, the other nobody needs
 
@@ -526,7 +527,7 @@ def test_reproduce_refuses_what_it_cannot_trust(tiny: tuple[Store, Plan], projec
         ("../own.py", UsageError, "outside the project"),
     ):
         arch = FileArch(arch="file", path=own, digest="0" * 64)
-        stage = Stage("student", work.model_copy(update={"arch": arch}), {}, "0" * 64)
+        stage = Stage("student", work.model_copy(update={"arch": arch}), {}, Key("0" * 64))
         with pytest.raises(error, match=words):
             require_inputs(type(graph)("x", graph.lock, (stage,), graph.clip), load_runtime(project))
 

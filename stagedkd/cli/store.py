@@ -119,12 +119,11 @@ def _why_missing(key: str, plans: dict[str, Plans], kept: Store) -> bool:
     """Say of each spec's stage with this key why the store lacks it."""
     from stagedkd.store.why import why_miss
 
-    kind, _, start = key.rpartition("-")
     stored, seen = list(kept.manifests()), set[str]()
     for name, made in plans.items():
         for plan in made.cells.values():
             for stage in plan.stages:
-                fits = stage.key is not None and stage.key.startswith(start) and kind in ("", stage.work.kind)
+                fits = stage.key is not None and stage.key.is_meant(key, stage.work.kind)
                 if fits and stage.identity not in seen:
                     seen.add(stage.identity)
                     state = kept.state(stage)

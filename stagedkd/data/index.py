@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from stagedkd.data.draws import bits, permutation
+from stagedkd.data.draws import Stream, bits, permutation
 from stagedkd.errors import DataError
 from stagedkd.spec.schema import Dealt
 
@@ -77,7 +77,7 @@ def _deal(entries: Sequence[Entry], data: Dealt) -> dict[str, int]:
     for entry in entries:
         members[entry.group].append(entry)
     names = sorted(members)
-    order = [names[i] for i in permutation(len(names), data.seed, 71)]
+    order = [names[i] for i in permutation(len(names), data.seed, Stream.GROUPS)]
     order.sort(key=lambda name: -len(members[name]))  # stable: large groups first, else as shuffled
     filled = [defaultdict[str, int](int) for _ in range(data.folds)]
     load = [0] * data.folds
@@ -96,7 +96,8 @@ def _cost(
     filled: Sequence[dict[str, int]], load: Sequence[int], labels: Sequence[str], seed: int, fold: int
 ) -> tuple[int, int, int]:
     """How little a group is wanted in a fold: clips of its classes there, clips there, then chance."""
-    return sum(filled[fold][label] for label in labels), load[fold], int(bits(seed, 72, fold).item() >> 40)
+    chance = int(bits(seed, Stream.FOLD_TIES, fold).item() >> 40)
+    return sum(filled[fold][label] for label in labels), load[fold], chance
 
 
 def copies_across(entries: Sequence[Entry], files: Mapping[str, str]) -> list[list[str]]:

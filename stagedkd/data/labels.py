@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stagedkd.data.draws import bits, uniform
+from stagedkd.data.draws import Stream, bits, uniform
 from stagedkd.errors import DataError
 from stagedkd.spec.schema import Asymmetric, InstanceDependent, Labels, PairFlip
 
@@ -55,7 +55,7 @@ def weaken(clips: Clips, labels: Labels, classes: Sequence[str]) -> tuple[Ids, l
 
 def _by_clip(members: Ids, labels: Labels) -> tuple[Ids, Ids]:
     """The clean and the noisy clips of a class."""
-    members = members[np.argsort(bits(labels.seed, 81, members.astype(np.int64)), kind="stable")]
+    members = members[np.argsort(bits(labels.seed, Stream.CLIPS_CHOSEN, members.astype(np.int64)), kind="stable")]
     clean = _count(labels.clean, len(members))
     noisy = min(_count(labels.noisy, len(members)), len(members) - clean)
     return members[:clean], members[clean : clean + noisy]
@@ -65,7 +65,7 @@ def _by_group(members: Ids, clips: Clips, labels: Labels) -> tuple[Ids, Ids]:
     """Whole groups, in one order for all classes, so that a person is labelled in all classes or in none."""
     names = sorted(set(clips.groups))
     ranks = np.array([names.index(clips.groups[int(i)]) for i in members], np.int64)
-    order = sorted(set(ranks.tolist()), key=lambda rank: int(bits(labels.seed, 84, rank).item()))
+    order = sorted(set(ranks.tolist()), key=lambda rank: int(bits(labels.seed, Stream.GROUPS_CHOSEN, rank).item()))
     clean_wanted = _count(labels.clean, len(members))
     all_wanted = clean_wanted + min(_count(labels.noisy, len(members)), len(members) - clean_wanted)
     clean: list[int] = []
@@ -99,11 +99,13 @@ def _wrong_labels(clips: Clips, labels: Labels, classes: Sequence[str]) -> Ids:
             other = _confused(noise.confusions, classes)[true]
         case InstanceDependent():
             assert clips.looks is not None, "the stage measures them"
-            rate = np.clip(noise.rate + 0.1 * _normal(labels.seed, 85, numbers), 0, 1)
+            rate = np.clip(noise.rate + 0.1 * _normal(labels.seed, Stream.NOISE_RATE, numbers), 0, 1)
             other = _by_looks(clips.looks, true, count, labels.seed)
         case _:
-            other = (true + 1 + (uniform(labels.seed, 83, numbers) * (count - 1)).astype(np.int64)) % count
-    return np.where(uniform(labels.seed, 82, numbers) < rate, other, true)
+            other = (
+                true + 1 + (uniform(labels.seed, Stream.LABEL_WRONG, numbers) * (count - 1)).astype(np.int64)
+            ) % count
+    return np.where(uniform(labels.seed, Stream.LABEL_FLIPPED, numbers) < rate, other, true)
 
 
 def _confused(confusions: Mapping[str, str], classes: Sequence[str]) -> Ids:
@@ -119,19 +121,19 @@ def _by_looks(looks: Floats, true: Ids, count: int, seed: int) -> Ids:
     spread = (looks - looks.mean(0)) / (looks.std(0) + 1e-8)
     width = spread.shape[1]
     cells = np.arange(count * width * count, dtype=np.int64)
-    weights = _normal(seed, 86, cells).reshape(count, width, count)
+    weights = _normal(seed, Stream.NOISE_PROJECTION, cells).reshape(count, width, count)
     scores = np.einsum("nf,nfc->nc", spread, weights[true]) / width**0.5
     scores[np.arange(len(true)), true] = -np.inf
     chances = np.exp(scores - scores.max(1, keepdims=True))
     ends = np.cumsum(chances / chances.sum(1, keepdims=True), axis=1)
-    draws = uniform(seed, 87, np.arange(len(true), dtype=np.int64))
+    draws = uniform(seed, Stream.NOISE_LOOK, np.arange(len(true), dtype=np.int64))
     return np.minimum((draws[:, None] >= ends).sum(1), count - 1).astype(np.int64)
 
 
-def _normal(seed: int, slot: int, numbers: Ids) -> Floats:
+def _normal(seed: int, stream: Stream, numbers: Ids) -> Floats:
     """Standard normal (Box & Muller 1958)."""
-    radius = np.sqrt(-2 * np.log(1 - uniform(seed, slot, numbers, 0)))
-    return radius * np.cos(2 * np.pi * uniform(seed, slot, numbers, 1))
+    radius = np.sqrt(-2 * np.log(1 - uniform(seed, stream, numbers, 0)))
+    return radius * np.cos(2 * np.pi * uniform(seed, stream, numbers, 1))
 
 
 def label_counts(origin: Sequence[str]) -> dict[str, int]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stagedkd.data.draws import bits, permutation, uniform
+from stagedkd.data.draws import Stream, bits, permutation, uniform
 from stagedkd.data.views import fit_input
 from stagedkd.spec.schema import Augment, Input
 
@@ -55,11 +55,11 @@ def mix(batch: Batch, augment: Augment, seed: int, epoch: int, step: int) -> Bat
     clip = batch.clip_B3THW
     if not chosen or len(clip) < 2:
         return batch
-    draw = uniform(seed, 95, epoch, step, np.arange(3)).tolist()
+    draw = uniform(seed, Stream.MIX, epoch, step, np.arange(3)).tolist()
     kind, alpha = chosen[int(draw[0] * len(chosen))]
-    dice = np.random.default_rng(int(bits(seed, 96, epoch, step).item()))
+    dice = np.random.default_rng(int(bits(seed, Stream.MIX_SHARE, epoch, step).item()))
     fraction = float(dice.beta(alpha, alpha))
-    order = torch.from_numpy(permutation(len(clip), seed, 97, epoch, step)).to(clip.device)
+    order = torch.from_numpy(permutation(len(clip), seed, Stream.MIX_ORDER, epoch, step)).to(clip.device)
     if kind == "mixup":
         return replace(
             batch, clip_B3THW=fraction * clip + (1 - fraction) * clip[order], order_B=order, fraction=fraction
@@ -81,7 +81,8 @@ def strong_view(clip_B3THW: Tensor, seed: int, epoch: int, step: int, first: int
         first, whole: where these clips begin in the batch, and its size, if they are a part of one.
     """
     whole, (height, width) = whole or len(clip_B3THW), clip_B3THW.shape[-2:]
-    dice = uniform(seed, 98, epoch, step, np.arange(whole * 5)).reshape(5, whole)[:, first : first + len(clip_B3THW)]
+    dice = uniform(seed, Stream.STRONG_VIEW, epoch, step, np.arange(whole * 5)).reshape(5, whole)
+    dice = dice[:, first : first + len(clip_B3THW)]
     light, contrast, colour = torch.from_numpy(0.5 + dice[:3]).to(clip_B3THW)[:, :, None, None, None, None]
     clip = clip_B3THW * light
     clip = (clip - clip.mean((1, 2, 3, 4), keepdim=True)) * contrast + clip.mean((1, 2, 3, 4), keepdim=True)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar, nnls
 
-from stagedkd.data.draws import bits
+from stagedkd.data.draws import Stream, bits
 from stagedkd.spec.schema import Refine
 
 Ids: TypeAlias = npt.NDArray[np.int64]
@@ -44,7 +44,7 @@ def deal_folds(groups: Sequence[str], labels: Ids, folds: int, seed: int) -> Ids
     for i, group in enumerate(groups):
         members.setdefault(group, []).append(i)
     names = sorted(members)
-    ranks = bits(seed, 72, np.arange(len(names), dtype=np.int64))
+    ranks = bits(seed, Stream.FOLDS, np.arange(len(names), dtype=np.int64))
     main = [int(np.bincount(labels[members[name]] + 1).argmax()) for name in names]
     order = sorted(range(len(names)), key=lambda i: (main[i], int(ranks[i])))
     sizes, found = [0] * folds, np.empty(len(labels), np.int64)

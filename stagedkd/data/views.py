@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from stagedkd.data.draws import uniform
+from stagedkd.data.draws import Stream, uniform
 from stagedkd.spec.schema import Augment, Clip, Input
 
 STATISTICS = {  # mean and deviation of the channels, as the weights of others expect them
@@ -61,10 +61,10 @@ class View:
 
 def train_view(clip: Clip, augment: Augment, seed: int, epoch: int, index: int, video: Video) -> View:
     """The random view of a clip in an epoch: when, where, mirrored or not, and in which colours."""
-    draw = uniform(seed, 91, epoch, index, np.arange(11)).tolist()
+    draw = uniform(seed, Stream.VIEW, epoch, index, np.arange(11)).tolist()
     tempo = 1 + augment.tempo * (2 * draw[10] - 1)
     if clip.sampler == "segments":
-        places = _in_segments(clip, video, uniform(seed, 92, epoch, index, np.arange(clip.frames)))
+        places = _in_segments(clip, video, uniform(seed, Stream.SEGMENTS, epoch, index, np.arange(clip.frames)))
     else:
         room = max(0.0, _length(clip, video) - ((clip.frames - 1) * clip.stride * tempo + 1))
         start = int(draw[0] * (int(room) + 1)) if clip.sampling == "count" else draw[0] * room

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from stagedkd.dvc.text import MADE_BY, MARK, Entry, quoted, read_stages, with_own, without
 from stagedkd.errors import LockError, UsageError
 from stagedkd.plan.graph import Plan, Plans, Stage
-from stagedkd.plan.lock import data_id
-from stagedkd.plan.work import DistillWork, PrepareWork, RefineWork, TeachWork
+from stagedkd.plan.key import Key
 
 GUARD, GUARD_OUT = "stagedkd-guard", "dvc-guard.txt"
 SUMMARY, NETWORKS, CLASSES = "summary.json", "networks.json", "classes.json"  # what DVC shows of a report
@@ -52,7 +51,7 @@ class Pipeline:
     params: tuple[str, ...] = ("dvc",)
 
     @property
-    def unique(self) -> Mapping[str, Stage]:
+    def unique(self) -> Mapping[Key, Stage]:
         """Every stage of all specs once, by key."""
         return {key: stage for source in self.sources for key, stage in source.plans.unique.items()}
 
@@ -101,7 +100,7 @@ def dvc_stages(pipeline: Pipeline) -> tuple[DvcStage, ...]:
     """
     _check(pipeline)
     files = {file for source in pipeline.sources for file in source.files}
-    files |= {"stagedkd.lock"} if any(map(_reads_lock, pipeline.unique.values())) else set()
+    files |= {"stagedkd.lock"} if any(stage.work.reads_lock for stage in pipeline.unique.values()) else set()
     guard = DvcStage(
         GUARD,
         "stagedkd dvc guard",
@@ -143,11 +142,11 @@ def pruned(lock: str, stale: Iterable[Entry]) -> str:
 def stage_of(experiments: Iterable[Plans], key: str) -> list[tuple[Plan, Stage]]:
     """The stages whose key begins with `key`, each with a plan that has it; `<kind>-<key>`, as folders are named, is
     understood too."""
-    kind, _, prefix = key.rpartition("-")
-    found: dict[str, tuple[Plan, Stage]] = {}
+    _, prefix = Key.parse(key)
+    found: dict[Key, tuple[Plan, Stage]] = {}
     for plan in (plan for plans in experiments for plan in plans.cells.values()):
         for stage in plan.stages:
-            if prefix and stage.identity.startswith(prefix) and kind in ("", stage.work.kind):
+            if prefix and stage.identity.is_meant(key, stage.work.kind):
                 found.setdefault(stage.identity, (plan, stage))
     return list(found.values())
 
@@ -170,30 +169,21 @@ def _check(pipeline: Pipeline) -> None:
             )
 
 
-def _reads_lock(stage: Stage) -> bool:
-    work = stage.work
-    if isinstance(work, PrepareWork):
-        return data_id(work.data) is not None
-    if isinstance(work, TeachWork | DistillWork):
-        return work.weights is not None
-    return isinstance(work, RefineWork) and any(network.weights for network in work.networks)
-
-
 def _work(pipeline: Pipeline) -> Iterable[DvcStage]:
-    roles: dict[str, list[str]] = {}
+    users: dict[str, list[str]] = {}
     needs: dict[str, tuple[str, ...]] = {}
     for source in pipeline.sources:
         for cell, plan in source.plans.cells.items():
             for stage in plan.stages:
-                roles.setdefault(stage.identity, []).append(
+                users.setdefault(stage.identity, []).append(
                     f"{stage.name} of {source.plans.name}" + (f", {cell}" if cell else "")
                 )
                 above = {_files(pipeline, upper) for upper in plan.inputs(stage).values()}
                 needs[stage.identity] = tuple(sorted(above)) or (pipeline.guard_out,)
     for key, stage in pipeline.unique.items():
-        first, *others = roles[key]
+        first, *others = users[key]
         about = first + (f"; {len(others)} more share it" if others else "")
-        yield DvcStage(stage.folder, f"stagedkd stage {key[:12]}", about, needs[key], (_files(pipeline, stage),))
+        yield DvcStage(stage.folder, f"stagedkd stage {key.short}", about, needs[key], (_files(pipeline, stage),))
 
 
 def _files(pipeline: Pipeline, stage: Stage) -> str:

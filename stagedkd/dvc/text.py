@@ -15,13 +15,15 @@ from typing import cast
 import yaml
 
 from stagedkd.errors import StaleError
+from stagedkd.plan.key import SHORT_FORM
+from stagedkd.plan.work import KINDS
 from stagedkd.spec.yaml import LOADER, compose, scalar
 
 MADE_BY = "stagedkd"
 MARK = "# made by `stagedkd dvc sync`: edit the specs, not these; stages of your own are left alone"
 HEADER = "# The pipeline of the specs that params.yaml names under `dvc`. DVC runs it: dvc repro\n"
-OWN_NAME = re.compile(r"(prepare|weaken|teach|refine|distill|evaluate)-[0-9a-f]{12}\Z")
-OWN_COMMAND = re.compile(r"stagedkd stage [0-9a-f]{12}\Z")
+OWN_NAME = re.compile(rf"({'|'.join(KINDS)})-{SHORT_FORM}\Z")
+OWN_COMMAND = re.compile(rf"stagedkd stage {SHORT_FORM}\Z")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./]*([ -][A-Za-z0-9_./-]+)*\Z")
 
 

@@ -11,7 +11,7 @@ from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.graph import Graph
 from stagedkd.plan.key import digest
 from stagedkd.plan.lock import data_id
-from stagedkd.plan.work import Cut, DistillWork, PrepareWork, TeachWork
+from stagedkd.plan.work import Cut, DistillWork
 from stagedkd.spec.cuts import cut_faults
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Arch, Simulated
@@ -52,14 +52,15 @@ def preflight(plan: Graph, root: Path, seen: dict[str, NetworkShape] | None = No
     pairs: list[Pair] = []
     problems: list[Problem] = []
     for stage in plan.stages:
-        if not isinstance(stage.work, (TeachWork, DistillWork)):
+        made, clip = stage.work.network, stage.work.view
+        if made is None or clip is None:
             continue
-        view = stage.work.clip.seen(stage.work.input)
+        view = clip.seen(made.input)
         try:
-            networks[stage.name] = _measure(stage.work.arch, view, classes, root, seen)
+            networks[stage.name] = _measure(made.arch, view, classes, root, seen)
         except (StagedkdError, ValueError, RuntimeError) as error:
             fault = str(error).splitlines()[0]
-            problems.append(Problem(f"{stage.name}: {stage.work.arch.arch} cannot run here: {fault}"))
+            problems.append(Problem(f"{stage.name}: {made.arch.arch} cannot run here: {fault}"))
     if problems:
         raise SpecError(problems)
     for stage in plan.stages:
@@ -76,7 +77,7 @@ def preflight(plan: Graph, root: Path, seen: dict[str, NetworkShape] | None = No
 
 def class_count(plan: Graph) -> int:
     """Classes of the plan's data: of the simulator, or from the lock; 2 where neither knows yet."""
-    data = next(stage.work.data for stage in plan.stages if isinstance(stage.work, PrepareWork))
+    data = next(stage.work.data_set for stage in plan.stages if stage.work.data_set is not None)
     if isinstance(data, Simulated):
         return len(class_names(data))
     entry = plan.lock.data.get(str(data_id(data)))

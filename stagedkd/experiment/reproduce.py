@@ -17,16 +17,17 @@ from stagedkd.errors import LockError, StoreError, UsageError
 from stagedkd.experiment.compare import compare_artifacts, compare_files
 from stagedkd.experiment.run import run_graph
 from stagedkd.plan.graph import Graph, Stage
+from stagedkd.plan.key import Key
 from stagedkd.plan.lock import Lock, data_id, read_lock
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import DistillWork, EvaluateWork, PrepareWork, RefineWork, TeachWork, Work
+from stagedkd.plan.work import PrepareWork, Work
 from stagedkd.spec.schema import Architecture, Clip, Own, Videos
 from stagedkd.spec.schema.networks.base import UserFiles
 from stagedkd.stages.context import Listener
 from stagedkd.stages.provenance import describe_environments, differences
 from stagedkd.stages.weights import weights_file
 from stagedkd.store.care import closure_faults, manifest_at
-from stagedkd.store.manifest import Manifest, Upstream, file_digest, weights_of
+from stagedkd.store.manifest import Manifest, Upstream, file_digest
 from stagedkd.store.rebuilt import Rebuilt
 from stagedkd.store.records import records
 from stagedkd.store.store import MANIFEST, Artifact, Store
@@ -69,7 +70,7 @@ def reproduce(
     runtimes = {stage.identity: as_there(stage, runtime, there[stage.name], given) for stage in graph.stages}
     made = run_graph(graph, runtime, listener, runtimes)
     compared: dict[str, tuple[str, ...]] = {}
-    wanted = {f"{m.kind}-{m.key[:12]}" for m in sought.manifests} if sought.whole else set[str]()
+    wanted = {m.folder for m in sought.manifests} if sought.whole else set[str]()
     for name, artifact in made.items():
         folder = sought.originals.root / name
         if (folder / "files").is_dir():
@@ -112,8 +113,8 @@ def seek(what: Path, original: Store) -> Sought:
         if isinstance(manifest, str):
             hint = "another version of stagedkd may have made it: use that one"
             raise StoreError(f"{folder}: {manifest}", hint=hint)
-        if folder.name != f"{manifest.kind}-{manifest.key[:12]}":
-            raise UsageError(f"{folder} is not called {manifest.kind}-{manifest.key[:12]}", hint="name it so")
+        if folder.name != manifest.folder:
+            raise UsageError(f"{folder} is not called {manifest.folder}", hint="name it so")
         found = Sought((manifest,), Store(folder.parent))
     else:
         found = _seek_run(what, original)
@@ -121,7 +122,7 @@ def seek(what: Path, original: Store) -> Sought:
         wrong = closure_faults(manifest)
         if wrong:
             hint = "it was changed, or made by another version of stagedkd: use that one"
-            raise StoreError(f"the manifest of {manifest.kind}-{manifest.key[:12]}: {wrong[0]}", hint=hint)
+            raise StoreError(f"the manifest of {manifest.folder}: {wrong[0]}", hint=hint)
     return found
 
 
@@ -168,21 +169,21 @@ def manifest_in(path: Path) -> Manifest:
 
 def graph_of(manifests: Iterable[Manifest]) -> Graph:
     """The stages of all closures, each after those that it needs, under their names in the store."""
-    closure: dict[str, Upstream] = {}
+    closure: dict[Key, Upstream] = {}
     lock = Lock()
     for manifest in manifests:
         closure |= manifest.closure
         lock = Lock(data={**lock.data, **manifest.lock.data}, weights={**lock.weights, **manifest.lock.weights})
-    stages: dict[str, Stage] = {}
+    stages: dict[Key, Stage] = {}
 
-    def name(key: str) -> str:
-        return f"{closure[key].work.kind}-{key[:12]}"
+    def name(key: Key) -> str:
+        return key.folder(closure[key].work.kind)
 
-    def add(key: str) -> None:
+    def add(key: Key) -> None:
         for above in closure[key].needs.values():
             if above not in stages:
                 add(above)
-        needs = {role: name(above) for role, above in closure[key].needs.items()}
+        needs = {given: name(above) for given, above in closure[key].needs.items()}
         stages[key] = Stage(name(key), closure[key].work, needs, key)
 
     for key in sorted(closure):
@@ -194,10 +195,7 @@ def graph_of(manifests: Iterable[Manifest]) -> Graph:
 
 def _clip(works: list[Work]) -> Clip:
     """How videos are read: torchcodec goes without a cache; the pixels are the same with one and without."""
-    clip = next(
-        (w.clip for w in works if isinstance(w, TeachWork | RefineWork | DistillWork | EvaluateWork)),
-        Clip(cache="none"),
-    )
+    clip = next((w.view for w in works if w.view is not None), Clip(cache="none"))
     readings = [w.reading.decoder for w in works if isinstance(w, PrepareWork) and w.reading is not None]
     if "torchcodec" in readings:
         return clip.model_copy(update={"cache": "none", "decoder": "torchcodec"})
@@ -216,7 +214,7 @@ def require_inputs(graph: Graph, runtime: Runtime) -> Graph:
     for stage in graph.stages:
         for section in _sections(stage.work):
             _require_own(section, root)
-        for arch, weights in weights_of(stage.work):
+        for arch, weights in stage.work.weight_files:
             if file_digest(weights_file(weights.name, arch, runtime)) != weights.sha256:
                 raise LockError(f"the weights {weights.name} are not those that this was made of")
         if isinstance(stage.work, PrepareWork) and isinstance(stage.work.data, Videos):
@@ -310,9 +308,8 @@ def as_there(
 
 
 def _compare_file(path: Path, made: Mapping[str, Artifact]) -> list[str]:
-    from stagedkd.stages.networks import FILE_OF
+    from stagedkd.stages.networks import network_file
 
     manifest = manifest_in(path)
-    artifact = made[f"{manifest.kind}-{manifest.key[:12]}"]
-    twin = artifact.file(FILE_OF[manifest.kind])
+    twin = made[manifest.folder].file(network_file(manifest.work))
     return compare_files(path.name, path, twin)

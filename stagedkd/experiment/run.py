@@ -18,6 +18,7 @@ from stagedkd.launch.cluster import Cluster, load_cluster
 from stagedkd.launch.torchrun import check_ranks, wants_ranks, work_in_ranks
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.graph import Graph, Plan, Plans, Stage
+from stagedkd.plan.key import Key
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.schema import Spec
@@ -46,7 +47,7 @@ class GridOutcome:
     plans: Plans
     finished: Mapping[str, Outcome]
     failed: Mapping[str, StagedkdError]
-    ran: tuple[str, ...]
+    ran: tuple[Key, ...]
     runtime: Runtime
 
 
@@ -114,7 +115,7 @@ def run_stage(plan: Plan, stage: Stage, runtime: Runtime, listener: Listener) ->
 
 
 def run_graph(
-    graph: Graph, runtime: Runtime, listener: Listener, runtimes: Mapping[str, Runtime]
+    graph: Graph, runtime: Runtime, listener: Listener, runtimes: Mapping[Key, Runtime]
 ) -> dict[str, Artifact]:
     """Run every stage of a graph that needs no spec.
 
@@ -237,12 +238,12 @@ class _Run:
     runtime: Runtime
     listener: Listener
     stop: Stop
-    numbers: Mapping[str, int]
-    runtimes: Mapping[str, Runtime] = field(default_factory=dict[str, Runtime])
-    elsewhere: Mapping[str, bool | StagedkdError] = field(default_factory=dict[str, "bool | StagedkdError"])
-    artifacts: dict[str, Artifact] = field(default_factory=dict[str, Artifact])
-    failed: dict[str, StagedkdError] = field(default_factory=dict[str, StagedkdError])
-    ran: list[str] = field(default_factory=list[str])
+    numbers: Mapping[Key, int]
+    runtimes: Mapping[Key, Runtime] = field(default_factory=dict[Key, Runtime])
+    elsewhere: Mapping[Key, bool | StagedkdError] = field(default_factory=dict[Key, "bool | StagedkdError"])
+    artifacts: dict[Key, Artifact] = field(default_factory=dict[Key, Artifact])
+    failed: dict[Key, StagedkdError] = field(default_factory=dict[Key, StagedkdError])
+    ran: list[Key] = field(default_factory=list[Key])
     waits: Literal["always", "once", "no"] = "always"
 
     def plan(self, plan: Plan) -> Outcome:

@@ -26,6 +26,7 @@ from stagedkd.launch.cluster import Cluster, Kubernetes, Local, Slurm
 from stagedkd.launch.protocol import ProgressReader, error_from_json
 from stagedkd.launch.worker import WorkerRequest, make_stage
 from stagedkd.plan.graph import Graph, Plans, Stage
+from stagedkd.plan.key import Key
 from stagedkd.plan.runtime import Runtime
 from stagedkd.stages.context import Listener, Silent, Stop
 from stagedkd.store.leases import Owner
@@ -65,7 +66,7 @@ def check_cluster(cluster: Cluster, runtime: Runtime) -> None:
 
 def run_in_workers(
     plans: Plans, cluster: Cluster, store: Store, mark: str, runtime: Runtime, show: Listener, stop: Stop
-) -> Mapping[str, bool | StagedkdError]:
+) -> Mapping[Key, bool | StagedkdError]:
     """Run every stage that the store does not have. `mark` is the run's in the store, for its folder there.
 
     Returns:
@@ -131,7 +132,7 @@ class _Dispatch:
     """Who is at which stage. `outcomes` has the stages that came to an end, by key: whether they ran, or why not.
     `broken`: something failed that Parsl's logs may explain."""
 
-    missing: Mapping[str, _Job]
+    missing: Mapping[Key, _Job]
     submit: Submit
     folder: Path
     devices: tuple[str, ...] | int
@@ -139,7 +140,7 @@ class _Dispatch:
     runtime: Runtime
     show: Listener
     stop: Stop
-    outcomes: dict[str, bool | StagedkdError] = field(default_factory=dict[str, "bool | StagedkdError"])
+    outcomes: dict[Key, bool | StagedkdError] = field(default_factory=dict[Key, "bool | StagedkdError"])
     broken: bool = False
 
     def run(self) -> None:

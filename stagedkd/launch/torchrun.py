@@ -24,7 +24,6 @@ from stagedkd.files import write_whole
 from stagedkd.launch.protocol import ProgressReader, StageRequest, error_from_json
 from stagedkd.plan.graph import Stage
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import DistillWork, PhaseWork, RefineWork, TeachWork, Work
 from stagedkd.stages.context import Context, Result
 from stagedkd.store.store import KEPT
 
@@ -41,15 +40,6 @@ class RanksRequest(StageRequest):
     scratch: str
 
 
-def phases_of(work: Work) -> tuple[PhaseWork, ...]:
-    """The phases that a kind of work trains; none where it trains nothing."""
-    if isinstance(work, TeachWork):
-        return (work.phase,) if work.phase else ()
-    if isinstance(work, RefineWork):
-        return tuple(trainee.phase for trainee in work.networks)
-    return work.phases if isinstance(work, DistillWork) else ()
-
-
 def check_ranks(stages: Iterable[Stage], runtime: Runtime) -> None:
     """What can be known before anything runs.
 
@@ -60,7 +50,7 @@ def check_ranks(stages: Iterable[Stage], runtime: Runtime) -> None:
     if count == 1:
         return
     for stage in stages:
-        for phase in phases_of(stage.work):
+        for phase in stage.work.trainings:
             if phase.train.batch % count:
                 message = f"stage {stage.name}: a batch of {phase.train.batch} cannot be shared evenly by gpus: {count}"
                 raise UsageError(message, hint=f"set train.batch to a multiple of {count}, or gpus to a divisor of it")
@@ -77,7 +67,7 @@ def check_ranks(stages: Iterable[Stage], runtime: Runtime) -> None:
 
 def wants_ranks(stage: Stage, runtime: Runtime) -> bool:
     """Whether a stage trains, and over several processes."""
-    return runtime.gpus > 1 and bool(phases_of(stage.work))
+    return runtime.gpus > 1 and bool(stage.work.trainings)
 
 
 def work_in_ranks(context: Context) -> Result:

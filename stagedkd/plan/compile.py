@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from stagedkd.plan.graph import Plan, Plans, Stage
+from stagedkd.plan.graph import Plan, Plans, Role, Stage
 from stagedkd.plan.key import stage_key
 from stagedkd.plan.lock import Lock, data_id, weights_id
 from stagedkd.plan.work import (
@@ -80,9 +80,9 @@ class _Compiler:
     def plan(self) -> Plan:
         spec = self.spec
         data, labels = self._data_stages()
-        networks = [self._teach("teacher", spec.teacher, data, labels)]
+        networks = [self._teach("teacher", "teacher", spec.teacher, data, labels)]
         for i, more in enumerate(spec.co_teachers):
-            networks.append(self._teach(f"teacher-{i + 2}", more, data, labels))
+            networks.append(self._teach("co_teacher", f"teacher-{i + 2}", more, data, labels))
         row: list[Teacher | Student] = [spec.teacher, *assistants(spec), spec.student]
         names = ["teacher", *(f"assistant-{i}" for i in range(1, len(row) - 1)), "student"]
         rounds = self._refine(row, {"data": data, "labels": labels})
@@ -104,11 +104,11 @@ class _Compiler:
         self.notes += [message for message, _, _ in warnings(spec)]
         return Plan(spec.name, self.lock, tuple(self.stages.values()), spec.clip, spec, tuple(self.notes))
 
-    def _add(self, name: str, work: Work, *, locked: bool = True, **needs: str) -> str:
-        above = {role: self.stages[upstream] for role, upstream in needs.items()}
-        identity = stage_key(work, {role: stage.identity for role, stage in above.items()})
+    def _add(self, role: Role, name: str, work: Work, needs: Mapping[str, str], *, locked: bool = True) -> str:
+        above = {given: self.stages[upstream] for given, upstream in needs.items()}
+        identity = stage_key(work, {given: stage.identity for given, stage in above.items()})
         locked = locked and all(stage.locked for stage in above.values())
-        self.stages[name] = Stage(name, work, needs, identity, locked)
+        self.stages[name] = Stage(name, work, needs, identity, locked, role)
         return name
 
     def _data_stages(self) -> tuple[str, str]:
@@ -122,9 +122,10 @@ class _Compiler:
             fingerprint=entry.fingerprint if entry else None,
             reading=None if isinstance(data, Simulated) else reading,
         )
-        prepare = self._add("data", work, locked=entry is not None or name is None)
+        prepare = self._add("data", "data", work, {}, locked=entry is not None or name is None)
         by_look = isinstance(labels.noise, InstanceDependent) and labels.noisy > 0
-        return prepare, self._add("labels", WeakenWork(labels=labels, clip=clip if by_look else None), data=prepare)
+        weaken = WeakenWork(labels=labels, clip=clip if by_look else None)
+        return prepare, self._add("labels", "labels", weaken, {"data": prepare})
 
     def _clip(self) -> Clip:
         """The view as it enters keys: streamed frames have the pixels of cached ones."""
@@ -153,7 +154,7 @@ class _Compiler:
         sha256 = self.lock.weights.get(weights_id(network.weights, network))
         return Weights(name=network.weights, sha256=sha256), sha256 is not None
 
-    def _teach(self, name: str, teacher: Teacher, data: str, labels: str) -> str:
+    def _teach(self, role: Role, name: str, teacher: Teacher, data: str, labels: str) -> str:
         use, (clip, augment) = self.spec.distill.teacher, self._views()
         weights, locked = self._weights(teacher)
         seen = use.labels or teacher.labels
@@ -168,7 +169,7 @@ class _Compiler:
             phase=self._ce_phase(teacher, teacher.epochs, stop) if teacher.epochs else None,
             seed=teacher.seed,
         )
-        self._add(name, work, locked=locked, data=data, labels=labels)
+        self._add(role, name, work, {"data": data, "labels": labels}, locked=locked)
         if seen == "all":
             self.notes.append(f"the {name} is trained on the true labels of all training clips (teacher.labels: all)")
         return name
@@ -194,7 +195,7 @@ class _Compiler:
             )
             above = {"previous": found[-1]} if found else {}
             locked = all(known for _, known in trainees)
-            found.append(self._add(f"refine-{number}", work, locked=locked, **needs, **above))
+            found.append(self._add("refine", f"refine-{number}", work, {**needs, **above}, locked=locked))
         return found
 
     def _trainee(
@@ -222,7 +223,7 @@ class _Compiler:
             phase=self._ce_phase(student, epochs),
             seed=self.spec.seed,
         )
-        self._add("control-ce", work, locked=locked, data=data, labels=labels)
+        self._add("control", "control-ce", work, {"data": data, "labels": labels}, locked=locked)
 
     def _ce_phase(self, network: Teacher | Student, epochs: int, stop: int | None = None) -> PhaseWork:
         return PhaseWork(
@@ -244,7 +245,7 @@ class _Compiler:
         clip, augment = self._views()
         weights, locked = self._weights(network)
         matched = matching(self.spec, network, upper) if self._pairs_needed() else None
-        roles, guides = self._guides(row, earlier)
+        names, guides = self._guides(row, earlier)
         self._say_of(row)
         work = DistillWork(
             arch=arch_of(network),
@@ -267,7 +268,8 @@ class _Compiler:
             augment=augment,
             seed=self.spec.seed,
         )
-        self._add(name, work, locked=locked, **needs, **roles)
+        needs = {**needs, **dict(zip(work.guide_inputs, names, strict=True))}
+        self._add("student" if network is self.spec.student else "assistant", name, work, needs, locked=locked)
 
     def _say_of(self, row: Sequence[Teacher | Student]) -> None:
         """What a hop cannot do as it is asked."""
@@ -280,16 +282,17 @@ class _Compiler:
                 "distill.guides is dense, and without an assistant there is one guide: this is plain distillation"
             )
 
-    def _guides(self, row: Sequence[Teacher | Student], earlier: list[str]) -> tuple[dict[str, str], tuple[Guide, ...]]:
-        """The networks that guide a hop beside the one above it: co-teachers the first hop, all under `dense`."""
+    def _guides(self, row: Sequence[Teacher | Student], earlier: list[str]) -> tuple[list[str], tuple[Guide, ...]]:
+        """The stages and the networks that guide a hop beside the network above it: co-teachers the first hop, all
+        under `dense`."""
         if not any(phase.losses.comparing(LOGITS) for phase in self.spec.distill.phases.values()):
-            return {}, ()
+            return [], ()
         more, dense = self.spec.co_teachers, self.spec.distill.guides == "dense"
         found: list[tuple[str, Teacher | Student]] = list(zip(earlier, row, strict=False)) if dense else []
         if dense or not earlier:
             found += [(f"teacher-{i + 2}", teacher) for i, teacher in enumerate(more)]
         guides = tuple(Guide(arch=arch_of(n), input=n.input, share=_share(n)) for _, n in found)
-        return {f"guide-{i}": name for i, (name, _) in enumerate(found, 1)}, guides
+        return [name for name, _ in found], guides
 
     def _pairs_needed(self) -> bool:
         return any(phase.losses.comparing(FEATURES) for phase in self.spec.distill.phases.values())
@@ -311,8 +314,8 @@ class _Compiler:
         return tuple(phases)
 
     def _evaluate(self, name: str, data: str) -> None:
-        spec, trained = self.spec, self.stages[name].work
-        assert isinstance(trained, (TeachWork, DistillWork))
+        spec, trained = self.spec, self.stages[name].work.network
+        assert trained is not None
         work = EvaluateWork(
             arch=trained.arch,
             input=trained.input,
@@ -322,7 +325,7 @@ class _Compiler:
             crops=spec.evaluate.crops,
             batch=spec.evaluate.batch,
         )
-        self._add(f"evaluate-{name}", work, data=data, network=name)
+        self._add("evaluate", f"evaluate-{name}", work, {"data": data, "network": name})
 
 
 def _share(network: Teacher | Student) -> float:

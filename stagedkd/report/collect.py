@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stagedkd.plan.graph import Plan, Stage
-from stagedkd.plan.work import DistillWork, RefineWork, TeachWork
+from stagedkd.plan.graph import Plan, Role, Stage
+from stagedkd.plan.work import DistillWork, TeachWork
 from stagedkd.report.statistics import wilson
 from stagedkd.store.store import Artifact, Store
 
@@ -146,17 +146,23 @@ def collect(plan: Plan, store: Store) -> Results:
         StoreError: a stage is missing in the store.
     """
     artifacts = {stage.name: store.artifact(stage) for stage in plan.stages}
-    trained = [s for s in plan.stages if isinstance(s.work, (TeachWork, DistillWork))]
-    found = {s.name: _network(s, artifacts[s.name], artifacts[f"evaluate-{s.name}"]) for s in trained}
-    evaluated = artifacts["evaluate-student"].manifest.metrics
-    run = artifacts["student"].run or {}
+    evaluations = {s.needs["network"]: artifacts[s.name] for s in plan.of_role("evaluate")}
+    trained = [s for s in plan.stages if s.work.network]
+    found = {s.name: _network(s, artifacts[s.name], evaluations[s.name]) for s in trained}
+
+    def of(role: Role) -> tuple[NetworkResult, ...]:
+        return tuple(found[s.name] for s in plan.of_role(role))
+
+    (teacher,), (student,) = of("teacher"), of("student")
+    evaluated = evaluations[student.name].manifest.metrics
+    run = artifacts[student.name].run or {}
     return Results(
         plan=plan,
-        teacher=found["teacher"],
-        assistants=tuple(found[s.name] for s in trained if s.name.startswith("assistant")),
-        student=found["student"],
-        co_teachers=tuple(found[s.name] for s in trained if s.name.startswith("teacher-")),
-        control=found.get("control-ce"),
+        teacher=teacher,
+        assistants=of("assistant"),
+        student=student,
+        co_teachers=of("co_teacher"),
+        control=next(iter(of("control")), None),
         split=evaluated["split"],
         views=evaluated["views"],
         data=json.loads(artifacts["data"].file("data.json").read_text("utf-8")),
@@ -208,7 +214,7 @@ def read_correlations(trained: Mapping[str, Artifact]) -> dict[str, Correlation]
 
 def read_refinements(plan: Plan, artifacts: Mapping[str, Artifact]) -> tuple[Refinement, ...]:
     """The rounds of label refinement, in order."""
-    rounds = [(s.name, artifacts[s.name].manifest.metrics) for s in plan.stages if isinstance(s.work, RefineWork)]
+    rounds = [(s.name, artifacts[s.name].manifest.metrics) for s in plan.of_role("refine")]
     return tuple(
         Refinement(
             name,

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from stagedkd.plan.compare import changed_fields, fields_of, in_short
 from stagedkd.plan.graph import Plans
+from stagedkd.plan.key import Key
 from stagedkd.store.care import Entry
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.rebuilt import Rebuilt
@@ -34,7 +35,7 @@ def age_of(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def store_table(entries: Iterable[Entry], used: Mapping[str, list[str]]) -> Table:
+def store_table(entries: Iterable[Entry], used: Mapping[Key, list[str]]) -> Table:
     """Entries of the store, and which specs use each, by key."""
     table = Table("kind", "key", box=None, header_style="bold", pad_edge=False)
     table.add_column("size", justify="right")
@@ -46,8 +47,7 @@ def store_table(entries: Iterable[Entry], used: Mapping[str, list[str]]) -> Tabl
             note = {"attempt": "unfinished", "trash": "left by a clean-up"}[entry.part]
         elif not entry.key:
             note = "broken: stagedkd store verify"
-        key = entry.key[:12] or entry.folder.name.partition("-")[2][:12]
-        table.add_row(entry.kind, key, size_of(entry.size), age_of(entry.age), note)
+        table.add_row(entry.kind, entry.short, size_of(entry.size), age_of(entry.age), note)
     return table
 
 
@@ -74,9 +74,9 @@ def artifact_lines(manifest: Manifest, run: Mapping[str, Any] | None, specs: lis
     yield "work:"
     yield from (f"  {name}: {value}" for name, value in fields_of(manifest.work).items())
     yield "made of:"
-    for depth, role, key in made_of(manifest):
+    for depth, name, key in made_of(manifest):
         if depth:
-            yield f"{'  ' * depth}{role}: {manifest.closure[key].work.kind} {key[:12]}"
+            yield f"{'  ' * depth}{name}: {manifest.closure[key].work.kind} {key.short}"
 
 
 def against_lines(manifest: Manifest, plans: Mapping[str, Plans]) -> Iterator[str]:
@@ -91,8 +91,8 @@ def against_lines(manifest: Manifest, plans: Mapping[str, Plans]) -> Iterator[st
                 if stage.key == manifest.key:
                     yield f"{stage.name} of {name}: this one"
                     continue
-                above = {role: need.key for role, need in plan.inputs(stage).items()}
-                inputs = sorted(role for role, key in above.items() if manifest.needs.get(role) != key)
+                above = {given: need.key for given, need in plan.inputs(stage).items()}
+                inputs = sorted(given for given, key in above.items() if manifest.needs.get(given) != key)
                 fields = changed_fields(manifest.work, stage.work)
                 yield f"{stage.name} of {name}: another, {in_short(fields, inputs)}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stagedkd.plan.graph import Plans, Stage
-from stagedkd.plan.work import Cut, DistillWork, PhaseWork, RefineWork, TeachWork
+from stagedkd.plan.work import Cut, DistillWork, PhaseWork, RefineWork
 from stagedkd.spec.describe import written
 from stagedkd.spec.schema import LOGITS, Loss
 
@@ -16,17 +16,18 @@ def phase_lines(plans: Plans) -> Iterator[str]:
         work = stage.work
         if isinstance(work, DistillWork):
             yield from _distill(stage, work)
-        elif isinstance(work, TeachWork) and work.phase:
-            yield from ("", f"{stage.name}: {_span(work.phase)}, {_losses(work.phase)}")
         elif isinstance(work, RefineWork):
             names = " and ".join(network.by for network in work.networks)
             yield from ("", f"{stage.name}: {names} trained {work.rule.folds} times without a fold")
             for network in work.networks:
                 yield f"  {network.by}: {_span(network.phase)}, {_losses(network.phase)}"
+        else:
+            for phase in work.trainings:
+                yield from ("", f"{stage.name}: {_span(phase)}, {_losses(phase)}")
 
 
 def _distill(stage: Stage, work: DistillWork) -> Iterator[str]:
-    guides = ", ".join(name for role, name in stage.needs.items() if role.startswith("guide"))
+    guides = ", ".join(stage.needs[name] for name in work.guide_inputs)
     yield from ("", f"{stage.name} from {stage.needs['teacher']}" + (f", guided by {guides}, too" if guides else ""))
     said = {
         "pairing": work.pairing if work.pairing != "pairs" else "",

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stagedkd.plan.graph import Plan, Plans, Stage
+from stagedkd.plan.key import Key
 from stagedkd.report.collect import NetworkResult, Refinement, Results
 from stagedkd.report.comparison import Comparison, flops_text, p_text
 from stagedkd.report.grid import GridResults, Summary
@@ -20,20 +21,19 @@ from stagedkd.report.grid import GridResults, Summary
 STATE_COLOURS = {"hit": "green", "resumable": "yellow", "miss": "cyan", "unlocked": "magenta"}
 
 
-def plan_table(plan: Plan, states: Mapping[str, str], why: Mapping[str, str]) -> Table:
+def plan_table(plan: Plan, states: Mapping[Key, str], why: Mapping[str, str]) -> Table:
     """Stages with their keys, where they stand (by identity), and why a miss is one (by name)."""
     table = Table("stage", "kind", "key", "state", "needs", "why", box=None, header_style="bold", pad_edge=False)
     for stage in plan.stages:
         state = states[stage.identity]
         needs = ", ".join(stage.needs.values())
         shown = f"[{STATE_COLOURS[state]}]{state}[/]"
-        table.add_row(
-            stage.name, stage.work.kind, (stage.key or "unlocked")[:12], shown, needs, Text(why.get(stage.name, ""))
-        )
+        key = stage.key.short if stage.key else "unlocked"
+        table.add_row(stage.name, stage.work.kind, key, shown, needs, Text(why.get(stage.name, "")))
     return table
 
 
-def plan_json(plans: Plans, states: Mapping[str, str], why: Mapping[str, str]) -> dict[str, Any]:
+def plan_json(plans: Plans, states: Mapping[Key, str], why: Mapping[str, str]) -> dict[str, Any]:
     """Plans as plain values: for a grid its cells, each with its stages."""
     cells = [
         {
@@ -60,7 +60,7 @@ def plan_json(plans: Plans, states: Mapping[str, str], why: Mapping[str, str]) -
     return {"name": plans.name, "notes": cells[0]["notes"], "stages": cells[0]["stages"]}
 
 
-def grid_plan_lines(plans: Plans, states: Mapping[str, str]) -> Iterator[str]:
+def grid_plan_lines(plans: Plans, states: Mapping[Key, str]) -> Iterator[str]:
     """Cells with how many of their stages are there; then the unique stages by kind, and what sharing saves."""
     width = max(len(name) for name in plans.cells)
     for name, plan in plans.cells.items():
@@ -72,23 +72,14 @@ def grid_plan_lines(plans: Plans, states: Mapping[str, str]) -> Iterator[str]:
     yield f"{len(plans.cells)} cells, {total} stages, {len(unique)} of them unique: " + ", ".join(
         f"{count} {kind}" for kind, count in kinds.items()
     )
-    alone = sum(_epochs(stage) for plan in plans.cells.values() for stage in plan.stages)
-    shared = sum(_epochs(stage) for stage in unique.values())
+    alone = sum(stage.work.epochs_run for plan in plans.cells.values() for stage in plan.stages)
+    shared = sum(stage.work.epochs_run for stage in unique.values())
     saved = 100 * (1 - shared / alone) if alone else 0.0
     yield f"sharing saves {saved:.0f}% of the training: {shared:,} epochs instead of {alone:,}"
     left = Counter(states[key] for key in unique)
     yield "of the unique stages: " + ", ".join(f"{left[state]} {state}" for state in STATE_COLOURS if left[state])
     for first, second in plans.twins:
         yield f"note: {first} and {second} are the same experiment"
-
-
-def _epochs(stage: Stage) -> int:
-    work = stage.work
-    if work.kind == "teach":
-        return work.phase.run_epochs if work.phase else 0
-    if work.kind == "refine":
-        return work.rule.folds * sum(network.phase.epochs for network in work.networks)
-    return sum(phase.epochs for phase in work.phases) if work.kind == "distill" else 0
 
 
 def grid_tables(found: GridResults) -> Iterator[Table]:

@@ -13,7 +13,6 @@ from stagedkd.data.seek import SeekingFiles, proven, require_torchcodec
 from stagedkd.data.source import ClipSource, Reader, SimulatedClips, VideoClips, VideoFiles, videos_of
 from stagedkd.plan.lock import Lock, data_id
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import PrepareWork
 from stagedkd.spec.schema import Clip, Csv, Simulated, Videos
 from stagedkd.stages.context import Session
 from stagedkd.stages.tables import read_table
@@ -22,14 +21,13 @@ from stagedkd.store.store import Artifact
 
 def open_source(session: Session, data: Artifact, clip: Clip, device: torch.device) -> ClipSource:
     """Where the clips of a data artifact come from."""
-    work = data.manifest.work
-    assert isinstance(work, PrepareWork)
+    section = data.manifest.work.data_set
     table = read_table(data.file("clips.parquet"))
-    if isinstance(work.data, Simulated):
-        return SimulatedClips(work.data, table["split"], clip, device)
-    assert isinstance(work.data, Videos)
+    if isinstance(section, Simulated):
+        return SimulatedClips(section, table["split"], clip, device)
+    assert isinstance(section, Videos)
     videos = videos_of(table, clip)
-    return VideoClips(_reader(session, work.data, clip), table["path"], videos, clip, device)
+    return VideoClips(_reader(session, section, clip), table["path"], videos, clip, device)
 
 
 def _reader(session: Session, data: Videos, clip: Clip) -> Reader:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stagedkd.data.draws import permutation
+from stagedkd.data.draws import Stream, permutation
 from stagedkd.models.network import Network
 from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.work import DistillWork
@@ -90,11 +90,10 @@ def _guide_archs(work: DistillWork) -> list[tuple[Arch, Input | None]]:
 
 
 def _guide_networks(context: Context, work: DistillWork, classes: int, device: torch.device) -> list[Network]:
-    archs = _guide_archs(work)
-    labels = ["teacher", *(f"guide-{i}" for i in range(1, len(archs)))]
+    names = ("teacher", *work.guide_inputs)
     networks = [
-        load_network(context.inputs[label], arch, classes, context.root)
-        for label, (arch, _) in zip(labels, archs, strict=True)
+        load_network(context.inputs[name], arch, classes, context.root)
+        for name, (arch, _) in zip(names, _guide_archs(work), strict=True)
     ]
     return [on_device(network, device).eval().requires_grad_(False) for network in networks]
 
@@ -135,7 +134,7 @@ def _probe(work: DistillWork, feed: Feed, teacher: Network) -> Probe | None:
     """How the correlation of substages is measured; None where nothing is compared."""
     if not work.teacher_cut:
         return None
-    chosen = feed.clip_ids[np.sort(permutation(len(feed.clip_ids), 0, 71)[:CLIPS])]
+    chosen = feed.clip_ids[np.sort(permutation(len(feed.clip_ids), 0, Stream.PROBE)[:CLIPS])]
     cuts, inputs = (work.cut, work.teacher_cut), (work.input, work.teacher_input)
     return Probe(feed.source, chosen.tolist(), teacher, cuts, inputs)
 

@@ -15,14 +15,12 @@ from torch import Tensor
 from stagedkd.errors import StoreError, TrainingError, UsageError
 from stagedkd.models.build import build, load_pretrained, load_weights, own_function
 from stagedkd.models.network import Network
-from stagedkd.plan.work import PhaseWork, Weights
+from stagedkd.plan.work import PhaseWork, Weights, Work
 from stagedkd.spec.schema import Arch
 from stagedkd.stages.context import Context
 from stagedkd.stages.weights import weights_file
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.store import Artifact
-
-FILE_OF = {"teach": "teacher.safetensors", "distill": "student.safetensors"}
 
 
 def device_of(name: str) -> torch.device:
@@ -81,10 +79,16 @@ def user_losses(context: Context, phases: Sequence[PhaseWork]) -> dict[str, Call
     return found
 
 
+def network_file(work: Work) -> str:
+    """The name of the file in which a stage of this work leaves its network. The work must make one."""
+    assert work.network_file is not None, f"{work.kind} makes no network"
+    return work.network_file
+
+
 def load_network(artifact: Artifact, arch: Arch, classes: int, root: Path) -> Network:
     """The trained network of an artifact, on the CPU. Raises StoreError: the file does not fit the architecture."""
     network = build_or_refuse(arch, classes, root)
-    path = artifact.file(FILE_OF[artifact.manifest.kind])
+    path = artifact.file(network_file(artifact.manifest.work))
     try:
         network.net.load_state_dict(load_file(path))
     except Exception as error:
@@ -100,4 +104,4 @@ def save_network(context: Context, network: Network) -> None:
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.net.state_dict().items()}
     manifest: Manifest = context.manifest
     text = json.dumps(manifest.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
-    save_file(tensors, context.workspace.files / FILE_OF[context.stage.work.kind], metadata={"stagedkd": text})
+    save_file(tensors, context.workspace.files / network_file(context.stage.work), metadata={"stagedkd": text})

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from stagedkd.data import refine as rules
-from stagedkd.data.draws import bits
+from stagedkd.data.draws import Stream, bits
 from stagedkd.data.labels import CLEAN
 from stagedkd.data.source import ClipSource
 from stagedkd.errors import DataError
@@ -190,7 +190,8 @@ def _fold(
     labels, fold = before.label[~out], int(np.flatnonzero(out)[0])  # a fold is known by its first clip
     if not (labels >= 0).any():
         raise DataError("a fold leaves no labelled clip to train on", hint="lower refine.folds, or raise labels.clean")
-    seed = int(bits(work.rule.seed, 73, work.round, fold, trainee.by == "student").item() >> np.uint64(33))
+    drawn = bits(work.rule.seed, Stream.FOLD_SEED, work.round, fold, trainee.by == "student")
+    seed = int(drawn.item() >> np.uint64(33))
     network = new_network(context, trainee.arch, len(clips.classes), trainee.weights, seed).to(device)
     views, threads = work.clip.views, workers(context.runtime)
     feed = Feed(source, clips.numbers[~out], labels, work.augment, order_seed(seed), views, threads)

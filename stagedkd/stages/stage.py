@@ -104,7 +104,7 @@ def get_alone(
         for above in graph.inputs(stage).values():
             if store.state(above) != "hit":
                 message = f"stage {stage.name} needs {above.name} ({above.folder}), which the store does not have"
-                raise StoreError(message, hint=f"stagedkd stage {above.identity[:12]} makes it")
+                raise StoreError(message, hint=f"stagedkd stage {above.identity.short} makes it")
             inputs[above.name] = store.artifact(above)
     session = Session(plan=graph, runtime=runtime, listener=listener, stop=stop)
     return get_stage(session, stage, inputs, store, do=do)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from stagedkd.data.draws import bits
+from stagedkd.data.draws import Stream, bits
 from stagedkd.errors import DataError, TrainingError
 from stagedkd.models.network import Network, channels_last
 from stagedkd.plan.work import DistillWork, PhaseWork, TeachWork, Weights
@@ -165,7 +165,7 @@ def read_refined(artifact: Artifact) -> Refined:
 
 def order_seed(seed: int) -> int:
     """The seed of order and views."""
-    return int(bits(seed, 51).item() >> np.uint64(33))
+    return int(bits(seed, Stream.ORDER_SEED).item() >> np.uint64(33))
 
 
 def check_weights(context: Context, weights: Weights | None, arch: Arch) -> None:

@@ -16,15 +16,17 @@ from pydantic import ValidationError
 from stagedkd.errors import StoreError
 from stagedkd.files import files_below
 from stagedkd.plan.graph import Plans
-from stagedkd.plan.key import stage_key
+from stagedkd.plan.key import FOLDER_FORM, NO_KEY, WHOLE_FORM, Key, stage_key
+from stagedkd.plan.work import KIND_FORM
 from stagedkd.spec.yaml import LOADER
 from stagedkd.store import leases
 from stagedkd.store.manifest import Manifest, file_digest
 from stagedkd.store.records import RUNS, Record, records
-from stagedkd.store.store import FOLDER, LEASES, MANIFEST, TRASH, WORK, Store
+from stagedkd.store.store import LEASES, MANIFEST, TRASH, WORK, Store
 
-ATTEMPT = re.compile(r"[a-z]+-[0-9a-f]{64}(\..*)?")
-DVC_OUT = re.compile(r"(?:^|/)([a-z]+-[0-9a-f]{12})/files/?$")
+FOLDER = re.compile(FOLDER_FORM)  # of an artifact
+ATTEMPT = re.compile(rf"{KIND_FORM}-{WHOLE_FORM}(\..*)?")
+DVC_OUT = re.compile(rf"(?:^|/)({FOLDER_FORM})/files/?$")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Entry:
 
     folder: Path
     kind: str
-    key: str
+    key: Key
     size: int
     age: float
     part: str = ""
@@ -42,7 +44,12 @@ class Entry:
     @property
     def name(self) -> str:
         """`<kind>-<key12>`."""
-        return self.folder.name if not self.part else f"{self.kind}-{self.key[:12]}" if self.key else self.folder.name
+        return self.key.folder(self.kind) if self.part and self.key else self.folder.name
+
+    @property
+    def short(self) -> str:
+        """The first digits of the key, as far as they are known: at most 12."""
+        return self.key.short or Key(Key.parse(self.folder.name)[1]).short
 
 
 def artifacts(store: Store) -> list[Entry]:
@@ -51,8 +58,8 @@ def artifacts(store: Store) -> list[Entry]:
     for folder in sorted(store.root.iterdir()) if store.root.is_dir() else ():
         if FOLDER.fullmatch(folder.name) and folder.is_dir():
             manifest = manifest_at(folder)
-            key = manifest.key if isinstance(manifest, Manifest) else ""
-            found.append(_entry(folder, folder.name.partition("-")[0], key))
+            key = manifest.key if isinstance(manifest, Manifest) else NO_KEY
+            found.append(_entry(folder, Key.parse(folder.name)[0], key))
     return found
 
 
@@ -61,15 +68,15 @@ def leftovers(store: Store) -> list[Entry]:
     found: list[Entry] = []
     runs, _ = store.living()
     for folder in sorted((store.root / WORK).glob("*-*")):
-        kind, _, rest = folder.name.partition("-")
+        kind, rest = Key.parse(folder.name)
         if ATTEMPT.fullmatch(folder.name):
-            found.append(_entry(folder, kind, rest.partition(".")[0], "attempt"))
+            found.append(_entry(folder, kind, Key(rest.partition(".")[0]), "attempt"))
         elif kind == "parsl" and rest not in runs:
-            found.append(_entry(folder, kind, "", "trash"))
-    return found + [_entry(folder, "trash", "", "trash") for folder in sorted((store.root / TRASH).glob("*"))]
+            found.append(_entry(folder, kind, NO_KEY, "trash"))
+    return found + [_entry(folder, "trash", NO_KEY, "trash") for folder in sorted((store.root / TRASH).glob("*"))]
 
 
-def _entry(folder: Path, kind: str, key: str, part: str = "") -> Entry:
+def _entry(folder: Path, kind: str, key: Key, part: str = "") -> Entry:
     size, newest = 0, 0.0
     for path in files_below(folder):
         try:
@@ -82,7 +89,7 @@ def _entry(folder: Path, kind: str, key: str, part: str = "") -> Entry:
 
 def folder_size(folder: Path) -> int:
     """Bytes of all files below a folder; 0 where there is none."""
-    return _entry(folder, "", "").size
+    return _entry(folder, "", NO_KEY).size
 
 
 def manifest_at(folder: Path) -> Manifest | str:
@@ -102,8 +109,8 @@ def faults(folder: Path) -> list[str]:
     if isinstance(manifest, str):
         return [manifest]
     found: list[str] = []
-    if folder.name != f"{manifest.kind}-{manifest.key[:12]}":
-        found.append(f"{MANIFEST} is that of {manifest.kind}-{manifest.key[:12]}")
+    if folder.name != manifest.folder:
+        found.append(f"{MANIFEST} is that of {manifest.folder}")
     found += [f"{MANIFEST}: {fault}" for fault in closure_faults(manifest)]
     files = folder / "files"
     there = {path.relative_to(files).as_posix() for path in files_below(files)} - {MANIFEST}
@@ -121,15 +128,15 @@ def closure_faults(manifest: Manifest) -> list[str]:
     for key, stage in manifest.closure.items():
         missing = sorted(set(stage.needs.values()) - manifest.closure.keys())
         if missing:
-            found.append(f"{stage.work.kind} {key[:12]} needs {missing[0][:12]}, which is not there")
+            found.append(f"{stage.work.kind} {key.short} needs {missing[0].short}, which is not there")
         elif stage_key(stage.work, stage.needs) != key:
-            found.append(f"{stage.work.kind} {key[:12]} is not the key of the work that it names")
-    return found if manifest.key in manifest.closure else [*found, f"key {manifest.key[:12]} is not in the closure"]
+            found.append(f"{stage.work.kind} {key.short} is not the key of the work that it names")
+    return found if manifest.key in manifest.closure else [*found, f"key {manifest.key.short} is not in the closure"]
 
 
-def users(plans: Mapping[str, Plans]) -> dict[str, list[str]]:
+def users(plans: Mapping[str, Plans]) -> dict[Key, list[str]]:
     """Which specs, by name, use a stage, by key."""
-    found: dict[str, list[str]] = {}
+    found: dict[Key, list[str]] = {}
     for name, made in plans.items():
         for stage in made.unique.values():
             if stage.key is not None:
@@ -143,11 +150,10 @@ def find(store: Store, text: str) -> tuple[Entry, Manifest] | None:
     Raises:
         StoreError: several do.
     """
-    kind, _, start = text.rpartition("-")
     found = [
         (e, m)
         for e in artifacts(store)
-        if isinstance(m := manifest_at(e.folder), Manifest) and m.key.startswith(start) and kind in ("", m.kind)
+        if isinstance(m := manifest_at(e.folder), Manifest) and m.key.is_meant(text, m.kind)
     ]
     if len(found) > 1:
         names = ", ".join(entry.name for entry, _ in found[:5])
@@ -173,28 +179,28 @@ def dvc_outs(lock: Path) -> set[str]:
     return {match[1] for out in outs if (match := DVC_OUT.search(out))}
 
 
-def spare(store: Store, needed: Iterable[str], dvc: set[str], runs: int) -> list[Entry]:
+def spare(store: Store, needed: Iterable[Key], dvc: set[str], runs: int) -> list[Entry]:
     """What may go: all that is needed neither by the stages of these keys, nor by dvc.lock's outs, nor by the last
     `runs` runs, nor by a run that holds a lease. What an artifact was made of is needed with it."""
-    names = {f"{key[:12]}" for key in needed} | {name.partition("-")[2] for name in dvc}
+    names = {key.short for key in needed} | {Key.parse(name)[1] for name in dvc}
     marks, held = store.living()
     at_work = {mark.partition("-")[0] for mark in marks}
     counted = 0
     for run in records(store.root):
         if (run.name and counted < runs) or run.mark in at_work or held & set(run.keys):
-            names |= {key[:12] for key in run.keys}
+            names |= {key.short for key in run.keys}
         counted += bool(run.name)
-    names |= {key[:12] for key in held}
+    names |= {key.short for key in held}
     there = artifacts(store)
     for entry in there:
         manifest = manifest_at(entry.folder)
-        if entry.folder.name.partition("-")[2] in names and isinstance(manifest, Manifest):
-            names |= {key[:12] for key in manifest.closure}
-    kept = {entry.folder.name for entry in there if entry.folder.name.partition("-")[2] in names}
+        if Key.parse(entry.folder.name)[1] in names and isinstance(manifest, Manifest):
+            names |= {key.short for key in manifest.closure}
+    kept = {entry.folder.name for entry in there if Key.parse(entry.folder.name)[1] in names}
     made = {entry.key for entry in there if entry.folder.name in kept and entry.key}
     found = [entry for entry in there if entry.folder.name not in kept]
     for entry in leftovers(store):
-        wanted = entry.key[:12] in names and entry.key not in made
+        wanted = entry.key.short in names and entry.key not in made
         if entry.part == "trash" or (entry.key not in held and not wanted):
             found.append(entry)
     return found
@@ -210,7 +216,7 @@ def collect(
             shutil.rmtree(entry.folder, ignore_errors=True)
             yield entry
             continue
-        key12 = entry.key[:12] or entry.folder.name.partition("-")[2]
+        key12 = entry.short
         if any(key.startswith(key12) for run in records(store.root) if run not in known for key in run.keys):
             told(f"{entry.name} stays: a run that has just started needs it")
             continue

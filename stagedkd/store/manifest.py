@@ -10,16 +10,17 @@ from typing import Any
 from pydantic import Field
 
 from stagedkd.plan.graph import Graph, Stage
+from stagedkd.plan.key import Key
 from stagedkd.plan.lock import Lock, data_id, weights_id
-from stagedkd.plan.work import DistillWork, PrepareWork, RefineWork, TeachWork, Weights, Work
-from stagedkd.spec.schema import Arch, Section
+from stagedkd.plan.work import Work
+from stagedkd.spec.schema import Section
 
 
 class Upstream(Section):
     """One stage of the closure: its work and the keys it needs, so that all can be rebuilt from here."""
 
     work: Work
-    needs: Mapping[str, str]
+    needs: Mapping[str, Key]
 
 
 class Manifest(Section):
@@ -27,9 +28,9 @@ class Manifest(Section):
     `files` maps each other file of the artifact to its SHA-256; `metrics` are the stage's own figures."""
 
     format: int = 1
-    key: str
+    key: Key
     kind: str
-    closure: Mapping[str, Upstream]
+    closure: Mapping[Key, Upstream]
     lock: Lock
     files: Mapping[str, str] = Field(default_factory=dict[str, str])
     metrics: Mapping[str, Any] = Field(default_factory=dict[str, Any])
@@ -40,35 +41,33 @@ class Manifest(Section):
         return self.closure[self.key].work
 
     @property
-    def needs(self) -> Mapping[str, str]:
-        """Keys of the stage's inputs by role."""
+    def folder(self) -> str:
+        """Folder of the artifact in the store."""
+        return self.key.folder(self.kind)
+
+    @property
+    def needs(self) -> Mapping[str, Key]:
+        """Keys of the stage's inputs by their names."""
         return self.closure[self.key].needs
 
 
 def manifest_of(plan: Graph, stage: Stage) -> Manifest:
     """The manifest of a stage before it has run: no files, no metrics. The stage must be locked."""
-    closure: dict[str, Upstream] = {}
+    closure: dict[Key, Upstream] = {}
     lock = Lock()
     for part in plan.closure(stage):
-        keys = {role: plan.stage(name).key for role, name in part.needs.items()}
+        keys = {given: plan.stage(name).key for given, name in part.needs.items()}
         assert part.key is not None
-        closure[part.key] = Upstream(work=part.work, needs={role: key for role, key in keys.items() if key})
-        if isinstance(part.work, PrepareWork):
-            name = data_id(part.work.data)
+        closure[part.key] = Upstream(work=part.work, needs={given: key for given, key in keys.items() if key})
+        if part.work.data_set is not None:
+            name = data_id(part.work.data_set)
             if name and name in plan.lock.data:  # the list of files stays in the lock; the fingerprint speaks for it
                 lock = lock.with_data(name, plan.lock.data[name].model_copy(update={"files": {}}))
-        for arch, weights in weights_of(part.work):
+        for arch, weights in part.work.weight_files:
             assert weights.sha256 is not None
             lock = lock.with_weights(weights_id(weights.name, arch), weights.sha256)
     assert stage.key is not None
     return Manifest(key=stage.key, kind=stage.work.kind, closure=closure, lock=lock)
-
-
-def weights_of(work: Work) -> list[tuple[Arch, Weights]]:
-    """The weight files that a stage starts from, each with the network it is for."""
-    if isinstance(work, TeachWork | DistillWork):
-        return [(work.arch, work.weights)] if work.weights else []
-    return [(n.arch, n.weights) for n in work.networks if n.weights] if isinstance(work, RefineWork) else []
 
 
 def file_digest(path: Path) -> str:

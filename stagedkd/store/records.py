@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stagedkd.files import write_whole
+from stagedkd.plan.key import Key
 
 RUNS = ".runs"
 
@@ -23,7 +24,7 @@ class Record:
 
     mark: str
     name: str
-    keys: tuple[str, ...]
+    keys: tuple[Key, ...]
     started: float
 
 
@@ -46,7 +47,7 @@ def records(root: Path) -> list[Record]:
     for path in (root / RUNS).glob("*.json"):
         try:
             values: Any = json.loads(path.read_text("utf-8"))
-            found.append(Record(path.stem, str(values["name"]), tuple(map(str, values["keys"])), path.stat().st_mtime))
+            found.append(Record(path.stem, str(values["name"]), tuple(map(Key, values["keys"])), path.stat().st_mtime))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # cut by a full disk, or removed just now
     return sorted(found, key=lambda run: (-run.started, run.name))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from pydantic import ValidationError
 from stagedkd.errors import Interrupted, StoreError
 from stagedkd.files import files_below
 from stagedkd.plan.graph import Stage
+from stagedkd.plan.key import Key
 from stagedkd.store import leases
 from stagedkd.store.leases import Lease
 from stagedkd.store.manifest import Manifest, file_digest
@@ -30,7 +30,6 @@ from stagedkd.store.records import record
 MANIFEST = "manifest.json"
 WORK, LEASES, TRASH = ".work", ".leases", ".trash"
 RUN = "run-"  # leases of whole runs are called so, with their marks
-FOLDER = re.compile(r"([a-z]+)-([0-9a-f]{12})")  # of an artifact
 KEPT = (".pt", ".npy")  # what an interrupted stage goes on from: checkpoints, and trainings of its that are done
 
 
@@ -142,11 +141,11 @@ class Store:
         finally:
             lease.end()
 
-    def living(self) -> tuple[set[str], set[str]]:
+    def living(self) -> tuple[set[str], set[Key]]:
         """What is at work: the marks of runs, and the keys of stages (12 digits where a manifest could not be read)."""
         names = [name for name, _ in leases.living(self.root / LEASES)]
         runs = {name.removeprefix(RUN) for name in names if name.startswith(RUN)}
-        return runs, {name.partition("-")[2] for name in names if not name.startswith(RUN)}
+        return runs, {Key(Key.parse(name)[1]) for name in names if not name.startswith(RUN)}
 
     @contextmanager
     def held(

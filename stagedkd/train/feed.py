@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stagedkd.data.draws import permutation
+from stagedkd.data.draws import Stream, permutation
 from stagedkd.data.mix import Batch, mix
 from stagedkd.data.source import ClipSource, ahead
 from stagedkd.data.views import View
@@ -78,7 +78,8 @@ class Feed:
         places = np.arange(step * phase.train.batch, (step + 1) * phase.train.batch)
         rounds = places // len(chosen)
         orders = {
-            turn: chosen[permutation(len(chosen), self.seed, 61, phase_index, turn)] for turn in set(rounds.tolist())
+            turn: chosen[permutation(len(chosen), self.seed, Stream.ORDER, phase_index, turn)]
+            for turn in set(rounds.tolist())
         }
         rows = np.array([orders[turn][at % len(chosen)] for turn, at in zip(rounds.tolist(), places, strict=True)])
         clip_ids = self.clip_ids[rows].tolist()

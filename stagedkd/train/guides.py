@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stagedkd.data.draws import uniform
+from stagedkd.data.draws import Stream, uniform
 from stagedkd.data.mix import Batch
 from stagedkd.spec.schema import Input
 from stagedkd.train.ranks import Ranks
@@ -71,6 +71,6 @@ def kept_guides(drop: float, count: int, seed: int, step: int) -> frozenset[int]
     (DGKD, Son et al. 2021)."""
     if not drop:
         return frozenset(range(count))
-    draws = uniform(seed, 99, step, np.arange(count + 1))
+    draws = uniform(seed, Stream.GUIDES_DROPPED, step, np.arange(count + 1))
     kept = frozenset(i for i in range(count) if draws[i] >= drop)
     return kept or frozenset({int(draws[count] * count)})

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
-from stagedkd.data.draws import bits
+from stagedkd.data.draws import Stream, bits
 from stagedkd.errors import TrainingError
 
 
@@ -124,7 +124,7 @@ class Ranks:
             yield
             return
         with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []):
-            torch.manual_seed(int(bits(*parts, 62, self.number).item() >> np.uint64(1)))
+            torch.manual_seed(int(bits(*parts, Stream.RANK, self.number).item() >> np.uint64(1)))
             yield
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from stagedkd.data.draws import uniform
+from stagedkd.data.simulate.slots import Slot
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Domain, Simulated
 
@@ -75,7 +76,7 @@ class Scene:
 
     def grain(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates in pixels along the grain of the background's dots, so that a body's look no different."""
-        angle = 2 * math.pi * self.draw(50)
+        angle = 2 * math.pi * self.draw(Slot.GRAIN)
         cos, sin = self.to_device(np.cos(angle)), self.to_device(np.sin(angle))
         return (cos * x + sin * y) * self.size, (cos * y - sin * x) * self.size
 
@@ -147,8 +148,8 @@ def _scene(
     if ticks < frames:
         time = (np.floor(time * ticks) + 0.5) / ticks
     time = time - 0.5  # symmetric: reversing a clip gives its pair
-    shake = [uniform(data.seed, index, 30 + i)[:, None] for i in range(8)]
-    view = np.radians(domain.viewpoint) * (2 * uniform(data.seed, index, 40)[:, None] - 1)
+    shake = [uniform(data.seed, index, Slot.SHAKES + i)[:, None] for i in range(8)]
+    view = np.radians(domain.viewpoint) * (2 * uniform(data.seed, index, Slot.VIEWPOINT)[:, None] - 1)
     drift_x = (2 * shake[0] - 1) * time + 0.15 * np.sin(2 * math.pi * (shake[1] + (1 + 3 * shake[2]) * time))
     drift_y = (2 * shake[4] - 1) * time + 0.15 * np.sin(2 * math.pi * (shake[5] + (1 + 3 * shake[6]) * time))
     grid = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size
@@ -167,7 +168,7 @@ def _dotted(scene: Scene) -> Scene:
     u, v = scene.grain(scene.x + 0 * scene.y, scene.y + 0 * scene.x)
     cell = _cell(scene)
     u, v = (torch.floor(u / cell) + 0.5) * cell, (torch.floor(v / cell) + 0.5) * cell
-    angle = 2 * math.pi * scene.draw(50)
+    angle = 2 * math.pi * scene.draw(Slot.GRAIN)
     cos, sin = scene.to_device(np.cos(angle)), scene.to_device(np.sin(angle))
     return replace(scene, x=(cos * u - sin * v) / scene.size, y=(sin * u + cos * v) / scene.size)
 
@@ -190,22 +191,22 @@ def _background(scene: Scene) -> Tensor:
     x, y = scene.x + 0 * scene.y, scene.y + 0 * scene.x
     if scene.data.texture == "noise":
         return _dots(scene, *scene.grain(x, y), 3)
-    ground = _tint(scene, 100, start, spread)
+    ground = _tint(scene, Slot.GROUND_TINTS, start, spread)
     kind = scene.domain.background
     if kind == "plain":
         return ground.expand(-1, 3, 1, scene.size, scene.size)
-    other = _tint(scene, 104, start, spread)
+    other = _tint(scene, Slot.OTHER_TINTS, start, spread)
     if kind == "gradient":
-        angle = 2 * math.pi * scene.draw(51)
+        angle = 2 * math.pi * scene.draw(Slot.GRADIENT)
         cos, sin = scene.to_device(np.cos(angle)), scene.to_device(np.sin(angle))
         share = (0.5 + 0.5 * (cos * (x - 0.5) + sin * (y - 0.5)) / 0.71).clamp(0, 1)
     elif kind == "checker":
-        cell = scene.to_device(0.08 + 0.12 * scene.draw(52))
+        cell = scene.to_device(0.08 + 0.12 * scene.draw(Slot.CHECKER))
         share = torch.remainder(torch.floor(x / cell) + torch.floor(y / cell), 2.0)
     else:
         share = torch.zeros_like(x)
         for box in range(6):
-            left, top, wide, tall = (scene.to_device(scene.draw(60 + 4 * box + i)) for i in range(4))
+            left, top, wide, tall = (scene.to_device(scene.draw(Slot.BOXES + 4 * box + i)) for i in range(4))
             inside = ((x - left).abs() < 0.05 + 0.1 * wide) & ((y - top).abs() < 0.05 + 0.15 * tall)
             share = torch.where(inside, 0.3 + 0.7 * wide + 0 * x, share)
     return ground * (1 - share[:, None]) + other * share[:, None]
@@ -215,7 +216,7 @@ def _colour(scene: Scene, body: Body, number: int) -> Tensor:
     """(B, 3, T or 1, H or 1, W or 1): ground colour and body colour, as far apart as the contrast says."""
     low, wide, start, spread = PALETTES[scene.domain.palette]
     near = low + wide / 2
-    tint = _tint(scene, 110 + 10 * number + 3 * body.colour, start, spread)
+    tint = _tint(scene, Slot.BODY_TINTS + 10 * number + 3 * body.colour, start, spread)
     shade = body.shade[:, None] if isinstance(body.shade, Tensor) else body.shade
     return near + scene.data.contrast * (tint * shade - near)
 
@@ -240,9 +241,9 @@ def _hashed(x: Tensor) -> Tensor:
 def _occluded(scene: Scene, picture: Tensor) -> Tensor:
     """A standing bar in front of everything."""
     wide = scene.data.occlusion
-    middle = scene.to_device(wide / 2 + (1 - wide) * scene.draw(55))
+    middle = scene.to_device(wide / 2 + (1 - wide) * scene.draw(Slot.BAR))
     cover = (0.5 - ((scene.x - middle).abs() - wide / 2) * scene.size).clamp(0, 1) + 0 * scene.y
-    return picture * (1 - cover[:, None]) + _tint(scene, 107, 0.2, 0.5) * cover[:, None]
+    return picture * (1 - cover[:, None]) + _tint(scene, Slot.BAR_TINTS, 0.2, 0.5) * cover[:, None]
 
 
 def _blurred(picture: Tensor, sigma: float) -> Tensor:
@@ -276,7 +277,7 @@ def _dropped(picture: Tensor, index: npt.NDArray[np.int64], data: Simulated) -> 
     if not data.drop:
         return picture
     frames = picture.shape[2]
-    lost = uniform(data.seed, index[:, None], 45, np.arange(frames)[None]) < data.drop
+    lost = uniform(data.seed, index[:, None], Slot.LOST, np.arange(frames)[None]) < data.drop
     lost[:, 0] = False
     shown = np.maximum.accumulate(np.where(lost, 0, np.arange(frames)), axis=1)
     places = torch.from_numpy(shown).to(picture.device)[:, None, :, None, None]

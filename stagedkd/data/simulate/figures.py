@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from stagedkd.data.simulate.base import Array, Body, Family, Scene
+from stagedkd.data.simulate.slots import Slot
 
 THIGH, SHIN, TORSO, NECK, ARM, FOREARM, HEAD = 0.245, 0.245, 0.30, 0.09, 0.17, 0.16, 0.07
 HIPS, SHOULDERS = 0.05, 0.1  # half widths
@@ -61,18 +62,19 @@ def pose(scene: Scene, body: int) -> Pose:
     if body:
         still = Pose(0 * scene.time)
         still.wide = {
-            f"{side} {part}": 0.15 + 0.5 * draw(20 + i) + 0 * scene.time
+            f"{side} {part}": 0.15 + 0.5 * draw(Slot.STILL_ARMS + i) + 0 * scene.time
             for i, side in enumerate(SIDES)
             for part in ("arm", "forearm")
         }
         return still
-    reach = scene.data.amplitude * (0.85 + 0.3 * draw(10))
-    pace = scene.data.speed * (0.8 + 0.4 * draw(11)) * scene.data.seconds
+    reach = scene.data.amplitude * (0.85 + 0.3 * draw(Slot.REACH))
+    pace = scene.data.speed * (0.8 + 0.4 * draw(Slot.TEMPO)) * scene.data.seconds
     found = Pose(0 * scene.time)
     for name in np.unique(scene.labels).tolist():
         hz = _HZ.get(name, 0.0)
-        beat = 2 * math.pi * (hz * pace * scene.time + draw(12))
-        passed = np.clip(0.5 + pace * scene.time / 1.4 + 0.15 * (draw(13) - 0.5), 0, 1)  # of a motion done once
+        beat = 2 * math.pi * (hz * pace * scene.time + draw(Slot.BEAT))
+        late = 0.15 * (draw(Slot.PASSED) - 0.5)
+        passed = np.clip(0.5 + pace * scene.time / 1.4 + late, 0, 1)  # of a motion done once
         made = _ACTIONS[name](0 * scene.time, beat, passed, reach, pace * scene.time)
         _take(found, made, scene.is_any(name))
     return found
@@ -236,10 +238,10 @@ def _moved(start: Point, forward: Array, across: Array, up: Array, yaw: Array) -
 def skeleton(scene: Scene, body: int) -> list[tuple[Point, Point, float, int]]:
     """Capsules from the back to the front: start, end, radius, colour."""
     stance = pose(scene, body)
-    yaw = np.where(scene.is_any(*_FRONTAL), math.pi / 2, 0.25) + 0.2 * (scene.draw(14, body) - 0.5) + scene.view
+    yaw = np.where(scene.is_any(*_FRONTAL), math.pi / 2, 0.25) + 0.2 * (scene.draw(Slot.YAW, body) - 0.5) + scene.view
     yaw = yaw + 0 * scene.time
     if body:
-        yaw = 2 * math.pi * scene.draw(15, body) + 0 * scene.time
+        yaw = 2 * math.pi * scene.draw(Slot.STILL_YAW, body) + 0 * scene.time
     legs = [_leg_height(stance, side) for side in SIDES]
     middle: Point = (stance.zero, np.maximum(*legs) + stance.lift, stance.zero)
     middle = _moved(middle, stance.gone + stance.zero, stance.zero, stance.zero, yaw)
@@ -304,10 +306,12 @@ def _drawn(limbs: dict[str, Point], width: float) -> list[tuple[Point, Point, fl
 
 def bodies(scene: Scene, number: int) -> Iterator[Body]:
     """The figure's capsules, from the back to the front."""
-    height = 0.66 + 0.12 * scene.draw(16, number) if number == 0 else 0.3 + 0.2 * scene.draw(16, number)
-    middle = 0.5 + 0.12 * (scene.draw(17, number) - 0.5) if number == 0 else scene.draw(17, number)
-    ground = 0.9 + 0.06 * (scene.draw(18, number) - 0.5) if number == 0 else 0.6 + 0.3 * scene.draw(18, number)
-    facing = np.where(scene.draw(19, number) < 0.5, -1.0, 1.0)
+    height, middle, ground = (scene.draw(slot, number) for slot in (Slot.HEIGHT, Slot.MIDDLE, Slot.GROUND))
+    if number == 0:
+        height, middle, ground = 0.66 + 0.12 * height, 0.5 + 0.12 * (middle - 0.5), 0.9 + 0.06 * (ground - 0.5)
+    else:
+        height, ground = 0.3 + 0.2 * height, 0.6 + 0.3 * ground
+    facing = np.where(scene.draw(Slot.FACING, number) < 0.5, -1.0, 1.0)
     for start, end, radius, colour in skeleton(scene, number):
         ends = [
             scene.to_device(values)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from stagedkd.data.simulate.base import Array, Body, Family, Scene
+from stagedkd.data.simulate.slots import Slot
 
 _TRAVEL = {("right", "left"): (1.0, 0.0), ("down", "up"): (0.0, 1.0), ("diagonal_down", "diagonal_up"): (0.75, 0.75)}
 _BACKWARDS = ("left", "up", "orbit_ccw", "spin_ccw", "shrink", "diagonal_up")
@@ -27,15 +28,16 @@ def course(scene: Scene, body: int) -> tuple[Array, Array, Array, Array]:
         return scene.draw(slot, body)
 
     sign = np.where(scene.is_any(*_BACKWARDS), -1.0, 1.0)
-    pace = scene.data.speed * (0.7 + 0.6 * draw(0)) * sign * scene.time if body == 0 else 0 * scene.time
+    pace = scene.data.speed * (0.7 + 0.6 * draw(Slot.PACE)) * sign * scene.time if body == 0 else 0 * scene.time
     reach = scene.data.amplitude
-    x, y, angle, phase = draw(1) + 0 * pace, draw(2) + 0 * pace, 2 * math.pi * draw(3) + 0 * pace, draw(4) + 0 * pace
+    x, y, phase = (draw(slot) + 0 * pace for slot in (Slot.X, Slot.Y, Slot.SIZE))
+    angle = 2 * math.pi * draw(Slot.ANGLE) + 0 * pace
     flat = np.cos(scene.view)  # seen from the side, the way across is shorter
     for names, (dx, dy) in _TRAVEL.items():
         moves = scene.is_any(*names)
         x = x + np.where(moves, flat * dx * 0.6 * reach * pace, 0)
         y = y + np.where(moves, dy * 0.6 * reach * pace, 0)
-    turn = 2 * math.pi * (draw(5) + 0.7 * pace)
+    turn = 2 * math.pi * (draw(Slot.TURN) + 0.7 * pace)
     orbits = scene.is_any("orbit_cw", "orbit_ccw")
     x = x + np.where(orbits, flat * 0.2 * reach * np.cos(turn), 0)
     y = y + np.where(orbits, 0.2 * reach * np.sin(turn), 0)
@@ -48,7 +50,7 @@ def course(scene: Scene, body: int) -> tuple[Array, Array, Array, Array]:
 def bodies(scene: Scene, number: int) -> Iterator[Body]:
     """One shape: a bar, a wedge or a bowl."""
     x, y, half, angle = course(scene, number)
-    form = scene.to_device(np.floor(3 * scene.draw(6, number)))
+    form = scene.to_device(np.floor(3 * scene.draw(Slot.FORM, number)))
     at_x, at_y, half_ = scene.to_device(x), scene.to_device(y), scene.to_device(half)
     cos, sin = scene.to_device(np.cos(angle)), scene.to_device(np.sin(angle))
     dx = (torch.remainder(scene.x - at_x + 0.5, 1.0) - 0.5) / scene.to_device(np.cos(scene.view))
