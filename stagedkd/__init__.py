@@ -19,16 +19,18 @@ from stagedkd._version import __version__
 if TYPE_CHECKING:
     from stagedkd.experiment.run import run
     from stagedkd.plan.compile import compile_plan
-    from stagedkd.report.write import report
+    from stagedkd.report.write import write_report
+    from stagedkd.report.write import write_report as report
     from stagedkd.spec.load import load_spec
 
-__all__ = ["__version__", "compile_plan", "load_spec", "report", "run"]
+__all__ = ["__version__", "compile_plan", "load_spec", "report", "run", "write_report"]
 
 _HOME = {
-    "load_spec": "stagedkd.spec.load",
-    "compile_plan": "stagedkd.plan.compile",
-    "run": "stagedkd.experiment.run",
-    "report": "stagedkd.report.write",
+    "load_spec": ("stagedkd.spec.load", "load_spec"),
+    "compile_plan": ("stagedkd.plan.compile", "compile_plan"),
+    "run": ("stagedkd.experiment.run", "run"),
+    "write_report": ("stagedkd.report.write", "write_report"),
+    "report": ("stagedkd.report.write", "write_report"),  # the same function, by the name of its command
 }
 
 
@@ -37,7 +39,8 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     if name in _HOME:
-        # a submodule may share the function's name: bind the function for good
-        found = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
-        return found
+        module, function = _HOME[name]
+        # Bind the function: `report` is also the name of a folder, which Python would bind here.
+        globals()[name] = getattr(importlib.import_module(module), function)
+        return globals()[name]
     raise AttributeError(f"module 'stagedkd' has no attribute '{name}'")

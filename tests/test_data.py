@@ -147,7 +147,7 @@ def test_ucf101_official_splits(tmp_path: Path, clips: Path, split: int, train: 
     data = Ucf101(kind="ucf101", split=split)
     listed = list_clips(data, tmp_path)
     assert len(listed.classes) == 101 and listed.classes[:2] == ("ApplyEyeMakeup", "ApplyLipstick")
-    assert listed.strangers == () and all((listed.root / e.path).is_file() for e in listed.entries)
+    assert listed.unlisted == () and all((listed.root / e.path).is_file() for e in listed.entries)
     placed = split_entries(listed.entries, data)
     counts = Counter(e.split for e in placed)
     assert (counts["train"] + counts["val"], counts["test"]) == (train, test)
@@ -175,7 +175,7 @@ def test_ucf101_spelling_and_strangers(tmp_path: Path, clips: Path) -> None:
     (folder / "v_new_g01_c01.avi").write_bytes(b"x")
     listed = list_clips(Ucf101(kind="ucf101"), tmp_path)
     assert all((listed.root / e.path).is_file() for e in listed.entries)
-    assert listed.strangers == ("UCF-101/HandstandPushups/v_new_g01_c01.avi",)
+    assert listed.unlisted == ("UCF-101/HandstandPushups/v_new_g01_c01.avi",)
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ def test_hmdb51_official_split(tmp_path: Path, clips: Path) -> None:
     lay_hmdb51(tmp_path, clips / "splits" / "hmdb51")
     data = Hmdb51(kind="hmdb51")
     listed = list_clips(data, tmp_path)
-    assert len(listed.classes) == 51 and len(listed.entries) == 6766 and listed.strangers == ()
+    assert len(listed.classes) == 51 and len(listed.entries) == 6766 and listed.unlisted == ()
     placed = split_entries(listed.entries, data)
     counts = Counter(e.split for e in placed)
     assert (counts["train"] + counts["val"], counts["test"]) == (3570, 1530)

@@ -216,7 +216,7 @@ def test_the_official_lists_over_exported_videos(
     for split, (train, test) in splits.items():
         data = {"ucf101": Ucf101, "hmdb51": Hmdb51}[layout].model_validate({"kind": layout, "split": split})
         listed = list_clips(data, figures / "data")
-        assert all((listed.root / e.path).is_file() for e in listed.entries) and not listed.strangers
+        assert all((listed.root / e.path).is_file() for e in listed.entries) and not listed.unlisted
         placed = split_entries(listed.entries, data)
         counts = Counter(e.split for e in placed)
         assert (counts["train"] + counts["val"], counts["test"]) == (train, test)

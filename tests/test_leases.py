@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stagedkd.errors import StoreError
-from stagedkd.store.leases import Owner, _Claim, acquire, holder, living, try_acquire
+from stagedkd.store.leases import Owner, _Claim, acquire, active, holder, try_acquire
 
 HOLD = """
 import sys, time
@@ -114,12 +114,12 @@ def test_another_host_is_judged_by_its_heartbeat_and_the_file_systems_clock(
     rename_holder(tmp_path / "key", machine="elsewhere", host="elsewhere", pid=gone.pid)
     monkeypatch.setattr(time, "time", lambda: 4e9)  # a local clock that is far ahead says nothing
     assert try_acquire(tmp_path / "key") is None
-    assert [(name, owner.host) for name, owner in living(tmp_path)] == [("key", "elsewhere")]
+    assert [(name, owner.host) for name, owner in active(tmp_path)] == [("key", "elsewhere")]
     (file,) = (tmp_path / "key").iterdir()
     os.utime(file, (file.stat().st_mtime - 599,) * 2)
     assert try_acquire(tmp_path / "key", 1) is None  # the holder's seconds count, not ours
     os.utime(file, (file.stat().st_mtime - 2,) * 2)
-    assert not list(living(tmp_path))
+    assert not list(active(tmp_path))
     lease = try_acquire(tmp_path / "key")
     assert lease is not None
     lease.end()

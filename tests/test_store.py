@@ -316,23 +316,25 @@ def test_gc_leaves_what_a_run_holds_or_has_just_asked_for(tiny: tuple[Store, Pla
     store, plan = tiny
     keys = [stage.identity for stage in plan.stages]
     student = plan.stage("student")
-    assert {entry.folder.name for entry in care.spare(store, [], set(), 0)} == {stage.folder for stage in plan.stages}
+    assert {entry.folder.name for entry in care.unreferenced(store, [], set(), 0)} == {
+        stage.folder for stage in plan.stages
+    }
     lease = try_acquire(store.root / ".leases" / f"distill-{student.key}")
     assert lease is not None
-    found = {entry.folder.name for entry in care.spare(store, [], set(), 0)}
+    found = {entry.folder.name for entry in care.unreferenced(store, [], set(), 0)}
     assert not found & {stage.folder for stage in plan.closure(student)}
     assert plan.stage("control-ce").folder in found
     record(store.root, "tiny", keys)  # the run that holds the lease needs more than the stage at which it is
-    assert care.spare(store, [], set(), 0) == []
+    assert care.unreferenced(store, [], set(), 0) == []
     lease.end()
-    known, entries, said = records(store.root), care.spare(store, [], set(), 0), list[str]()
+    known, entries, said = records(store.root), care.unreferenced(store, [], set(), 0), list[str]()
     assert len(entries) == 10
     os.utime(next((store.root / ".runs").iterdir()), (1, 1))  # another time: the run was started again
-    assert list(care.collect(store, entries, known, said.append)) == [] and len(said) == 10
+    assert list(care.delete(store, entries, known, said.append)) == [] and len(said) == 10
     shutil.rmtree(store.root / ".runs")
     lease = try_acquire(store.root / ".leases" / f"distill-{student.key}")
     assert lease is not None
-    gone = list(care.collect(store, entries, known, said.append))
+    gone = list(care.delete(store, entries, known, said.append))
     assert [entry.folder for entry in care.artifacts(store)] == [store.root / student.folder] and len(gone) == 9
     assert said[-1] == f"{student.folder} stays: a run holds it"
     lease.end()
@@ -353,8 +355,8 @@ def test_a_killed_gc_leaves_no_half_artifact(tiny: tuple[Store, Plan], monkeypat
     monkeypatch.undo()
     assert store.state(stage) == "miss" and stage.key not in {m.key for m in store.manifests()}
     keys = [s.identity for s in plan.stages]
-    (left,) = care.spare(store, keys, set(), 0)
-    assert left.part == "trash" and list(care.collect(store, [left], [], print)) == [left]
+    (left,) = care.unreferenced(store, keys, set(), 0)
+    assert left.part == "trash" and list(care.delete(store, [left], [], print)) == [left]
     assert not list((store.root / ".trash").iterdir())
 
 
@@ -367,7 +369,7 @@ def test_gc_keeps_checkpoints_that_are_needed(tiny: tuple[Store, Plan]) -> None:
         with store.held(stage, lambda: None) as lease:
             (store.open(stage, lease).scratch / "checkpoint.pt").write_bytes(b"x")
     keys = [stage.identity for stage in plan.stages if stage != alien and stage.name != "evaluate-control-ce"]
-    going = {entry.name for entry in care.spare(store, keys, set(), 0) if entry.part == "attempt"}
+    going = {entry.name for entry in care.unreferenced(store, keys, set(), 0) if entry.part == "attempt"}
     assert going == {done.folder, alien.folder}  # of one the artifact is there, the other nobody needs
 
 
@@ -379,15 +381,15 @@ def test_gc_leaves_what_living_runs_need(tiny: tuple[Store, Plan]) -> None:
     (store.root / ".work/parsl-dead-run").mkdir(parents=True)
     with store.at_work("", [stage.identity for stage in plan.closure(student)]) as mark:
         (store.root / f".work/parsl-{mark}").mkdir()
-        found = care.spare(store, [], set(), 0)
+        found = care.unreferenced(store, [], set(), 0)
         assert {entry.folder.name for entry in found if not entry.part} == {s.folder for s in plan.stages} - needed
         assert [entry.folder.name for entry in found if entry.part] == ["parsl-dead-run"]
-        care.tidy(store)
+        care.remove_stale(store)
         assert [run.mark for run in records(store.root)] == [mark.partition("-")[0]]
-    assert len([entry for entry in care.spare(store, [], set(), 9) if not entry.part]) == len(plan.stages)
+    assert len([entry for entry in care.unreferenced(store, [], set(), 9) if not entry.part]) == len(plan.stages)
     (store.root / ".leases/.new-gone").mkdir()
     (store.root / ".leases/.new-gone" / Owner(1, "here", Owner.new(1).machine, 2**22 + 1, 0, "t").name).touch()
-    care.tidy(store)
+    care.remove_stale(store)
     assert records(store.root) == [] and not list((store.root / ".leases").iterdir())
 
 

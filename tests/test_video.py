@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from stagedkd.data import cache as caches
 from stagedkd.data.cache import CacheSpec, ClipCache, open_cache
-from stagedkd.data.decode import decode, inspect, pixels, probe, walk
+from stagedkd.data.decode import decode, inspect, iter_frames, pixels, probe
 from stagedkd.data.mix import Batch, mix
 from stagedkd.data.source import VideoClips, VideoFiles
 from stagedkd.data.views import Video, View, apply_view, eval_views, fit_input, train_view
@@ -64,7 +64,7 @@ def assert_frames_are_ffmpegs(path: Path) -> int:
     """Luma and chroma of every frame against framemd5, by frame number."""
     rows = ffmpeg("-i", str(path), "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "framemd5", "-").decode()
     wanted = [row.split(",")[-1].strip() for row in rows.splitlines() if row and not row.startswith("#")]
-    found = [hashlib.md5(planes(frame)).hexdigest() for frame in walk(path)]
+    found = [hashlib.md5(planes(frame)).hexdigest() for frame in iter_frames(path)]
     assert found == wanted, path
     return len(found)
 
@@ -90,7 +90,7 @@ def reference(path: Path, side: int) -> np.ndarray:
         "-i", str(path), "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "yuv420p", "-"
     )
     left, made = memoryview(raw), list[np.ndarray]()
-    for frame in walk(path):  # for what the pixels mean: colour space, place of the chroma
+    for frame in iter_frames(path):  # for what the pixels mean: colour space, place of the chroma
         theirs = frame.reformat(format="yuv420p")
         for plane in theirs.planes:
             rows = np.zeros((plane.height, plane.line_size), np.uint8)

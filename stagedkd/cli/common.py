@@ -111,13 +111,12 @@ def print_results(plan: Plan, runtime: Runtime, *, wrote: bool) -> bool:
     that of this plan. Returns whether it was written."""
     from stagedkd.report.collect import collect
     from stagedkd.report.terminal import results_tables
-    from stagedkd.report.write import is_written, results_folder
-    from stagedkd.report.write import report as write
+    from stagedkd.report.write import is_written, results_folder, write_report
     from stagedkd.store.store import Store
 
     page = results_folder(plan, runtime) / "report.html"
     wrote = wrote or not is_written(plan, runtime)
-    found = write(plan, runtime) if wrote else collect(plan, Store(runtime.folder("store")))
+    found = write_report(plan, runtime) if wrote else collect(plan, Store(runtime.folder("store")))
     tables(results_tables(found))
     notes(found.notes)
     say([f"top-1 on the {found.split} split; report: {page}"])

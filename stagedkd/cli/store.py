@@ -26,7 +26,7 @@ Specs = Annotated[list[Path] | None, typer.Argument(metavar="[SPEC]...", help="S
 def list_store(specs: Specs = None, store: StoreDir = None, as_json: AsJson = False) -> None:
     """List the artifacts: kind, key, size, age, and which of the specs use them."""
     from stagedkd.report.housekeeping import store_table
-    from stagedkd.store.care import artifacts, users
+    from stagedkd.store.maintenance import artifacts, users
 
     runtime, kept = _store(store)
     plans, said = _plans(specs, runtime, strict=False)
@@ -53,7 +53,7 @@ def list_store(specs: Specs = None, store: StoreDir = None, as_json: AsJson = Fa
 def du(store: StoreDir = None, as_json: AsJson = False) -> None:
     """Sizes by kind, of checkpoints and unfinished stages, and of the clip cache."""
     from stagedkd.report.housekeeping import size_of, sizes_table
-    from stagedkd.store.care import artifacts, folder_size, leftovers
+    from stagedkd.store.maintenance import artifacts, folder_size, leftovers
 
     runtime, kept = _store(store)
     sizes, counts = Counter[str](), Counter[str]()
@@ -77,11 +77,11 @@ def du(store: StoreDir = None, as_json: AsJson = False) -> None:
 @app.command()
 def verify(store: StoreDir = None) -> None:
     """Hold every file of every artifact against its manifest."""
-    from stagedkd.store.care import artifacts, faults
+    from stagedkd.store.maintenance import artifacts, problems
 
     _, kept = _store(store)
     found = artifacts(kept)
-    broken = {entry.folder: wrong for entry in found if (wrong := faults(entry.folder))}
+    broken = {entry.folder: wrong for entry in found if (wrong := problems(entry.folder))}
     if broken:
         rows = "\n".join(f"  {folder.name}: {fault}" for folder, wrong in broken.items() for fault in wrong)
         hint = f"remove their folders in {kept.root} and run again: they will be rebuilt"
@@ -97,7 +97,7 @@ def why(
 ) -> None:
     """Say what made an artifact, and why it is not what a spec wants; or why a stage of a spec is a miss."""
     from stagedkd.report.housekeeping import against_lines, artifact_lines
-    from stagedkd.store.care import find, users
+    from stagedkd.store.maintenance import find, users
 
     runtime, kept = _store(store)
     plans, said = _plans(specs, runtime, strict=bool(specs))
@@ -141,17 +141,17 @@ def gc(
 ) -> None:
     """Delete what neither the specs, nor dvc.lock, nor the last runs, nor a run at work need. Asks first."""
     from stagedkd.report.housekeeping import size_of, store_table
-    from stagedkd.store.care import collect, dvc_outs, spare, tidy, users
+    from stagedkd.store.maintenance import delete, dvc_outs, remove_stale, unreferenced, users
     from stagedkd.store.records import records
 
     runtime, kept = _store(store)
     plans, said = _plans(specs, runtime, strict=True)
     known = records(kept.root)
-    found = spare(kept, users(plans), dvc_outs(Path(runtime.root) / "dvc.lock"), runs)
+    found = unreferenced(kept, users(plans), dvc_outs(Path(runtime.root) / "dvc.lock"), runs)
     notes(said)
     if not found:
         if not dry:
-            tidy(kept)
+            remove_stale(kept)
         say(["nothing to delete: all that is here is needed"])
         return
     console().print(store_table(found, {}))
@@ -162,8 +162,8 @@ def gc(
     if not yes and not _agreed(f"delete {total}?"):
         say(["nothing was deleted"])
         return
-    gone = list(collect(kept, found, known, lambda text: notes([text])))
-    tidy(kept)
+    gone = list(delete(kept, found, known, lambda text: notes([text])))
+    remove_stale(kept)
     say([f"deleted {len(gone)}, {size_of(sum(entry.size for entry in gone))}"])
 
 

@@ -47,7 +47,7 @@ class Decoded:
         return self.footage.fault
 
 
-def walk(path: Path) -> Generator[VideoFrame, None, Footage]:
+def iter_frames(path: Path) -> Generator[VideoFrame, None, Footage]:
     """The frames of the best video stream, in order, up to the first error; returns what was found.
 
     A frame that the decoder had to patch up is an error, and so is a packet that it refuses. A bad file raises nothing.
@@ -109,7 +109,7 @@ def decode(path: Path, shorter_side: int, wanted: Collection[int] | None = None)
     """
     frames: list[npt.NDArray[np.uint8]] = []
     last = max(wanted, default=-1) if wanted is not None else None
-    walking, number, footage = walk(path), 0, Footage(0, 0, 0, (), "")
+    walking, number, footage = iter_frames(path), 0, Footage(0, 0, 0, (), "")
     while True:
         try:
             frame = next(walking)
@@ -129,7 +129,7 @@ def decode(path: Path, shorter_side: int, wanted: Collection[int] | None = None)
 
 def inspect(path: Path) -> Footage:
     """Decode a file without keeping a pixel."""
-    walking = walk(path)
+    walking = iter_frames(path)
     while True:
         try:
             next(walking)

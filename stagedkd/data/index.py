@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stagedkd.data.draws import Stream, bits, permutation
 from stagedkd.errors import DataError
-from stagedkd.spec.schema import Dealt
+from stagedkd.spec.schema import FoldSplit
 
 SPLITS = ("train", "val", "test")
 UNUSED = "unused"  # what an official list leaves out
@@ -32,13 +32,13 @@ class Entry:
 @dataclass(frozen=True)
 class Listing:
     """The clips of a data set, sorted by path, relative to `root`; the classes in the order of their ids; `lists` are
-    the files that say what belongs to it, by their role; `strangers` are videos below the root that no list names."""
+    the files that say what belongs to it, by their role; `unlisted` are videos below the root that no list names."""
 
     root: Path
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
     lists: Mapping[str, Path] = field(default_factory=dict[str, Path])
-    strangers: tuple[str, ...] = ()
+    unlisted: tuple[str, ...] = ()
 
 
 def classes_of(entries: Sequence[Entry]) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ def classes_of(entries: Sequence[Entry]) -> tuple[str, ...]:
     return tuple(sorted({e.label for e in entries} - {""}))
 
 
-def split_entries(entries: Sequence[Entry], data: Dealt) -> list[Entry]:
+def split_entries(entries: Sequence[Entry], data: FoldSplit) -> list[Entry]:
     """Give every entry without a split one, so that no group is in two; drop what the official lists leave out.
 
     Groups are shuffled by seed and dealt one by one to the fold that has fewest clips of the group's classes.
@@ -72,7 +72,7 @@ def split_entries(entries: Sequence[Entry], data: Dealt) -> list[Entry]:
     return [e for e in placed if e.split == "train" or (e.label and e.trusted)]
 
 
-def _deal(entries: Sequence[Entry], data: Dealt) -> dict[str, int]:
+def _deal(entries: Sequence[Entry], data: FoldSplit) -> dict[str, int]:
     members: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         members[entry.group].append(entry)

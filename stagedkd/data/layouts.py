@@ -58,7 +58,7 @@ def _videos(folder: Path) -> Iterator[Path]:
     return (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
 
 
-def _strangers(root: Path, below: Path, entries: Sequence[Entry]) -> tuple[str, ...]:
+def _unlisted(root: Path, below: Path, entries: Sequence[Entry]) -> tuple[str, ...]:
     """Videos that no list names."""
     named = {e.path for e in entries}
     found = (p.relative_to(root).as_posix() for p in (_videos(below) if below.is_dir() else ()))
@@ -146,7 +146,7 @@ def _list_ucf101(root: Path, split: int) -> Listing:
     _require_once(lists, entries)
     entries.sort(key=lambda e: e.path)
     every = {p.name: p for p in sorted(lists.glob("*.txt"))}  # those of all splits: one entry of the lock is for all
-    return Listing(root, tuple(entries), classes, every, _strangers(root, videos, entries))
+    return Listing(root, tuple(entries), classes, every, _unlisted(root, videos, entries))
 
 
 def _numbered(path: Path) -> list[tuple[int, str]]:
@@ -205,7 +205,7 @@ def _list_hmdb51(root: Path, split: int) -> Listing:
     _require_once(lists, entries)
     entries.sort(key=lambda e: e.path)
     every = {p.name: p for p in sorted(lists.glob("*_test_split?.txt"))}
-    return Listing(root, tuple(entries), tuple(files), every, _strangers(root, root, entries))
+    return Listing(root, tuple(entries), tuple(files), every, _unlisted(root, root, entries))
 
 
 # ---------------------------------------------------------------- Kinetics
@@ -263,4 +263,4 @@ def _kinetics_tables(root: Path, parts: Mapping[str, str]) -> Listing:
                 entries.append(Entry(path, label, row["youtube_id"], split))
     _require_once(root / "annotations", entries)
     entries = _apart(sorted(entries, key=lambda e: e.path))
-    return Listing(root, tuple(entries), classes_of(entries), files, _strangers(root, root, entries))
+    return Listing(root, tuple(entries), classes_of(entries), files, _unlisted(root, root, entries))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from stagedkd.store.care import manifest_at
+from stagedkd.store.maintenance import manifest_at
 from stagedkd.store.manifest import Manifest, file_digest
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from stagedkd.plan.graph import Graph
 from stagedkd.plan.key import digest
 from stagedkd.plan.lock import data_id
 from stagedkd.plan.work import Cut, DistillWork
-from stagedkd.spec.cuts import cut_faults
+from stagedkd.spec.cuts import cut_problems
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Arch, Simulated
 from stagedkd.stages.networks import build_or_refuse
@@ -96,7 +96,7 @@ def _measure(
 
 def _wrong_cut(name: str, cut: Cut, blocks: Sequence[str]) -> list[Problem]:
     return [
-        Problem(f"{name}: {fault}", None, hint) for fault, _, hint in (cut_faults(cut, tuple(blocks)) if cut else ())
+        Problem(f"{name}: {fault}", None, hint) for fault, _, hint in (cut_problems(cut, tuple(blocks)) if cut else ())
     ]
 
 

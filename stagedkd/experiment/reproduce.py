@@ -26,7 +26,7 @@ from stagedkd.spec.schema.networks.base import UserFiles
 from stagedkd.stages.context import Listener
 from stagedkd.stages.provenance import describe_environments, differences
 from stagedkd.stages.weights import weights_file
-from stagedkd.store.care import closure_faults, manifest_at
+from stagedkd.store.maintenance import closure_problems, manifest_at
 from stagedkd.store.manifest import Manifest, Upstream, file_digest
 from stagedkd.store.rebuilt import Rebuilt
 from stagedkd.store.records import records
@@ -119,7 +119,7 @@ def seek(what: Path, original: Store) -> Sought:
     else:
         found = _seek_run(what, original)
     for manifest in found.manifests:
-        wrong = closure_faults(manifest)
+        wrong = closure_problems(manifest)
         if wrong:
             hint = "it was changed, or made by another version of stagedkd: use that one"
             raise StoreError(f"the manifest of {manifest.folder}: {wrong[0]}", hint=hint)

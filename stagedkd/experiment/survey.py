@@ -25,14 +25,14 @@ from stagedkd.stages.context import Listener, Session, Stop
 class Survey:
     """A data set as it lies on the disk. `counts`: class -> split -> clips; `groups`: split -> groups; `duplicates`:
     sets of paths with the same content, those in several splits (`leaks`) first; `missing`: listed and not there;
-    `strangers`: there and not listed; `unlabelled` and `unused` clips are counted apart."""
+    `unlisted`: there and not listed; `unlabelled` and `unused` clips are counted apart."""
 
     counts: Mapping[str, Mapping[str, int]]
     groups: Mapping[str, int]
     duplicates: tuple[tuple[str, ...], ...]
     leaks: int
     missing: tuple[str, ...]
-    strangers: tuple[str, ...]
+    unlisted: tuple[str, ...]
     unlabelled: int
     unused: int
 
@@ -79,7 +79,7 @@ def survey(spec: Spec, runtime: Runtime, listener: Listener) -> Survey:
         duplicates=tuple(tuple(e.path for e in rows) for rows in ordered),
         leaks=len(leaks),
         missing=tuple(missing),
-        strangers=listing.strangers,
+        unlisted=listing.unlisted,
         unlabelled=sum(not e.label for e in used),
         unused=len(listing.entries) - len(used),
     )

@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from stagedkd.errors import SpecError, UsageError
 from stagedkd.plan.runtime import Runtime
-from stagedkd.spec.faults import problems_of
+from stagedkd.spec.problems import problems_of
 from stagedkd.spec.schema import Section
 from stagedkd.spec.schema.base import Word, by_form
 from stagedkd.spec.yaml import read_yaml

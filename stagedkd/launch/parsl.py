@@ -96,7 +96,7 @@ def run_in_workers(
     if stop.number is not None:
         message = f"stopped by signal {stop.number}; stages that were at work have written their checkpoints"
         raise Interrupted(stop.number, message)
-    store.look_anew()
+    store.refresh_listing()
     return dispatch.outcomes
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from stagedkd.plan.compare import changed_fields, fields_of, in_short
 from stagedkd.plan.graph import Plans
 from stagedkd.plan.key import Key
-from stagedkd.store.care import Entry
+from stagedkd.store.maintenance import Entry
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.rebuilt import Rebuilt
 from stagedkd.store.why import made_of

@@ -219,7 +219,7 @@ def survey_lines(found: Mapping[str, Any]) -> list[str]:
     if copies:
         lines.append(f"{len(copies):,} sets of copies, {found['leaks']:,} of them in more than one split")
         lines += [f"  {' = '.join(paths)}" for paths in copies[:10]]
-    for what, paths in (("listed, and not there", found["missing"]), ("there, and not listed", found["strangers"])):
+    for what, paths in (("listed, and not there", found["missing"]), ("there, and not listed", found["unlisted"])):
         if paths:
             lines.append(f"{len(paths):,} videos {what}")
             lines += [f"  {path}" for path in paths[:10]] + (["  ..."] if len(paths) > 10 else [])

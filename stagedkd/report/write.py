@@ -23,7 +23,7 @@ from stagedkd.report.summary import grid_plots, grid_summary, plots, summary
 from stagedkd.store.store import Store
 
 
-def report(plan: Plan, runtime: Runtime | None = None) -> Results:
+def write_report(plan: Plan, runtime: Runtime | None = None) -> Results:
     """Collect the results of a plan that has run and write them to results/<name>/.
 
     Raises:
@@ -115,7 +115,7 @@ def as_json(results: Results) -> dict[str, Any]:
 
 def page(results: Results) -> str:
     """report.html: one file that needs no network."""
-    from stagedkd.report.figures import correlation_map, loss_curves
+    from stagedkd.report.plots import correlation_map, loss_curves
 
     maps = {name: correlation_map(c.before, c.after, c.student, c.teacher) for name, c in results.correlations.items()}
     spec = yaml.safe_dump(results.plan.spec.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
@@ -125,7 +125,7 @@ def page(results: Results) -> str:
 
 def grid_page(found: GridResults) -> str:
     """report.html of a grid: one file that needs no network."""
-    from stagedkd.report.figures import settings_plot
+    from stagedkd.report.plots import settings_plot
 
     return _template("grid.html.j2").render(
         r=found, plot=settings_plot(found), pct=_percent, flops=flops_text, p=p_text, smallest=points(SMALLEST_EFFECT)

@@ -26,7 +26,7 @@ def matching_cut(network: Teacher | Student, parts: int) -> Cut:
     return merge_cut(network.natural_cut, parts)
 
 
-def cut_faults(cut: Cut, names: tuple[str, ...]) -> list[tuple[str, tuple[int, ...], str]]:
+def cut_problems(cut: Cut, names: tuple[str, ...]) -> list[tuple[str, tuple[int, ...], str]]:
     """What is wrong with a declared cut: (fault, place in the cut, mend)."""
     faults: list[tuple[str, tuple[int, ...], str]] = []
     flat = [(block, (i, j)) for i, run in enumerate(cut) for j, block in enumerate(run)]

@@ -14,8 +14,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from stagedkd.spec.faults import limits_of, range_of
 from stagedkd.spec.fields import HIDDEN, TAGS, arms_of, is_section, tag_values
+from stagedkd.spec.problems import limits_of, range_of
 from stagedkd.spec.schema import Section, Spec, Train, TrainPatch
 
 

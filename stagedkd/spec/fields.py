@@ -98,7 +98,7 @@ def slot_at(path: Path_, tree: Node | None = None, root: type[Section] = Spec) -
     return slot
 
 
-def unlabelled(location: Sequence[str | int], root: type[Section] = Spec) -> Path_:
+def without_union_tags(location: Sequence[str | int], root: type[Section] = Spec) -> Path_:
     """pydantic's location of an error as a path below `root`: the names of union arms stand in no file."""
     path: list[str | int] = []
     open_arms: list[Any] = [root]

@@ -13,10 +13,10 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from stagedkd.errors import Place, Problem, SpecError, UsageError
-from stagedkd.spec.faults import at, problems_of
 from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid
 from stagedkd.spec.inherit import OWN, RECIPES, Source, read_recipe, read_source, specs_root, with_recipe
 from stagedkd.spec.merge import Merger, overlay, without
+from stagedkd.spec.problems import at, problems_of
 from stagedkd.spec.rules import check_rules, warnings
 from stagedkd.spec.schema import Spec
 from stagedkd.spec.schema.networks import family_of

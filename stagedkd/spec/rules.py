@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from stagedkd.spec.cascade import LARGEST_HOP, assistants
-from stagedkd.spec.cuts import cut_faults, student_cut
+from stagedkd.spec.cuts import cut_problems, student_cut
 from stagedkd.spec.families import FAMILIES, class_names, mirror_pairs
 from stagedkd.spec.fields import nearest
 from stagedkd.spec.method_rules import compared, guided, phases_fit
 from stagedkd.spec.pairing import matching
-from stagedkd.spec.schedule import PhaseFault, phase_epochs
+from stagedkd.spec.schedule import PhaseProblem, phase_epochs
 from stagedkd.spec.schema import (
     FEATURES,
     RESPONSES,
@@ -69,7 +69,7 @@ def _networks(spec: Spec) -> Iterator[Fault]:
     for at, network in _all_networks(spec):
         names = network.block_names
         if network.substages is not None and names is not None:
-            for fault, place, hint in cut_faults(network.substages, names):
+            for fault, place, hint in cut_problems(network.substages, names):
                 yield fault, (*at, "substages", *place), hint
         if network.fixed_input and network.fixed_input != spec.clip.seen(network.input):
             frames, size = network.fixed_input
@@ -145,7 +145,7 @@ def _epochs(spec: Spec) -> Iterator[Fault]:
             continue
         try:
             phase_epochs(spec.distill.phases, network.epochs or spec.student.epochs, len(student_cut(network)))
-        except PhaseFault as fault:
+        except PhaseProblem as fault:
             own = network.epochs is not None
             at = ("distill", "phases", fault.phase) if fault.phase else (*(at if own else ("student",)), "epochs")
             yield str(fault), at, fault.hint

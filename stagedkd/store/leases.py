@@ -200,7 +200,7 @@ def holder(place: Path) -> Owner | None:
         return None
 
 
-def living(folder: Path) -> Iterator[tuple[str, Owner]]:
+def active(folder: Path) -> Iterator[tuple[str, Owner]]:
     """The leases below `folder` whose holders live: the name of each, and who holds it."""
     if not folder.is_dir():
         return

@@ -141,9 +141,9 @@ class Store:
         finally:
             lease.end()
 
-    def living(self) -> tuple[set[str], set[Key]]:
+    def active(self) -> tuple[set[str], set[Key]]:
         """What is at work: the marks of runs, and the keys of stages (12 digits where a manifest could not be read)."""
-        names = [name for name, _ in leases.living(self.root / LEASES)]
+        names = [name for name, _ in leases.active(self.root / LEASES)]
         runs = {name.removeprefix(RUN) for name in names if name.startswith(RUN)}
         return runs, {Key(Key.parse(name)[1]) for name in names if not name.startswith(RUN)}
 
@@ -163,7 +163,7 @@ class Store:
         except OSError as error:
             raise _refused(self.root, error) from error
         try:
-            self.look_anew()
+            self.refresh_listing()
             yield lease
         except Interrupted:
             raise
@@ -177,7 +177,7 @@ class Store:
         finally:
             lease.end()
 
-    def look_anew(self) -> None:
+    def refresh_listing(self) -> None:
         """Make a network file system look anew at what others made meanwhile."""
         with os.scandir(self.root) as names:
             next(names, None)

@@ -48,7 +48,7 @@ from stagedkd.spec.schema.networks import (
 )
 from stagedkd.spec.schema.simulated import Domain, Simulated
 from stagedkd.spec.schema.training import Train, TrainPatch
-from stagedkd.spec.schema.videos import Csv, Dealt, Folder, Grouped, Hmdb51, Kinetics, Ucf101, Videos
+from stagedkd.spec.schema.videos import Csv, Folder, FoldSplit, Grouped, Hmdb51, Kinetics, Ucf101, Videos
 from stagedkd.spec.schema.views import Augment, Clip, Input
 from stagedkd.spec.schema.whole import Evaluate, Spec
 
@@ -70,10 +70,10 @@ __all__ = [
     "Crd",
     "Csv",
     "Data",
-    "Dealt",
     "Distill",
     "Domain",
     "Evaluate",
+    "FoldSplit",
     "Folder",
     "GaussianW2",
     "Grouped",

@@ -11,7 +11,7 @@ from stagedkd.spec.schema.base import Section, Seed, Share, Word
 BadFiles: TypeAlias = Literal["quarantine", "strict"]
 
 
-class Dealt(Section):
+class FoldSplit(Section):
     """Videos on the disk, split by group: the groups are shuffled by `seed` and dealt into `folds` parts, class by
     class as evenly as groups allow. Part `fold` (and the next ones) is validation. No group is ever in two splits."""
 
@@ -37,7 +37,7 @@ class Dealt(Section):
         return 0
 
     @model_validator(mode="after")
-    def _parts(self) -> Dealt:
+    def _parts(self) -> FoldSplit:
         if self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} of {self.folds} folds; it counts from 0 to {self.folds - 1}")
         if self.val_folds + self.left_for_test >= self.folds:
@@ -46,7 +46,7 @@ class Dealt(Section):
         return self
 
 
-class Grouped(Dealt):
+class Grouped(FoldSplit):
     """Videos without a split of their own: the parts after those of validation are the test split."""
 
     test_folds: Annotated[int, Field(ge=0, le=1000)] = 1
@@ -76,7 +76,7 @@ class Csv(Grouped):
     """The table, relative to the data root."""
 
 
-class Ucf101(Dealt):
+class Ucf101(FoldSplit):
     """UCF101 (Soomro et al. 2012) with its official lists: `UCF-101/<Class>/v_<Class>_gNN_cNN.avi` beside
     `ucfTrainTestlist/`. Validation is carved from the official training list by group."""
 
@@ -88,7 +88,7 @@ class Ucf101(Dealt):
     """Which of the three official splits."""
 
 
-class Hmdb51(Dealt):
+class Hmdb51(FoldSplit):
     """HMDB51 (Kuehne et al. 2011) with its official 70/30 lists: `<class>/*.avi` beside `testTrainMulti_7030_splits/`;
     tag 1 is training, 2 test, 0 unused. A group is a source video within a class. Validation is carved from the
     official training clips."""
@@ -101,7 +101,7 @@ class Hmdb51(Dealt):
     """Which of the three official splits."""
 
 
-class Kinetics(Dealt):
+class Kinetics(FoldSplit):
     """Kinetics (Kay et al. 2017): `train/` and `val/` with a folder a class, or official csv lists. A group is a source
     video. Validation is carved from the official training clips; the test split is the official `test_from`."""
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from stagedkd.errors import Place, Problem
-from stagedkd.spec.fields import TAGS, chosen, field_names, is_section, nearest, slot_at, tag_values, unlabelled
+from stagedkd.spec.fields import TAGS, chosen, field_names, is_section, nearest, slot_at, tag_values, without_union_tags
 from stagedkd.spec.schema import Section, Spec
 from stagedkd.spec.yaml import Node, Path_
 
@@ -42,7 +42,7 @@ def problems_of(error: ValidationError, tree: Node, root: type[Section] = Spec) 
     every = error.errors(include_url=False)
     inside = {d["loc"][:n] for d in every for n in range(len(d["loc"]))}
     details = [d for d in every if d["type"] != "too_short" or d["loc"] not in inside][:MOST]
-    rows = [(d["type"], unlabelled(d["loc"], root), problem_of(d, tree, root)) for d in details]
+    rows = [(d["type"], without_union_tags(d["loc"], root), problem_of(d, tree, root)) for d in details]
     meant = {(path[:-1], problem.hint) for kind, path, problem in rows if kind == "extra_forbidden"}
     return [
         problem
@@ -53,7 +53,7 @@ def problems_of(error: ValidationError, tree: Node, root: type[Section] = Spec) 
 
 def problem_of(detail: ErrorDetails, tree: Node, root: type[Section] = Spec) -> Problem:
     """One of pydantic's errors at its place in `tree`."""
-    path = unlabelled(detail["loc"], root)
+    path = without_union_tags(detail["loc"], root)
     above = tree.at(path[:-1])
     if above is not None and not isinstance(above.value, dict | tuple) and len(path) > 1:
         path = path[:-1]  # a bare number stands for the field

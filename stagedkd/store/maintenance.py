@@ -66,7 +66,7 @@ def artifacts(store: Store) -> list[Entry]:
 def leftovers(store: Store) -> list[Entry]:
     """Attempts at stages, with their checkpoints, and what killed clean-ups left."""
     found: list[Entry] = []
-    runs, _ = store.living()
+    runs, _ = store.active()
     for folder in sorted((store.root / WORK).glob("*-*")):
         kind, rest = Key.parse(folder.name)
         if ATTEMPT.fullmatch(folder.name):
@@ -103,7 +103,7 @@ def manifest_at(folder: Path) -> Manifest | str:
         return f"{MANIFEST} cannot be read" + (f" (at {'.'.join(map(str, where))})" if where else "")
 
 
-def faults(folder: Path) -> list[str]:
+def problems(folder: Path) -> list[str]:
     """What is wrong with an artifact: its manifest, its key, each of its files; nothing where it is whole."""
     manifest = manifest_at(folder)
     if isinstance(manifest, str):
@@ -111,7 +111,7 @@ def faults(folder: Path) -> list[str]:
     found: list[str] = []
     if folder.name != manifest.folder:
         found.append(f"{MANIFEST} is that of {manifest.folder}")
-    found += [f"{MANIFEST}: {fault}" for fault in closure_faults(manifest)]
+    found += [f"{MANIFEST}: {fault}" for fault in closure_problems(manifest)]
     files = folder / "files"
     there = {path.relative_to(files).as_posix() for path in files_below(files)} - {MANIFEST}
     for name, digest in sorted(manifest.files.items()):
@@ -122,7 +122,7 @@ def faults(folder: Path) -> list[str]:
     return found + [f"{name} is not in the manifest" for name in sorted(there - manifest.files.keys())]
 
 
-def closure_faults(manifest: Manifest) -> list[str]:
+def closure_problems(manifest: Manifest) -> list[str]:
     """Stages of the closure whose key is not that of their work and inputs, or whose inputs are not there."""
     found: list[str] = []
     for key, stage in manifest.closure.items():
@@ -179,11 +179,11 @@ def dvc_outs(lock: Path) -> set[str]:
     return {match[1] for out in outs if (match := DVC_OUT.search(out))}
 
 
-def spare(store: Store, needed: Iterable[Key], dvc: set[str], runs: int) -> list[Entry]:
+def unreferenced(store: Store, needed: Iterable[Key], dvc: set[str], runs: int) -> list[Entry]:
     """What may go: all that is needed neither by the stages of these keys, nor by dvc.lock's outs, nor by the last
     `runs` runs, nor by a run that holds a lease. What an artifact was made of is needed with it."""
     names = {key.short for key in needed} | {Key.parse(name)[1] for name in dvc}
-    marks, held = store.living()
+    marks, held = store.active()
     at_work = {mark.partition("-")[0] for mark in marks}
     counted = 0
     for run in records(store.root):
@@ -206,7 +206,7 @@ def spare(store: Store, needed: Iterable[Key], dvc: set[str], runs: int) -> list
     return found
 
 
-def collect(
+def delete(
     store: Store, entries: Iterable[Entry], known: Collection[Record], told: Callable[[str], None]
 ) -> Iterator[Entry]:
     """Remove entries one by one, giving each that is gone. What a run needs that is not among the `known` ones, since
@@ -220,7 +220,7 @@ def collect(
         if any(key.startswith(key12) for run in records(store.root) if run not in known for key in run.keys):
             told(f"{entry.name} stays: a run that has just started needs it")
             continue
-        held = any(key.startswith(key12) for key in store.living()[1])  # of a broken artifact we know 12 digits
+        held = any(key.startswith(key12) for key in store.active()[1])  # of a broken artifact we know 12 digits
         lease = None if held else leases.try_acquire(store.root / LEASES / f"{entry.kind}-{entry.key or key12}")
         if lease is None:
             told(f"{entry.name} stays: a run holds it")
@@ -237,10 +237,10 @@ def collect(
             yield entry
 
 
-def tidy(store: Store) -> None:
+def remove_stale(store: Store) -> None:
     """Remove what dead holders left: leases, claims, and records of runs that have no results."""
     leases.clear(store.root / LEASES)
-    at_work = {mark.partition("-")[0] for mark in store.living()[0]}
+    at_work = {mark.partition("-")[0] for mark in store.active()[0]}
     for run in records(store.root):
         if not run.name and run.mark not in at_work:
             (store.root / RUNS / f"{run.mark}.json").unlink(missing_ok=True)
