@@ -422,7 +422,11 @@ def edited(folder: Path, **changes: Any) -> None:
     ("family", "changes", "words"),
     [
         ("videomae", {"num_hidden_layers": 4}, "net has 4 layers, not 5: set layers: 4"),
-        ("videomae", {"model_type": "bert"}, "net is a bert; videomae, timesformer, vivit, vjepa2 can be used"),
+        (
+            "videomae",
+            {"model_type": "bert"},
+            "net is a bert, which is not supported: use one of videomae, timesformer, vivit, vjepa2",
+        ),
         ("videomae", {"hidden_size": "x"}, "config.json of net"),
         ("videomae", {"hidden_act": "none"}, "config.json of net cannot be built"),
         ("videomae", {"num_attention_heads": 7}, "config.json of net cannot be built"),
@@ -460,10 +464,10 @@ def test_a_model_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(f"no network for {name}")
 
     monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", offline)
-    with pytest.raises(UsageError, match="owner/name is no folder of the project, and the hub does not give it"):
+    with pytest.raises(UsageError, match="owner/name is neither a folder of the project nor available from the hub"):
         hf(arch("owner/name"), 7, tmp_path)
     gone = HfArch(arch="hf", model="gone", layers=5, digest="0" * 64)
-    with pytest.raises(UsageError, match="there is no folder"):
+    with pytest.raises(UsageError, match="does not exist"):
         hf(gone, 7, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"empty has no config\.json"):

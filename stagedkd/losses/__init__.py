@@ -1,6 +1,7 @@
-"""Losses: one pure function each, under the field's names, in at least float32 with autocast off; CRD has a memory.
+"""Losses: each is a pure function under its usual name, computed in at least float32 with autocast off. Only CRD, a
+module, has a memory.
 
-`FUNCTIONS` maps the losses that a spec may name, on logits and on pairs of feature maps, to their functions.
+`FUNCTIONS` maps the names of the losses in a spec that compare logits or pairs of feature maps to their functions.
 """
 
 from __future__ import annotations
@@ -69,10 +70,10 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
 
 
 def _require_functions() -> None:
-    """Fail at import where a spec may name a loss on logits or pairs that has no function, or the other way round."""
-    wanted = {name for name, kind in loss_sections().items() if kind is not Own and kind.compares in LOGITS | PAIRED}
-    for name in sorted(wanted ^ FUNCTIONS.keys()):
-        what = "has no function: add it to FUNCTIONS" if name in wanted else f"is no loss of {Losses.__name__}"
+    """Raise ImportError if a loss of the spec on logits or pairs has no function, or a function has no such loss."""
+    named = {name for name, kind in loss_sections().items() if kind is not Own and kind.compares in LOGITS | PAIRED}
+    for name in sorted(named ^ FUNCTIONS.keys()):
+        what = "has no function: add it to FUNCTIONS" if name in named else f"is not a field of {Losses.__name__}"
         raise ImportError(f"the loss '{name}' {what}")
 
 
