@@ -66,7 +66,7 @@ class Problem:
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, object]:
-        """Return plain values for editors. Lines and columns count from 1; `end_column` is the first one after it."""
+        """Return plain values for editors. Lines and columns count from 1; `end_column` is the one after the last."""
         values: dict[str, object] = {"severity": self.severity, "message": self.message, "hint": self.hint}
         if self.place is not None:
             values |= self.place.as_json()
