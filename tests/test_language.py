@@ -71,12 +71,12 @@ def test_explain(project: Path, stagedkd: Command) -> None:
     ]
     assert words == "Peak learning rate of the schedule. (number; above 0, below 100; default 0.001)"
     whole = stagedkd("explain", "specs/child.yaml").stdout
-    assert "clip.size" in whole and "note: 'teacher.width' falls: arch is now r3d_18" in whole
+    assert "clip.size" in whole and "note: dropped 'teacher.width': arch is now r3d_18" in whole
     rows = json.loads(stagedkd("explain", "specs/child.yaml", "teacher", "--json").stdout)
     assert [r["path"] for r in rows if r["source"] != "default"] == ["teacher.arch", "teacher.epochs", "teacher.labels"]
     wrong = stagedkd("explain", "specs/child.yaml", "train.lrr")
     assert wrong.returncode == 2 and "did you mean 'train.lr'?" in wrong.stderr
-    assert "known here: data, clip" in stagedkd("explain", "specs/child.yaml", "zzz").stderr
+    assert "known keys: data, clip" in stagedkd("explain", "specs/child.yaml", "zzz").stderr
 
 
 def test_diff_names_values_and_the_stages_that_they_invalidate(project: Path, stagedkd: Command) -> None:

@@ -15,7 +15,7 @@ from stagedkd.losses.distribution import coral, gaussian_kl, gaussian_w2, mmd, n
 from stagedkd.losses.feature import at, hint, pool_to, pool_to_common, review
 from stagedkd.losses.relation import cka, cka_distance, pkt, rkd, sp, stage_cka
 from stagedkd.losses.response import ce, dist, dkd, fixmatch, kd, logit_std, pseudo
-from stagedkd.spec.schema import PAIRED, Losses, Own
+from stagedkd.spec.schema import PAIRED, FileLoss, Losses
 from stagedkd.spec.schema.losses import LOGITS, loss_sections
 
 __all__ = [
@@ -71,7 +71,9 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
 
 def _require_functions() -> None:
     """Raise ImportError if a loss of the spec on logits or pairs has no function, or a function has no such loss."""
-    named = {name for name, kind in loss_sections().items() if kind is not Own and kind.compares in LOGITS | PAIRED}
+    named = {
+        name for name, kind in loss_sections().items() if kind is not FileLoss and kind.compares in LOGITS | PAIRED
+    }
     for name in sorted(named ^ FUNCTIONS.keys()):
         what = "has no function: add it to FUNCTIONS" if name in named else f"is not a field of {Losses.__name__}"
         raise ImportError(f"the loss '{name}' {what}")
