@@ -418,7 +418,7 @@ def test_a_store_that_changes_is_looked_at(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_said(project: Path, stagedkd: Command) -> None:
     (project / "afile").write_text("", "utf-8")
     found = stagedkd("run", "specs/tiny.yaml", "--store", "afile")
-    assert found.returncode == 1 and "cannot write in the store" in found.stderr and "Traceback" not in found.stderr
+    assert found.returncode == 1 and "cannot write to the store" in found.stderr and "Traceback" not in found.stderr
 
 
 def test_a_lost_lease_says_what_is_known(tmp_path: Path) -> None:
