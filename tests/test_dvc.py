@@ -89,7 +89,7 @@ stages:
   {MARK}
   stagedkd-guard:
     cmd: stagedkd dvc guard
-    desc: fails where dvc.yaml is not what the specs say
+    desc: fails if dvc.yaml does not match the specs
     meta: {{made_by: stagedkd}}
     deps:
       - specs/small.yaml
@@ -143,7 +143,7 @@ stages:
           template: bar_horizontal
           x: top1
           y: class
-          title: "Share right by class, student of small"
+          title: "Top-1 by class, student of small"
 """
     assert text.endswith(report) and dvc_yaml(small) == text
 
@@ -209,9 +209,9 @@ def test_the_lock_is_a_dependency_where_a_plan_rests_on_it(tmp_path: Path, small
     assert dvc_stages(load_project(tmp_path).pipeline)[0].deps == ("specs/w.yaml", "stagedkd.lock")
     assert "stagedkd.lock" not in dvc_stages(small)[0].deps
     (tmp_path / "stagedkd.lock").unlink()
-    with pytest.raises(LockError, match=r"specs/w.yaml wait") as caught:
+    with pytest.raises(LockError, match=r"specs/w.yaml has stages without keys") as caught:
         dvc_yaml(load_project(tmp_path).pipeline)
-    assert caught.value.hint == "stagedkd lock specs/w.yaml"
+    assert caught.value.hint == "run: stagedkd lock specs/w.yaml"
 
 
 def test_the_guard_depends_on_all_that_the_specs_were_read_from(project: Path) -> None:
@@ -235,7 +235,7 @@ def test_the_guard_depends_on_all_that_the_specs_were_read_from(project: Path) -
 def ours_out(text: str) -> str:
     stages = read_stages(text, "dvc.yaml")
     assert stages is not None
-    left = without(text, {entry.name for entry in stages.entries if entry.own}, "dvc.yaml")
+    left = without(text, {entry.name for entry in stages.entries if entry.managed}, "dvc.yaml")
     return "".join(line for line in left.splitlines(keepends=True) if line.strip() != MARK)
 
 
@@ -297,9 +297,9 @@ def test_a_file_without_stages_gets_them(small: Pipeline, text: str) -> None:
 
 
 def test_what_cannot_be_merged_is_refused(small: Pipeline) -> None:
-    with pytest.raises(StaleError, match=r"dvc.yaml:2: it has a stage 'report-small' of yours"):
+    with pytest.raises(StaleError, match=r"dvc.yaml:2: your stage 'report-small' has a name that stagedkd needs"):
         dvc_yaml(small, "stages:\n  report-small:\n    cmd: stagedkd report specs/small.yaml\n")
-    with pytest.raises(StaleError, match=r"dvc.yaml:1: `stages` stands in braces"):
+    with pytest.raises(StaleError, match=r"dvc.yaml:1: `stages` is written in braces"):
         dvc_yaml(small, "stages: {a: {cmd: x}}\n")
     for text in ("stages: [\n", "- a\n"):
         with pytest.raises(StaleError, match=r"^dvc.yaml: ") as caught:
@@ -336,9 +336,9 @@ def test_stale_entries_go_from_the_lock_and_no_others(small: Pipeline) -> None:
 def test_sync_check_and_guard(project: Path) -> None:
     tracked(project, "specs/tiny.yaml")
     for call in (lambda: sync(project, check=True, commit=True), lambda: guard(project)):
-        with pytest.raises(StaleError, match=r"there is no dvc\.yaml"):
+        with pytest.raises(StaleError, match=r"dvc\.yaml does not exist"):
             call()
-    assert sync(project, check=False, commit=True)[0].startswith("wrote dvc.yaml: 12 stages more")
+    assert sync(project, check=False, commit=True)[0].startswith("wrote dvc.yaml: 12 new stages")
     text = (project / "dvc.yaml").read_bytes()
     assert (
         sync(project, check=True, commit=True) == sync(project, check=False, commit=True) == ["dvc.yaml is up to date"]
@@ -352,9 +352,9 @@ def test_sync_check_and_guard(project: Path) -> None:
     assert (project / "store" / "dvc-guard.txt").read_bytes() == once
     spec.write_text(TINY.replace("width: 4,", "width: 4, train: {lr: 5e-3},"), "utf-8")
     for call in (lambda: sync(project, check=True, commit=True), lambda: guard(project)):
-        with pytest.raises(StaleError, match=r"4 stages more, such as distill-.*; 4 stages less") as caught:
+        with pytest.raises(StaleError, match=r"4 new stages, such as distill-.*; 4 obsolete stages") as caught:
             call()
-        assert caught.value.hint == "stagedkd dvc sync" and caught.value.exit_code == 2
+        assert caught.value.hint == "run: stagedkd dvc sync" and caught.value.exit_code == 2
     assert (project / "dvc.yaml").read_bytes() == text
 
 
@@ -374,7 +374,7 @@ def test_sync_prunes_the_lock_and_the_ignored_files(project: Path) -> None:
     assert not (project / "store" / gone / ".gitignore").exists()
     assert (project / "results" / "old" / ".gitignore").read_text("utf-8") == "/mine\n"
     (project / "dvc.lock").write_text(lock, "utf-8")
-    with pytest.raises(StaleError, match=r"dvc.lock has 1 stages"):
+    with pytest.raises(StaleError, match=r"dvc.lock has 1 obsolete stages"):
         sync(project, check=True, commit=False)
 
 
@@ -400,12 +400,12 @@ def test_a_stage_is_found_by_the_begin_of_its_key(project: Path) -> None:
 
 
 def test_params_that_are_wrong_are_said(project: Path) -> None:
-    with pytest.raises(UsageError, match="names no specs for DVC"):
+    with pytest.raises(UsageError, match="lists no specs for DVC"):
         load_project(project)
     tracked(project, "specs/none.yaml", "../out.yaml", "specs/tiny.yaml")
     with pytest.raises(SpecError) as caught:
         load_project(project)
-    assert [p.message.split("no spec ")[1].split()[0] for p in caught.value.problems] == [
+    assert [p.message.split("the spec ")[1].split()[0] for p in caught.value.problems] == [
         "specs/none.yaml",
         "../out.yaml",
     ]
@@ -452,13 +452,13 @@ def test_a_run_tells_dvc_and_its_failure_is_a_note(project: Path, monkeypatch: p
     monkeypatch.undo()
     monkeypatch.chdir(project)
     (note,) = commit_run(plans, plans.unique, runtime, spec, wrote=True)  # .dvc is an empty folder, which DVC refuses
-    assert note.startswith("DVC was not told: ERROR")
+    assert note.startswith("nothing was committed to DVC: ERROR")
     spec.write_text(TINY.replace("lr: 1e-2", "lr: 2e-2"), "utf-8")
     (note,) = commit_run(plans, plans.unique, runtime, spec, wrote=True)
-    assert "dvc.yaml is not what the specs say" in note and "(stagedkd dvc sync)" in note
+    assert "dvc.yaml does not match the specs" in note and "(run: stagedkd dvc sync)" in note
     edited = compile_experiment(load_experiment(spec))
     (note,) = commit_run(edited, edited.unique, runtime, spec, wrote=True)
-    assert note == "dvc.yaml does not have 8 of these stages, so DVC was not told: stagedkd dvc sync"
+    assert note == "nothing was committed to DVC: dvc.yaml lacks 8 of these stages (run: stagedkd dvc sync)"
 
 
 def test_nothing_heavy_is_loaded(project: Path, stagedkd: Command) -> None:

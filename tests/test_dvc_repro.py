@@ -92,7 +92,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repo]:
     repo.write(".gitignore", "/store/\n/results/\n/cache/\n")
     repo.call("git", "init", "-q")
     repo.dvc("init", "-q")
-    assert repo.stagedkd("dvc", "sync").startswith("wrote dvc.yaml: 8 stages more")
+    assert repo.stagedkd("dvc", "sync").startswith("wrote dvc.yaml: 8 new stages")
     repo.commit()
     assert repo.repro() == [
         "stagedkd-guard",
@@ -158,9 +158,9 @@ def test_a_changed_rate_runs_the_students_stages_and_going_back_none(copied: Cal
     (repo.root / "dvc.yaml").write_text((repo.root / "dvc.yaml").read_text("utf-8") + mine, "utf-8")
     repo.write("specs/small.yaml", OTHER)
     said = repo.dvc("repro", "report-small", code=255)
-    assert ran(said) == ["stagedkd-guard"] and "help: stagedkd dvc sync" in said
+    assert ran(said) == ["stagedkd-guard"] and "help: run: stagedkd dvc sync" in said
     old = next(name for name in yaml.safe_load(repo.lock)["stages"] if name.startswith("distill"))
-    assert "dvc.yaml is not what the specs say" in repo.stagedkd("stage", old, code=2)
+    assert "dvc.yaml does not match the specs" in repo.stagedkd("stage", old, code=2)
     repo.stagedkd("dvc", "sync")
     assert repo.repro() == ["distill", "evaluate", "report-small", "mine"]
     student = (repo.root / "results/small/student.safetensors").read_bytes()
@@ -171,7 +171,7 @@ def test_a_changed_rate_runs_the_students_stages_and_going_back_none(copied: Cal
     assert old not in known and "mine" in known and mine in (repo.root / "dvc.yaml").read_text("utf-8")
     repo.write("specs/small.yaml", SPEC)
     said = repo.stagedkd("dvc", "sync")
-    assert "told DVC of 2 stages that the store has" in said
+    assert "committed to DVC 2 stages that the store has" in said
     assert repo.repro() == [] and repo.repro() == []
     assert (repo.root / "results/small/student.safetensors").read_bytes() != student
     metrics = json.loads((repo.root / "results/small/metrics.json").read_text("utf-8"))

@@ -228,5 +228,5 @@ def test_who_has_just_taken_over_looks_alive(tmp_path: Path) -> None:
     dead = rename_holder(tmp_path / "key", machine="elsewhere", seconds=1.0)
     os.utime(tmp_path / "key" / dead.name, (1, 1))
     with _Claim(tmp_path / "key", 1) as first, _Claim(tmp_path / "key", 1) as second:
-        assert second.finds_dead(second.place, dead) and first._take(dead)
-        assert not second.finds_dead(second.place, first.owner) and not second._take(dead)
+        assert second.finds_dead(second.folder, dead) and first._take_over(dead)
+        assert not second.finds_dead(second.folder, first.owner) and not second._take_over(dead)

@@ -22,7 +22,7 @@ from stagedkd.plan.graph import Plan, Stage
 from stagedkd.plan.key import Key
 from stagedkd.plan.lock import Lock
 from stagedkd.spec.load import load_experiment
-from stagedkd.store import care
+from stagedkd.store import maintenance
 from stagedkd.store.leases import Owner, try_acquire
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.records import record, records
@@ -220,7 +220,7 @@ def test_a_frozen_holder_that_wakes_up_publishes_nothing(project: Path) -> None:
     assert frozen.returncode == 1 and "another run took this stage over" in errors and "Traceback" not in errors
     after = file_bytes(project / "store")
     assert len(own) == 1 and after == {name: content for name, content in before.items() if name not in own}
-    assert care.artifacts(Store(project / "store")) and not list((project / "store/.leases").iterdir())
+    assert maintenance.artifacts(Store(project / "store")) and not list((project / "store/.leases").iterdir())
     again = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600, check=False)
     assert again.returncode == 0 and "nothing to do" in again.stderr
 
@@ -316,26 +316,26 @@ def test_gc_leaves_what_a_run_holds_or_has_just_asked_for(tiny: tuple[Store, Pla
     store, plan = tiny
     keys = [stage.identity for stage in plan.stages]
     student = plan.stage("student")
-    assert {entry.folder.name for entry in care.unreferenced(store, [], set(), 0)} == {
+    assert {entry.folder.name for entry in maintenance.unreferenced(store, [], set(), 0)} == {
         stage.folder for stage in plan.stages
     }
     lease = try_acquire(store.root / ".leases" / f"distill-{student.key}")
     assert lease is not None
-    found = {entry.folder.name for entry in care.unreferenced(store, [], set(), 0)}
+    found = {entry.folder.name for entry in maintenance.unreferenced(store, [], set(), 0)}
     assert not found & {stage.folder for stage in plan.closure(student)}
     assert plan.stage("control-ce").folder in found
     record(store.root, "tiny", keys)  # the run that holds the lease needs more than the stage at which it is
-    assert care.unreferenced(store, [], set(), 0) == []
+    assert maintenance.unreferenced(store, [], set(), 0) == []
     lease.end()
-    known, entries, said = records(store.root), care.unreferenced(store, [], set(), 0), list[str]()
+    known, entries, said = records(store.root), maintenance.unreferenced(store, [], set(), 0), list[str]()
     assert len(entries) == 10
     os.utime(next((store.root / ".runs").iterdir()), (1, 1))  # another time: the run was started again
-    assert list(care.delete(store, entries, known, said.append)) == [] and len(said) == 10
+    assert list(maintenance.delete(store, entries, known, said.append)) == [] and len(said) == 10
     shutil.rmtree(store.root / ".runs")
     lease = try_acquire(store.root / ".leases" / f"distill-{student.key}")
     assert lease is not None
-    gone = list(care.delete(store, entries, known, said.append))
-    assert [entry.folder for entry in care.artifacts(store)] == [store.root / student.folder] and len(gone) == 9
+    gone = list(maintenance.delete(store, entries, known, said.append))
+    assert [entry.folder for entry in maintenance.artifacts(store)] == [store.root / student.folder] and len(gone) == 9
     assert said[-1] == f"{student.folder} stays: a run holds it"
     lease.end()
 
@@ -355,8 +355,8 @@ def test_a_killed_gc_leaves_no_half_artifact(tiny: tuple[Store, Plan], monkeypat
     monkeypatch.undo()
     assert store.state(stage) == "miss" and stage.key not in {m.key for m in store.manifests()}
     keys = [s.identity for s in plan.stages]
-    (left,) = care.unreferenced(store, keys, set(), 0)
-    assert left.part == "trash" and list(care.delete(store, [left], [], print)) == [left]
+    (left,) = maintenance.unreferenced(store, keys, set(), 0)
+    assert left.part == "trash" and list(maintenance.delete(store, [left], [], print)) == [left]
     assert not list((store.root / ".trash").iterdir())
 
 
@@ -369,7 +369,7 @@ def test_gc_keeps_checkpoints_that_are_needed(tiny: tuple[Store, Plan]) -> None:
         with store.held(stage, lambda: None) as lease:
             (store.open(stage, lease).scratch / "checkpoint.pt").write_bytes(b"x")
     keys = [stage.identity for stage in plan.stages if stage != alien and stage.name != "evaluate-control-ce"]
-    going = {entry.name for entry in care.unreferenced(store, keys, set(), 0) if entry.part == "attempt"}
+    going = {entry.name for entry in maintenance.unreferenced(store, keys, set(), 0) if entry.part == "attempt"}
     assert going == {done.folder, alien.folder}  # of one the artifact is there, the other nobody needs
 
 
@@ -381,15 +381,15 @@ def test_gc_leaves_what_living_runs_need(tiny: tuple[Store, Plan]) -> None:
     (store.root / ".work/parsl-dead-run").mkdir(parents=True)
     with store.at_work("", [stage.identity for stage in plan.closure(student)]) as mark:
         (store.root / f".work/parsl-{mark}").mkdir()
-        found = care.unreferenced(store, [], set(), 0)
+        found = maintenance.unreferenced(store, [], set(), 0)
         assert {entry.folder.name for entry in found if not entry.part} == {s.folder for s in plan.stages} - needed
         assert [entry.folder.name for entry in found if entry.part] == ["parsl-dead-run"]
-        care.remove_stale(store)
+        maintenance.remove_stale(store)
         assert [run.mark for run in records(store.root)] == [mark.partition("-")[0]]
-    assert len([entry for entry in care.unreferenced(store, [], set(), 9) if not entry.part]) == len(plan.stages)
+    assert len([entry for entry in maintenance.unreferenced(store, [], set(), 9) if not entry.part]) == len(plan.stages)
     (store.root / ".leases/.new-gone").mkdir()
     (store.root / ".leases/.new-gone" / Owner(1, "here", Owner.new(1).machine, 2**22 + 1, 0, "t").name).touch()
-    care.remove_stale(store)
+    maintenance.remove_stale(store)
     assert records(store.root) == [] and not list((store.root / ".leases").iterdir())
 
 
@@ -409,7 +409,7 @@ def test_a_store_that_changes_is_looked_at(tmp_path: Path) -> None:
     thread.start()
     try:
         for _ in range(3000):
-            care.folder_size(tmp_path)
+            maintenance.folder_size(tmp_path)
     finally:
         over.set()
         thread.join()
@@ -418,7 +418,7 @@ def test_a_store_that_changes_is_looked_at(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_said(project: Path, stagedkd: Command) -> None:
     (project / "afile").write_text("", "utf-8")
     found = stagedkd("run", "specs/tiny.yaml", "--store", "afile")
-    assert found.returncode == 1 and "cannot write in the store" in found.stderr and "Traceback" not in found.stderr
+    assert found.returncode == 1 and "cannot write to the store" in found.stderr and "Traceback" not in found.stderr
 
 
 def test_a_lost_lease_says_what_is_known(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, get_args
 
 import pytest
 
-from stagedkd.dvc.text import OWN_NAME
+from stagedkd.dvc.text import MANAGED_NAME
 from stagedkd.plan import work
 from stagedkd.plan.work import KINDS, UntrainedWork, WorkSection
 from stagedkd.spec.schema import Clip
@@ -59,10 +59,10 @@ def covering() -> type[WorkSection]:
 @pytest.mark.parametrize(
     ("define", "message"),
     [
-        (silent, "SilentWork does not say: network, trainings, view, weight_files, network_file, version"),
-        (viewless, "ViewlessWork does not say: view"),
-        (misnamed, "MisnamedWork: its kind 'mis-named' begins names of folders: a-z alone"),
-        (covering, "CoveringWork has fields that are named as members of WorkSection: epochs_run"),
+        (silent, "SilentWork does not define: network, trainings, view, weight_files, network_file, version"),
+        (viewless, "ViewlessWork does not define: view"),
+        (misnamed, "MisnamedWork: the kind 'mis-named' names folders, so it may have only the letters a-z"),
+        (covering, "CoveringWork has fields with names of members of WorkSection: epochs_run"),
     ],
 )
 def test_a_kind_that_says_too_little_cannot_be_defined(define: Callable[[], object], message: str) -> None:
@@ -85,7 +85,9 @@ def test_no_kind_is_left_out_of_the_union() -> None:
     defined = [section for section in vars(work).values() if isinstance(section, type)]
     kinds = [s for s in defined if issubclass(s, WorkSection) and "kind" in s.model_fields]
     assert set(kinds) == set(UNION) and len(set(KINDS)) == len(UNION)
-    assert all(OWN_NAME.match(f"{kind}-0123456789ab") for kind in KINDS) and not OWN_NAME.match("train-0123456789ab")
+    assert all(MANAGED_NAME.match(f"{kind}-0123456789ab") for kind in KINDS) and not MANAGED_NAME.match(
+        "train-0123456789ab"
+    )
 
 
 def test_a_network_and_its_file_go_together() -> None:

@@ -1,1 +1,1 @@
-"""DVC's pipeline: dvc.yaml made of plans, guarded, and DVC told what a run has published."""
+"""The DVC pipeline: write dvc.yaml from plans, guard it, and commit to DVC what a run has published."""

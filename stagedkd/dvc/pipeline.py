@@ -1,10 +1,14 @@
-"""`dvc.yaml` from compiled plans: a pure function to text. Every unique stage is a stage of DVC's, named as its folder
-in the store; every spec has a report; a guard stands before all of them.
+"""The text of dvc.yaml, as a pure function of compiled plans.
 
-The guard depends on what the plans were compiled from and fails where dvc.yaml is not what they say. Its out is
-constant and every stage without inputs depends on it, so that an edited spec stops `dvc repro` instead of reading "up
-to date", and retrains nothing once dvc.yaml is right again. Outs are persistent: DVC deletes others before a stage
-runs, and the store may have finished the work already.
+Every unique stage of the plans is one DVC stage, named like the stage's folder in the store. Every spec has a DVC stage
+that writes its report. A guard runs before all of them.
+
+The guard depends on the files that the plans were compiled from, and fails if dvc.yaml does not match the plans. Every
+stage without inputs depends on the guard's out. So `dvc repro` stops after an edit of a spec, instead of printing "up
+to date". The content of that out is constant, so nothing is retrained once dvc.yaml matches again.
+
+The outs of stages are persistent: DVC deletes other outs before it runs a stage, but the store may hold the finished
+artifact already.
 """
 
 from __future__ import annotations
@@ -15,20 +19,21 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from stagedkd.dvc.text import MADE_BY, MARK, Entry, quoted, read_stages, with_own, without
+from stagedkd.dvc.text import MADE_BY, MARK, Entry, quoted, read_stages, with_managed, without
 from stagedkd.errors import LockError, UsageError
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.key import Key
 
 GUARD, GUARD_OUT = "stagedkd-guard", "dvc-guard.txt"
-SUMMARY, NETWORKS, CLASSES = "summary.json", "networks.json", "classes.json"  # what DVC shows of a report
+SUMMARY, NETWORKS, CLASSES = "summary.json", "networks.json", "classes.json"  # what DVC shows as metrics and plots
 REPORT = ("metrics.json", "report.html", "student.safetensors")
 GRID_REPORT = ("cells.csv", "metrics.json", "report.html", "table.tex")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A spec that params.yaml names; `path` and `files` (what it was read from) are relative to the project."""
+    """A spec that params.yaml lists. `path` is the spec, `files` are all files that it was read from; both are relative
+    to the project."""
 
     path: str
     plans: Plans
@@ -36,14 +41,14 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Name of the folder in the results."""
+        """The name of the spec's folder in the results."""
         return self.plans.name if len(self.plans.cells) > 1 else next(iter(self.plans.cells.values())).name
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """All that dvc.yaml is made of. `store` and `results` are relative to the project's folder; `params` are the keys
-    of params.yaml that dvc.yaml depends on."""
+    """Everything that dvc.yaml is computed from. `store` and `results` are folders relative to the project's folder.
+    `params` are the keys of params.yaml that dvc.yaml depends on."""
 
     sources: tuple[Source, ...]
     store: str = "store"
@@ -52,28 +57,36 @@ class Pipeline:
 
     @property
     def unique(self) -> Mapping[Key, Stage]:
-        """Every stage of all specs once, by key."""
+        """Every stage of all specs, once, by key."""
         return {key: stage for source in self.sources for key, stage in source.plans.unique.items()}
 
     @property
     def guard_out(self) -> str:
+        """The path of the guard's out."""
         return f"{self.store}/{GUARD_OUT}"
 
     @property
     def reports(self) -> Mapping[str, Source]:
-        """The specs by the names of their report stages."""
+        """The specs, by the names of the DVC stages that write their reports."""
         slugs = [_slug(source.name) for source in self.sources]
-        told = [
+        names = [
             f"{slug}-{hashlib.sha256(source.name.encode()).hexdigest()[:8]}" if slugs.count(slug) > 1 else slug
             for slug, source in zip(slugs, self.sources, strict=True)
         ]
-        return {f"report-{name}": source for name, source in zip(told, self.sources, strict=True)}
+        return {f"report-{name}": source for name, source in zip(names, self.sources, strict=True)}
 
 
 @dataclass(frozen=True)
 class DvcStage:
-    """A stage of dvc.yaml. `params` are keys of params.yaml, `values` a file all of whose values DVC shows beside the
-    metrics; `plots` maps a path to its properties."""
+    """A stage of dvc.yaml.
+
+    Attributes:
+        about: the description, written as `desc`.
+        persist: whether DVC keeps the outs when it runs the stage again.
+        params: keys of params.yaml.
+        values: a file whose values DVC shows beside the metrics; "" for none.
+        plots: the properties of each plot, by its path.
+    """
 
     name: str
     command: str
@@ -88,15 +101,16 @@ class DvcStage:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """All files and folders that it reads or makes."""
+        """All files and folders that the stage reads or writes."""
         return (*self.deps, *self.outs, *self.metrics, *(self.plots or {}))
 
 
 def dvc_stages(pipeline: Pipeline) -> tuple[DvcStage, ...]:
-    """The stages of a pipeline: the guard, every unique stage, the reports.
+    """The DVC stages of a pipeline: the guard, every unique stage, the reports.
 
     Raises:
-        LockError: a key waits for stagedkd.lock. UsageError: two specs have one name.
+        LockError: a stage has no key yet since stagedkd.lock lacks its data or weights.
+        UsageError: two specs have the same name.
     """
     _check(pipeline)
     files = {file for source in pipeline.sources for file in source.files}
@@ -104,55 +118,66 @@ def dvc_stages(pipeline: Pipeline) -> tuple[DvcStage, ...]:
     guard = DvcStage(
         GUARD,
         "stagedkd dvc guard",
-        "fails where dvc.yaml is not what the specs say",
+        "fails if dvc.yaml does not match the specs",
         tuple(sorted(files)),
         (pipeline.guard_out,),
         params=pipeline.params,
     )
-    return (guard, *_work(pipeline), *(_report(pipeline, name, source) for name, source in pipeline.reports.items()))
+    return (
+        guard,
+        *_work_stages(pipeline),
+        *(_report_stage(pipeline, name, source) for name, source in pipeline.reports.items()),
+    )
 
 
 def dvc_yaml(pipeline: Pipeline, text: str = "", file: str = "dvc.yaml") -> str:
-    """The text of dvc.yaml: `text` with our stages as they should be, and the user's as they are.
+    """The text that dvc.yaml should have: `text` with the managed stages replaced and the user's stages unchanged.
 
     Raises:
-        StaleError: `text` is no dvc.yaml, or a stage of the user's has the name of one of ours. See `dvc_stages`.
+        StaleError: `text` is not a dvc.yaml, or a stage of the user has the name of a managed one.
+        LockError, UsageError: see `dvc_stages`.
     """
     stages = dvc_stages(pipeline)
     names = {stage.name for stage in stages}
-    return with_own(text, lambda indent: _lines(stages, indent), names, file)
+    return with_managed(text, lambda indent: _render(stages, indent), names, file)
 
 
 def stale_entries(before: str, after: str, lock: str) -> tuple[Entry, ...]:
-    """The stages of ours in dvc.lock (text `lock`) that dvc.yaml no longer has: `before` and `after` are its texts."""
+    """The managed stages in dvc.lock that dvc.yaml no longer has.
+
+    Args:
+        before: the text of dvc.yaml as it was.
+        after: the text of dvc.yaml as it should be.
+        lock: the text of dvc.lock.
+    """
     old, new, locked = (
         read_stages(text, name) for text, name in ((before, "dvc.yaml"), (after, "dvc.yaml"), (lock, "dvc.lock"))
     )
-    ours = {entry.name for entry in old.entries if entry.own} if old else set[str]()
-    kept = {entry.name for entry in new.entries} if new else set[str]()
+    managed = {entry.name for entry in old.entries if entry.managed} if old else set[str]()
+    current = {entry.name for entry in new.entries} if new else set[str]()
     entries = locked.entries if locked else ()
-    return tuple(entry for entry in entries if entry.name not in kept and (entry.own or entry.name in ours))
+    return tuple(entry for entry in entries if entry.name not in current and (entry.managed or entry.name in managed))
 
 
 def pruned(lock: str, stale: Iterable[Entry]) -> str:
-    """dvc.lock without these entries."""
+    """The text of dvc.lock without these entries."""
     return without(lock, {entry.name for entry in stale}, "dvc.lock")
 
 
 def stage_of(experiments: Iterable[Plans], key: str) -> list[tuple[Plan, Stage]]:
-    """The stages whose key begins with `key`, each with a plan that has it; `<kind>-<key>`, as folders are named, is
-    understood too."""
+    """Find all stages whose key begins with `key`, each with a plan that has the stage. `key` may also be the name of a
+    folder, `<kind>-<key>`."""
     _, prefix = Key.parse(key)
-    found: dict[Key, tuple[Plan, Stage]] = {}
+    matches: dict[Key, tuple[Plan, Stage]] = {}
     for plan in (plan for plans in experiments for plan in plans.cells.values()):
         for stage in plan.stages:
             if prefix and stage.identity.is_meant(key, stage.work.kind):
-                found.setdefault(stage.identity, (plan, stage))
-    return list(found.values())
+                matches.setdefault(stage.identity, (plan, stage))
+    return list(matches.values())
 
 
 def report_command(spec: str) -> str:
-    """The command of a spec's report stage."""
+    """The command of the DVC stage that writes a spec's report."""
     return f"stagedkd report {shlex.quote(spec)}"
 
 
@@ -161,15 +186,14 @@ def _check(pipeline: Pipeline) -> None:
     for source in pipeline.sources:
         if names.count(source.name) > 1:
             paths = " and ".join(s.path for s in pipeline.sources if s.name == source.name)
-            message = f"{paths} are both named '{source.name}', so their results would lie in one folder"
-            raise UsageError(message, hint="give one a `name`, or name it once in params.yaml")
+            message = f"{paths} are both named '{source.name}', so their results would be in the same folder"
+            raise UsageError(message, hint="set a different `name` in one of them, or list it only once in params.yaml")
         if any(not stage.locked for stage in source.plans.unique.values()):
-            raise LockError(
-                f"the keys of {source.path} wait for its data or weights", hint=f"stagedkd lock {source.path}"
-            )
+            message = f"{source.path} has stages without keys: its data or weights are not in stagedkd.lock"
+            raise LockError(message, hint=f"run: stagedkd lock {source.path}")
 
 
-def _work(pipeline: Pipeline) -> Iterable[DvcStage]:
+def _work_stages(pipeline: Pipeline) -> Iterable[DvcStage]:
     users: dict[str, list[str]] = {}
     needs: dict[str, tuple[str, ...]] = {}
     for source in pipeline.sources:
@@ -190,14 +214,15 @@ def _files(pipeline: Pipeline, stage: Stage) -> str:
     return f"{pipeline.store}/{stage.folder}/files"
 
 
-def _report(pipeline: Pipeline, name: str, source: Source) -> DvcStage:
-    """Everything of the results' folder is an out, so that DVC puts it back together or not at all."""
+def _report_stage(pipeline: Pipeline, name: str, source: Source) -> DvcStage:
+    """The DVC stage that writes a spec's report. All files of the results folder are outs, so that DVC restores all of
+    them or none."""
     grid = len(source.plans.cells) > 1
     folder = f"{pipeline.results}/{source.name}"
     bars = {"template": "bar_horizontal", "x": "top1"}
     plots = {f"{folder}/{NETWORKS}": bars | {"y": "network", "title": f"Top-1 of {source.name}"}}
     if not grid:
-        plots[f"{folder}/{CLASSES}"] = bars | {"y": "class", "title": f"Share right by class, student of {source.name}"}
+        plots[f"{folder}/{CLASSES}"] = bars | {"y": "class", "title": f"Top-1 by class, student of {source.name}"}
     return DvcStage(
         name,
         report_command(source.path),
@@ -215,7 +240,7 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "spec"
 
 
-def _lines(stages: Sequence[DvcStage], indent: int) -> list[str]:
+def _render(stages: Sequence[DvcStage], indent: int) -> list[str]:
     lines = [MARK]
     for stage in stages:
         lines += [f"{stage.name}:", f"  cmd: {quoted(stage.command)}", f"  desc: {quoted(stage.about)}"]

@@ -1,7 +1,8 @@
-"""Reading and cutting dvc.yaml and dvc.lock as text, so that what a user wrote there stays as it stands.
+"""Edit dvc.yaml and dvc.lock as text, so that everything a user wrote there keeps its form.
 
-The YAML is composed for its positions alone; lines are taken out and put in. Nothing but our own lines is moved,
-re-quoted or re-indented, and anchors, templates and comments of the user's stages are left to DVC.
+A stage of these files is *managed* if stagedkd wrote it; every other stage is the user's. The YAML is composed only to
+learn the positions of the stages; then whole lines are removed and inserted. Only managed lines are ever moved,
+re-quoted or re-indented. The anchors, templates and comments of the user's stages are not interpreted.
 """
 
 from __future__ import annotations
@@ -19,17 +20,19 @@ from stagedkd.plan.key import SHORT_FORM
 from stagedkd.plan.work import KINDS
 from stagedkd.spec.yaml import LOADER, compose, scalar
 
+IN_BRACES = "`stages` is written in braces: write each stage on lines of its own"
 MADE_BY = "stagedkd"
 MARK = "# made by `stagedkd dvc sync`: edit the specs, not these; stages of your own are left alone"
 HEADER = "# The pipeline of the specs that params.yaml names under `dvc`. DVC runs it: dvc repro\n"
-OWN_NAME = re.compile(rf"({'|'.join(KINDS)})-{SHORT_FORM}\Z")
-OWN_COMMAND = re.compile(rf"stagedkd stage {SHORT_FORM}\Z")
+MANAGED_NAME = re.compile(rf"({'|'.join(KINDS)})-{SHORT_FORM}\Z")
+MANAGED_COMMAND = re.compile(rf"stagedkd stage {SHORT_FORM}\Z")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./]*([ -][A-Za-z0-9_./-]+)*\Z")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A stage of dvc.yaml or dvc.lock. `first` and `last` are its lines, from 0; `made_by` is of its `meta`."""
+    """A stage of dvc.yaml or dvc.lock. `first` and `last` are its first and last line, counted from 0. `made_by` is the
+    value of that name in its `meta`; "" if there is none."""
 
     name: str
     command: str
@@ -39,14 +42,16 @@ class Entry:
     last: int
 
     @property
-    def own(self) -> bool:
-        """Whether it is ours: it says so, or is called and calls as ours do (dvc.lock keeps no `meta`)."""
-        return self.made_by == MADE_BY or bool(OWN_NAME.match(self.name) and OWN_COMMAND.match(self.command))
+    def managed(self) -> bool:
+        """Whether stagedkd wrote this stage: its `meta` says so, or both its name and its command have the form of a
+        managed stage. The latter is needed for dvc.lock, which keeps no `meta`."""
+        return self.made_by == MADE_BY or bool(MANAGED_NAME.match(self.name) and MANAGED_COMMAND.match(self.command))
 
 
 @dataclass(frozen=True)
 class Stages:
-    """The map `stages` of a file: its entries in order, the column of their names, and the line of the key itself."""
+    """The map `stages` of a file: its entries in order, the column of their names (`indent`), the line of the key
+    `stages` counted from 0, and whether the map is written in braces (`flow`)."""
 
     entries: tuple[Entry, ...]
     indent: int
@@ -55,10 +60,12 @@ class Stages:
 
 
 def read_stages(text: str, file: str) -> Stages | None:
-    """The stages of a dvc.yaml or dvc.lock; None where it has no `stages`.
+    """Read the stages of a dvc.yaml or dvc.lock. Returns None if it has no `stages`.
 
+    Args:
+        file: the file's name, for messages.
     Raises:
-        StaleError: it is not YAML.
+        StaleError: the text is not YAML, or not a map.
     """
     try:
         root = cast("yaml.Node | None", compose(text, Loader=LOADER))
@@ -67,7 +74,7 @@ def read_stages(text: str, file: str) -> Stages | None:
     if root is None:
         return None
     if not isinstance(root, yaml.MappingNode):
-        raise _broken(file, "a map of sections is expected")
+        raise _broken(file, "expected a map of sections")
     for key, value in _items(root):
         if key.value == "stages":
             if isinstance(value, yaml.MappingNode):
@@ -78,32 +85,37 @@ def read_stages(text: str, file: str) -> Stages | None:
     return None
 
 
-def with_own(text: str, render: Callable[[int], list[str]], taken: Collection[str], file: str) -> str:
-    """`text` with our stages as `render(indent)` gives them, in place of those of ours that it has; at the place of the
-    first of them, else behind the user's. What else stands there is kept to the byte, but comments inside our stages.
+def with_managed(text: str, render: Callable[[int], list[str]], names: Collection[str], file: str) -> str:
+    """Replace all managed stages of `text`. The new ones begin where the first managed stage was, or else after the
+    user's stages. Everything else keeps its bytes, except comments inside managed stages.
 
+    Args:
+        render: gives the lines of the new managed stages, indented by the number of columns that it is called with.
+        names: of the new managed stages.
     Raises:
-        StaleError: it is not YAML, `stages` stands in braces, or a stage of the user's has one of the names `taken`.
+        StaleError: the text is not YAML, `stages` is written in braces, or a stage of the user has one of the names.
     """
     stages = read_stages(text, file)
     newline = "\r\n" if "\r\n" in text else "\n"
     if stages is None:
-        head = text if text.endswith(("\n", "\r")) or not text else text + newline
-        return (head or HEADER) + _joined(["stages:", *render(2)], newline)
+        existing = text if text.endswith(("\n", "\r")) or not text else text + newline
+        return (existing or HEADER) + _joined(["stages:", *render(2)], newline)
     for entry in stages.entries:
-        if not entry.own and entry.name in taken:
-            raise _broken(file, f"it has a stage '{entry.name}' of yours: rename it, the name is taken", entry.first)
+        if not entry.managed and entry.name in names:
+            problem = f"your stage '{entry.name}' has a name that stagedkd needs for a stage: rename yours"
+            raise _broken(file, problem, entry.first)
     if stages.flow and stages.entries:
-        raise _broken(file, "`stages` stands in braces: write a stage on lines of its own", stages.line)
+        raise _broken(file, IN_BRACES, stages.line)
     lines = text.splitlines(keepends=True)
-    own = [entry for entry in stages.entries if entry.own]
-    gone = {line for entry in own for line in range(entry.first, entry.last + 1)}
-    gone |= {i for i, line in enumerate(lines) if line.strip() == MARK}
+    managed = [entry for entry in stages.entries if entry.managed]
+    removed = {line for entry in managed for line in range(entry.first, entry.last + 1)}
+    removed |= {i for i, line in enumerate(lines) if line.strip() == MARK}
     if not stages.entries:
         lines[stages.line] = "stages:" + newline  # it may have been `stages: {}`
-    at = own[0].first if own else max((entry.last for entry in stages.entries), default=stages.line) + 1
+    at = managed[0].first if managed else max((entry.last for entry in stages.entries), default=stages.line) + 1
     before, after = (
-        "".join(line for i, line in enumerate(lines) if i not in gone and (i < at) == first) for first in (True, False)
+        "".join(line for i, line in enumerate(lines) if i not in removed and (i < at) == is_before)
+        for is_before in (True, False)
     )
     before += "" if before.endswith(("\n", "\r")) else newline
     return before + _joined(render(stages.indent), newline) + after
@@ -112,20 +124,20 @@ def with_own(text: str, render: Callable[[int], list[str]], taken: Collection[st
 def without(text: str, names: Collection[str], file: str) -> str:
     """`text` without the stages of these names."""
     stages = read_stages(text, file)
-    cut = [entry for entry in stages.entries if entry.name in names] if stages else []
-    if stages is None or not cut:
+    dropped = [entry for entry in stages.entries if entry.name in names] if stages else []
+    if stages is None or not dropped:
         return text
     if stages.flow:
-        raise _broken(file, "`stages` stands in braces: write a stage on lines of its own", stages.line)
-    gone = {line for entry in cut for line in range(entry.first, entry.last + 1)}
+        raise _broken(file, IN_BRACES, stages.line)
+    removed = {line for entry in dropped for line in range(entry.first, entry.last + 1)}
     lines = text.splitlines(keepends=True)
-    if len(cut) == len(stages.entries):
+    if len(dropped) == len(stages.entries):
         lines[stages.line] = "stages: {}\n"
-    return "".join(line for i, line in enumerate(lines) if i not in gone)
+    return "".join(line for i, line in enumerate(lines) if i not in removed)
 
 
 def quoted(text: str) -> str:
-    """A YAML scalar that PyYAML and ruamel both read as this string, with DVC's `${` escaped."""
+    """Write a string as a YAML scalar that PyYAML and ruamel both read as this string, with DVC's `${` escaped."""
     if (
         _PLAIN.match(text)
         and isinstance(scalar(text), str)
@@ -139,9 +151,9 @@ def _joined(lines: list[str], newline: str) -> str:
     return "".join(line + newline for line in lines)
 
 
-def _broken(file: str, fault: str, line: int | None = None) -> StaleError:
+def _broken(file: str, problem: str, line: int | None = None) -> StaleError:
     at = "" if line is None else f":{line + 1}"
-    return StaleError(f"{file}{at}: {fault}", hint="mend it, then: stagedkd dvc sync")
+    return StaleError(f"{file}{at}: {problem}", hint="correct the file, then run: stagedkd dvc sync")
 
 
 def _items(node: yaml.MappingNode) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
@@ -152,13 +164,13 @@ def _items(node: yaml.MappingNode) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
 def _entry(key: yaml.ScalarNode, node: yaml.Node) -> Entry:
     fields = {k.value: v for k, v in _items(node)} if isinstance(node, yaml.MappingNode) else {}
     meta = fields.get("meta")
-    said = {k.value: v.value for k, v in _items(meta)} if isinstance(meta, yaml.MappingNode) else {}
+    values = {k.value: v.value for k, v in _items(meta)} if isinstance(meta, yaml.MappingNode) else {}
     command = fields.get("cmd")
     outs = tuple(out for name in ("outs", "metrics", "plots") for out in _paths(fields.get(name)))
     return Entry(
         key.value,
         str(command.value) if isinstance(command, yaml.ScalarNode) else "",
-        str(said.get("made_by", "")),
+        str(values.get("made_by", "")),
         outs,
         key.start_mark.line,
         max(key.start_mark.line, _last_line(node)),
@@ -166,21 +178,22 @@ def _entry(key: yaml.ScalarNode, node: yaml.Node) -> Entry:
 
 
 def _paths(node: yaml.Node | None) -> list[str]:
-    """The paths of outs: `- path`, `- path: {...}` in dvc.yaml, `- path: PATH` beside other fields in dvc.lock."""
-    found: list[str] = []
+    """The paths of a list of outs. dvc.yaml writes `- path` or `- path: {...}`; dvc.lock writes `- path: PATH` beside
+    other fields."""
+    paths: list[str] = []
     for item in cast("list[yaml.Node]", node.value) if isinstance(node, yaml.SequenceNode) else ():
         if isinstance(item, yaml.ScalarNode):
-            found.append(item.value)
+            paths.append(item.value)
         elif isinstance(item, yaml.MappingNode):
             fields = {k.value: v for k, v in _items(item)}
             path = fields.get("path")
-            found += [path.value] if isinstance(path, yaml.ScalarNode) else list(fields)
-    return found
+            paths += [path.value] if isinstance(path, yaml.ScalarNode) else list(fields)
+    return paths
 
 
 def _last_line(node: yaml.Node) -> int:
-    """The last line of a value. A block's own end mark stands behind the comments that follow it, so the last value
-    inside is asked."""
+    """The last line of a value. The end mark of a block comes after the comments that follow it, so the line is taken
+    from the last value inside the block."""
     children: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         children = [part for pair in cast("list[tuple[yaml.Node, yaml.Node]]", node.value) for part in pair]

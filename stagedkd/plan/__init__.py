@@ -1,1 +1,1 @@
-"""What the compiler makes of a spec: a DAG of stages with content keys, known before anything runs."""
+"""Plans: the compiler turns a spec into a DAG of stages whose content keys are known before anything runs."""

@@ -1,4 +1,4 @@
-"""What differs between two works, and which stages of one plan another plan would run anew."""
+"""Compare two works field by field, and two plans stage by stage."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from stagedkd.plan.work import Work
 
 
 def changed_fields(old: Work, new: Work) -> list[str]:
-    """The keyed fields in which two works differ, each as `field old -> new`."""
+    """The keyed fields in which two works differ, each as `field old -> new`; a field that one lacks is "absent"."""
     before, after = fields_of(old), fields_of(new)
     names = [name for name in dict.fromkeys([*after, *before]) if before.get(name) != after.get(name)]
     return [f"{name} {before.get(name, 'absent')} -> {after.get(name, 'absent')}" for name in names]
 
 
 def fields_of(work: Work) -> dict[str, Any]:
-    """The keyed fields of a work by dotted path, without those that are None."""
+    """The keyed fields of a work, by dotted path. Fields that are None are left out."""
     return dict(_leaves(work))
 
 
 def in_short(fields: list[str], inputs: list[str]) -> str:
-    """The first two changed fields, or else the inputs that changed."""
+    """Describe a change by its first two fields, or by the inputs that changed if no field did."""
     words = fields[:2] + ([f"and {len(fields) - 2} more"] if len(fields) > 2 else [])
     return ", ".join(words) or f"another {' and '.join(inputs)}"
 
 
 @dataclass(frozen=True)
 class StageChange:
-    """A stage under two plans: the same, changed (and why), or in one of them alone."""
+    """How a stage differs between two plans. `why` says what changed; "gone" and "new" mean that only the first or only
+    the second plan has it."""
 
     name: str
     state: Literal["same", "changed", "gone", "new"]
@@ -41,24 +42,24 @@ class StageChange:
 
 
 def stage_changes(first: Plan, second: Plan) -> list[StageChange]:
-    """Every stage of either plan, by name."""
+    """Compare every stage that either plan has, by name."""
     old, new = ({stage.name: stage for stage in plan.stages} for plan in (first, second))
-    found: list[StageChange] = []
+    changes: list[StageChange] = []
     for name in dict.fromkeys([*old, *new]):
         if name not in new or name not in old:
-            found.append(StageChange(name, "gone" if name in old else "new"))
+            changes.append(StageChange(name, "gone" if name in old else "new"))
         elif old[name].identity == new[name].identity:
-            found.append(StageChange(name, "same"))
+            changes.append(StageChange(name, "same"))
         else:
-            above, before = second.inputs(new[name]), first.inputs(old[name])
-            inputs = [r for r, stage in above.items() if r not in before or before[r].identity != stage.identity]
+            after, before = second.inputs(new[name]), first.inputs(old[name])
+            inputs = [i for i, stage in after.items() if i not in before or before[i].identity != stage.identity]
             why = in_short(changed_fields(old[name].work, new[name].work), inputs)
-            found.append(StageChange(name, "changed", why))
-    return found
+            changes.append(StageChange(name, "changed", why))
+    return changes
 
 
 def _leaves(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    """Keyed leaves of a work with their dotted paths."""
+    """Yield the keyed leaves of a work with their dotted paths."""
     if isinstance(value, BaseModel):
         value = {name: getattr(value, name) for name in type(value).model_fields if name in keyed_fields(type(value))}
     if isinstance(value, tuple):

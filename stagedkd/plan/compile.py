@@ -1,4 +1,4 @@
-"""`compile_plan`: a pure function from a spec and a lock to a plan. No torch, no disk."""
+"""Compile a spec and a lock to a plan. This is a pure function: it needs neither torch nor the disk."""
 
 from __future__ import annotations
 
@@ -57,20 +57,21 @@ def compile_plan(spec: Spec, lock: Lock | None = None) -> Plan:
 
     Args:
         spec: from `load_spec`.
-        lock: from `read_lock`; without an entry for the data or weights, keys downstream are None ("unlocked").
+        lock: from `read_lock`. If it has no entry for the data or for weights, the keys of all stages downstream are
+            None ("unlocked").
     """
     return _Compiler(spec, lock or Lock()).plan()
 
 
 def compile_experiment(experiment: Experiment, lock: Lock | None = None) -> Plans:
-    """Compile every cell of an experiment; see `compile_plan`."""
+    """Compile every cell of an experiment. See `compile_plan`."""
     cells = {cell.name: compile_plan(cell.spec, lock) for cell in experiment.cells}
     labels = {cell.name: cell.labels for cell in experiment.cells}
     return Plans(experiment.name, experiment.axes, cells, labels)
 
 
 class _Compiler:
-    """Collects stages in topological order; each is added with its key once those above it have theirs."""
+    """Collects the stages of one plan in topological order. A stage is added with its key after all of its inputs."""
 
     def __init__(self, spec: Spec, lock: Lock) -> None:
         self.spec, self.lock = spec, lock
@@ -81,8 +82,8 @@ class _Compiler:
         spec = self.spec
         data, labels = self._data_stages()
         networks = [self._teach("teacher", "teacher", spec.teacher, data, labels)]
-        for i, more in enumerate(spec.co_teachers):
-            networks.append(self._teach("co_teacher", f"teacher-{i + 2}", more, data, labels))
+        for i, co_teacher in enumerate(spec.co_teachers):
+            networks.append(self._teach("co_teacher", f"teacher-{i + 2}", co_teacher, data, labels))
         row: list[Teacher | Student] = [spec.teacher, *assistants(spec), spec.student]
         names = ["teacher", *(f"assistant-{i}" for i in range(1, len(row) - 1)), "student"]
         rounds = self._refine(row, {"data": data, "labels": labels})
@@ -100,18 +101,21 @@ class _Compiler:
             self._evaluate(name, data)
         for network in (*row, *spec.co_teachers):
             if model := network.unpinned_model:
-                self._note(f"{model} is known by its name alone: what its owner changes changes no key")
+                self._note(f"{model} is known only by its name: if its owner changes it, no key changes")
         self.notes += [message for message, _, _ in warnings(spec)]
         return Plan(spec.name, self.lock, tuple(self.stages.values()), spec.clip, spec, tuple(self.notes))
 
     def _add(self, role: Role, name: str, work: Work, needs: Mapping[str, str], *, locked: bool = True) -> str:
-        above = {given: self.stages[upstream] for given, upstream in needs.items()}
-        identity = stage_key(work, {given: stage.identity for given, stage in above.items()})
-        locked = locked and all(stage.locked for stage in above.values())
+        """Add a stage. `needs` maps the names of its inputs to stages; `locked` says whether the lock has everything
+        that the work itself reads. Returns the stage's name."""
+        inputs = {label: self.stages[upstream] for label, upstream in needs.items()}
+        identity = stage_key(work, {label: stage.identity for label, stage in inputs.items()})
+        locked = locked and all(stage.locked for stage in inputs.values())
         self.stages[name] = Stage(name, work, needs, identity, locked, role)
         return name
 
     def _data_stages(self) -> tuple[str, str]:
+        """Add the stages that index the data set and that give its clips labels. Returns their names."""
         data = self.spec.data
         name = data_id(data)
         entry = self.lock.data.get(name) if name else None
@@ -123,84 +127,92 @@ class _Compiler:
             reading=None if isinstance(data, Simulated) else reading,
         )
         prepare = self._add("data", "data", work, {}, locked=entry is not None or name is None)
-        by_look = isinstance(labels.noise, InstanceDependent) and labels.noisy > 0
-        weaken = WeakenWork(labels=labels, clip=clip if by_look else None)
+        by_looks = isinstance(labels.noise, InstanceDependent) and labels.noisy > 0
+        weaken = WeakenWork(labels=labels, clip=clip if by_looks else None)
         return prepare, self._add("labels", "labels", weaken, {"data": prepare})
 
     def _clip(self) -> Clip:
-        """The view as it enters keys: streamed frames have the pixels of cached ones."""
+        """The spec's clip as it enters keys. `cache: none` becomes `cache: raw`, since streamed frames have the same
+        pixels as cached ones."""
         clip = self.spec.clip
         return clip.model_copy(update={"cache": "raw"}) if clip.cache == "none" else clip
 
     def _views(self) -> tuple[Clip, Augment]:
+        """The clip and the augmentations as they enter keys. If `augment.flip` is unset, it becomes 0.5, or 0 if
+        classes are each other's mirror image."""
         augment, data = self.spec.augment, self.spec.data
         entry = self.lock.data.get(str(data_id(data)))
         names = class_names(data) if isinstance(data, Simulated) else entry.classes if entry else ()
         mirrored = mirror_pairs(names)
         if augment.flip and mirrored:
-            self._note(f"{' and '.join(mirrored[0])} are each other's mirror image, and augment.flip is not 0")
+            self._note(f"{' and '.join(mirrored[0])} are each other's mirror image, but augment.flip is not 0")
         if augment.flip is None:
             augment = augment.model_copy(update={"flip": 0.0 if mirrored else 0.5})
             if mirrored and not isinstance(data, Simulated):
-                self._note(f"no mirror images: {' and '.join(mirrored[0])} are classes (augment.flip)")
+                self._note(f"augment.flip is 0: {' and '.join(mirrored[0])} are each other's mirror image")
         return self._clip(), augment
 
     def _note(self, text: str) -> None:
+        """Add a note to the plan, unless it has it already."""
         self.notes += [] if text in self.notes else [text]
 
     def _weights(self, network: Teacher | Student) -> tuple[Weights | None, bool]:
+        """The weight file that a network starts from, and whether the lock has it (also true without a file)."""
         if network.weights is None:
             return None, True
         sha256 = self.lock.weights.get(weights_id(network.weights, network))
         return Weights(name=network.weights, sha256=sha256), sha256 is not None
 
     def _teach(self, role: Role, name: str, teacher: Teacher, data: str, labels: str) -> str:
+        """Add the stage that trains a teacher or co-teacher. Returns its name."""
         use, (clip, augment) = self.spec.distill.teacher, self._views()
         weights, locked = self._weights(teacher)
-        seen = use.labels or teacher.labels
+        label_source = use.labels or teacher.labels
         stop = max(1, round(use.stop * teacher.epochs)) if use.stop is not None and teacher.epochs else None
         work = TeachWork(
             arch=arch_of(teacher),
             input=teacher.input,
             weights=weights,
-            labels=seen,
+            labels=label_source,
             clip=clip,
             augment=augment,
             phase=self._ce_phase(teacher, teacher.epochs, stop) if teacher.epochs else None,
             seed=teacher.seed,
         )
         self._add(role, name, work, {"data": data, "labels": labels}, locked=locked)
-        if seen == "all":
+        if label_source == "all":
             self.notes.append(f"the {name} is trained on the true labels of all training clips (teacher.labels: all)")
         return name
 
     def _refine(self, row: list[Teacher | Student], needs: dict[str, str]) -> list[str]:
-        """The rounds of refined labels; the first student of the row is the network that the user wants."""
+        """Add a stage for each round of label refinement. Returns their names. `row` holds the teacher, the assistants
+        and the student."""
         rule = self.spec.refine
-        found: list[str] = []
+        rounds: list[str] = []
         for number in range(1, rule.rounds + 1) if rule else ():
             assert rule is not None
             hop = min(number, len(row) - 1) if rule.between_hops else 1
-            chosen = {"teacher": row[hop - 1], "student": row[-1]}
-            both = ("teacher", "student") if rule.by == "both" else (rule.by,)
-            trainees = [self._trainee(by, chosen[by], rule.epochs) for by in both]
+            networks = {"teacher": row[hop - 1], "student": row[-1]}
+            ends = ("teacher", "student") if rule.by == "both" else (rule.by,)
+            trainees = [self._trainee(by, networks[by], rule.epochs) for by in ends]
             clip, augment = self._views()
-            idle = {"align": 0.0} if rule.kind == "ema" else {"decay": Rule.model_fields["decay"].default}
+            unused = {"align": 0.0} if rule.kind == "ema" else {"decay": Rule.model_fields["decay"].default}
             work = RefineWork(
-                rule=rule.model_copy(update=idle),
+                rule=rule.model_copy(update=unused),
                 round=number,
-                networks=tuple(t for t, _ in trainees),
+                networks=tuple(trainee for trainee, _ in trainees),
                 clip=clip,
                 augment=augment,
             )
-            above = {"previous": found[-1]} if found else {}
-            locked = all(known for _, known in trainees)
-            found.append(self._add("refine", f"refine-{number}", work, {**needs, **above}, locked=locked))
-        return found
+            previous = {"previous": rounds[-1]} if rounds else {}
+            locked = all(in_lock for _, in_lock in trainees)
+            rounds.append(self._add("refine", f"refine-{number}", work, {**needs, **previous}, locked=locked))
+        return rounds
 
     def _trainee(
         self, by: Literal["teacher", "student"], network: Teacher | Student, epochs: int | None
     ) -> tuple[Trainee, bool]:
+        """One network of a refinement round, and whether the lock has its weights."""
         weights, locked = self._weights(network)
         if isinstance(network, StudentFields):
             epochs = epochs or sum(phase.epochs for phase in self._phases(network, None))
@@ -208,7 +220,8 @@ class _Compiler:
         return Trainee(by=by, arch=arch_of(network), input=network.input, weights=weights, phase=phase), locked
 
     def _control(self, data: str, labels: str) -> None:
-        """The CE-only student of equal steps: the same epochs over all phases, on the same labels."""
+        """Add the control: the student trained by cross-entropy alone, on the same labels, for as many epochs as all
+        phases of the distilled student together."""
         student = self.spec.student
         clip, augment = self._views()
         weights, locked = self._weights(student)
@@ -226,6 +239,7 @@ class _Compiler:
         self._add("control", "control-ce", work, {"data": data, "labels": labels}, locked=locked)
 
     def _ce_phase(self, network: Teacher | Student, epochs: int, stop: int | None = None) -> PhaseWork:
+        """A phase that trains a whole network by cross-entropy. It ends early after `stop` epochs."""
         return PhaseWork(
             name="train",
             epochs=epochs,
@@ -239,23 +253,30 @@ class _Compiler:
         )
 
     def _distill(self, name: str, row: Sequence[Teacher | Student], needs: dict[str, str], earlier: list[str]) -> None:
-        """A hop from the last but one network of `row` to the last; `earlier` are the names of those further above."""
-        network, upper, distill = row[-1], row[-2], self.spec.distill
+        """Add the stage of one hop.
+
+        Args:
+            name: of the stage.
+            row: the networks from the teacher down to this hop's student; the last but one is the hop's teacher.
+            needs: the stages that give the inputs, without those of further guides.
+            earlier: the names of the stages that train the networks above the hop's teacher.
+        """
+        network, teacher, distill = row[-1], row[-2], self.spec.distill
         assert not isinstance(network, TeacherFields)
         clip, augment = self._views()
         weights, locked = self._weights(network)
-        matched = matching(self.spec, network, upper) if self._pairs_needed() else None
+        matched = matching(self.spec, network, teacher) if self._pairs_needed() else None
         names, guides = self._guides(row, earlier)
-        self._say_of(row)
+        self._note_limits(row)
         work = DistillWork(
             arch=arch_of(network),
             input=network.input,
             weights=weights,
             cut=student_cut(network),
-            teacher=arch_of(upper),
-            teacher_input=upper.input,
+            teacher=arch_of(teacher),
+            teacher_input=teacher.input,
             teacher_cut=matched.teacher_cut if matched else (),
-            share=_share(upper),
+            share=_guide_weight(teacher),
             guides=guides,
             drop=distill.drop if guides else 0.0,
             pairing=matched.kind if matched else "pairs",
@@ -271,33 +292,35 @@ class _Compiler:
         needs = {**needs, **dict(zip(work.guide_inputs, names, strict=True))}
         self._add("student" if network is self.spec.student else "assistant", name, work, needs, locked=locked)
 
-    def _say_of(self, row: Sequence[Teacher | Student]) -> None:
-        """What a hop cannot do as it is asked."""
+    def _note_limits(self, row: Sequence[Teacher | Student]) -> None:
+        """Note where the plan cannot do what the spec asks of a hop, and what it does instead."""
         distill = self.spec.distill
         unknown = [network.arch for network in row[-2:] if network.strides is None]
         if distill.pairing == "stride" and unknown and self._pairs_needed():
-            self._note(f"strides of {unknown[0]} are not known to the plan: substages are paired by depth")
+            self._note(f"the strides of {unknown[0]} are not known to the plan: substages are paired by depth")
         if distill.guides == "dense" and not assistants(self.spec) and not self.spec.co_teachers:
             self._note(
-                "distill.guides is dense, and without an assistant there is one guide: this is plain distillation"
+                "distill.guides is dense, but without assistants there is only one guide: this is plain distillation"
             )
 
     def _guides(self, row: Sequence[Teacher | Student], earlier: list[str]) -> tuple[list[str], tuple[Guide, ...]]:
-        """The stages and the networks that guide a hop beside the network above it: co-teachers the first hop, all
-        under `dense`."""
+        """The stages and the networks that guide a hop beside the hop's teacher. Co-teachers guide the first hop. Under
+        `guides: dense`, co-teachers and all networks further above guide every hop."""
         if not any(phase.losses.comparing(LOGITS) for phase in self.spec.distill.phases.values()):
             return [], ()
-        more, dense = self.spec.co_teachers, self.spec.distill.guides == "dense"
-        found: list[tuple[str, Teacher | Student]] = list(zip(earlier, row, strict=False)) if dense else []
+        co_teachers, dense = self.spec.co_teachers, self.spec.distill.guides == "dense"
+        networks: list[tuple[str, Teacher | Student]] = list(zip(earlier, row, strict=False)) if dense else []
         if dense or not earlier:
-            found += [(f"teacher-{i + 2}", teacher) for i, teacher in enumerate(more)]
-        guides = tuple(Guide(arch=arch_of(n), input=n.input, share=_share(n)) for _, n in found)
-        return [name for name, _ in found], guides
+            networks += [(f"teacher-{i + 2}", teacher) for i, teacher in enumerate(co_teachers)]
+        guides = tuple(Guide(arch=arch_of(n), input=n.input, share=_guide_weight(n)) for _, n in networks)
+        return [name for name, _ in networks], guides
 
     def _pairs_needed(self) -> bool:
+        """Whether any phase compares feature maps."""
         return any(phase.losses.comparing(FEATURES) for phase in self.spec.distill.phases.values())
 
     def _phases(self, network: Student, matched: Matching | None) -> tuple[PhaseWork, ...]:
+        """The phases of a hop's student. A phase with `substages: one_by_one` becomes one phase for each substage."""
         train = self.spec.train.patched(network.train)
         cut = student_cut(network)
         declared = self.spec.distill.phases
@@ -314,6 +337,7 @@ class _Compiler:
         return tuple(phases)
 
     def _evaluate(self, name: str, data: str) -> None:
+        """Add the stage that evaluates the network of stage `name`."""
         spec, trained = self.spec, self.stages[name].work.network
         assert trained is not None
         work = EvaluateWork(
@@ -328,15 +352,15 @@ class _Compiler:
         self._add("evaluate", f"evaluate-{name}", work, {"data": data, "network": name})
 
 
-def _share(network: Teacher | Student) -> float:
-    """Weight among several guides; assistants count as one."""
+def _guide_weight(network: Teacher | Student) -> float:
+    """The weight of a network among several guides. An assistant's is 1."""
     return network.share if isinstance(network, TeacherFields) else 1.0
 
 
 def _phase_work(
     name: str, epochs: int, phase: Phase, trained: tuple[int, ...], train: Train, cut: Cut, matched: Matching | None
 ) -> PhaseWork:
-    """Which substages a phase trains, runs frozen and compares. The head is run where a loss needs logits."""
+    """A phase, with the substages that it trains, runs frozen and compares. The head is run if a loss needs logits."""
     head = bool(phase.losses.comparing(RESPONSES))
     last = len(cut) - 1 if head else max(trained)
     compares = matched is not None and bool(phase.losses.comparing(FEATURES))

@@ -1,4 +1,4 @@
-"""Stages, graphs of them, plans, and the plans of a whole experiment."""
+"""Stages, graphs of stages, plans, and the plans of a whole experiment."""
 
 from __future__ import annotations
 
@@ -18,10 +18,16 @@ Role: TypeAlias = Literal[
 
 @dataclass(frozen=True)
 class Stage:
-    """One unit of work. `needs` maps each input (data, labels, teacher, guide-1, refined, previous, network) to the
-    name of the stage that gives it. `identity` tells the work from any other; it is the key unless something upstream
-    is not in the lock yet. `role` is what the stage is in its experiment. It is no part of the key; it is None where a
-    stage was read from a manifest, since one work may have another role in each experiment."""
+    """One unit of work.
+
+    Attributes:
+        needs: maps each input (data, labels, teacher, guide-1, refined, previous, network) to the name of the stage
+            that gives it.
+        identity: tells this work from any other. It is the key, unless something upstream is not in the lock yet.
+        locked: whether everything upstream is in the lock.
+        role: what the stage is in its experiment. It is not part of the key. It is None for a stage that was read from
+            a manifest, since the same work may have different roles in different experiments.
+    """
 
     name: str
     work: Work
@@ -32,19 +38,19 @@ class Stage:
 
     @property
     def key(self) -> Key | None:
-        """The content key; None while data or weights upstream are not in the lock."""
+        """The content key; None as long as data or weights upstream are not in the lock."""
         return self.identity if self.locked else None
 
     @property
     def folder(self) -> str:
-        """Folder of the stage's artifact in the store."""
+        """The name of the artifact's folder in the store."""
         return self.identity.folder(self.work.kind) if self.locked else "unlocked"
 
 
 @dataclass(frozen=True)
 class Graph:
-    """What can be executed: stages in topological order. `clip` says how videos are read where a stage does not: by
-    which decoder, through which cache."""
+    """Stages in topological order, ready to be executed. `clip` gives the decoder and the cache for stages whose work
+    does not name them."""
 
     name: str
     lock: Lock
@@ -52,7 +58,7 @@ class Graph:
     clip: Clip
 
     def stage(self, name: str) -> Stage:
-        """The stage of that name. Raises KeyError."""
+        """The stage of this name. Raises KeyError if there is none."""
         return {stage.name: stage for stage in self.stages}[name]
 
     def of_role(self, role: Role) -> tuple[Stage, ...]:
@@ -60,21 +66,21 @@ class Graph:
         return tuple(stage for stage in self.stages if stage.role == role)
 
     def inputs(self, stage: Stage) -> dict[str, Stage]:
-        """The stages that a stage needs, by the name of the input."""
+        """The stages that give a stage its inputs, by the names of the inputs."""
         return {name: self.stage(upstream) for name, upstream in stage.needs.items()}
 
     def closure(self, stage: Stage) -> tuple[Stage, ...]:
-        """The stage and all above it, in topological order."""
-        wanted = {stage.name}
+        """The stage and all stages upstream of it, in topological order."""
+        names = {stage.name}
         for other in reversed(self.stages):
-            if other.name in wanted:
-                wanted |= set(other.needs.values())
-        return tuple(other for other in self.stages if other.name in wanted)
+            if other.name in names:
+                names |= set(other.needs.values())
+        return tuple(other for other in self.stages if other.name in names)
 
 
 @dataclass(frozen=True)
 class Plan(Graph):
-    """A compiled spec."""
+    """A compiled spec. `notes` are remarks for the user."""
 
     spec: Spec
     notes: tuple[str, ...] = ()
@@ -82,7 +88,12 @@ class Plan(Graph):
 
 @dataclass(frozen=True)
 class Plans:
-    """The plans of an experiment by cell name, in order; one, named "", where there is no grid."""
+    """The plans of an experiment, by the names of its cells, in order. Without a grid there is one cell, named "".
+
+    Attributes:
+        axes: the names of each axis's values.
+        labels: the value of each axis, by cell.
+    """
 
     name: str
     axes: Mapping[str, tuple[str, ...]]
@@ -91,24 +102,25 @@ class Plans:
 
     @property
     def is_grid(self) -> bool:
+        """Whether the experiment has a grid."""
         return bool(self.axes)
 
     @property
     def unique(self) -> Mapping[Key, Stage]:
-        """Every stage once, by identity, in the order in which it is first met."""
-        found: dict[Key, Stage] = {}
+        """Every stage once, by identity, in the order of first occurrence."""
+        stages: dict[Key, Stage] = {}
         for plan in self.cells.values():
             for stage in plan.stages:
-                found.setdefault(stage.identity, stage)
-        return found
+                stages.setdefault(stage.identity, stage)
+        return stages
 
     @property
     def twins(self) -> tuple[tuple[str, str], ...]:
-        """Cells that are the same experiment under two names."""
+        """Pairs of cells that are the same experiment under two names."""
         first: dict[tuple[str, ...], str] = {}
-        found: list[tuple[str, str]] = []
+        pairs: list[tuple[str, str]] = []
         for name, plan in self.cells.items():
             same = first.setdefault(tuple(stage.identity for stage in plan.stages), name)
             if same != name:
-                found.append((same, name))
-        return tuple(found)
+                pairs.append((same, name))
+        return tuple(pairs)

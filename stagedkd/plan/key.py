@@ -1,4 +1,4 @@
-"""Content keys: SHA-256 over type-tagged canonical JSON, so that 1, 1.0, true and "1" never meet."""
+"""Content keys: SHA-256 over canonical JSON with type tags, so that 1, 1.0, true and "1" have different keys."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from pydantic_core import CoreSchema, core_schema
 
 from stagedkd.plan.work import KIND_FORM, Work
 
-SHORT = 12  # digits of a key in the names of folders, and where people read it
+SHORT = 12  # digits of a key in the names of folders and in messages
 SHORT_FORM, WHOLE_FORM = rf"[0-9a-f]{{{SHORT}}}", r"[0-9a-f]{64}"
-FOLDER_FORM = rf"{KIND_FORM}-{SHORT_FORM}"  # of kinds that this version does not know, too
+FOLDER_FORM = rf"{KIND_FORM}-{SHORT_FORM}"  # also matches kinds that this version does not know
 
 
 class Key(str):
-    """The key of a stage: 64 hex digits, SHA-256 over its work and the keys of its inputs. Equal to its plain string,
-    in dicts and in JSON, too. Where only a part of it is known, `Key` holds that part."""
+    """The key of a stage: 64 hex digits, the SHA-256 over its work and the keys of its inputs. A `Key` equals its plain
+    string, also in dicts and in JSON. If only the first digits are known, it holds these."""
 
     __slots__ = ()
 
     @property
     def short(self) -> str:
-        """The first 12 digits, by which people and folders name the stage."""
+        """The first 12 digits, which name the stage in folders and in messages."""
         return str(self[:SHORT])
 
     def folder(self, kind: str) -> str:
-        """`<kind>-<key12>`, as the artifact's folder and the stage of DVC are called."""
+        """The name of the artifact's folder and of the DVC stage: `<kind>-<key12>`."""
         return f"{kind}-{self.short}"
 
     def is_meant(self, text: str, kind: str) -> bool:
-        """Whether a user who types `text` (see `parse`) may mean the stage of this key and kind."""
+        """Whether `text`, which a user typed (see `parse`), may mean the stage with this key and kind."""
         wanted, prefix = Key.parse(text)
         return self.startswith(prefix) and wanted in ("", kind)
 
     @staticmethod
     def parse(text: str) -> tuple[str, str]:
-        """What users type, and names of folders: `<prefix of a key>` or `<kind>-<prefix>`.
+        """Split what users type and the names of folders: `<prefix of a key>` or `<kind>-<prefix>`.
 
         Returns:
-            the kind, "" where none is named, and the prefix with all that follows it.
+            the kind ("" if none is named), and the prefix with everything that follows it.
         """
         kind, dash, prefix = text.partition("-")
         return (kind, prefix) if dash else ("", text)
@@ -53,15 +53,15 @@ class Key(str):
         return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
 
 
-NO_KEY = Key("")  # where no key is known
+NO_KEY = Key("")  # the key is unknown
 
 
 def canonical(value: Any) -> Any:
-    """A type-tagged JSON value. Models lose their `unkeyed` fields and those that are None, so that a new optional
-    field changes no old key; maps are sorted, sequences keep their order.
+    """Convert a value to JSON with type tags. Maps are sorted; sequences keep their order. Models lose their `unkeyed`
+    fields and the fields that are None, so that a new optional field changes no existing key.
 
     Raises:
-        TypeError: a value of another type.
+        TypeError: the value has a type that has no canonical form.
     """
     match value:
         case None:
@@ -93,11 +93,11 @@ def keyed_fields(section: type[BaseModel]) -> tuple[str, ...]:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON, 64 hex digits."""
+    """The SHA-256 of a value's canonical JSON, 64 hex digits."""
     text = json.dumps(canonical(value), separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def stage_key(work: Work, upstream: Mapping[str, str]) -> Key:
-    """Key of a stage from its work and the keys of its inputs by their names."""
+    """The key of a stage, from its work and from the keys of its inputs (`upstream`, by the names of the inputs)."""
     return Key(digest([work.kind, work.version, work, dict(upstream)]))

@@ -1,4 +1,5 @@
-"""`stagedkd.lock`: what only the disk knows, committed beside the specs, so that keys are known without the data."""
+"""`stagedkd.lock`: facts about data and weight files that only the disk knows. It is committed beside the specs, so
+that keys can be computed without the data."""
 
 from __future__ import annotations
 
@@ -14,8 +15,16 @@ from stagedkd.spec.schema import Architecture, Data, Kinetics, Section, Simulate
 
 
 class DataLock(Section):
-    """A data set as it was when locked. `files` maps each video to "size:sha256"; `table` stands for the lists that say
-    what belongs to it, such as the csv."""
+    """A data set at the time when it was locked.
+
+    Attributes:
+        fingerprint: the digest of `table` and `files`, 64 hex digits; it enters keys.
+        classes: the names of the classes.
+        clips: the number of files.
+        files: maps the path of each video to "size:sha256".
+        table: stands for the lists that say which files belong to the set, such as the csv: "size:sha256" of a single
+            list, the digest of several lists, "" if there is none.
+    """
 
     fingerprint: str
     classes: tuple[str, ...]
@@ -25,21 +34,23 @@ class DataLock(Section):
 
 
 class Lock(Section):
-    """All entries: data sets by `data_id`, weight files by `weights_id` (value: SHA-256)."""
+    """The content of stagedkd.lock: data sets by `data_id`, and the SHA-256 of weight files by `weights_id`."""
 
     version: int = 1
     data: Mapping[str, DataLock] = Field(default_factory=dict[str, DataLock])
     weights: Mapping[str, str] = Field(default_factory=dict[str, str])
 
     def with_data(self, name: str, entry: DataLock) -> Lock:
+        """A copy with this entry for a data set."""
         return Lock(data={**self.data, name: entry}, weights=self.weights)
 
     def with_weights(self, name: str, sha256: str) -> Lock:
+        """A copy with this entry for a weight file."""
         return Lock(data=self.data, weights={**self.weights, name: sha256})
 
 
 def data_id(data: Data) -> str | None:
-    """The name of a data set in the lock; None for simulated ones, which need no entry."""
+    """The name of a data set in the lock. None for simulated sets, which need no entry."""
     if isinstance(data, Simulated):
         return None
     part = f":{data.test_from}" if isinstance(data, Kinetics) else ""
@@ -47,14 +58,14 @@ def data_id(data: Data) -> str | None:
 
 
 def weights_id(name: str, arch: Architecture) -> str:
-    """The name of `weights: name` in the lock: a path as it is; a torchvision name behind that of its network, since
-    IMAGENET1K_V1 is a file for each."""
+    """The name in the lock of the weights that a spec gives as `weights: name`. A path is its own name. A torchvision
+    name follows the name of its network, since IMAGENET1K_V1 is a different file for each network."""
     owner = arch.torchvision_name
     return name if owner is None or is_weight_file(name) else f"{owner}/{name}"
 
 
 def read_lock(path: Path) -> Lock:
-    """The lock at `path`, empty where there is none.
+    """Read the lock at `path`. Returns an empty lock if the file does not exist.
 
     Raises:
         LockError: the file cannot be read.
@@ -69,6 +80,6 @@ def read_lock(path: Path) -> Lock:
 
 
 def write_lock(path: Path, lock: Lock) -> None:
-    """Write atomically, in a stable order."""
+    """Write the lock atomically, with its entries in a stable order."""
     text = json.dumps(lock.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     write_whole(path, text)

@@ -1,4 +1,4 @@
-"""`Runtime`: where and how a plan is executed. Never part of a key."""
+"""`Runtime`: where and how a plan is executed. Nothing here is part of a key."""
 
 from __future__ import annotations
 
@@ -15,12 +15,27 @@ from stagedkd.spec.yaml import Node, read_yaml
 
 
 class Runtime(Section):
-    """The knobs of params.yaml. Folders are relative to the project's folder. `threads` 0 means all cores;
-    `checkpoint_seconds` is the shortest training time between two checkpoints, which are written at epoch ends; a run
-    that gives no sign of life for `lease_seconds` loses the stage that it holds to the next that wants it. `gpus` is
-    the number of processes that share each training on this machine, one for each GPU; on the CPU as many processes,
-    with `threads` threads each (0: an even share of the cores). `cluster` is the file that
-    says where `--engine parsl` has its workers."""
+    """The section `runtime` of params.yaml. All folders are relative to the project's folder.
+
+    Attributes:
+        device: the device for training and evaluation.
+        gpus: the number of processes that train each network together on this machine, one for each GPU. On the CPU,
+            the same number of processes with `threads` threads each; 0 threads means an equal part of the cores.
+        threads: CPU threads for torch; 0 means all cores.
+        workers: threads that decode videos; 0 means two.
+        compile: whether networks are compiled with torch.compile.
+        checkpoint_seconds: the shortest training time between two checkpoints. Checkpoints are written at the end of an
+            epoch.
+        lease_seconds: a run that gives no sign of life for so many seconds loses the stage that it holds: the next run
+            that needs the stage takes it over.
+        data_dir: the folder of the data sets.
+        store: the folder of the artifacts.
+        results: the folder of the reports.
+        cache: the folder of decoded clips.
+        cluster: the file that describes the workers of `--engine parsl`; "" means one worker for each GPU of this
+            machine.
+        root: the project's folder.
+    """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     gpus: Annotated[int, Field(ge=1, le=64)] = 1
@@ -37,31 +52,33 @@ class Runtime(Section):
     root: str = "."
 
     def folder(self, name: Literal["data_dir", "store", "results", "cache"]) -> Path:
-        """An absolute folder."""
+        """The absolute path of a folder."""
         return (Path(self.root) / getattr(self, name)).resolve()
 
     @property
     def lock_path(self) -> Path:
+        """The path of stagedkd.lock."""
         return Path(self.root) / "stagedkd.lock"
 
     @property
     def used_threads(self) -> int:
-        """Threads for torch; part of what must be equal for equal bits."""
+        """The number of threads for torch. Results are equal bit for bit only if this number is equal."""
         return self.threads or os.cpu_count() or 1
 
 
 class Tracked(Section):
-    """The section `dvc` of params.yaml: the specs whose stages `stagedkd dvc sync` writes into dvc.yaml, as paths
-    relative to the project's folder."""
+    """The section `dvc` of params.yaml. `specs` are the specs whose stages `stagedkd dvc sync` writes into dvc.yaml, as
+    paths relative to the project's folder."""
 
     specs: Annotated[tuple[Word, ...], Field(min_length=1)]
 
 
 def load_runtime(root: Path, **overrides: Any) -> Runtime:
-    """Runtime knobs of `root`/params.yaml (section `runtime`), then STAGEDKD_DATA, then the set overrides.
+    """Read the section `runtime` of `root`/params.yaml. The environment variable STAGEDKD_DATA takes precedence over
+    it, and overrides that are not None take precedence over both.
 
     Raises:
-        SpecError: params.yaml is wrong, with places. UsageError: an override is.
+        SpecError: params.yaml is wrong; the problems have places. UsageError: an override is wrong.
     """
     document, values = _section(root, "runtime")
     if os.environ.get("STAGEDKD_DATA"):
@@ -72,18 +89,18 @@ def load_runtime(root: Path, **overrides: Any) -> Runtime:
     try:
         return Runtime.model_validate({**values, "root": str(root.resolve())})
     except ValidationError as error:
-        for fault in error.errors():
-            option = str(fault["loc"][0])
+        for problem in error.errors():
+            option = str(problem["loc"][0])
             if overrides.get(option) is not None:
-                raise UsageError(f"--{option.replace('_', '-')} {overrides[option]}: {fault['msg']}") from None
+                raise UsageError(f"--{option.replace('_', '-')} {overrides[option]}: {problem['msg']}") from None
         raise SpecError(_problems(error, document, "runtime")) from None
 
 
 def load_tracked(root: Path) -> Tracked | None:
-    """The section `dvc` of `root`/params.yaml; None where there is none.
+    """Read the section `dvc` of `root`/params.yaml. Returns None if there is none.
 
     Raises:
-        SpecError: it is wrong, with places.
+        SpecError: the section is wrong; the problems have places.
     """
     document, values = _section(root, "dvc")
     if document is None or document.below("dvc") is None:
@@ -95,13 +112,14 @@ def load_tracked(root: Path) -> Tracked | None:
 
 
 def tracked_params(root: Path) -> tuple[str, ...]:
-    """The keys of `root`/params.yaml that dvc.yaml depends on, of those that are there."""
+    """The keys of `root`/params.yaml that dvc.yaml depends on, as far as the file has them."""
     _, values = _section(root, "runtime")
     return ("dvc", *(f"runtime.{name}" for name in ("store", "results") if name in values))
 
 
 def _section(root: Path, name: str) -> tuple[Node | None, dict[str, Any]]:
-    """params.yaml, if there is one, and the plain values of a section of it; none where it is no map."""
+    """Read params.yaml. Returns its document (None if the file does not exist) and the plain values of a section, which
+    are empty if the section is missing or not a map."""
     path = root / "params.yaml"
     document = read_yaml(path) if path.exists() else None
     section = document.below(name) if document else None
@@ -109,9 +127,10 @@ def _section(root: Path, name: str) -> tuple[Node | None, dict[str, Any]]:
 
 
 def _problems(error: ValidationError, document: Node | None, section: str) -> list[Problem]:
-    found: list[Problem] = []
-    for fault in error.errors():
-        at = (section, *fault["loc"])
+    """The problems that pydantic found in a section, each with its place in params.yaml."""
+    problems: list[Problem] = []
+    for each in error.errors():
+        at = (section, *each["loc"])
         place = document.where(at, key=True) if document else None
-        found.append(Problem(f"'{'.'.join(map(str, at))}': {fault['msg']}", place))
-    return found
+        problems.append(Problem(f"'{'.'.join(map(str, at))}': {each['msg']}", place))
+    return problems

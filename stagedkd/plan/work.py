@@ -1,7 +1,8 @@
-"""The closed union of work: what a stage does, with everything resolved. Names stay out of keys, as `unkeyed` says.
+"""Work: what a stage does, with every value resolved. The kinds of work form a closed union.
 
-Every kind of work says here what the rest of the project must know of it (`WorkSection`), so that nobody else asks
-which kind it is.
+The fields of a work enter its key, except those listed in `unkeyed`, such as names. Each kind also states everything
+that the rest of the project must know about it (see `WorkSection`), so that no other module has to ask which kind a
+work is.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from stagedkd.plan.lock import data_id
 from stagedkd.spec.schema import Arch, Augment, Clip, Data, Input, Labels, Losses, Section, Train
 from stagedkd.spec.schema import Refine as Rule
 
-KIND_FORM = "[a-z]+"  # of the name of a kind, which begins the names of folders
+KIND_FORM = "[a-z]+"  # the form of a kind's name, with which the names of folders begin
 Cut: TypeAlias = tuple[tuple[str, ...], ...]
 
 
 class Weights(Section):
-    """A weight file: its name as the user gave it, and its SHA-256 from the lock (None: unlocked)."""
+    """A weight file: its name as the user wrote it, and its SHA-256; None if the lock does not have it."""
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"name"})
     name: str
@@ -30,9 +31,17 @@ class Weights(Section):
 
 
 class PhaseWork(Section):
-    """One phase of training. `trained` are the numbers of the trained substages, `frozen` of those that run frozen
-    below them, `pairs` (student, teacher) those that are compared, all from 0; `head`: logits are made and the head
-    trained; `stop`: epochs that are run, of those that the schedule is made for; None: all."""
+    """One phase of training. Substages are counted from 0.
+
+    Attributes:
+        epochs: the epochs that the learning-rate schedule is made for.
+        stop: the number of these epochs that are run; None means all.
+        trained: the substages that are trained.
+        frozen: the substages that run frozen.
+        pairs: the pairs (student's substage, teacher's substage) that are compared.
+        ramp: the epochs over which a pair's feature losses rise from 0, one pair after the other; None: all at once.
+        head: whether the head is run and trained, so that there are logits.
+    """
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"name"})
     name: str
@@ -48,13 +57,20 @@ class PhaseWork(Section):
 
     @property
     def run_epochs(self) -> int:
-        """Epochs that are run."""
+        """The number of epochs that are run."""
         return self.stop or self.epochs
 
 
 class Reading(Section):
-    """What decides whether a file is bad. `span`: steps of a clip, in frames, or in ticks of `rate` per second; a
-    damaged file must have them before its first error, and under `refuse` a sound one, too."""
+    """The settings that decide whether a video file is bad.
+
+    Attributes:
+        decoder: the library that decodes.
+        span: the length of a clip, in frames, or in ticks of `rate` per second. A damaged file is bad if it has less
+            before its first error.
+        rate: ticks per second; None if `span` counts frames.
+        refuse: whether a sound file that is shorter than `span` is bad, too.
+    """
 
     decoder: Literal["pyav", "torchcodec"]
     span: int
@@ -63,83 +79,85 @@ class Reading(Section):
 
 
 @dataclass(frozen=True)
-class MadeNetwork:
-    """The network that a stage makes: its architecture, and the clips that it sees where they are not the spec's."""
+class OutputNetwork:
+    """The network that a stage makes: its architecture, and its input if it does not see the spec's clips."""
 
     arch: Arch
     input: Input | None
 
 
 class WorkSection(Section):
-    """Base of all kinds of work: what each must say of itself, beside the fields that are its key. A class that has a
-    `kind` and leaves out a member without a default raises TypeError when it is defined.
+    """The base of all kinds of work. Its members are what each kind must state about itself, beside the fields that are
+    its key.
 
-    No member may have the name of a field of a kind: pydantic would take it for the field's default, which changes
-    keys. That raises TypeError, too.
+    A class that has a field `kind` but lacks a member without a default raises TypeError when it is defined. So does a
+    class with a field that has the name of a member: pydantic would take the member for the field's default, and that
+    changes keys.
     """
 
-    network_file: ClassVar[str | None]  # the file of the artifact that holds the network; None: it makes none
+    network_file: ClassVar[str | None]  # the artifact's file that holds the network; None if it makes none
 
     @property
     @abstractmethod
-    def network(self) -> MadeNetwork | None:
-        """The network that is made, to be measured beforehand and evaluated afterwards."""
+    def network(self) -> OutputNetwork | None:
+        """The network that this work makes; None if it makes none."""
 
     @property
     @abstractmethod
     def trainings(self) -> tuple[PhaseWork, ...]:
-        """The phases that are trained; none where nothing is."""
+        """The phases of training; () if nothing is trained."""
 
     @property
     @abstractmethod
     def weight_files(self) -> tuple[tuple[Arch, Weights], ...]:
-        """The weight files that it starts from, each with the network it is for."""
+        """The weight files that training starts from, each with the architecture that it belongs to."""
 
     @property
     @abstractmethod
     def view(self) -> Clip | None:
-        """The clips that its networks see; None where there is no network."""
+        """The clips that the networks of this work see; None if it has no network."""
 
     @property
     def data_set(self) -> Data | None:
-        """The data set that it reads itself, not from another stage."""
+        """The data set that this work reads from the disk; None if its data come from another stage."""
         return None
 
     @property
     def epochs_run(self) -> int:
-        """Epochs of all trainings together."""
+        """The epochs of all trainings together."""
         return sum(phase.run_epochs for phase in self.trainings)
 
     @property
     def reads_lock(self) -> bool:
-        """Whether its key rests on stagedkd.lock itself: on a data set that has an entry, or on weight files."""
+        """Whether this work's own fields come from stagedkd.lock: it reads a data set that needs an entry, or weight
+        files."""
         return bool(self.weight_files) or (self.data_set is not None and data_id(self.data_set) is not None)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if "kind" not in cls.model_fields:
-            return  # a base of several kinds
+            return  # the base of several kinds
         missing = sorted(cls.__abstractmethods__)
         missing += [name for name in WorkSection.__annotations__ if not hasattr(cls, name)]
         missing += [name for name in ("version",) if name not in cls.model_fields]
         if missing:
-            raise TypeError(f"{cls.__name__} does not say: {', '.join(missing)}")
-        taken = sorted(set(cls.model_fields) & set(vars(WorkSection)))
-        if taken:
-            raise TypeError(f"{cls.__name__} has fields that are named as members of WorkSection: {', '.join(taken)}")
+            raise TypeError(f"{cls.__name__} does not define: {', '.join(missing)}")
+        clashes = sorted(set(cls.model_fields) & set(vars(WorkSection)))
+        if clashes:
+            raise TypeError(f"{cls.__name__} has fields with names of members of WorkSection: {', '.join(clashes)}")
         kind = str(cls.model_fields["kind"].default)
         if not re.fullmatch(KIND_FORM, kind):
-            raise TypeError(f"{cls.__name__}: its kind '{kind}' begins names of folders: a-z alone")
+            raise TypeError(f"{cls.__name__}: the kind '{kind}' names folders, so it may have only the letters a-z")
 
 
 class UntrainedWork(WorkSection):
-    """Base of the kinds of work that train nothing and make no network."""
+    """The base of the kinds of work that train nothing and make no network."""
 
     network_file: ClassVar[str | None] = None
 
     @property
-    def network(self) -> MadeNetwork | None:
+    def network(self) -> OutputNetwork | None:
         return None
 
     @property
@@ -152,8 +170,9 @@ class UntrainedWork(WorkSection):
 
 
 class PrepareWork(UntrainedWork):
-    """Index a data set: clips, groups, splits, classes, and which files are bad. No pixels go into the artifact; the
-    decoded frames go to the clip cache on the way. `reading` is None for simulated sets, which need no decoding."""
+    """Index a data set: clips, groups, splits, classes, and which files are bad. The artifact holds no pixels; decoded
+    frames go to the clip cache on the way. `fingerprint` is the data set's entry in the lock, None if there is none.
+    `reading` is None for simulated sets, which need no decoding."""
 
     kind: Literal["prepare"] = "prepare"
     version: Literal[2] = 2
@@ -171,7 +190,7 @@ class PrepareWork(UntrainedWork):
 
 
 class WeakenWork(UntrainedWork):
-    """Give the training clips their labels: clean, noisy or none. `clip` is there where the noise depends on looks."""
+    """Give each training clip its label: clean, noisy or none. `clip` is None unless the noise depends on pixels."""
 
     kind: Literal["weaken"] = "weaken"
     version: Literal[1] = 1
@@ -180,11 +199,12 @@ class WeakenWork(UntrainedWork):
 
     @property
     def view(self) -> Clip | None:
-        return None  # `clip` is seen by no network
+        return None  # no network sees `clip`
 
 
 class TeachWork(WorkSection):
-    """Train one network by cross-entropy, or take its weights as they are (`phase` None)."""
+    """Train one network by cross-entropy; without a `phase`, use its weights as they are. `labels` says whether it
+    learns from the labels of the other networks ("same") or from the true labels of all training clips ("all")."""
 
     network_file: ClassVar[str | None] = "teacher.safetensors"
     kind: Literal["teach"] = "teach"
@@ -199,8 +219,8 @@ class TeachWork(WorkSection):
     seed: int
 
     @property
-    def network(self) -> MadeNetwork:
-        return MadeNetwork(self.arch, self.input)
+    def network(self) -> OutputNetwork:
+        return OutputNetwork(self.arch, self.input)
 
     @property
     def trainings(self) -> tuple[PhaseWork, ...]:
@@ -216,7 +236,8 @@ class TeachWork(WorkSection):
 
 
 class Guide(Section):
-    """A network whose logits guide a hop beside the teacher's, and its weight among them all."""
+    """A further guide of a hop: a network whose logits teach beside the teacher's. `share` is its weight among all
+    guides, the teacher included."""
 
     arch: Arch
     input: Input | None
@@ -224,7 +245,8 @@ class Guide(Section):
 
 
 class Trainee(Section):
-    """A network that is trained out of fold: `by` says which end of a hop it is."""
+    """A network that a refinement round trains out of fold. `by` says whether it has the architecture of the hop's
+    teacher or of the student."""
 
     by: Literal["teacher", "student"]
     arch: Arch
@@ -234,10 +256,10 @@ class Trainee(Section):
 
 
 class RefineWork(WorkSection):
-    """One round of refined labels. `networks` are trained out of fold by their phase; `rule` is the spec's section with
-    only what a round needs."""
+    """One round of label refinement. Each of the `networks` is trained out of fold by its phase. `rule` is the spec's
+    section `refine`, with fields that its kind does not use set to fixed values."""
 
-    network_file: ClassVar[str | None] = None  # its networks are thrown away
+    network_file: ClassVar[str | None] = None  # the networks are not kept
     kind: Literal["refine"] = "refine"
     version: Literal[1] = 1
     rule: Rule
@@ -247,7 +269,7 @@ class RefineWork(WorkSection):
     augment: Augment
 
     @property
-    def network(self) -> MadeNetwork | None:
+    def network(self) -> OutputNetwork | None:
         return None
 
     @property
@@ -268,9 +290,9 @@ class RefineWork(WorkSection):
 
 
 class DistillWork(WorkSection):
-    """One hop of the cascade: a student trained by its phases against a teacher and further guides, which are its
-    inputs guide-1, guide-2, ... `share` is the teacher's weight among them, `drop` the chance of each to be left out of
-    a step."""
+    """One hop of the cascade: a student is trained in phases by a teacher and further guides, which are the inputs
+    guide-1, guide-2, ... `share` is the teacher's weight among all guides. `drop` is each guide's probability to be
+    left out of a step; one always stays."""
 
     network_file: ClassVar[str | None] = "student.safetensors"
     kind: Literal["distill"] = "distill"
@@ -296,12 +318,12 @@ class DistillWork(WorkSection):
     seed: int
 
     @property
-    def network(self) -> MadeNetwork:
-        return MadeNetwork(self.arch, self.input)
+    def network(self) -> OutputNetwork:
+        return OutputNetwork(self.arch, self.input)
 
     @property
     def guide_inputs(self) -> tuple[str, ...]:
-        """The inputs that give the guides, in their order."""
+        """The names of the inputs that give the further guides, in the order of `guides`."""
         return tuple(f"guide-{i}" for i in range(1, len(self.guides) + 1))
 
     @property
@@ -318,7 +340,7 @@ class DistillWork(WorkSection):
 
 
 class EvaluateWork(UntrainedWork):
-    """Measure one network on one split."""
+    """Measure one network on one split of the data."""
 
     kind: Literal["evaluate"] = "evaluate"
     version: Literal[2] = 2

@@ -1,1 +1,1 @@
-"""Keeps what stages make: atomic artifacts under content keys, one lock per key."""
+"""The store keeps the artifacts of stages under content keys. Publication is atomic, and each key has one lease."""

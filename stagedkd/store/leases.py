@@ -1,16 +1,27 @@
-"""Leases: who makes an artifact, over processes and hosts that share the store.
+"""Leases: which process makes an artifact, among all processes and hosts that share a store.
 
-The lease of a key is a folder, `.leases/<kind>-<key>/`, that holds one empty file; the file's name says who holds it,
-its time of change is the heartbeat. Every step is one atomic operation of the file system:
+The *holder* of a lease is the process that may make and publish the artifact of one content key. The *heartbeat* is a
+file's modification time, which the holder sets to now again and again. In a *takeover*, another process gets the lease
+of a holder that is dead.
 
-- to enter, a folder that holds one's file is renamed into place: that fails where a file is there already;
-- to renew, the file's time is set to now: that fails once it has another name;
-- to take over a dead holder's lease, his file is renamed to one's own: of several takers one finds it;
-- to leave, the file is removed, then the empty folder.
+The lease of a key is a folder, `.leases/<kind>-<key>/`, with one empty file. The name of the file says who the holder
+is (`Owner.name`), and its modification time is the heartbeat. Where the folder is missing or empty, the lease is free.
+Every step is one atomic operation of the file system:
 
-A holder is dead when he has not renewed for the seconds that his file names, or, on this machine, when his process is
-gone. Times are compared as the file system gives them, never with a local clock. A holder that was frozen may come back
-after another took over: `Lease.require` raises then, and nothing that he has open is in the other's way (store.py).
+1. Enter. A process makes a folder `.new-<token>/` beside the lease, with its own file in it, and renames that folder to
+   the name of the lease. The rename fails if a file is there already, so only one process can enter.
+2. Renew. The holder sets the time of its file to now. This fails once the file has another name: the lease is lost.
+3. Take over. A process that finds the holder dead sets the time of the holder's file to now and renames the file to its
+   own name. If several processes try, one rename succeeds; the others find that the file does not exist any more.
+4. Leave. The holder removes its file, then the empty folder.
+
+A holder is dead if it has not renewed for the seconds that its file's name states, or if its process ran on this
+machine and has ended. "Now" is the time of a file that was touched just now, as the file system gives it. A local clock
+is never used, so the clocks of the hosts need not agree.
+
+A holder that is late keeps its lease if nobody took over. A holder that was frozen (by SIGSTOP, or on a laptop that
+slept) may wake up after a takeover. `Lease.require` raises an error then, and no file that the old holder still has
+open is in the new holder's way (see store.py).
 """
 
 from __future__ import annotations
@@ -34,13 +45,13 @@ from pathlib import Path
 from stagedkd.errors import StoreError
 
 SECONDS = 60.0
-TAKEN = (errno.ENOTEMPTY, errno.EEXIST)  # what a rename says of a folder that is there and not empty
+NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)  # errors of a rename onto a folder that exists and is not empty
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lease. `machine` tells boots and containers apart, `start` a process from a later one of its number
-    (0: unknown); `seconds` without a heartbeat make him dead."""
+    """The process that holds a lease. It counts as dead after `seconds` without a heartbeat. `machine` tells boots and
+    containers apart. `start` tells the process from a later one with the same `pid`; 0 means unknown."""
 
     seconds: float
     host: str
@@ -51,13 +62,15 @@ class Owner:
 
     @classmethod
     def new(cls, seconds: float) -> Owner:
-        """This process, with a token of its own."""
+        """This process, with a new random token."""
         host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64]
-        return cls(seconds, host, _machine(), os.getpid(), _start(os.getpid()) or 0, secrets.token_hex(8))
+        start = _process_start(os.getpid()) or 0
+        return cls(seconds, host, _machine_id(), os.getpid(), start, secrets.token_hex(8))
 
     @classmethod
     def of(cls, name: str) -> Owner:
-        """Who a file's name names; a stranger whom only his heartbeat keeps alive where it cannot be read."""
+        """The owner that a file's name states. If the name cannot be read: an unknown owner, which is alive as long as
+        its heartbeat is."""
         try:
             seconds, host, machine, pid, start, token = name.split("_")
             return cls(float(seconds), host, machine, int(pid), int(start), token)
@@ -66,14 +79,15 @@ class Owner:
 
     @property
     def name(self) -> str:
+        """The name of the owner's file."""
         return f"{self.seconds:g}_{self.host}_{self.machine}_{self.pid}_{self.start}_{self.token}"
 
     @property
     def gone(self) -> bool:
-        """His process was on this machine and has ended."""
-        if self.machine != _machine():
+        """Whether the process ran on this machine and has ended. False if it ran elsewhere."""
+        if self.machine != _machine_id():
             return False
-        start = _start(self.pid)
+        start = _process_start(self.pid)
         return start is None or (0 not in (start, self.start) and start != self.start)
 
     def __str__(self) -> str:
@@ -81,8 +95,9 @@ class Owner:
 
 
 @cache
-def _machine() -> str:
-    """This boot of this machine, and its space of process numbers: containers may share a host name."""
+def _machine_id() -> str:
+    """12 hex digits for this boot of this machine and its namespace of process numbers: containers may share a host
+    name."""
     parts = [socket.gethostname()]
     try:
         parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
@@ -91,14 +106,14 @@ def _machine() -> str:
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
 
 
-def _start(pid: int) -> int | None:
-    """When a process of this machine was started, in ticks since the boot; 0: unknown; None: it is gone."""
+def _process_start(pid: int) -> int | None:
+    """The time when a process of this machine was started, in ticks since the boot. 0: unknown; None: it has ended."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
     except PermissionError:
-        pass  # somebody else's, and alive
+        pass  # another user's process, which is alive
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
@@ -107,181 +122,193 @@ def _start(pid: int) -> int | None:
 
 
 class Lease:
-    """A lease that is held. A thread renews it four times in its time; it ends with `end`, or with the process."""
+    """A lease that this process holds. A thread renews it four times within `seconds`. It ends with `end`, or with the
+    process."""
 
-    def __init__(self, place: Path, owner: Owner) -> None:
-        self.owner, self._path = owner, place / owner.name
+    def __init__(self, folder: Path, owner: Owner) -> None:
+        self.owner, self._path = owner, folder / owner.name
         self._lost, self._renewed = False, time.monotonic()
         self._ended = threading.Event()
         self.renew()
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
         self._thread.start()
 
     @property
     def lost(self) -> bool:
-        """Another holds it now, as far as the last heartbeat knows."""
+        """Whether the last heartbeat found that another process has taken over."""
         return self._lost
 
     def renew(self) -> bool:
-        """Set the heartbeat; False once the lease is lost. A holder that is late goes on where nobody took over."""
+        """Set the heartbeat. Returns False if the lease is lost. A late holder keeps the lease if nobody took over."""
         try:
             os.utime(self._path)
             self._renewed = time.monotonic()
         except FileNotFoundError:
             self._lost = True
-        except OSError:  # the file system is away: who follows us meanwhile renames the file, and we find that later
+        except OSError:  # no file system: if another process takes over meanwhile, a later renewal finds it
             pass
         return not self._lost
 
     def require(self) -> None:
-        """Renew, or raise StoreError: the lease is lost, or was not renewed in its time, so that it may be by now."""
+        """Renew the lease.
+
+        Raises:
+            StoreError: the lease is lost, or may be lost by now since it could not be renewed in time.
+        """
         if self.renew():
             late = time.monotonic() - self._renewed
             if late <= self.owner.seconds:
                 return
-            hint = "nothing was published; the same command goes on from the last checkpoint"
-            raise StoreError(f"the store cannot be reached for {late:.1f} s: is its file system there?", hint=hint)
-        hint = "nothing was published here; the same command takes what the other makes, or goes on"
-        by = holder(self._path.parent)
-        if by is None:
-            what = f"another run took this stage over and has left it, or somebody removed {self._path.parent}"
-            raise StoreError(what, hint=hint)
-        message = f"another run took this stage over ({by}): no sign of life came from this one"
+            hint = "check its file system, then run the same command: it resumes from the last checkpoint"
+            message = f"the store cannot be reached: no heartbeat was written for {late:.1f} s; nothing was published"
+            raise StoreError(message, hint=hint)
+        hint = "run the same command: it uses what the other run makes, or resumes; nothing was published here"
+        other = holder(self._path.parent)
+        if other is None:
+            message = f"another run took this stage over and has left it, or somebody removed {self._path.parent}"
+            raise StoreError(message, hint=hint)
+        message = f"another run took this stage over ({other}): this run gave no sign of life"
         raise StoreError(f"{message} for more than {self.owner.seconds:g} s", hint=hint)
 
     def end(self) -> None:
-        """Leave it to the next one."""
+        """Leave: remove the file and the folder, so that the next process can enter."""
         self._ended.set()
         self._thread.join(timeout=1)
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
             self._path.parent.rmdir()
 
-    def _beat(self) -> None:
+    def _keep_renewing(self) -> None:
         while not self._ended.wait(self.owner.seconds / 4) and self.renew():
             pass
 
 
 def acquire(
-    place: Path, seconds: float, waiting: Callable[[], None] = lambda: None, check: Callable[[], None] = lambda: None
+    folder: Path, seconds: float, waiting: Callable[[], None] = lambda: None, check: Callable[[], None] = lambda: None
 ) -> Lease:
-    """Wait for the lease of a key, in the folder `place`, and hold it.
+    """Wait until the lease is free or its holder is dead, then hold it.
 
     Args:
-        waiting: called once if somebody else has it.
-        check: called while waiting; what it raises ends the wait.
+        folder: the lease's folder, `.leases/<kind>-<key>`.
+        seconds: time without a heartbeat after which the new holder counts as dead.
+        waiting: called once if another process holds the lease.
+        check: called again and again during the wait; an error that it raises ends the wait.
     """
-    told, pause = False, 0.02
-    with _Claim(place, seconds) as claim:
+    announced, pause = False, 0.02
+    with _Claim(folder, seconds) as claim:
         while True:
             lease = claim.attempt()
             if lease is not None:
                 return lease
-            if not told:
+            if not announced:
                 waiting()
-            told = True
+            announced = True
             check()
             time.sleep(pause)
             pause = min(1.5 * pause, 1.0, max(0.02, seconds / 4))
 
 
-def try_acquire(place: Path, seconds: float = SECONDS) -> Lease | None:
-    """The lease of a key, or None where somebody has it."""
-    with _Claim(place, seconds) as claim:
+def try_acquire(folder: Path, seconds: float = SECONDS) -> Lease | None:
+    """Hold the lease in `folder` without waiting. Returns None if a living process holds it."""
+    with _Claim(folder, seconds) as claim:
         return claim.attempt()
 
 
-def holder(place: Path) -> Owner | None:
-    """Who holds the lease of a key, dead or alive."""
-    try:  # names with a dot are a network file system's own, of files removed while open
-        names = sorted(path.name for path in place.iterdir())
+def holder(folder: Path) -> Owner | None:
+    """The holder of the lease in `folder`, dead or alive; None if the lease is free."""
+    try:  # network file systems use names that begin with a dot for files that were removed while open
+        names = sorted(path.name for path in folder.iterdir())
         return next((Owner.of(name) for name in names if not name.startswith(".")), None)
     except FileNotFoundError:
         return None
 
 
-def active(folder: Path) -> Iterator[tuple[str, Owner]]:
-    """The leases below `folder` whose holders live: the name of each, and who holds it."""
-    if not folder.is_dir():
+def active(root: Path) -> Iterator[tuple[str, Owner]]:
+    """Every lease below `root` whose holder is alive: the name of its folder, and the holder."""
+    if not root.is_dir():
         return
-    with _Claim(folder / "none", SECONDS) as claim:
-        for place in sorted(folder.iterdir()):
-            owner = holder(place) if not place.name.startswith(".") else None
-            if owner is not None and not claim.finds_dead(place, owner):
-                yield place.name, owner
+    with _Claim(root / "none", SECONDS) as claim:
+        for folder in sorted(root.iterdir()):
+            owner = holder(folder) if not folder.name.startswith(".") else None
+            if owner is not None and not claim.finds_dead(folder, owner):
+                yield folder.name, owner
 
 
 class _Claim:
-    """A claim to one lease: a folder beside it with one's file, which is renamed into place."""
+    """A process that wants the lease in `folder`. `candidate` is the folder `.new-<token>/` beside it, with this
+    process's file, which `_enter` renames to `folder`."""
 
-    def __init__(self, place: Path, seconds: float) -> None:
-        self.place, self.seconds = place, seconds
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.folder, self.seconds = folder, seconds
 
     def __enter__(self) -> _Claim:
         self.owner = Owner.new(self.seconds)
-        self.mine = self.place.with_name(f".new-{self.owner.token}")
-        self.mine.mkdir(parents=True)
-        (self.mine / self.owner.name).touch()
+        self.candidate = self.folder.with_name(f".new-{self.owner.token}")
+        self.candidate.mkdir(parents=True)
+        (self.candidate / self.owner.name).touch()
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.mine, ignore_errors=True)
+        shutil.rmtree(self.candidate, ignore_errors=True)
 
     def attempt(self) -> Lease | None:
-        """Enter, or take over from a dead holder; None where a living one has it."""
+        """Enter, or take over from a dead holder. Returns None if the holder is alive."""
         if not self._enter():
-            owner = holder(self.place)
-            if owner is None or not self.finds_dead(self.place, owner) or not self._take(owner):
+            owner = holder(self.folder)
+            if owner is None or not self.finds_dead(self.folder, owner) or not self._take_over(owner):
                 return None
-        lease = Lease(self.place, self.owner)
+        lease = Lease(self.folder, self.owner)
         if not lease.lost:
             return lease
-        lease.end()  # frozen on the way in, and taken over
+        lease.end()  # this process was frozen right after it got the lease, and another took over
         self.__exit__()
         self.__enter__()
         return None
 
     def _enter(self) -> bool:
-        os.utime(self.mine / self.owner.name)
+        """Rename the candidate to the lease's folder. Returns False if the lease is held."""
+        os.utime(self.candidate / self.owner.name)
         try:
-            self.mine.rename(self.place)
+            self.candidate.rename(self.folder)
         except OSError as error:
-            if error.errno in TAKEN:
+            if error.errno in NOT_EMPTY:
                 return False
             raise
         return True
 
-    def _take(self, owner: Owner) -> bool:
-        """Rename the dead holder's file to one's own; its time first, so that nobody finds us dead."""
+    def _take_over(self, owner: Owner) -> bool:
+        """Rename the dead holder's file to this process's name. Returns False if another process was faster. The time
+        is set before the rename, so that the new holder looks alive at once."""
         try:
-            os.utime(self.place / owner.name)
-            (self.place / owner.name).rename(self.place / self.owner.name)
+            os.utime(self.folder / owner.name)
+            (self.folder / owner.name).rename(self.folder / self.owner.name)
         except FileNotFoundError:
             return False
         return True
 
-    def finds_dead(self, place: Path, owner: Owner) -> bool:
-        """Whether a holder is dead. Now is what the file system says of a file that is touched now."""
+    def finds_dead(self, folder: Path, owner: Owner) -> bool:
+        """Whether the holder of the lease in `folder` is dead. "Now" is the time that the file system gives this
+        process's own file when it is touched."""
         if owner.gone:
             return True
-        os.utime(self.mine / self.owner.name)
-        now = (self.mine / self.owner.name).stat().st_mtime
+        os.utime(self.candidate / self.owner.name)
+        now = (self.candidate / self.owner.name).stat().st_mtime
         try:
-            return now - (place / owner.name).stat().st_mtime > owner.seconds
+            return now - (folder / owner.name).stat().st_mtime > owner.seconds
         except FileNotFoundError:
             return False
 
 
-def clear(folder: Path) -> None:
-    """Remove the leases below `folder` that dead holders left, and the claims of those who died waiting."""
-    if not folder.is_dir():
+def clear(root: Path) -> None:
+    """Remove the leases of dead holders below `root`, and the `.new-<token>` folders of processes that died waiting."""
+    if not root.is_dir():
         return
-    with _Claim(folder / "none", SECONDS) as claim:
-        for place in sorted(folder.iterdir()):
-            owner = holder(place)
-            if owner is None or place == claim.mine or not claim.finds_dead(place, owner):
+    with _Claim(root / "none", SECONDS) as claim:
+        for folder in sorted(root.iterdir()):
+            owner = holder(folder)
+            if owner is None or folder == claim.candidate or not claim.finds_dead(folder, owner):
                 continue
-            if place.name.startswith(".new-"):
-                shutil.rmtree(place, ignore_errors=True)
-            elif (lease := try_acquire(place)) is not None:
+            if folder.name.startswith(".new-"):
+                shutil.rmtree(folder, ignore_errors=True)
+            elif (lease := try_acquire(folder)) is not None:
                 lease.end()

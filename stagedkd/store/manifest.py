@@ -1,4 +1,5 @@
-"""`manifest.json`: what an artifact is, of what it was made, and the digests of its files. Nothing volatile."""
+"""`manifest.json`: what an artifact is, which inputs it was made of, and the digests of its files. It holds no times
+and nothing else that changes from run to run."""
 
 from __future__ import annotations
 
@@ -17,15 +18,23 @@ from stagedkd.spec.schema import Section
 
 
 class Upstream(Section):
-    """One stage of the closure: its work and the keys it needs, so that all can be rebuilt from here."""
+    """One stage of the closure: its work, and the keys of its inputs by name. The whole closure can be rebuilt from the
+    manifest alone."""
 
     work: Work
     needs: Mapping[str, Key]
 
 
 class Manifest(Section):
-    """`closure` maps key to stage, this stage included; `lock` holds the entries that the closure rests on;
-    `files` maps each other file of the artifact to its SHA-256; `metrics` are the stage's own figures."""
+    """The content of manifest.json.
+
+    Attributes:
+        format: the version of this file format.
+        closure: this stage and all stages upstream of it, by key.
+        lock: the entries of stagedkd.lock that the closure depends on.
+        files: the SHA-256 of each file of the artifact other than this one.
+        metrics: what the stage measured.
+    """
 
     format: int = 1
     key: Key
@@ -37,33 +46,34 @@ class Manifest(Section):
 
     @property
     def work(self) -> Work:
-        """The stage's own work."""
+        """The work of this stage."""
         return self.closure[self.key].work
 
     @property
     def folder(self) -> str:
-        """Folder of the artifact in the store."""
+        """The name of the artifact's folder in the store."""
         return self.key.folder(self.kind)
 
     @property
     def needs(self) -> Mapping[str, Key]:
-        """Keys of the stage's inputs by their names."""
+        """The keys of the stage's inputs, by the inputs' names."""
         return self.closure[self.key].needs
 
 
 def manifest_of(plan: Graph, stage: Stage) -> Manifest:
-    """The manifest of a stage before it has run: no files, no metrics. The stage must be locked."""
+    """The manifest of a stage before it runs: without files and metrics. The stage must have a key, so its data and
+    weights must be in the lock."""
     closure: dict[Key, Upstream] = {}
     lock = Lock()
-    for part in plan.closure(stage):
-        keys = {given: plan.stage(name).key for given, name in part.needs.items()}
-        assert part.key is not None
-        closure[part.key] = Upstream(work=part.work, needs={given: key for given, key in keys.items() if key})
-        if part.work.data_set is not None:
-            name = data_id(part.work.data_set)
-            if name and name in plan.lock.data:  # the list of files stays in the lock; the fingerprint speaks for it
+    for member in plan.closure(stage):
+        keys = {label: plan.stage(name).key for label, name in member.needs.items()}
+        assert member.key is not None
+        closure[member.key] = Upstream(work=member.work, needs={label: key for label, key in keys.items() if key})
+        if member.work.data_set is not None:
+            name = data_id(member.work.data_set)
+            if name and name in plan.lock.data:  # the fingerprint stands for the list of files, which is left out
                 lock = lock.with_data(name, plan.lock.data[name].model_copy(update={"files": {}}))
-        for arch, weights in part.work.weight_files:
+        for arch, weights in member.work.weight_files:
             assert weights.sha256 is not None
             lock = lock.with_weights(weights_id(weights.name, arch), weights.sha256)
     assert stage.key is not None
@@ -71,6 +81,6 @@ def manifest_of(plan: Graph, stage: Stage) -> Manifest:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, 64 hex digits."""
+    """The SHA-256 of a file's content, 64 hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""What came of rebuilding a result."""
+"""The outcome of rebuilding a result."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """`stages`: the rebuilt ones; `compared`: faults by what was compared, an artifact (`<kind>-<key12>`) or a file;
-    `bare`: stages of which no original is here; `environment`: what differs between there and here, None where no
-    run.json of the original says it."""
+    """The outcome of rebuilding a result.
+
+    Attributes:
+        stages: the stages that were rebuilt.
+        compared: the differences found, by what was compared: an artifact (`<kind>-<key12>`) or a file.
+        bare: stages that could not be compared since their original is not here.
+        environment: differences between the original's environment and this one; None if the original has no run.json.
+    """
 
     stages: tuple[str, ...]
     compared: Mapping[str, tuple[str, ...]]
@@ -19,4 +24,5 @@ class Rebuilt:
 
     @property
     def differs(self) -> bool:
+        """Whether any comparison found a difference."""
         return any(self.compared.values())

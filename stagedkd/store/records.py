@@ -1,5 +1,6 @@
-"""Which runs there were: `.runs/<mark>.json` names the stages that a run needs; its time of change is when such a run
-was last started. `stagedkd store gc` keeps what the last ones need, and what living ones do (`Store.at_work`)."""
+"""Records of runs. `.runs/<mark>.json` lists the keys of the stages that a run needs; its modification time is when
+such a run was last started. `stagedkd store gc` keeps what the last runs need, and what running ones need
+(`Store.at_work`)."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ RUNS = ".runs"
 
 @dataclass(frozen=True)
 class Record:
-    """A run: the name of its results ("": it has none, and is needed as long as it lives), the keys of all its stages,
-    and when it was last started (seconds since 1970, as the file system has it)."""
+    """One run. `name` is that of its results; "" if it has none, and then the record counts only while it runs. `keys`
+    are those of all its stages. `started` is the last start in seconds since 1970, by the file system's clock. `mark`
+    is the hash of name and keys."""
 
     mark: str
     name: str
@@ -29,7 +31,7 @@ class Record:
 
 
 def record(root: Path, name: str, keys: Iterable[str]) -> str:
-    """Note that a run starts, which needs the stages of these keys. Gives the mark of such runs."""
+    """Record that a run starts which needs the stages of these keys. Returns its mark, 16 hex digits."""
     text = json.dumps({"name": name, "keys": sorted(keys)}, indent=1) + "\n"
     mark = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = root / RUNS / f"{mark}.json"
@@ -42,12 +44,12 @@ def record(root: Path, name: str, keys: Iterable[str]) -> str:
 
 
 def records(root: Path) -> list[Record]:
-    """The runs there were, the last one first."""
-    found: list[Record] = []
+    """All recorded runs, the last one first. Files that cannot be read are left out."""
+    runs: list[Record] = []
     for path in (root / RUNS).glob("*.json"):
         try:
             values: Any = json.loads(path.read_text("utf-8"))
-            found.append(Record(path.stem, str(values["name"]), tuple(map(Key, values["keys"])), path.stat().st_mtime))
+            runs.append(Record(path.stem, str(values["name"]), tuple(map(Key, values["keys"])), path.stat().st_mtime))
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # cut by a full disk, or removed just now
-    return sorted(found, key=lambda run: (-run.started, run.name))
+            continue  # cut short by a full disk, or removed just now
+    return sorted(runs, key=lambda run: (-run.started, run.name))

@@ -1,8 +1,12 @@
-"""The store: `<kind>-<key12>/files/` (deterministic) beside `run.json` and `events.jsonl` (what happened).
+"""The store: one folder `<kind>-<key12>/` for each artifact.
 
-An artifact is written in a folder of its own below `.work/`, its manifest last, and renamed into place: it is there
-whole or not at all, and the first one stays. Who makes it holds the lease of its key (leases.py). His folder bears the
-token of his lease: who takes over renames it first, so that a holder who comes back has lost all that he knew by name.
+`files/` in it is deterministic; `run.json` and `events.jsonl` beside it tell how this run went. An artifact is written
+below `.work/`, its manifest last, and then renamed into place. So it is whole or absent, and the first one published
+stays.
+
+The process that makes an artifact holds the lease of its key (leases.py). The name of its work folder ends with the
+token of that lease. After a takeover, the new holder first renames the work folder. If the old holder wakes up, it
+finds none of the paths that it knows.
 """
 
 from __future__ import annotations
@@ -29,8 +33,8 @@ from stagedkd.store.records import record
 
 MANIFEST = "manifest.json"
 WORK, LEASES, TRASH = ".work", ".leases", ".trash"
-RUN = "run-"  # leases of whole runs are called so, with their marks
-KEPT = (".pt", ".npy")  # what an interrupted stage goes on from: checkpoints, and trainings of its that are done
+RUN = "run-"  # begins the names of leases of whole runs; the run's mark follows
+KEPT = (".pt", ".npy")  # files from which an interrupted stage resumes: checkpoints, and results of finished trainings
 
 
 @dataclass(frozen=True)
@@ -41,50 +45,52 @@ class Artifact:
     manifest: Manifest
 
     def file(self, name: str) -> Path:
-        """A file of the artifact, its digest checked.
+        """The path of a file of the artifact, after checking its digest.
 
         Raises:
-            StoreError: missing, or not what was published.
+            StoreError: the file is missing, or its content is not what was published.
         """
         path, expected = self.folder / "files" / name, self.manifest.files.get(name)
         if expected is None or not path.is_file():
-            raise StoreError(f"{path} is missing", hint=self._mend())
+            raise StoreError(f"{path} is missing", hint=self._hint())
         if file_digest(path) != expected:
             raise StoreError(
-                f"{path} is not what was published: its SHA-256 differs from the manifest", hint=self._mend()
+                f"{path} is not what was published: its SHA-256 differs from the manifest", hint=self._hint()
             )
         return path
 
     def verify(self) -> None:
-        """Check every file. Raises StoreError naming the first that is wrong."""
+        """Check every file. Raises StoreError for the first that is wrong."""
         for name in self.manifest.files:
             self.file(name)
 
     @property
     def run(self) -> dict[str, Any] | None:
-        """`run.json`: device, threads, seconds; None where only the deterministic part is here (after `dvc pull`)."""
+        """The content of `run.json`: device, threads, seconds and more. None if the file does not exist: `dvc pull`
+        brings only `files/`."""
         path = self.folder / "run.json"
         return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
     @property
     def events(self) -> Path:
-        """The event file, which may be absent."""
+        """The path of the event file, which need not exist."""
         return self.folder / "events.jsonl"
 
-    def _mend(self) -> str:
-        return f"remove {self.folder} and run again: it will be rebuilt"
+    def _hint(self) -> str:
+        return f"remove {self.folder} and run again: it is rebuilt"
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A stage in the making: `files` for the artifact, `scratch` for checkpoints and events, kept after a kill."""
+    """The folders of a stage that is running: `files` for the artifact's files; `scratch` for checkpoints and events,
+    which stay after a kill."""
 
     files: Path
     scratch: Path
 
 
 class Store:
-    """All artifacts below one folder. A holder of a stage who gives no sign of life for `lease_seconds` is dead."""
+    """All artifacts below the folder `root`. A run that has sent no heartbeat for `lease_seconds` counts as dead."""
 
     def __init__(self, root: Path, lease_seconds: float = leases.SECONDS) -> None:
         self.root, self.lease_seconds = root, lease_seconds
@@ -93,13 +99,13 @@ class Store:
         """The published artifact of a stage.
 
         Raises:
-            StoreError: there is none, or its manifest is not one of this key.
+            StoreError: it does not exist, or its manifest cannot be read or has another key.
         """
         folder = self.root / stage.folder
         try:
             manifest = Manifest.model_validate_json((folder / "files" / MANIFEST).read_bytes(), strict=False)
         except FileNotFoundError:
-            raise StoreError(f"{folder} is missing", hint="stagedkd run SPEC makes it") from None
+            raise StoreError(f"{folder} is missing", hint="run: stagedkd run SPEC") from None
         except (ValidationError, ValueError):
             hint = f"remove {folder} and run again"
             raise StoreError(f"{folder / 'files' / MANIFEST} is not a manifest", hint=hint) from None
@@ -109,7 +115,8 @@ class Store:
         return Artifact(folder, manifest)
 
     def state(self, stage: Stage) -> Literal["hit", "resumable", "miss", "unlocked"]:
-        """Where a stage stands. A folder without manifest counts as a miss; a broken one is met when it is read."""
+        """Whether a stage's artifact exists, or else a checkpoint to resume from. A folder without a manifest is a
+        miss. A manifest that cannot be read is a hit here; `artifact` raises an error for it."""
         if stage.key is None:
             return "unlocked"
         if (self.root / stage.folder / "files" / MANIFEST).is_file():
@@ -126,8 +133,11 @@ class Store:
 
     @contextmanager
     def at_work(self, name: str, keys: Iterable[str]) -> Generator[str]:
-        """Within, a run is at work that needs the stages of these keys, and gc leaves them. Gives the run's mark.
+        """Register a run while the context is open, so that gc deletes no stage of these keys. Yields the run's mark.
 
+        Args:
+            name: of the run's results; "" if it has none.
+            keys: of all stages that the run needs.
         Raises:
             StoreError: the store cannot be written.
         """
@@ -135,14 +145,15 @@ class Store:
             mark = f"{record(self.root, name, keys)}-{os.urandom(8).hex()}"
             lease = leases.acquire(self.root / LEASES / f"{RUN}{mark}", self.lease_seconds)
         except OSError as error:
-            raise _refused(self.root, error) from error
+            raise _write_error(self.root, error) from error
         try:
             yield mark
         finally:
             lease.end()
 
     def active(self) -> tuple[set[str], set[Key]]:
-        """What is at work: the marks of runs, and the keys of stages (12 digits where a manifest could not be read)."""
+        """The marks of the running runs, and the keys of the stages whose leases are held. An artifact whose manifest
+        cannot be read is held under the first 12 digits of its key."""
         names = [name for name, _ in leases.active(self.root / LEASES)]
         runs = {name.removeprefix(RUN) for name in names if name.startswith(RUN)}
         return runs, {Key(Key.parse(name)[1]) for name in names if not name.startswith(RUN)}
@@ -151,24 +162,26 @@ class Store:
     def held(
         self, stage: Stage, waiting: Callable[[], None], check: Callable[[], None] = lambda: None
     ) -> Generator[Lease]:
-        """Hold the lease of a stage's key; `waiting` is called once if another run has it, `check` while it has, to
-        raise where the wait should end.
+        """Hold the lease of a stage's key while the context is open.
 
+        Args:
+            waiting: called once if another run holds the lease.
+            check: called again and again during the wait; an error that it raises ends the wait.
         Raises:
-            StoreError: another run took the stage over, since no sign of life came from this one.
+            StoreError: another run took the stage over, since this one gave no sign of life.
         """
-        place = self.root / LEASES / f"{stage.work.kind}-{stage.key}"
+        folder = self.root / LEASES / f"{stage.work.kind}-{stage.key}"
         try:
-            lease = leases.acquire(place, self.lease_seconds, waiting, check)
+            lease = leases.acquire(folder, self.lease_seconds, waiting, check)
         except OSError as error:
-            raise _refused(self.root, error) from error
+            raise _write_error(self.root, error) from error
         try:
             self.refresh_listing()
             yield lease
         except Interrupted:
             raise
         except Exception as error:
-            if not lease.renew():  # whatever failed, failed for that
+            if not lease.renew():  # the lost lease is the cause of any error
                 try:
                     lease.require()
                 except StoreError as lost:
@@ -178,24 +191,24 @@ class Store:
             lease.end()
 
     def refresh_listing(self) -> None:
-        """Make a network file system look anew at what others made meanwhile."""
+        """Read the store's listing again, so that a network file system shows what other hosts have made."""
         with os.scandir(self.root) as names:
             next(names, None)
 
     def open(self, stage: Stage, lease: Lease) -> Workspace:
-        """The workspace of a stage that is about to run: that of an earlier attempt, of which checkpoints and events
-        are kept, or a new one."""
+        """Open the workspace of a stage that is about to run. Takes over the workspace of the latest attempt, with its
+        checkpoints and events, or makes a new one."""
         scratch = self.root / WORK / f"{stage.work.kind}-{stage.key}.{lease.owner.token}"
         scratch.parent.mkdir(parents=True, exist_ok=True)
         lease.require()
-        earlier = sorted(self._attempts(stage), key=_kept_at)
-        if earlier:
-            earlier.pop().rename(scratch)
-        for folder in earlier:
+        attempts = sorted(self._attempts(stage), key=_last_checkpoint)
+        if attempts:
+            attempts.pop().rename(scratch)
+        for folder in attempts:
             shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(scratch / "artifact", ignore_errors=True)
-        for half in [*scratch.rglob("*.tmp"), *scratch.rglob("*.part")]:
-            half.unlink()  # not to be written over: who left it may have it open, and come back
+        for partial in [*scratch.rglob("*.tmp"), *scratch.rglob("*.part")]:
+            partial.unlink()  # never overwrite it: the earlier holder may still have it open, and wake up
         files = scratch / "artifact" / "files"
         files.mkdir(parents=True)
         return Workspace(files, scratch)
@@ -203,7 +216,8 @@ class Store:
     def publish(
         self, stage: Stage, workspace: Workspace, manifest: Manifest, run: Mapping[str, Any], lease: Lease
     ) -> Artifact:
-        """Write run.json and, last, the manifest; flush all to disk; rename into place. First one wins.
+        """Write run.json and, last, the manifest; flush all to disk; rename the folder into place. If the artifact
+        exists already, it stays.
 
         Raises:
             StoreError: the lease is lost; nothing is published.
@@ -220,43 +234,44 @@ class Store:
         for path in root.rglob("*"):
             _flush(path)
         lease.require()
-        self._clear_remains(folder)
+        self._remove_remains(folder)
         try:
             root.rename(folder)
             _flush(self.root)
         except OSError as error:
-            if error.errno not in leases.TAKEN:
+            if error.errno not in leases.NOT_EMPTY:
                 raise
         shutil.rmtree(workspace.scratch, ignore_errors=True)
         return self.artifact(stage)
 
     def discard(self, folder: Path) -> None:
-        """Remove a folder of the store. It is renamed first: a kill leaves nothing that looks like an artifact."""
+        """Remove a folder of the store. It is renamed first, so that a kill leaves nothing that looks like an
+        artifact."""
         trash = self.root / TRASH
         trash.mkdir(exist_ok=True)
         away = trash / f"{folder.name}-{os.urandom(8).hex()}"
         folder.rename(away)
-        shutil.rmtree(away, ignore_errors=True)  # another clean-up may be at it, too
+        shutil.rmtree(away, ignore_errors=True)  # another clean-up may remove it at the same time
 
-    def _clear_remains(self, folder: Path) -> None:
-        """Make room where somebody's clean-up left a folder that is no artifact."""
+    def _remove_remains(self, folder: Path) -> None:
+        """Remove a folder that has the artifact's name but no manifest, as an interrupted clean-up leaves it."""
         if not folder.exists() or (folder / "files" / MANIFEST).exists():
             return
         away = self.root / TRASH / f"{folder.name}-{os.urandom(8).hex()}"
         away.parent.mkdir(exist_ok=True)
         folder.rename(away)
-        if (away / "files" / MANIFEST).exists():  # published by another just now
+        if (away / "files" / MANIFEST).exists():  # another run has published it just now
             with suppress(OSError):
                 away.rename(folder)
         shutil.rmtree(away, ignore_errors=True)
 
     def _attempts(self, stage: Stage) -> list[Path]:
-        """What attempts at a stage left below `.work/`, or have there now."""
+        """The work folders of all attempts at a stage, earlier ones and the present one."""
         return list((self.root / WORK).glob(f"{stage.work.kind}-{stage.key}*"))
 
 
-def _kept_at(folder: Path) -> float:
-    """When the last checkpoint was written, in seconds since 1970; 0: there is none."""
+def _last_checkpoint(folder: Path) -> float:
+    """The time when the last checkpoint was written, in seconds since 1970; 0 if there is none."""
     times: list[float] = [0.0]
     for path in files_below(folder):
         if path.suffix in KEPT:
@@ -266,13 +281,13 @@ def _kept_at(folder: Path) -> float:
 
 
 def unfinished(scratch: Path) -> bool:
-    """Whether an interrupted stage left something to go on from."""
-    return _kept_at(scratch) > 0
+    """Whether an interrupted stage left a checkpoint to resume from."""
+    return _last_checkpoint(scratch) > 0
 
 
-def _refused(root: Path, error: OSError) -> StoreError:
-    hint = "free some space, or mend its rights, or name another folder by --store; the same command goes on"
-    return StoreError(f"cannot write in the store {root}: {error}", hint=hint)
+def _write_error(root: Path, error: OSError) -> StoreError:
+    hint = "free some space, or correct its permissions, or choose another folder with --store; then run it again"
+    return StoreError(f"cannot write to the store {root}: {error}", hint=hint)
 
 
 def _write(path: Path, text: str) -> None:
@@ -280,7 +295,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _flush(path: Path) -> None:
-    """fsync a file or folder, so that the rename cannot come before the content."""
+    """Flush a file or folder to disk (fsync), so that the rename cannot reach the disk before the content."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

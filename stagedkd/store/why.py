@@ -1,4 +1,4 @@
-"""Why a stage is a miss: what differs from the nearest artifact of its kind."""
+"""Why the store lacks a stage's artifact: how the stage differs from the nearest artifact of its kind."""
 
 from __future__ import annotations
 
@@ -11,29 +11,33 @@ from stagedkd.store.manifest import Manifest
 
 
 def why_miss(plan: Graph, stage: Stage, stored: Iterable[Manifest]) -> str:
-    """The keyed fields in which a stage differs from the stored artifact of its kind that it is nearest to, as
-    `field old -> new`; else the inputs that changed; "nothing of its kind is stored" where there is none."""
+    """Explain why a stage is a miss, by the stored artifact of its kind that differs least from it.
+
+    Returns:
+        the keyed fields that differ, as `field old -> new`; else the inputs that changed; or "nothing of its kind is
+        stored".
+    """
     needs = {name: above.key for name, above in plan.inputs(stage).items()}
-    found: list[tuple[int, str]] = []
+    reasons: list[tuple[int, str]] = []  # (distance, reason)
     for manifest in stored:
         if manifest.kind != stage.work.kind:
             continue
         fields = changed_fields(manifest.work, stage.work)
         inputs = [name for name, key in needs.items() if manifest.needs.get(name) != key]
-        found.append((2 * len(fields) + len(inputs), in_short(fields, inputs)))
-    return min(found)[1] if found else "nothing of its kind is stored"
+        reasons.append((2 * len(fields) + len(inputs), in_short(fields, inputs)))
+    return min(reasons)[1] if reasons else "nothing of its kind is stored"
 
 
 def made_of(manifest: Manifest) -> list[tuple[int, str, Key]]:
-    """What made an artifact: (depth, input, key) of it and all above it, each with what it needs below it, an upstream
-    that was named already not opened again."""
-    found: list[tuple[int, str, Key]] = []
+    """The tree of inputs that an artifact was made of, in depth-first order. Each row is (depth, name of the input,
+    key); the first row is the artifact itself. The inputs of a stage are listed only where it comes up first."""
+    rows: list[tuple[int, str, Key]] = []
 
-    def add(depth: int, given: str, key: Key) -> None:
-        again = any(key == seen for _, _, seen in found)
-        found.append((depth, given, key))
-        for name, above in sorted(manifest.closure[key].needs.items()) if not again else ():
-            add(depth + 1, name, above)
+    def add(depth: int, name: str, key: Key) -> None:
+        repeated = any(key == listed for _, _, listed in rows)
+        rows.append((depth, name, key))
+        for upstream, above in sorted(manifest.closure[key].needs.items()) if not repeated else ():
+            add(depth + 1, upstream, above)
 
     add(0, "", manifest.key)
-    return found
+    return rows
