@@ -272,9 +272,8 @@ def _compile_specs(specs: list[Path] | None, runtime: Runtime, *, strict: bool) 
             notes.append(f"skipped {path}: {error.message.splitlines()[0]}")
             continue
         if any(stage.key is None for stage in plans.unique.values()):
-            notes.append(
-                f"stagedkd.lock lacks data or weights of {path}, so its artifacts are not known; run: stagedkd lock {path}"
-            )
+            unknown = f"stagedkd.lock lacks data or weights of {path}, so its artifacts are not known"
+            notes.append(f"{unknown}; run: stagedkd lock {path}")
         compiled[plans.name if plans.name not in compiled else path.as_posix()] = plans
     return compiled, notes
 

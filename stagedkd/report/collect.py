@@ -19,7 +19,7 @@ class NetworkResult:
     """The result of one network of the experiment. Fractions are in 0..1. `flops` are 2 x multiply-adds of one clip.
     `seconds` is the time of the training and `latency` the seconds of one clip; both are None where the store lacks
     run.json. `top5` is None for fewer than five classes. `train_flops` are 2 x multiply-adds of the whole training,
-    forward and backward, including those of its guides; None where the stage did not count them."""
+    forward and backward, including the part of its guides; None where the stage did not count them."""
 
     name: str
     arch: str
