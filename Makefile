@@ -1,7 +1,7 @@
-# Needs Python 3.11+ with venv, git and make. Everything else comes into .venv.
+# Needs Python 3.11+ with venv, git and make. Everything else is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-JOBS ?= 2  # tests at once, each on one thread
+JOBS ?= 2  # tests that run at once, each on one thread
 export OMP_NUM_THREADS ?= 2
 
 .PHONY: quickstart repro test test-fast coverage docs check check-gpu lock-requirements clean
@@ -9,37 +9,37 @@ export OMP_NUM_THREADS ?= 2
 quickstart: .venv/ready          ## set up and run specs/quickstart.yaml
 	$(BIN)/stagedkd run specs/quickstart.yaml
 
-repro: .venv/ready               ## set up and rebuild what dvc.yaml says
+repro: .venv/ready               ## set up and rebuild what dvc.yaml describes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
 test: .venv/ready                ## set up and run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-test-fast: .venv/ready           ## the tests without those marked slow
+test-fast: .venv/ready           ## set up and run all tests but the slow ones
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" -q
 
-coverage: .venv/ready            ## every branch of the loader, merge and grid is taken by the quick tests of the language
+coverage: .venv/ready            ## check that the quick tests of the language take every branch of the loader, merge and grid
 	$(BIN)/python -m coverage run -m pytest -q -m "not slow" $(addprefix tests/test_,spec.py inherit.py grid.py fuzz.py language.py)
 	$(BIN)/python -m coverage report
 
-docs: .venv/ready                ## docs/spec.md and stagedkd.schema.json from the sections
+docs: .venv/ready                ## write docs/spec.md and stagedkd.schema.json from the sections
 	$(BIN)/python -m stagedkd.spec.reference > docs/spec.md
 	$(BIN)/stagedkd schema > stagedkd.schema.json
 
-check: .venv/ready               ## lint, format, types, import contracts, dvc.yaml against the specs
+check: .venv/ready               ## check lint, format, types, import contracts, and dvc.yaml against the specs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/stagedkd dvc sync --check
 
-check-gpu:                       ## on a machine with a CUDA GPU and torch: everything that needs one
+check-gpu:                       ## check everything that needs a CUDA GPU, on a machine with one and torch
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/check_gpu.py
 
-lock-requirements: .venv/bin/uv  ## pin anew what pyproject.toml asks for
+lock-requirements: .venv/bin/uv  ## update the pinned versions of what pyproject.toml requires
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --no-header pyproject.toml -o requirements.txt -q
 
-# The hashed install first, then the editable one: a sync would remove it, and hashes refuse it.
+# The install with hashes comes first: a sync would remove the editable one, which hashes would refuse.
 .venv/ready: requirements.txt pyproject.toml .venv/bin/uv
 	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.txt
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .

@@ -82,21 +82,21 @@ def test_an_exported_set_is_read_trained_on_and_verified(figures: Path, stagedkd
     for words in (
         "1 sets of copies",
         "v_jack_g01_c01.avi",
-        "1 videos listed, and not there",
+        "1 videos listed but missing",
         "v_walk_g01_c02.avi",
-        "1 videos there, and not listed",
+        "1 videos present but not listed",
         "v_walk_g99_c01.avi",
     ):
         assert words in text, text
     run = stagedkd("run", "specs/sim.yaml")
     assert run.returncode == 0 and "bad file UCF-101/walk/v_walk_g01_c02.avi: missing" in run.stderr, run.stderr
     verified = stagedkd("data", "verify", "specs/sim.yaml")
-    assert verified.returncode == 0 and "80 cached clips are those of a fresh decode" in verified.stdout
+    assert verified.returncode == 0 and "80 cached clips equal a fresh decode" in verified.stdout
     write_video(first, 10, (40, 32))  # other pixels under the same name
     changed = stagedkd("data", "verify", "specs/sim.yaml")
     assert changed.returncode == 1 and "v_walk_g01_c01.avi: its frames are not those" in changed.stderr
     again = stagedkd("data", "export", "specs/figures.yaml", "--out", "data/sim")
-    assert again.returncode == 2 and "is there already" in again.stderr
+    assert again.returncode == 2 and "already exists" in again.stderr
 
 
 @pytest.mark.slow
@@ -130,9 +130,12 @@ def test_a_preview_is_drawn_for_every_class(figures: Path, stagedkd: Command) ->
 def test_the_commands_say_what_they_cannot_do(figures: Path, stagedkd: Command) -> None:
     for arguments, words in (
         (("data", "verify", "specs/figures.yaml"), "simulated clips have no cache"),
-        (("data", "export", "specs/figures.yaml", "--out", "x", "--size", "big"), "a size is WIDTHxHEIGHT"),
-        (("data", "export", "specs/figures.yaml", "--out", "x", "--lists", "specs"), "no lists (*.txt) in specs"),
-        (("data", "export", "specs/figures.yaml", "--out", "x", "--size", "31x20"), "sides must be even"),
+        (("data", "export", "specs/figures.yaml", "--out", "x", "--size", "big"), "is not of the form WIDTHxHEIGHT"),
+        (
+            ("data", "export", "specs/figures.yaml", "--out", "x", "--lists", "specs"),
+            "there are no lists (*.txt) in specs",
+        ),
+        (("data", "export", "specs/figures.yaml", "--out", "x", "--size", "31x20"), "both sides must be even"),
     ):
         found = stagedkd(*arguments)
         assert found.returncode == 2 and words in found.stderr and "Traceback" not in found.stderr, found.stderr

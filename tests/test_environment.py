@@ -34,7 +34,7 @@ RUN: dict[str, Any] = {
     "compile": False,
     "packages": {"numpy": "2.1", "torch": "2.15"},
 }
-SAME_AS_THERE = "code, packages, hardware, device and threads are those of the original's run.json"
+SAME_AS_THERE = "code, packages, hardware, device and threads equal those in the original's run.json"
 
 
 def said(there: dict[str, dict[str, Any] | None], here: dict[str, dict[str, Any] | None]) -> str:
@@ -45,7 +45,7 @@ def said(there: dict[str, dict[str, Any] | None], here: dict[str, dict[str, Any]
 
 def test_the_same_environment_is_said_to_be_the_same() -> None:
     assert said({"a": RUN, "b": RUN}, {"a": dict(RUN), "b": dict(RUN)}) == SAME_AS_THERE
-    assert "are not known" in said({"a": None}, {"a": RUN})
+    assert "are unknown" in said({"a": None}, {"a": RUN})
 
 
 @pytest.mark.parametrize("name", [*RUN, "numpy"])

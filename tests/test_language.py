@@ -60,11 +60,11 @@ def test_explain(project: Path, stagedkd: Command) -> None:
         "train.lr",
         "0.03",
         "--set",
-        "over",
+        "overrides",
         "0.02",
         "at",
         "specs/child.yaml:2:13;",
-        "over",
+        "overrides",
         "0.01",
         "at",
         "specs/tiny.yaml:5:24",
@@ -85,8 +85,8 @@ def test_diff_names_values_and_the_stages_that_they_invalidate(project: Path, st
     )
     found = stagedkd("diff", "specs/tiny.yaml", "specs/child.yaml").stdout.splitlines()
     assert found[0].split() == ["cascade", "[0.5]", "(specs/tiny.yaml:7:10)", "->", "[]", "(specs/child.yaml:3:10)"]
-    assert found[1].split() == ["student.train.lr", "(not", "there)", "->", "0.02", "(specs/child.yaml:2:23)"]
-    assert "stages: 4 the same, 4 changed, 2 in the first alone" in found
+    assert found[1].split() == ["student.train.lr", "(absent)", "->", "0.02", "(specs/child.yaml:2:23)"]
+    assert "stages: 4 the same, 4 changed, 2 only in the first" in found
     both = json.loads(stagedkd("diff", "specs/tiny.yaml", "--set", "student.train.lr=2e-2", "--json").stdout)
     first, second = (
         compile_plan(load_spec("specs/tiny.yaml")),

@@ -211,11 +211,13 @@ def test_six_seeds_are_shown_alone_and_not_among_two() -> None:
     assert alone["b"].verdict == "better" and list(power_notes(alone)) == []
     two = compare({"a": base, "b": more, "c": _students("c", [0.6 + i / 100 for i in range(6)])}, "a")
     assert {c.verdict for c in two.values()} == {"not shown"}
-    assert list(power_notes(two)) == ["6 seeds cannot pass 0.05 in 2 comparisons: the smallest corrected p is 0.0625"]
+    assert list(power_notes(two)) == [
+        "6 seeds cannot reach p < 0.05 in 2 comparisons: the smallest corrected p is 0.0625"
+    ]
     five = compare({"a": base, "b": _students("b", [0.6, 0.7, 0.8, 0.9, 0.95]), "c": _students("c", [0.1])}, "a")
     assert list(power_notes(five)) == [
-        "1 seed can show no difference: there is neither an interval nor a test",
-        "5 seeds cannot pass 0.05: the smallest p is 0.0625",
+        "1 seed cannot show a difference: it gives no interval and no test",
+        "5 seeds cannot reach p < 0.05: the smallest p is 0.0625",
     ]
     assert five["c"].p_holm is None and five["c"].verdict == "not shown" and five["b"].p_holm == 2 / 32
 
@@ -386,7 +388,7 @@ def test_rows_are_compared_with_the_baseline_over_seeds(made: tuple[Plans, Store
     assert sorted(p_values.values())[:3] == [2 / 128] * 3
     assert next(iter(names.values())).p_holm == 4 * 2 / 128 and {c.verdict for c in names.values()} == {"not shown"}
     assert names["kd", "0.01"].small and not names["staged", "0.01"].small
-    assert "7 seeds cannot pass 0.05 in 4 comparisons: the smallest corrected p is 0.0625" in found.notes
+    assert "7 seeds cannot reach p < 0.05 in 4 comparisons: the smallest corrected p is 0.0625" in found.notes
     other = collect_grid(*made, "recipe=staged")
     assert other.baseline_row.name == "recipe=staged,train.lr=0.01"
     mirror = other.comparisons["recipe=kd,train.lr=0.001"].paired
@@ -415,9 +417,9 @@ def test_every_format_has_the_comparison_and_the_compute(made: tuple[Plans, Stor
     )
     assert re.search(r"kd +0\.01 +7 .* not shown; below 1 point", text) and re.search(r"kd +0\.001 +the baseline", text)
     assert "3.00 TFLOPs" in text and text.count("1.50 TFLOPs") == 4 and text.count("5.00 PFLOPs") == 5
-    assert "students less those of recipe=kd,train.lr=0.001" in text
+    assert "students minus those of recipe=kd,train.lr=0.001" in text
     html = grid_page(found)
-    assert "<h2>Against recipe=kd,train.lr=0.001</h2>" in html and html.count("not shown") == 4
+    assert "<h2>Comparison with recipe=kd,train.lr=0.001</h2>" in html and html.count("not shown") == 4
     assert (
         f"<td>+{mean:.1f}</td>" in html and "3.00 TFLOPs" in html and "2 x that of" in html and "the baseline" in html
     )
@@ -433,7 +435,7 @@ def test_every_format_has_the_comparison_and_the_compute(made: tuple[Plans, Stor
     lines = [line for line in latex.splitlines() if " & " in line]
     assert len({line.count("&") for line in lines}) == 1 and "difference & p (Holm)" in lines[0]
     assert lines[1].endswith(r"-- & -- \\") and f"${mean:+.1f}$ [$+" in lines[-1] and lines[-1].endswith(r"0.0625 \\")
-    assert "% differences: students less those of recipe=kd,train.lr=0.001" in latex
+    assert "% differences: students minus those of recipe=kd,train.lr=0.001" in latex
     assert f"{{{'l' * 2}{'r' * (lines[0].count('&') - 1)}}}" in latex
 
 
@@ -445,7 +447,7 @@ def test_what_is_missing_is_a_dash(project: Path) -> None:
     cells = {n: r for n, r in collect_grid(plans, store).cells.items() if "recipe=kd,train.lr=0.001" not in n}
     found = GridResults(plans, cells, {n: "gone" for n in plans.cells if n not in cells})
     assert {c.finding for c in found.comparisons.values()} == {"-; no seed has both"}
-    assert any("the baseline, has no result: --baseline names another" in note for note in found.notes)
+    assert any("has no result; choose another with --baseline" in note for note in found.notes)
     assert "–" in grid_page(found) and "no seed has both" in _printed(grid_tables(found)) and as_latex(found)
 
 
@@ -455,7 +457,7 @@ def test_one_row_has_nothing_to_be_compared_with(project: Path) -> None:
     )
     found = collect_grid(plans, store)
     assert found.comparisons == {} and found.comparison_notes == ()
-    assert "Against" not in grid_page(found) and "difference" not in as_latex(found) + _printed(grid_tables(found))
+    assert "Comparison" not in grid_page(found) and "difference" not in as_latex(found) + _printed(grid_tables(found))
 
 
 def test_a_baseline_is_one_row(made: tuple[Plans, Store]) -> None:
@@ -481,8 +483,8 @@ def test_the_command_prints_the_comparison(made: tuple[Plans, Store], stagedkd: 
     spec = str(folder / "specs" / "grid.yaml")
     found = stagedkd("report", spec, "--baseline", "recipe=staged")
     assert found.returncode == 0, found.stderr
-    assert "students less those of recipe=staged,train.lr=0.01" in found.stdout and "the baseline" in found.stdout
-    assert "note: 7 seeds cannot pass 0.05" in found.stdout and "report: " in found.stdout
+    assert "students minus those of recipe=staged,train.lr=0.01" in found.stdout and "the baseline" in found.stdout
+    assert "note: 7 seeds cannot reach p < 0.05" in found.stdout and "report: " in found.stdout
     values = json.loads((folder / "results" / "grid" / "metrics.json").read_text("utf-8"))
     assert values["baseline"] == {"recipe": "staged", "train.lr": "0.01"}
     wrong = stagedkd("report", spec, "--baseline", "recipe=kd")
@@ -506,7 +508,7 @@ def test_correlations_are_shown_by_hop_where_they_were_measured(made: tuple[Plan
         "Correlation of the substages" in html and "<h3>student</h3>" in html and "pooled features, 256 clips." in html
     )
     assert "Correlation" not in page(replace(found, correlations={}))
-    assert "3.00 TFLOPs over all hops" in html and "5.00 PFLOPs apart" in html
+    assert "3.00 TFLOPs over all hops" in html and "without the teacher's 5.00 PFLOPs" in html
     values = results_json(found)
     assert values["train_flops"] == {"hops": 3 * 10**12, "teacher": 5 * 10**15}
     assert values["student"]["train_flops"] == FLOPS["distill"] and "1.50 TFLOPs" in _printed(results_tables(found))

@@ -79,7 +79,7 @@ def test_what_a_run_leaves(project: Path, stagedkd: Command) -> None:
     for volatile in [*(project / "store").glob("*/run.json"), *(project / "store").glob("evaluate-*/events.jsonl")]:
         volatile.rename(volatile.with_suffix(".away"))
     pulled = stagedkd("report", "specs/tiny.yaml", "--results", "pulled")
-    assert pulled.returncode == 0 and "no run.json" in (project / "pulled/tiny/report.html").read_text("utf-8")
+    assert pulled.returncode == 0 and "run.json is missing" in (project / "pulled/tiny/report.html").read_text("utf-8")
     for away in (project / "store").glob("*/*.away"):
         away.rename(away.with_suffix(".json"))
     for events in (project / "store").glob("distill-*/events.jsonl"):

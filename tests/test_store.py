@@ -195,7 +195,7 @@ def test_four_runs_of_overlapping_grids_train_each_stage_once(project: Path, sta
     }
     assert len(re.findall(r": done in", "".join(said))) == len(unique) == len(list((project / "store").glob("*-*")))
     verified = stagedkd("store", "verify")
-    assert verified.returncode == 0 and f"{len(unique)} artifacts are whole" in verified.stdout
+    assert verified.returncode == 0 and f"{len(unique)} artifacts are intact" in verified.stdout
     assert not list((project / "store/.leases").iterdir()) and not list((project / "store/.work").iterdir())
 
 
@@ -240,9 +240,9 @@ def test_store_commands_load_no_torch(tiny: tuple[Store, Plan], project: Path) -
     )
     found = subprocess.run([sys.executable, "-c", probe], cwd=project, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
-    assert re.search(rf"distill +{student.short} .* tiny", found.stdout) and "10 artifacts are whole" in found.stdout
-    assert "teacher: distill" in found.stdout and "student of tiny: this one" in found.stdout
-    assert "assistant-1 of tiny: another, teacher.width 4 -> 8" in found.stdout
+    assert re.search(rf"distill +{student.short} .* tiny", found.stdout) and "10 artifacts are intact" in found.stdout
+    assert "teacher: distill" in found.stdout and "student of tiny: the same" in found.stdout
+    assert "assistant-1 of tiny: different, teacher.width 4 -> 8" in found.stdout
 
 
 def test_why_names_the_field_of_a_miss(tiny: tuple[Store, Plan], project: Path, stagedkd: Command) -> None:
@@ -293,7 +293,7 @@ def test_gc_keeps_what_specs_dvc_and_runs_need(tiny: tuple[Store, Plan], project
 
     shown = stagedkd("store", "gc", "--dry-run")
     assert shown.returncode == 0 and "would delete 2" in shown.stdout and there() == before | extra
-    assert "nobody answers" in stagedkd("store", "gc").stderr and there() == before | extra
+    assert "there was no answer" in stagedkd("store", "gc").stderr and there() == before | extra
     record(store.root, "tiny+lr", [str(stage.key) for stage in other.stages])
     assert "nothing to delete" in stagedkd("store", "gc", "--yes").stdout
     assert "would delete 2" in stagedkd("store", "gc", "--dry-run", "--runs", "0").stdout

@@ -1,6 +1,6 @@
-"""The command line: parse, call one function, render, exit code.
+"""The command line. Each command parses its options, calls one function, prints the result and sets the exit code.
 
-0: done. 1: the run failed. 2: the spec or the arguments are wrong. 130, 143: interrupted, with a checkpoint.
+Exit codes: 0 is success, 1 a failed run, 2 a wrong spec or wrong arguments, 130 and 143 an interrupt with a checkpoint.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from stagedkd.cli.common import (
     Verbose,
     console,
     load_cells,
-    notes,
-    on_a_line,
+    one_line,
     plans_of,
     print_grid,
+    print_lines,
+    print_notes,
     print_results,
+    print_tables,
     progress,
     runtime_of,
-    say,
-    tables,
 )
 from stagedkd.errors import Problem, SpecError, StagedkdError, TrainingError, UsageError
 
@@ -60,22 +60,37 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Staged knowledge distillation for video classification, from one YAML spec.",
 )
-app.add_typer(data_commands.app, name="data")
-app.add_typer(dvc_commands.app, name="dvc")
-app.command()(dvc_commands.stage)
-app.add_typer(store_commands.app, name="store")
-app.command()(store_commands.reproduce)
 
 
-@app.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Read videos from here, one folder per class.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="SPEC", help="Write the spec to this file instead of specs/<folder>.yaml."),
+    ] = None,
+) -> None:
+    """Write a small commented spec for a folder of your own videos."""
+    from stagedkd.experiment.init import start
+
+    started = start(folder, out)
+    print_lines(started.lines)
+    print_lines([f"next: stagedkd run {started.spec}"])
+
+
 def check(
     spec: SpecPath,
     overrides: Overrides = None,
     cells: Cells = None,
-    shapes: Annotated[bool, typer.Option("--shapes", help="Build all networks on the meta device.")] = False,
-    form: Annotated[Literal["text", "json"], typer.Option("--format", help="text, or json for editors.")] = "text",
+    shapes: Annotated[
+        bool, typer.Option("--shapes", help="Build all networks on the meta device; list their sizes and pairs.")
+    ] = False,
+    form: Annotated[
+        Literal["text", "json"], typer.Option("--format", help="Print text, or JSON for editors.")
+    ] = "text",
 ) -> None:
-    """Check a spec and every cell of its grid: every fault at once, each with its place."""
+    """Check a spec and every cell of its grid, and list every problem with its place."""
     try:
         experiment = load_cells(spec, overrides, cells)
     except SpecError as error:
@@ -88,25 +103,25 @@ def check(
         _print_problems(experiment.notes)
         return
     for problem in experiment.notes:
-        say([problem.render(), ""])
-    notes(_plan_notes(experiment, plans))
-    for made in plans.cells.values() if shapes else ():
-        _print_shapes(made, runtime_of(spec))
+        print_lines([problem.render(), ""])
+    print_notes(_plan_notes(experiment, plans))
+    for cell_plan in plans.cells.values() if shapes else ():
+        _print_shapes(cell_plan, runtime_of(spec))
     count = f"{len(plans.cells)} cells, {len(plans.unique)} unique" if plans.is_grid else f"{len(plans.unique)}"
-    say([f"{spec}: {count} stages, no fault found"])
+    print_lines([f"{spec}: {count} stages, no problem found"])
 
 
-@app.command()
 def plan(
     spec: SpecPath,
     overrides: Overrides = None,
     cells: Cells = None,
     as_json: AsJson = False,
     store: StoreDir = None,
-    verbose: Verbose = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Show what each phase trains, freezes, runs and compares.")
+    ] = False,
 ) -> None:
-    """List the stages, their keys, and whether the store has them; of a grid its cells, and what sharing saves. With -v
-    what each phase trains, freezes, runs and compares."""
+    """List the stages of a spec, or the cells of a grid, and what the store has of them."""
     from stagedkd.report.phases import phase_lines
     from stagedkd.report.terminal import grid_plan_lines, plan_json, plan_table
     from stagedkd.store.store import Store
@@ -114,27 +129,27 @@ def plan(
 
     runtime = runtime_of(spec, store=store)
     experiment = load_cells(spec, overrides, cells)
-    plans, kept = plans_of(experiment, runtime), Store(runtime.folder("store"))
-    states = {key: kept.state(stage) for key, stage in plans.unique.items()}
+    plans, artifacts = plans_of(experiment, runtime), Store(runtime.folder("store"))
+    states = {key: artifacts.state(stage) for key, stage in plans.unique.items()}
     single = len(plans.cells) == 1
-    stored = list(kept.manifests()) if single and "miss" in states.values() else []
-    made = next(iter(plans.cells.values()))
-    why = {s.name: why_miss(made, s, stored) for s in made.stages if single and states[s.identity] == "miss"}
+    stored = list(artifacts.manifests()) if single and "miss" in states.values() else []
+    first = next(iter(plans.cells.values()))
+    why = {s.name: why_miss(first, s, stored) for s in first.stages if single and states[s.identity] == "miss"}
     if as_json:
         print(json.dumps(plan_json(plans, states, why), indent=1))
         return
     if single:
-        console().print(plan_table(made, states, why))
+        console().print(plan_table(first, states, why))
     else:
-        say(grid_plan_lines(plans, states))
+        print_lines(grid_plan_lines(plans, states))
     if verbose:
-        say(phase_lines(plans))
+        print_lines(phase_lines(plans))
     if "unlocked" in states.values():
-        notes(["keys wait for stagedkd.lock: stagedkd lock SPEC writes it where the data are"])
-    notes([*map(on_a_line, experiment.notes), *_plan_notes(experiment, plans)])
+        missing = "stagedkd.lock lacks data or weights of this spec, so some keys are not known"
+        print_notes([f"{missing}; on the machine that has them, run: stagedkd lock {spec}"])
+    print_notes([*map(one_line, experiment.notes), *_plan_notes(experiment, plans)])
 
 
-@app.command()
 def run(
     spec: SpecPath,
     overrides: Overrides = None,
@@ -151,19 +166,19 @@ def run(
     quiet: Quiet = False,
     no_dvc: NoDvc = False,
 ) -> None:
-    """Run every stage that the store does not have, then report, and tell DVC where the project uses it."""
+    """Run the stages that the store lacks, write the report, and tell DVC if it is used."""
     from stagedkd.experiment.run import run_experiment
 
     experiment = load_cells(spec, overrides, cells)
     if cluster is not None and engine != "parsl":
-        raise UsageError("--cluster is for --engine parsl", hint="add --engine parsl, or leave it out")
-    knobs = {"device": device, "gpus": gpus, "threads": threads, "cluster": cluster}
-    runtime = runtime_of(spec, store=store, results=results, data_dir=data_dir, **knobs)
-    with progress(verbose - quiet) as shown:
+        raise UsageError("--cluster needs --engine parsl", hint="add --engine parsl, or leave out --cluster")
+    settings = {"device": device, "gpus": gpus, "threads": threads, "cluster": cluster}
+    runtime = runtime_of(spec, store=store, results=results, data_dir=data_dir, **settings)
+    with progress(verbose - quiet) as listener:
         for note in experiment.notes:
             if note.severity == "note":
-                shown.note(on_a_line(note))
-        outcome = run_experiment(experiment, runtime, shown, engine)
+                listener.note(one_line(note))
+        outcome = run_experiment(experiment, runtime, listener, engine)
     if not outcome.ran and not outcome.failed:
         console(err=True).print("nothing to do: every stage is in the store", highlight=False)
     wrote = False
@@ -173,10 +188,9 @@ def run(
         wrote = print_grid(outcome.plans, runtime) and bool(outcome.ran)
     if not no_dvc:
         dvc_commands.commit_run(outcome, None if overrides or cells else spec, wrote=wrote)
-    _refuse_failed(outcome)
+    _raise_failed(outcome)
 
 
-@app.command()
 def show(
     spec: SpecPath,
     overrides: Overrides = None,
@@ -191,22 +205,21 @@ def show(
     from stagedkd.store.store import Store
 
     runtime = runtime_of(spec, store=store)
-    plans, kept = plans_of(load_cells(spec, overrides, cells), runtime), Store(runtime.folder("store"))
+    plans, artifacts = plans_of(load_cells(spec, overrides, cells), runtime), Store(runtime.folder("store"))
     _check_baseline(plans, baseline)
     if len(plans.cells) == 1:
-        found = collect(next(iter(plans.cells.values())), kept)
-        values, shown, told = write.as_json(found), terminal.results_tables(found), ()
+        results = collect(next(iter(plans.cells.values())), artifacts)
+        values, tables, notes = write.as_json(results), terminal.results_tables(results), ()
     else:
-        several = grid.collect_grid(plans, kept, baseline)
-        values, shown, told = grid.as_json(several), terminal.grid_tables(several), several.comparison_notes
+        results = grid.collect_grid(plans, artifacts, baseline)
+        values, tables, notes = grid.as_json(results), terminal.grid_tables(results), results.comparison_notes
     if as_json:
         print(json.dumps(values, indent=1))
     else:
-        tables(shown)
-        notes(told)
+        print_tables(tables)
+        print_notes(notes)
 
 
-@app.command()
 def report(
     spec: SpecPath,
     overrides: Overrides = None,
@@ -215,12 +228,11 @@ def report(
     results: ResultsDir = None,
     form: Annotated[
         Literal["html", "csv", "latex"],
-        typer.Option("--format", help="html writes all files of the report; csv and latex print."),
+        typer.Option("--format", help="Write all files of the report (html), or only print csv or latex."),
     ] = "html",
     baseline: Baseline = "",
 ) -> None:
-    """Write results/<name>/ from the store: report.html, metrics.json, and of a grid cells.csv and table.tex. Of a grid
-    every row is compared with the first one, or with --baseline."""
+    """Write the report of a spec or a grid to results/<name>/ and print its tables."""
     from stagedkd.report import formats
     from stagedkd.report.grid import collect_grid
     from stagedkd.store.store import Store
@@ -229,8 +241,8 @@ def report(
     plans = plans_of(load_cells(spec, overrides, cells), runtime)
     _check_baseline(plans, baseline)
     if form != "html":
-        found = collect_grid(plans, Store(runtime.folder("store")), baseline)
-        print({"csv": formats.as_csv, "latex": formats.as_latex}[form](found), end="")
+        grid_results = collect_grid(plans, Store(runtime.folder("store")), baseline)
+        print({"csv": formats.as_csv, "latex": formats.as_latex}[form](grid_results), end="")
         return
     if len(plans.cells) == 1:
         print_results(next(iter(plans.cells.values())), runtime, wrote=True)
@@ -238,86 +250,87 @@ def report(
         print_grid(plans, runtime, baseline)
 
 
-@app.command()
 def lock(spec: SpecPath, overrides: Overrides = None, cells: Cells = None, data_dir: DataDir = None) -> None:
-    """Write stagedkd.lock: accept data and weights as they are on the disk."""
+    """Write stagedkd.lock, to accept the data and weights as they are on disk."""
     from stagedkd.experiment.locking import lock_specs
 
     specs = [cell.spec for cell in load_cells(spec, overrides, cells).cells]
     _, lines = lock_specs(specs, runtime_of(spec, data_dir=data_dir), accept=True)
-    say(lines or ["stagedkd.lock is up to date"])
+    print_lines(lines or ["stagedkd.lock is up to date"])
 
 
-@app.command()
 def fetch(spec: SpecPath, overrides: Overrides = None, cells: Cells = None) -> None:
-    """Bring the torchvision weights that a spec names, on a machine that has the network, and lock them."""
+    """Download the torchvision weights that a spec names, and lock them."""
     from stagedkd.experiment.locking import fetch_weights
 
     specs = [cell.spec for cell in load_cells(spec, overrides, cells).cells]
-    say(fetch_weights(specs, runtime_of(spec)) or ["the spec names no weights"])
+    print_lines(fetch_weights(specs, runtime_of(spec)) or ["the spec names no weights"])
 
 
-app.command()(language_commands.explain)
-app.command()(language_commands.diff)
-app.command()(language_commands.schema)
-app.command()(language_commands.recipes)
-
-
-@app.command()
-def init(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Videos, one folder a class.", show_default=False)],
-    out: Annotated[Path | None, typer.Option("--out", metavar="SPEC", help="Where: specs/<folder>.yaml.")] = None,
-) -> None:
-    """Write a small commented spec for a folder of one's own videos, that runs as it stands."""
-    from stagedkd.experiment.init import start
-
-    made = start(folder, out)
-    say(made.lines)
-    say([f"next: stagedkd run {made.spec}"])
+# `stagedkd --help` lists the commands in this order: that in which a user needs them. Groups come last.
+for command in (
+    init,
+    check,
+    plan,
+    run,
+    show,
+    report,
+    language_commands.explain,
+    language_commands.diff,
+    language_commands.recipes,
+    language_commands.schema,
+    lock,
+    fetch,
+    dvc_commands.stage,
+    store_commands.reproduce,
+):
+    app.command()(command)
+app.add_typer(data_commands.app, name="data")
+app.add_typer(store_commands.app, name="store")
+app.add_typer(dvc_commands.app, name="dvc")
 
 
 def _check_baseline(plans: Plans, baseline: str) -> None:
     if baseline and len(plans.cells) == 1:
-        raise UsageError("--baseline is for grids of several cells", hint="leave it out")
+        raise UsageError("--baseline is for grids of several cells", hint="leave out --baseline")
 
 
-def _refuse_failed(outcome: GridOutcome) -> None:
-    """The cells that failed make the command fail."""
+def _raise_failed(outcome: GridOutcome) -> None:
+    """Make the command fail if a cell failed."""
     if outcome.failed and len(outcome.plans.cells) == 1:
         raise next(iter(outcome.failed.values()))
     if outcome.failed:
         rows = "\n".join(f"  {name}: {error.message}" for name, error in outcome.failed.items())
         message = f"{len(outcome.failed)} of {len(outcome.plans.cells)} cells failed:\n{rows}"
-        raise TrainingError(message, hint="mend them; the same command runs what is missing")
+        raise TrainingError(message, hint="fix them, then run the same command again: it runs what is missing")
 
 
 def _print_shapes(plan: Plan, runtime: Runtime) -> None:
     from stagedkd.experiment.preflight import preflight
     from stagedkd.report.terminal import shapes_tables
 
-    found = preflight(plan, Path(runtime.root))
-    networks = [(name, n.params, n.trunk_params, n.flops) for name, n in found.networks.items()]
-    pairs = [(p.hop, p.number, p.student, p.teacher, p.grid) for p in found.pairs]
-    for table in shapes_tables(networks, pairs):
-        console().print(table)
+    shapes = preflight(plan, Path(runtime.root))
+    networks = [(name, n.params, n.trunk_params, n.flops) for name, n in shapes.networks.items()]
+    pairs = [(p.hop, p.number, p.student, p.teacher, p.grid) for p in shapes.pairs]
+    print_tables(shapes_tables(networks, pairs))
 
 
 def _print_problems(problems: Iterable[Problem]) -> None:
-    listed = [problem.as_json() for problem in problems]
-    print(json.dumps({"ok": all(p["severity"] != "error" for p in listed), "problems": listed}, indent=1))
+    rows = [problem.as_json() for problem in problems]
+    print(json.dumps({"ok": all(row["severity"] != "error" for row in rows), "problems": rows}, indent=1))
 
 
 def _plan_notes(experiment: Experiment, plans: Plans) -> list[str]:
     """The notes of the plans, each once, without those that the spec's own notes show with a place."""
-    told = {problem.message for problem in experiment.notes}
-    return [note for note in dict.fromkeys(n for p in plans.cells.values() for n in p.notes) if note not in told]
+    shown = {problem.message for problem in experiment.notes}
+    return [note for note in dict.fromkeys(n for p in plans.cells.values() for n in p.notes) if note not in shown]
 
 
 def main() -> None:
-    """Entry point: errors of ours are rendered, never traced, unless -v asks."""
+    """Run the command line. Our own errors are printed without a traceback, unless -v asks for one."""
     try:
         code = app(standalone_mode=False)
-        if isinstance(code, int):  # of a typer.Exit
+        if isinstance(code, int):  # the code of a typer.Exit
             sys.exit(code)
     except StagedkdError as error:
         print(error.render(), file=sys.stderr)
@@ -329,7 +342,7 @@ def main() -> None:
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has seen enough
+        sys.stderr.close()  # the reader of our output has closed the pipe
         sys.exit(141)
     except Exception as error:
         show_usage = getattr(error, "show", None)  # click's usage errors print themselves

@@ -1,4 +1,4 @@
-"""The commands about the language: where values come from, what differs, the schema for editors, the recipes."""
+"""The commands about the language of specs: `explain`, `diff`, `recipes` and `schema`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from stagedkd.cli.common import (
     Overrides,
     SpecPath,
     load_cell,
-    notes,
-    on_a_line,
+    one_line,
     plans_of,
+    print_lines,
+    print_notes,
     runtime_of,
-    say,
 )
 from stagedkd.errors import UsageError
 
 
 def explain(
     spec: SpecPath,
-    path: Annotated[str, typer.Argument(metavar="[PATH]", help="Such as train.lr.", show_default=False)] = "",
+    path: Annotated[
+        str,
+        typer.Argument(metavar="PATH", help="Show only this part, such as train.lr.", show_default=False),
+    ] = "",
     overrides: Overrides = None,
     cells: Cells = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say of every resolved value where it stands and what it took the place of."""
+    """Show where each resolved value comes from and what it overrides."""
     from stagedkd.report.language import explain_lines
     from stagedkd.spec.explain import explain as rows_of
 
@@ -39,52 +42,57 @@ def explain(
     if as_json:
         print(json.dumps([row.as_json() for row in rows], indent=1))
         return
-    say(explain_lines(rows))
-    notes(on_a_line(note) for note in experiment.notes if not path)
+    print_lines(explain_lines(rows))
+    print_notes(one_line(note) for note in experiment.notes if not path)
 
 
 def diff(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A spec.", show_default=False)],
-    second: Annotated[Path | None, typer.Argument(metavar="[B]", help="Another; A itself if left out.")] = None,
-    overrides: Overrides = None,
+    first: Annotated[Path, typer.Argument(metavar="A", help="Compare this spec.", show_default=False)],
+    second: Annotated[
+        Path | None, typer.Argument(metavar="B", help="Compare it with this spec; without it, with A itself.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="a.b=c", help="Set a value of the second spec; may be repeated."),
+    ] = None,
     cells: Cells = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what differs between two specs, and which stages that invalidates. --set applies to the second."""
+    """Show which values and stages differ between two specs."""
     from stagedkd.plan.compare import stage_changes
     from stagedkd.report.language import diff_json, diff_lines
     from stagedkd.spec.explain import differences
     from stagedkd.spec.explain import explain as rows_of
 
-    pair = [load_cell(first, None, cells), load_cell(second or first, overrides, cells)]
-    rows = [rows_of(e.cells[0], e.trees[e.cells[0].name]) for e in pair]
-    plans = [next(iter(plans_of(e, runtime_of(first)).cells.values())) for e in pair]
+    experiments = [load_cell(first, None, cells), load_cell(second or first, overrides, cells)]
+    rows = [rows_of(e.cells[0], e.trees[e.cells[0].name]) for e in experiments]
+    plans = [next(iter(plans_of(e, runtime_of(first)).cells.values())) for e in experiments]
     values, stages = differences(*rows), stage_changes(*plans)
     if as_json:
         print(json.dumps(diff_json(values, stages), indent=1))
     else:
-        say(diff_lines(values, stages))
-
-
-def schema() -> None:
-    """Print the JSON Schema for editors: stagedkd schema > stagedkd.schema.json"""
-    from stagedkd.spec.jsonschema import json_schema
-
-    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+        print_lines(diff_lines(values, stages))
 
 
 def recipes(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The one to show.", show_default=False)] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Print this recipe.", show_default=False)] = "",
 ) -> None:
-    """List the methods that come with the package, or show one."""
+    """List the published methods that come with the package, or print one."""
     from stagedkd.spec.fields import nearest
     from stagedkd.spec.inherit import shipped_recipes
 
-    known = shipped_recipes()
-    if name and name not in known:
-        raise UsageError(f"there is no recipe '{name}'", hint=nearest(name, known))
+    files = shipped_recipes()
+    if name and name not in files:
+        raise UsageError(f"there is no recipe '{name}'", hint=nearest(name, files))
     if name:
-        print(known[name].read_text("utf-8"), end="")
+        print(files[name].read_text("utf-8"), end="")
         return
-    texts = {found: path.read_text("utf-8").split("\n", 1)[0].lstrip("# ") for found, path in known.items()}
-    say(f"{found:<{max(map(len, texts))}}  {text}" for found, text in texts.items())
+    titles = {recipe: path.read_text("utf-8").split("\n", 1)[0].lstrip("# ") for recipe, path in files.items()}
+    print_lines(f"{recipe:<{max(map(len, titles))}}  {title}" for recipe, title in titles.items())
+
+
+def schema() -> None:
+    """Print the JSON Schema of specs, which editors use to complete and check them."""
+    from stagedkd.spec.jsonschema import json_schema
+
+    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))

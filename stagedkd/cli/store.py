@@ -1,4 +1,4 @@
-"""`stagedkd store ...`: looking after what runs left; `stagedkd reproduce`. Only the latter loads torch."""
+"""`stagedkd store ...` looks after the store; `stagedkd reproduce` rebuilds a result. Only the latter loads torch."""
 
 from __future__ import annotations
 
@@ -10,57 +10,72 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stagedkd.cli.common import AsJson, DataDir, Device, StoreDir, Threads, console, notes, progress, say
+from stagedkd.cli.common import (
+    AsJson,
+    DataDir,
+    Device,
+    StoreDir,
+    Threads,
+    console,
+    print_lines,
+    print_notes,
+    progress,
+)
 from stagedkd.errors import StagedkdError, StoreError, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from stagedkd.plan.graph import Plans
     from stagedkd.plan.runtime import Runtime
+    from stagedkd.store.maintenance import Entry
     from stagedkd.store.store import Store
 
-app = typer.Typer(no_args_is_help=True, help="Look after the store: ls, verify, gc, du, why.")
-Specs = Annotated[list[Path] | None, typer.Argument(metavar="[SPEC]...", help="Specs; all under specs/ if left out.")]
+app = typer.Typer(no_args_is_help=True, help="Look after the store of artifacts.")
+Specs = Annotated[
+    list[Path] | None, typer.Argument(metavar="SPEC", help="Read these specs instead of all in the project.")
+]
 
 
 @app.command("ls")
 def list_store(specs: Specs = None, store: StoreDir = None, as_json: AsJson = False) -> None:
-    """List the artifacts: kind, key, size, age, and which of the specs use them."""
+    """List the artifacts with kind, key, size and age, and the specs that use them."""
     from stagedkd.report.housekeeping import store_table
     from stagedkd.store.maintenance import artifacts, users
 
-    runtime, kept = _store(store)
-    plans, said = _plans(specs, runtime, strict=False)
-    used, found = users(plans), artifacts(kept)
+    runtime, opened = _open_store(store)
+    plans, notes = _compile_specs(specs, runtime, strict=False)
+    used, entries = users(plans), artifacts(opened)
     if as_json:
         rows = [
             {
-                "kind": e.kind,
-                "key": e.key,
-                "bytes": e.size,
-                "age_seconds": round(e.age),
-                "readable": bool(e.key),
-                "specs": used.get(e.key, []),
+                "kind": entry.kind,
+                "key": entry.key,
+                "bytes": entry.size,
+                "age_seconds": round(entry.age),
+                "readable": bool(entry.key),
+                "specs": used.get(entry.key, []),
             }
-            for e in found
+            for entry in entries
         ]
         print(json.dumps(rows, indent=1))
         return
-    console().print(store_table(found, used))
-    notes(said)
+    console().print(store_table(entries, used))
+    print_notes(notes)
 
 
 @app.command()
 def du(store: StoreDir = None, as_json: AsJson = False) -> None:
-    """Sizes by kind, of checkpoints and unfinished stages, and of the clip cache."""
-    from stagedkd.report.housekeeping import size_of, sizes_table
+    """Show the disk space of each kind of artifact, of unfinished stages and of the clip cache."""
+    from rich.filesize import decimal
+
+    from stagedkd.report.housekeeping import sizes_table
     from stagedkd.store.maintenance import artifacts, folder_size, leftovers
 
-    runtime, kept = _store(store)
+    runtime, opened = _open_store(store)
     sizes, counts = Counter[str](), Counter[str]()
-    for entry in artifacts(kept):
+    for entry in artifacts(opened):
         sizes[entry.kind] += entry.size
         counts[entry.kind] += 1
-    for entry in leftovers(kept):
+    for entry in leftovers(opened):
         name = "unfinished stages" if entry.part == "attempt" else "trash"
         sizes[name] += entry.size
         counts[name] += 1
@@ -71,63 +86,69 @@ def du(store: StoreDir = None, as_json: AsJson = False) -> None:
         print(json.dumps({name: {"bytes": sizes[name], "count": counts[name]} for name in sizes}, indent=1))
         return
     console().print(sizes_table(sizes, counts))
-    say([f"{size_of(sum(sizes.values()))} in all; store: {kept.root}; cache: {cache}"])
+    print_lines([f"total: {decimal(sum(sizes.values()))}; store: {opened.root}; cache: {cache}"])
 
 
 @app.command()
 def verify(store: StoreDir = None) -> None:
-    """Hold every file of every artifact against its manifest."""
+    """Compare every file of every artifact with its manifest."""
     from stagedkd.store.maintenance import artifacts, problems
 
-    _, kept = _store(store)
-    found = artifacts(kept)
-    broken = {entry.folder: wrong for entry in found if (wrong := problems(entry.folder))}
+    _, opened = _open_store(store)
+    entries = artifacts(opened)
+    broken = {entry.folder: lines for entry in entries if (lines := problems(entry.folder))}
     if broken:
-        rows = "\n".join(f"  {folder.name}: {fault}" for folder, wrong in broken.items() for fault in wrong)
-        hint = f"remove their folders in {kept.root} and run again: they will be rebuilt"
-        raise StoreError(f"{len(broken)} of {len(found)} artifacts are broken:\n{rows}", hint=hint)
-    say([f"{len(found)} artifacts are whole"])
+        rows = "\n".join(f"  {folder.name}: {line}" for folder, lines in broken.items() for line in lines)
+        hint = f"delete their folders in {opened.root} and run again to rebuild them"
+        raise StoreError(f"{len(broken)} of {len(entries)} artifacts are broken:\n{rows}", hint=hint)
+    print_lines([f"{len(entries)} artifacts are intact"])
 
 
 @app.command()
 def why(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Its beginning is enough.", show_default=False)],
+    key: Annotated[
+        str,
+        typer.Argument(
+            metavar="KEY", help="Explain the artifact or stage whose key starts with this.", show_default=False
+        ),
+    ],
     specs: Specs = None,
     store: StoreDir = None,
 ) -> None:
-    """Say what made an artifact, and why it is not what a spec wants; or why a stage of a spec is a miss."""
-    from stagedkd.report.housekeeping import against_lines, artifact_lines
+    """Show what made an artifact and how it differs from a spec, or why a stage is a miss."""
+    from stagedkd.report.housekeeping import artifact_lines, comparison_lines
     from stagedkd.store.maintenance import find, users
 
-    runtime, kept = _store(store)
-    plans, said = _plans(specs, runtime, strict=bool(specs))
-    found = find(kept, key)
-    if found is not None:
+    runtime, opened = _open_store(store)
+    plans, notes = _compile_specs(specs, runtime, strict=bool(specs))
+    match = find(opened, key)
+    if match is not None:
         from stagedkd.store.store import Artifact
 
-        entry, manifest = found
-        say(artifact_lines(manifest, Artifact(entry.folder, manifest).run, users(plans).get(manifest.key, [])))
+        entry, manifest = match
+        run = Artifact(entry.folder, manifest).run
+        print_lines(artifact_lines(manifest, run, users(plans).get(manifest.key, [])))
         if specs:
-            say(against_lines(manifest, plans))
-    elif not _why_missing(key, plans, kept):
-        hint = "stagedkd store ls and stagedkd plan SPEC list keys"
+            print_lines(comparison_lines(manifest, plans))
+    elif not _explain_misses(key, plans, opened):
+        hint = "to list keys, run: stagedkd store ls, or: stagedkd plan SPEC"
         raise UsageError(f"neither the store nor a spec has a key that starts with {key}", hint=hint)
-    notes(said if found is None else ())
+    print_notes(notes if match is None else ())
 
 
-def _why_missing(key: str, plans: dict[str, Plans], kept: Store) -> bool:
-    """Say of each spec's stage with this key why the store lacks it."""
+def _explain_misses(key: str, plans: dict[str, Plans], store: Store) -> bool:
+    """Print, for every stage of the specs with this key, why the store lacks it. Returns whether there is any."""
     from stagedkd.store.why import why_miss
 
-    stored, seen = list(kept.manifests()), set[str]()
-    for name, made in plans.items():
-        for plan in made.cells.values():
+    stored, seen = list(store.manifests()), set[str]()
+    for name, spec_plans in plans.items():
+        for plan in spec_plans.cells.values():
             for stage in plan.stages:
-                fits = stage.key is not None and stage.key.is_meant(key, stage.work.kind)
-                if fits and stage.identity not in seen:
+                is_meant = stage.key is not None and stage.key.is_meant(key, stage.work.kind)
+                if is_meant and stage.identity not in seen:
                     seen.add(stage.identity)
-                    state = kept.state(stage)
-                    say([f"{stage.folder}, {stage.name} of {name}: {state}: {why_miss(plan, stage, stored)}"])
+                    reason = f"{store.state(stage)}: {why_miss(plan, stage, stored)}"
+                    print_lines([f"{stage.folder}, {stage.name} of {name}: {reason}"])
     return bool(seen)
 
 
@@ -135,36 +156,35 @@ def _why_missing(key: str, plans: dict[str, Plans], kept: Store) -> bool:
 def gc(
     specs: Specs = None,
     store: StoreDir = None,
-    runs: Annotated[int, typer.Option("--runs", min=0, help="Keep what so many last runs need.")] = 5,
-    dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    runs: Annotated[int, typer.Option("--runs", min=0, help="Keep what this many of the last runs need.")] = 5,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
 ) -> None:
-    """Delete what neither the specs, nor dvc.lock, nor the last runs, nor a run at work need. Asks first."""
-    from stagedkd.report.housekeeping import size_of, store_table
+    """Delete what specs, dvc.lock, recent runs and active runs do not need; asks first."""
+    from stagedkd.report.housekeeping import store_table
     from stagedkd.store.maintenance import delete, dvc_outs, remove_stale, unreferenced, users
     from stagedkd.store.records import records
 
-    runtime, kept = _store(store)
-    plans, said = _plans(specs, runtime, strict=True)
-    known = records(kept.root)
-    found = unreferenced(kept, users(plans), dvc_outs(Path(runtime.root) / "dvc.lock"), runs)
-    notes(said)
-    if not found:
+    runtime, opened = _open_store(store)
+    plans, notes = _compile_specs(specs, runtime, strict=True)
+    known_runs = records(opened.root)
+    entries = unreferenced(opened, users(plans), dvc_outs(Path(runtime.root) / "dvc.lock"), runs)
+    print_notes(notes)
+    if not entries:
         if not dry:
-            remove_stale(kept)
-        say(["nothing to delete: all that is here is needed"])
+            remove_stale(opened)
+        print_lines(["nothing to delete: everything in the store is needed"])
         return
-    console().print(store_table(found, {}))
-    total = f"{len(found)} of them, {size_of(sum(entry.size for entry in found))}"
+    console().print(store_table(entries, {}))
     if dry:
-        say([f"would delete {total}"])
+        print_lines([f"would delete {_count_and_size(entries)}"])
         return
-    if not yes and not _agreed(f"delete {total}?"):
-        say(["nothing was deleted"])
+    if not yes and not _confirmed(f"delete {_count_and_size(entries)}?"):
+        print_lines(["nothing was deleted"])
         return
-    gone = list(delete(kept, found, known, lambda text: notes([text])))
-    remove_stale(kept)
-    say([f"deleted {len(gone)}, {size_of(sum(entry.size for entry in gone))}"])
+    deleted = list(delete(opened, entries, known_runs, lambda text: print_notes([text])))
+    remove_stale(opened)
+    print_lines([f"deleted {_count_and_size(deleted)}"])
 
 
 def reproduce(
@@ -172,45 +192,54 @@ def reproduce(
         Path,
         typer.Argument(
             metavar="RUN|FILE",
-            help="A results folder, an artifact's folder, or a student.safetensors.",
+            help="Rebuild this results folder, artifact folder or student.safetensors.",
             show_default=False,
         ),
     ],
     store: Annotated[
         Path | None,
-        typer.Option("--store", metavar="DIR", help="A new folder to rebuild in, that is kept; else a temporary one."),
+        typer.Option("--store", metavar="DIR", help="Rebuild in this new folder instead of a temporary one."),
     ] = None,
     data_dir: DataDir = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Rebuild a result from its manifest alone in a clean store, and compare all files bit for bit."""
+    """Rebuild a result in an empty store from its manifest alone, and compare it bit for bit."""
     from stagedkd.experiment.reproduce import reproduce as rebuild
     from stagedkd.report.housekeeping import rebuilt_lines
 
-    runtime, kept = _store(None, data_dir=data_dir, device=device, threads=threads)
+    runtime, originals = _open_store(None, data_dir=data_dir, device=device, threads=threads)
     if store is not None and store.exists() and (not store.is_dir() or any(store.iterdir())):
-        raise UsageError(f"{store} is there already", hint="name a new folder")
+        raise UsageError(f"{store} already exists", hint="name a new folder")
     import tempfile
 
-    with tempfile.TemporaryDirectory() if store is None else nullcontext(str(store)) as folder, progress() as shown:
-        found = rebuild(what, kept, runtime, Path(folder).resolve(), shown, given=(device, threads))
-    if found.differs:
-        hint = "" if found.environment == () else "the same bits need the same environment"
-        raise TrainingError("\n".join(rebuilt_lines(found)), hint=hint)
-    say(rebuilt_lines(found))
+    with tempfile.TemporaryDirectory() if store is None else nullcontext(str(store)) as folder, progress() as listener:
+        rebuilt = rebuild(what, originals, runtime, Path(folder).resolve(), listener, given=(device, threads))
+    if rebuilt.differs:
+        hint = "" if rebuilt.environment == () else "rebuild it in the same environment to get the same bits"
+        raise TrainingError("\n".join(rebuilt_lines(rebuilt)), hint=hint)
+    print_lines(rebuilt_lines(rebuilt))
 
 
-def _agreed(question: str) -> bool:
+def _count_and_size(entries: list[Entry]) -> str:
+    from rich.filesize import decimal
+
+    plural = "entry" if len(entries) == 1 else "entries"
+    return f"{len(entries)} {plural}, {decimal(sum(entry.size for entry in entries))}"
+
+
+def _confirmed(question: str) -> bool:
     try:
         return typer.confirm(question)
     except typer.Abort:
-        raise UsageError("nobody answers: nothing was deleted", hint="--yes, or --dry-run") from None
+        hint = "add --yes to delete without asking, or --dry-run to see what would be deleted"
+        raise UsageError("there was no answer: nothing was deleted", hint=hint) from None
 
 
-def _store(
+def _open_store(
     store: Path | None, *, data_dir: Path | None = None, device: str | None = None, threads: int | None = None
 ) -> tuple[Runtime, Store]:
+    """Load the runtime of the project in the working folder, and open its store."""
     from stagedkd.plan.runtime import load_runtime
     from stagedkd.spec.load import specs_root
     from stagedkd.store.store import Store
@@ -220,8 +249,8 @@ def _store(
     return runtime, Store(runtime.folder("store"), runtime.lease_seconds)
 
 
-def _plans(specs: list[Path] | None, runtime: Runtime, *, strict: bool) -> tuple[dict[str, Plans], list[str]]:
-    """The plans of specs by name, and what is to be said about them. A spec that cannot be read is an error under
+def _compile_specs(specs: list[Path] | None, runtime: Runtime, *, strict: bool) -> tuple[dict[str, Plans], list[str]]:
+    """Compile specs. Returns their plans by name, and notes about them. A spec that cannot be read is an error under
     `strict`, else a note."""
     from stagedkd.plan.compile import compile_experiment
     from stagedkd.plan.lock import read_lock
@@ -229,27 +258,28 @@ def _plans(specs: list[Path] | None, runtime: Runtime, *, strict: bool) -> tuple
     from stagedkd.spec.load import load_experiment
     from stagedkd.spec.yaml import read_yaml
 
-    lock, said = read_lock(runtime.lock_path), list[str]()
-    found: dict[str, Plans] = {}
+    lock, notes = read_lock(runtime.lock_path), list[str]()
+    compiled: dict[str, Plans] = {}
     for path in specs or _default_specs(Path(runtime.root)):
         path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
         try:
             if not specs and set(read_yaml(path).map) <= METHOD:
-                continue  # a recipe of one's own
-            made = compile_experiment(load_experiment(path), lock)
+                continue  # the user's own recipe
+            plans = compile_experiment(load_experiment(path), lock)
         except StagedkdError as error:
             if strict:
                 raise
-            said.append(f"{path} is not read: {error.message.splitlines()[0]}")
+            notes.append(f"skipped {path}: {error.message.splitlines()[0]}")
             continue
-        if any(stage.key is None for stage in made.unique.values()):
-            said.append(f"{path} has stages whose keys wait for stagedkd.lock: no artifact is known as theirs")
-        found[made.name if made.name not in found else path.as_posix()] = made
-    return found, said
+        if any(stage.key is None for stage in plans.unique.values()):
+            unknown = f"stagedkd.lock lacks data or weights of {path}, so its artifacts are not known"
+            notes.append(f"{unknown}; run: stagedkd lock {path}")
+        compiled[plans.name if plans.name not in compiled else path.as_posix()] = plans
+    return compiled, notes
 
 
 def _default_specs(root: Path) -> list[Path]:
-    """All below specs/, and those that params.yaml names for DVC, wherever they lie."""
+    """The specs below specs/, and those that params.yaml names for DVC, wherever they are."""
     from stagedkd.plan.runtime import load_tracked
 
     tracked = load_tracked(root)

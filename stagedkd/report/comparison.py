@@ -1,5 +1,5 @@
-"""Every setting of a grid against one of them: its students less the baseline's, paired over the seeds that both have.
-Accuracies and differences are shares, in units of 1."""
+"""Compare the settings of a grid with one of them, the baseline: students minus those of the baseline, paired over the
+seeds that both have. Accuracies and differences are fractions, in units of 1."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from stagedkd.report.collect import NetworkResult
 from stagedkd.report.statistics import Paired, holm, paired, smallest_p
 
-LEVEL = 0.05  # a corrected p-value below it is shown
-SMALLEST_EFFECT = 0.01  # a difference of less than one point does not matter, shown or not
-UNEQUAL_COMPUTE = 0.1  # compute that differs by more than this share is said
+LEVEL = 0.05  # a difference is shown if its corrected p-value is below this
+SMALLEST_EFFECT = 0.01  # a smaller difference does not matter, whether it is shown or not
+UNEQUAL_COMPUTE = 0.1  # a note names settings whose compute differs by more than this fraction
 
 Students = Mapping[str, NetworkResult]  # the students of one setting, by seed
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One setting against the baseline. `paired` is None where nothing can be compared, and `remark` says why; `p_holm`
-    is the test's p-value after Holm's correction over all settings of the grid that have a test."""
+    """The comparison of one setting with the baseline. `paired` is None where nothing can be compared; `remark`
+    then says why. `p_holm` is the test's p-value after Holm's correction over all settings of the grid with a test."""
 
     paired: Paired | None
     p_holm: float | None
@@ -28,8 +28,8 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Better or worse where the corrected p-value is below 0.05, "not shown" where it is not, "-" where nothing was
-        compared."""
+        """`better` or `worse` where the corrected p-value is below 0.05, `not shown` where it is not, `-` where nothing
+        was compared."""
         if self.paired is None:
             return "-"
         if self.p_holm is None or self.p_holm >= LEVEL:
@@ -43,17 +43,17 @@ class Comparison:
 
     @property
     def finding(self) -> str:
-        """The verdict with all that belongs to it, in words."""
+        """The verdict in words, with the size of the effect and the remark."""
         return "; ".join(filter(None, [self.verdict, f"below {points(SMALLEST_EFFECT)}" * self.small, self.remark]))
 
     def as_json(self) -> dict[str, object]:
-        """Plain values for metrics.json; `difference` and its interval in units of 1."""
-        found = self.paired
+        """Return plain values for metrics.json; `difference` and its interval are in units of 1."""
+        pair = self.paired
         return {
-            "pairs": found.n if found else 0,
-            "difference": found and found.mean,
-            "interval95": found and found.interval and list(found.interval),
-            "p": found and found.p,
+            "pairs": pair.n if pair else 0,
+            "difference": pair and pair.mean,
+            "interval95": pair and pair.interval and list(pair.interval),
+            "p": pair and pair.p,
             "p_holm": self.p_holm,
             "verdict": self.verdict,
             "below_smallest_effect": self.small,
@@ -62,59 +62,60 @@ class Comparison:
 
 
 def compare(settings: Mapping[str, Students], baseline: str) -> dict[str, Comparison]:
-    """Compare the settings, all but the baseline, with the baseline; all by name."""
-    pairs = {name: _pair(found, settings[baseline]) for name, found in settings.items() if name != baseline}
+    """Compare every other setting with the baseline. Settings and comparisons are given by name."""
+    pairs = {name: _pair(students, settings[baseline]) for name, students in settings.items() if name != baseline}
     tested = {name: pair.p for name, (pair, _) in pairs.items() if pair and pair.p is not None}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     return {name: Comparison(pair, corrected.get(name), remark) for name, (pair, remark) in pairs.items()}
 
 
-def _pair(above: Students, below: Students) -> tuple[Paired | None, str]:
-    """The pairs of two settings, with what is to be said of them. Seeds that share both networks are one pair."""
-    shared = [(above[seed], below[seed]) for seed in above if seed in below]
-    unique = list({(a.key, b.key): (a, b) for a, b in shared}.values())
+def _pair(students: Students, baseline: Students) -> tuple[Paired | None, str]:
+    """Compare the students of two settings, and remark on it. Seeds with the same two networks are one pair."""
+    pairs = [(students[seed], baseline[seed]) for seed in students if seed in baseline]
+    unique = list({(a.key, b.key): (a, b) for a, b in pairs}.values())
     if not unique:
         return None, "no seed has both"
     if all(a.key == b.key for a, b in unique):
         return None, "the same networks"
-    found = paired([a.top1 for a, _ in unique], [b.top1 for _, b in unique])
-    return found, found.remark
+    result = paired([a.top1 for a, _ in unique], [b.top1 for _, b in unique])
+    return result, result.remark
 
 
-def power_notes(found: Mapping[str, Comparison]) -> Iterator[str]:
-    """What no outcome could have shown, for want of seeds: once for every number of pairs."""
-    counts = sorted(c.paired.n for c in found.values() if c.paired)
+def power_notes(comparisons: Mapping[str, Comparison]) -> Iterator[str]:
+    """Yield a note for every number of pairs that is too small for any difference to be shown."""
+    counts = sorted(c.paired.n for c in comparisons.values() if c.paired)
     for n in dict.fromkeys(counts):
         if n == 1:
-            yield "1 seed can show no difference: there is neither an interval nor a test"
+            yield "1 seed cannot show a difference: it gives no interval and no test"
         elif smallest_p(n) >= LEVEL:
-            yield f"{n} seeds cannot pass {LEVEL}: the smallest p is {smallest_p(n):.3g}"
+            yield f"{n} seeds cannot reach p < {LEVEL}: the smallest p is {smallest_p(n):.3g}"
         else:
-            # Settings of more seeds may come before these in Holm's order; those of as many or fewer share the factor.
+            # Holm's factor counts settings with as many seeds or fewer; those with more may have smaller p-values.
             rivals = sum(1 < other <= n for other in counts)
             if rivals * smallest_p(n) >= LEVEL:
                 least = min(1.0, rivals * smallest_p(n))
-                yield f"{n} seeds cannot pass {LEVEL} in {rivals} comparisons: the smallest corrected p is {least:.3g}"
+                unreachable = f"{n} seeds cannot reach p < {LEVEL} in {rivals} comparisons"
+                yield f"{unreachable}: the smallest corrected p is {least:.3g}"
 
 
 def compute_note(compute: Mapping[str, int | None], baseline: str) -> str:
-    """Names the settings whose training compute (FLOPs of all hops) is not the baseline's; "" where there is none."""
+    """Return a note on the settings whose training compute (FLOPs of all hops) differs from the baseline's, or ""."""
     base = compute[baseline]
     if not base:
         return ""
     most = UNEQUAL_COMPUTE + 1e-9
     unequal = {n: flops / base for n, flops in compute.items() if flops and abs(flops / base - 1) > most}
-    shown = ", ".join(f"{name} has {ratio:.3g} x" for name, ratio in unequal.items())
-    return f"compared at unequal compute of all hops: {shown} that of {baseline}" if unequal else ""
+    ratios = ", ".join(f"{name} has {ratio:.3g} x" for name, ratio in unequal.items())
+    return f"compared at unequal compute of all hops: {ratios} that of {baseline}" if unequal else ""
 
 
-def points(share: float) -> str:
-    """A share in points: "1 point"."""
-    return f"{100 * share:g} point" + "s" * (share != 0.01)
+def points(fraction: float) -> str:
+    """Return a fraction in points, such as "1 point"."""
+    return f"{100 * fraction:g} point" + "s" * (fraction != 0.01)
 
 
 def flops_text(count: int | None) -> str:
-    """Training compute with three significant digits, "-" where it is unknown."""
+    """Return training compute with three significant digits, or "-" where it is unknown."""
     if count is None:
         return "-"
     unit, size = ("PFLOPs", 1e15) if count >= 999.5e12 else ("TFLOPs", 1e12)
@@ -124,5 +125,5 @@ def flops_text(count: int | None) -> str:
 
 
 def p_text(value: float | None) -> str:
-    """A p-value with three significant digits, "-" where there is none."""
+    """Return a p-value with three significant digits, or "-" where there is none."""
     return "-" if value is None else "<0.001" if value < 0.001 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""A grid's results as CSV and LaTeX."""
+"""Write the results of a grid as CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -6,63 +6,68 @@ import csv
 import io
 
 from stagedkd.report.comparison import Comparison, p_text
-from stagedkd.report.grid import TIDY, GridResults, Summary, tidy
+from stagedkd.report.grid import TIDY_COLUMNS, GridResults, Summary, tidy_rows
 
 
-def as_csv(found: GridResults) -> str:
-    """Tidy rows: a line for every network of every cell, a column for every axis. Shares in 0..1."""
+def as_csv(grid: GridResults) -> str:
+    """Return tidy rows: a line for each network of each cell, a column for each axis. Fractions are in 0..1."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*found.plans.axes, *TIDY], lineterminator="\n")
+    writer = csv.DictWriter(text, [*grid.plans.axes, *TIDY_COLUMNS], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(tidy(found))
+    writer.writerows(tidy_rows(grid))
     return text.getvalue()
 
 
-def as_latex(found: GridResults) -> str:
-    """A booktabs table: a row for every setting, top-1 in percent with its 95% interval, and the students' difference
-    to the baseline's in points."""
-    rows = found.rows
+def as_latex(grid: GridResults) -> str:
+    """Return a booktabs table with a row for each setting: top-1 in percent with its 95% interval, and the difference
+    between the students and the baseline's in points."""
+    rows = grid.rows
     with_control = any(row.control for row in rows)
-    heads = [*found.axes, "seeds", "student", "teacher", *(["control"] if with_control else []), "parameters"]
-    heads += ["difference", "p (Holm)"] if found.comparisons else []
+    heads = [*grid.axes, "seeds", "student", "teacher", *(["control"] if with_control else []), "parameters"]
+    heads += ["difference", "p (Holm)"] if grid.comparisons else []
     lines = [
-        f"% {found.plans.name}: top-1 in percent on the {found.split} split; 95% intervals: {found.intervals}",
-        *_about(found),
-        rf"\begin{{tabular}}{{{'l' * len(found.axes)}{'r' * (len(heads) - len(found.axes))}}}",
+        f"% {grid.plans.name}: top-1 in percent on the {grid.split} split; 95% intervals: {grid.intervals}",
+        *_comparison_comment(grid),
+        rf"\begin{{tabular}}{{{'l' * len(grid.axes)}{'r' * (len(heads) - len(grid.axes))}}}",
         r"\toprule",
-        " & ".join(_plain(head) for head in heads) + r" \\",
+        " & ".join(_escaped(head) for head in heads) + r" \\",
         r"\midrule",
     ]
     for row in rows:
-        cells = [_plain(row.labels[axis]) for axis in found.axes]
-        cells += [str(row.student.seeds) if row.student else "0", _latex(row.student), _latex(row.teacher)]
-        cells += [_latex(row.control)] if with_control else []
+        cells = [_escaped(row.labels[axis]) for axis in grid.axes]
+        cells += [
+            str(row.student.seeds) if row.student else "0",
+            _summary_text(row.student),
+            _summary_text(row.teacher),
+        ]
+        cells += [_summary_text(row.control)] if with_control else []
         cells += [f"{row.params:,}" if row.student else "--"]
-        cells += _compared(found.comparisons.get(row.name)) if found.comparisons else []
+        cells += _comparison_cells(grid.comparisons.get(row.name)) if grid.comparisons else []
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def _latex(found: Summary | None) -> str:
-    if found is None:
+def _summary_text(summary: Summary | None) -> str:
+    if summary is None:
         return "--"
-    low, high = found.interval
-    return f"{100 * found.top1:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    low, high = summary.interval
+    return f"{100 * summary.top1:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _about(found: GridResults) -> list[str]:
-    if not found.comparisons:
+def _comparison_comment(grid: GridResults) -> list[str]:
+    if not grid.comparisons:
         return []
     how = "in points with BCa 95% intervals, paired over seeds; sign-flip tests, corrected by Holm"
-    return [f"% differences: students less those of {found.baseline_row.name}, {how}"]
+    return [f"% differences: students minus those of {grid.baseline_row.name}, {how}"]
 
 
-def _compared(found: Comparison | None) -> list[str]:
-    if found is None or found.paired is None:
+def _comparison_cells(comparison: Comparison | None) -> list[str]:
+    if comparison is None or comparison.paired is None:
         return ["--", "--"]
-    mean, *edges = (f"${100 * share:+.1f}$" for share in (found.paired.mean, *(found.paired.interval or ())))
-    tested = "--" if found.p_holm is None else p_text(found.p_holm).replace("<", "$<$")
-    return [f"{mean} [{', '.join(edges)}]" if edges else mean, tested]
+    pair, p = comparison.paired, comparison.p_holm
+    mean, *edges = (f"${100 * value:+.1f}$" for value in (pair.mean, *(pair.interval or ())))
+    test = "--" if p is None else p_text(p).replace("<", "$<$")
+    return [f"{mean} [{', '.join(edges)}]" if edges else mean, test]
 
 
 _SPECIAL = {sign: "\\" + sign for sign in "&%$#_{}"} | {
@@ -72,5 +77,5 @@ _SPECIAL = {sign: "\\" + sign for sign in "&%$#_{}"} | {
 }
 
 
-def _plain(text: str) -> str:
+def _escaped(text: str) -> str:
     return text.translate(str.maketrans(_SPECIAL))

@@ -1,4 +1,4 @@
-"""The results of a grid: a row for every setting, aggregated over seeds, and tidy rows, one for every network."""
+"""The results of a grid: a row for each setting, aggregated over seeds, and tidy rows, one for each network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stagedkd.spec.grid import canonical
 from stagedkd.store.store import Store
 
 SEED = "seed"
-TIDY = (
+TIDY_COLUMNS = (
     "network",
     "arch",
     "split",
@@ -44,7 +44,7 @@ TIDY = (
 
 @dataclass(frozen=True)
 class Summary:
-    """One network at one setting: mean top-1 in 0..1 over `seeds` results with its 95% interval."""
+    """The results of one network at one setting: mean top-1 in 0..1 over `seeds` seeds, with its 95% interval."""
 
     top1: float
     interval: tuple[float, float]
@@ -53,8 +53,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of the axes other than the seed. `steps` and `train_flops` (2 x multiply-adds, None where unknown)
-    are those of all hops of one seed, the teacher's apart; `missing` cells have no result in the store."""
+    """One setting of all axes but the seed. `steps` and `train_flops` (2 x multiply-adds, None where unknown) are those
+    of all hops of one seed; `teacher_flops` are the teacher's. `missing` is the number of cells without a result."""
 
     labels: Mapping[str, str]
     student: Summary | None
@@ -68,14 +68,14 @@ class Row:
 
     @property
     def name(self) -> str:
-        """All axes of the row, such as recipe=kd,student=w8."""
+        """The labels of all axes of the row, such as recipe=kd,student=w8."""
         return ",".join(f"{axis}={label}" for axis, label in self.labels.items())
 
 
 @dataclass(frozen=True)
 class GridResults:
-    """All cells of a grid: `cells` with their results, `missing` ones with the reason. `baseline` is the number of the
-    row that the others are compared with."""
+    """The results of a grid. `cells` maps each finished cell to its results, `missing` each other cell to the reason.
+    `baseline` is the number of the row that the others are compared with."""
 
     plans: Plans
     cells: Mapping[str, Results]
@@ -84,28 +84,28 @@ class GridResults:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes of the rows: all but the seed."""
+        """The axes of the rows: all axes but the seed."""
         return _axes(self.plans)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
-        """A row for every setting, in the order of the grid."""
+        """The rows, one for each setting, in the order of the grid."""
         groups = settings(self.plans).items()
         return tuple(self._row(dict(zip(self.axes, at, strict=True)), names) for at, names in groups)
 
     def _row(self, labels: Mapping[str, str], names: list[str]) -> Row:
-        found = [self.cells[name] for name in names if name in self.cells]
-        one = found[0] if found else None
+        results = [self.cells[name] for name in names if name in self.cells]
+        first = results[0] if results else None
         return Row(
             labels,
-            summary([r.student for r in found]),
-            summary([r.teacher for r in found]),
-            summary([r.control for r in found if r.control]),
-            one.student.params if one else 0,
-            sum(n.steps for n in one.hops) if one else 0,
-            one and one.train_flops,
-            one and one.teacher.train_flops,
-            len(names) - len(found),
+            summarize([r.student for r in results]),
+            summarize([r.teacher for r in results]),
+            summarize([r.control for r in results if r.control]),
+            first.student.params if first else 0,
+            sum(n.steps for n in first.hops) if first else 0,
+            first and first.train_flops,
+            first and first.teacher.train_flops,
+            len(names) - len(results),
         )
 
     @property
@@ -115,7 +115,7 @@ class GridResults:
 
     @cached_property
     def comparisons(self) -> Mapping[str, Comparison]:
-        """Every other row against the baseline, by the row's name: their students, paired over seeds."""
+        """The comparison of every other row's students with the baseline's, paired over seeds, by the row's name."""
         groups = zip(self.rows, settings(self.plans).values(), strict=True)
         return compare({row.name: self._students(names) for row, names in groups}, self.baseline_row.name)
 
@@ -124,14 +124,14 @@ class GridResults:
 
     @property
     def intervals(self) -> str:
-        """How the intervals were made."""
+        """How the 95% intervals are computed, in words."""
         seeds = {row.student.seeds for row in self.rows if row.student}
-        one = "one seed: Wilson's, clips taken as independent"
-        return one if seeds <= {1} else "Student's over seeds" + ("; with " + one if 1 in seeds else "")
+        wilson = "one seed: Wilson's, clips taken as independent"
+        return wilson if seeds <= {1} else "Student's over seeds" + ("; with " + wilson if 1 in seeds else "")
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know, each line once."""
+        """The notes that a reader must know, each once."""
         rows = [note for result in self.cells.values() for note in result.notes]
         rows += [f"cells {a} and {b} are the same experiment" for a, b in self.plans.twins]
         rows += [f"no result for {name}: {reason}" for name, reason in self.missing.items()]
@@ -139,16 +139,16 @@ class GridResults:
 
     @property
     def comparison_notes(self) -> tuple[str, ...]:
-        """What bounds the comparisons: too few seeds, unequal compute, a baseline without results."""
+        """The limits of the comparisons: too few seeds, unequal compute, a baseline without results."""
         rows = list(power_notes(self.comparisons))
         if self.comparisons and self.baseline_row.student is None:
-            rows.append(f"{self.baseline_row.name}, the baseline, has no result: --baseline names another")
+            rows.append(f"the baseline {self.baseline_row.name} has no result; choose another with --baseline")
         rows.append(compute_note({row.name: row.train_flops for row in self.rows}, self.baseline_row.name))
         return tuple(filter(None, rows))
 
     @property
     def split(self) -> str:
-        """The splits on which the figures were taken."""
+        """The splits that the networks were evaluated on."""
         return " and ".join(sorted({result.split for result in self.cells.values()}))
 
 
@@ -157,7 +157,7 @@ def _axes(plans: Plans) -> tuple[str, ...]:
 
 
 def settings(plans: Plans) -> dict[tuple[str, ...], list[str]]:
-    """The names of the cells of every setting: the labels of all axes but the seed, in the order of the grid."""
+    """Map each setting (the labels of all axes but the seed) to the names of its cells, in the order of the grid."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, labels in plans.labels.items():
         groups.setdefault(tuple(labels[axis] for axis in _axes(plans)), []).append(name)
@@ -165,7 +165,7 @@ def settings(plans: Plans) -> dict[tuple[str, ...], list[str]]:
 
 
 def find_baseline(plans: Plans, text: str) -> int:
-    """The number of the one row that `axis=label,...` picks; the first without a text.
+    """Return the number of the one row that `text`, such as `axis=label,...`, picks. An empty text picks the first.
 
     Raises:
         UsageError: it picks no row, or several.
@@ -182,17 +182,17 @@ def find_baseline(plans: Plans, text: str) -> int:
         wanted[name] = canonical(label, known)
         if wanted[name] not in known:
             raise UsageError(f"--baseline {text}: axis '{name}' has no '{label}'", hint=nearest(label, known))
-    found = [i for i, row in enumerate(rows) if wanted.items() <= row.items()] if text else [0]
-    if len(found) != 1:
-        shown = [",".join(f"{a}={b}" for a, b in rows[i].items()) for i in found or range(len(rows))]
-        some = "\n    ".join(shown[:12]) + ("\n    ..." if len(shown) > 12 else "")
-        count = f"{len(found)} rows" if found else "no row"
+    picked = [i for i, row in enumerate(rows) if wanted.items() <= row.items()] if text else [0]
+    if len(picked) != 1:
+        names = [",".join(f"{a}={b}" for a, b in rows[i].items()) for i in picked or range(len(rows))]
+        some = "\n    ".join(names[:12]) + ("\n    ..." if len(names) > 12 else "")
+        count = f"{len(picked)} rows" if picked else "no row"
         raise UsageError(f"--baseline {text} picks {count}", hint=f"name one of\n    {some}")
-    return found[0]
+    return picked[0]
 
 
-def summary(networks: list[NetworkResult]) -> Summary | None:
-    """Mean and interval of one network over its seeds; networks that seeds share count once."""
+def summarize(networks: list[NetworkResult]) -> Summary | None:
+    """Return the mean and interval of one network over its seeds. A network that several seeds share counts once."""
     unique = list({network.key: network for network in networks}.values())
     if not unique:
         return None
@@ -205,7 +205,7 @@ def collect_grid(plans: Plans, store: Store, baseline: str = "") -> GridResults:
     """Read what the store has of a grid. `baseline` picks the row to compare with, as `find_baseline` does.
 
     Raises:
-        StoreError: it has no finished cell.
+        StoreError: the store has no finished cell.
         UsageError: `baseline` picks no row, or several.
     """
     number = find_baseline(plans, baseline)
@@ -218,13 +218,13 @@ def collect_grid(plans: Plans, store: Store, baseline: str = "") -> GridResults:
             missing[name] = error.message
     if not cells:
         name, reason = next(iter(missing.items()))
-        raise StoreError(f"no cell has finished; {name or plans.name}: {reason}", hint="stagedkd run SPEC makes them")
+        raise StoreError(f"no cell has finished; {name or plans.name}: {reason}", hint="run: stagedkd run SPEC")
     return GridResults(plans, cells, missing, number)
 
 
-def tidy(found: GridResults) -> Iterator[dict[str, Any]]:
-    """One row for every network of every finished cell: the axes, then `TIDY`."""
-    for name, results in found.cells.items():
+def tidy_rows(grid: GridResults) -> Iterator[dict[str, Any]]:
+    """Yield a row for each network of each finished cell: the labels of the axes, then `TIDY_COLUMNS`."""
+    for name, results in grid.cells.items():
         for network in results.networks:
             low, high = network.interval
             values = network.__dict__ | {
@@ -235,16 +235,16 @@ def tidy(found: GridResults) -> Iterator[dict[str, Any]]:
                 "top1_high95": high,
                 "clips": results.data["clips"][results.split],
             }
-            yield {**found.plans.labels[name], **{key: values[key] for key in TIDY}}
+            yield {**grid.plans.labels[name], **{key: values[key] for key in TIDY_COLUMNS}}
 
 
-def as_json(found: GridResults) -> dict[str, Any]:
-    """What metrics.json of a grid holds: the rows, and the student's figures by cell."""
+def as_json(grid: GridResults) -> dict[str, Any]:
+    """Return the values of a grid's metrics.json: the rows, and the student's top-1 in each cell."""
     return {
-        "name": found.plans.name,
-        "axes": {name: list(labels) for name, labels in found.plans.axes.items()},
-        "split": found.split,
-        "intervals": found.intervals,
+        "name": grid.plans.name,
+        "axes": {name: list(labels) for name, labels in grid.plans.axes.items()},
+        "split": grid.split,
+        "intervals": grid.intervals,
         "rows": [
             {
                 **row.labels,
@@ -256,17 +256,17 @@ def as_json(found: GridResults) -> dict[str, Any]:
                 "train_flops": row.train_flops,
                 "teacher_train_flops": row.teacher_flops,
                 "missing": row.missing,
-                "comparison": found.comparisons[row.name].as_json() if row.name in found.comparisons else None,
+                "comparison": grid.comparisons[row.name].as_json() if row.name in grid.comparisons else None,
             }
-            for row in found.rows
+            for row in grid.rows
         ],
-        "baseline": dict(found.baseline_row.labels),
+        "baseline": dict(grid.baseline_row.labels),
         "smallest_effect": SMALLEST_EFFECT,
-        "cells": {name: {"student": results.student.top1} for name, results in found.cells.items()},
-        "missing": dict(found.missing),
-        "notes": list(found.notes),
+        "cells": {name: {"student": results.student.top1} for name, results in grid.cells.items()},
+        "missing": dict(grid.missing),
+        "notes": list(grid.notes),
     }
 
 
-def _summary_json(found: Summary | None) -> dict[str, Any] | None:
-    return found and {"top1": found.top1, "interval95": list(found.interval), "seeds": found.seeds}
+def _summary_json(summary: Summary | None) -> dict[str, Any] | None:
+    return summary and {"top1": summary.top1, "interval95": list(summary.interval), "seeds": summary.seeds}

@@ -1,4 +1,4 @@
-"""What `stagedkd store` and `stagedkd reproduce` print."""
+"""Tables and lines that `stagedkd store` and `stagedkd reproduce` print."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from rich.filesize import decimal
 from rich.table import Table
 
 from stagedkd.plan.compare import changed_fields, fields_of, in_short
@@ -17,18 +18,8 @@ from stagedkd.store.rebuilt import Rebuilt
 from stagedkd.store.why import made_of
 
 
-def size_of(count: int) -> str:
-    """Bytes for people: 1.5 MB, in powers of 1000."""
-    value, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def age_of(seconds: float) -> str:
-    """Seconds for people: 3 min, 5 h, 12 d."""
+def age_text(seconds: float) -> str:
+    """Return a number of seconds as a short text, such as 40 s, 3 min, 5 h or 12 d."""
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
@@ -36,80 +27,80 @@ def age_of(seconds: float) -> str:
 
 
 def store_table(entries: Iterable[Entry], used: Mapping[Key, list[str]]) -> Table:
-    """Entries of the store, and which specs use each, by key."""
+    """Return a table of entries of the store. `used` maps a key to the names of the specs that use it."""
     table = Table("kind", "key", box=None, header_style="bold", pad_edge=False)
     table.add_column("size", justify="right")
     table.add_column("age", justify="right")
-    table.add_column("")
+    table.add_column("used by")
     for entry in entries:
         note = ", ".join(used.get(entry.key, []))
         if entry.part:
-            note = {"attempt": "unfinished", "trash": "left by a clean-up"}[entry.part]
+            note = {"attempt": "unfinished", "trash": "left by an interrupted deletion"}[entry.part]
         elif not entry.key:
-            note = "broken: stagedkd store verify"
-        table.add_row(entry.kind, entry.short, size_of(entry.size), age_of(entry.age), note)
+            note = "broken; run: stagedkd store verify"
+        table.add_row(entry.kind, entry.short, decimal(entry.size), age_text(entry.age), note)
     return table
 
 
 def sizes_table(sizes: Mapping[str, int], counts: Mapping[str, int]) -> Table:
-    """Sizes by kind, the largest first."""
+    """Return a table of sizes in bytes and counts by kind, the largest first."""
     table = Table("what", box=None, header_style="bold", pad_edge=False)
     table.add_column("count", justify="right")
     table.add_column("size", justify="right")
     for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
-        table.add_row(name, str(counts[name]), size_of(size))
+        table.add_row(name, str(counts[name]), decimal(size))
     return table
 
 
 def artifact_lines(manifest: Manifest, run: Mapping[str, Any] | None, specs: list[str]) -> Iterator[str]:
-    """What made an artifact: when and where, its work, and all that stands above it."""
+    """Yield what made an artifact: when and where, its work, and all artifacts that it was made from."""
     yield f"{manifest.kind} {manifest.key}"
-    yield f"used by: {', '.join(specs) or 'none of the specs'}"
+    yield f"used by: {', '.join(specs) or 'no spec'}"
     if run is None:
-        yield "no run.json: when and where it was made is not known"
+        yield "run.json is missing: when and where the artifact was made is unknown"
     else:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(run.get("started", 0))))
         facts = [f"{name} {run[name]}" for name in ("device", "threads", "torch", "stagedkd", "code") if name in run]
-        yield f"made: {when} in {age_of(float(run.get('seconds', 0)))}" + (f", {', '.join(facts)}" if facts else "")
+        yield f"made: {when} in {age_text(float(run.get('seconds', 0)))}" + (f", {', '.join(facts)}" if facts else "")
     yield "work:"
     yield from (f"  {name}: {value}" for name, value in fields_of(manifest.work).items())
-    yield "made of:"
+    yield "made from:"
     for depth, name, key in made_of(manifest):
         if depth:
             yield f"{'  ' * depth}{name}: {manifest.closure[key].work.kind} {key.short}"
 
 
-def against_lines(manifest: Manifest, plans: Mapping[str, Plans]) -> Iterator[str]:
-    """An artifact against the stages of its kind in specs: the same, or what differs."""
-    for name, made in plans.items():
+def comparison_lines(manifest: Manifest, plans: Mapping[str, Plans]) -> Iterator[str]:
+    """Yield how the stages of an artifact's kind in specs compare with it: the same, or what differs."""
+    for name, spec_plans in plans.items():
         seen: set[str] = set()
-        for plan in made.cells.values():
+        for plan in spec_plans.cells.values():
             for stage in plan.stages:
                 if stage.work.kind != manifest.kind or stage.identity in seen:
                     continue
                 seen.add(stage.identity)
                 if stage.key == manifest.key:
-                    yield f"{stage.name} of {name}: this one"
+                    yield f"{stage.name} of {name}: the same"
                     continue
-                above = {given: need.key for given, need in plan.inputs(stage).items()}
-                inputs = sorted(given for given, key in above.items() if manifest.needs.get(given) != key)
+                keys = {source: upstream.key for source, upstream in plan.inputs(stage).items()}
+                inputs = sorted(source for source, key in keys.items() if manifest.needs.get(source) != key)
                 fields = changed_fields(manifest.work, stage.work)
-                yield f"{stage.name} of {name}: another, {in_short(fields, inputs)}"
+                yield f"{stage.name} of {name}: different, {in_short(fields, inputs)}"
 
 
-def rebuilt_lines(found: Rebuilt) -> Iterator[str]:
-    """What was rebuilt, what differs, and what of the environment does."""
-    if not found.differs:
-        yield f"rebuilt {len(found.stages)} stages; equal bit for bit: {', '.join(found.compared)}"
+def rebuilt_lines(rebuilt: Rebuilt) -> Iterator[str]:
+    """Yield what was rebuilt, which files differ, and how the environments differ."""
+    if not rebuilt.differs:
+        yield f"rebuilt {len(rebuilt.stages)} stages; equal bit for bit: {', '.join(rebuilt.compared)}"
     else:
-        names = [name for name in found.compared if found.compared[name]]
-        yield f"rebuilt {len(found.stages)} stages, and {len(names)} of {len(found.compared)} compared differ:"
-        yield from (f"  {name}: {fault}" for name in names for fault in found.compared[name])
-    if found.bare:
-        yield f"not compared, since no original is here: {', '.join(found.bare)}"
-    if found.environment is None:
-        yield "no run.json of the original: its code, packages, hardware and threads are not known"
-    elif found.environment:
-        yield "the environment differs: " + "; ".join(found.environment)
-    elif found.differs:
-        yield "code, packages, hardware, device and threads are those of the original's run.json"
+        names = [name for name in rebuilt.compared if rebuilt.compared[name]]
+        yield f"rebuilt {len(rebuilt.stages)} stages, and {len(names)} of {len(rebuilt.compared)} compared differ:"
+        yield from (f"  {name}: {problem}" for name in names for problem in rebuilt.compared[name])
+    if rebuilt.bare:
+        yield f"not compared, because their originals are missing: {', '.join(rebuilt.bare)}"
+    if rebuilt.environment is None:
+        yield "the original's run.json is missing: its code, packages, hardware and threads are unknown"
+    elif rebuilt.environment:
+        yield "the environment differs: " + "; ".join(rebuilt.environment)
+    elif rebuilt.differs:
+        yield "code, packages, hardware, device and threads equal those in the original's run.json"

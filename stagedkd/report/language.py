@@ -1,4 +1,4 @@
-"""What `explain` and `diff` print."""
+"""Lines that `explain` and `diff` print."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stagedkd.spec.explain import Difference, Explained, documented
 
 
 def explain_lines(rows: Sequence[Explained]) -> Iterator[str]:
-    """One value a line: path, value, source, and what it took the place of; a single one with its documentation."""
+    """Yield one line per value: path, value, source and what it overrides. A single value has its documentation."""
     width, values = _width([row.name for row in rows], 48), _width([_short(row.value) for row in rows], 36)
     sources = _width([row.source for row in rows], 44)
     for row in rows:
-        over = "; ".join(f"over {_short(value)} at {place}" for value, place in row.over)
+        over = "; ".join(f"overrides {_short(value)} at {place}" for value, place in row.over)
         line = f"{row.name:<{width}}  {_short(row.value):<{values}}  {row.source:<{sources}}"
         yield (line + ("  " + over if over else "")).rstrip()
     if len(rows) == 1 and documented(rows[0]):
@@ -24,14 +24,14 @@ def explain_lines(rows: Sequence[Explained]) -> Iterator[str]:
 
 
 def diff_lines(values: Sequence[Difference], stages: Sequence[StageChange]) -> Iterator[str]:
-    """The values that differ, with their sources; then every stage, and why it changed."""
+    """Yield the values that differ, with their sources; then every stage, and why it changed."""
     if not values:
         yield "no value differs"
     width = _width([row.name for row in values], 48)
     for row in values:
         yield f"{row.name:<{width}}  {_side(row.first)} -> {_side(row.second)}"
     count = Counter(stage.state for stage in stages)
-    words = {"same": "the same", "changed": "changed", "gone": "in the first alone", "new": "in the second alone"}
+    words = {"same": "the same", "changed": "changed", "gone": "only in the first", "new": "only in the second"}
     yield ""
     yield "stages: " + ", ".join(f"{count[state]} {word}" for state, word in words.items() if count[state])
     names = _width([stage.name for stage in stages], 40)
@@ -40,7 +40,7 @@ def diff_lines(values: Sequence[Difference], stages: Sequence[StageChange]) -> I
 
 
 def diff_json(values: Sequence[Difference], stages: Sequence[StageChange]) -> dict[str, Any]:
-    """The same as plain values."""
+    """Return the same as plain values."""
     rows = [
         {"path": v.name, "first": v.first and v.first.as_json(), "second": v.second and v.second.as_json()}
         for v in values
@@ -49,7 +49,7 @@ def diff_json(values: Sequence[Difference], stages: Sequence[StageChange]) -> di
 
 
 def _side(row: Explained | None) -> str:
-    return "(not there)" if row is None else f"{_short(row.value)} ({row.source})"
+    return "(absent)" if row is None else f"{_short(row.value)} ({row.source})"
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What `plan -v` says: of every training what each phase trains, freezes, runs and compares."""
+"""Lines that `plan -v` prints: what each phase of a training trains, freezes, runs and compares."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from stagedkd.spec.schema import LOGITS, Loss
 
 
 def phase_lines(plans: Plans) -> Iterator[str]:
-    """Each unique stage that trains, once."""
+    """Yield the phases of every unique stage that trains."""
     for stage in plans.unique.values():
         work = stage.work
         if isinstance(work, DistillWork):
             yield from _distill(stage, work)
         elif isinstance(work, RefineWork):
             names = " and ".join(network.by for network in work.networks)
-            yield from ("", f"{stage.name}: {names} trained {work.rule.folds} times without a fold")
+            yield from ("", f"{stage.name}: {names} trained {work.rule.folds} times, each time without one fold")
             for network in work.networks:
                 yield f"  {network.by}: {_span(network.phase)}, {_losses(network.phase)}"
         else:
@@ -28,8 +28,8 @@ def phase_lines(plans: Plans) -> Iterator[str]:
 
 def _distill(stage: Stage, work: DistillWork) -> Iterator[str]:
     guides = ", ".join(stage.needs[name] for name in work.guide_inputs)
-    yield from ("", f"{stage.name} from {stage.needs['teacher']}" + (f", guided by {guides}, too" if guides else ""))
-    said = {
+    yield from ("", f"{stage.name} from {stage.needs['teacher']}" + (f", also guided by {guides}" if guides else ""))
+    options = {
         "pairing": work.pairing if work.pairing != "pairs" else "",
         "pair weights": work.pair_weights,
         "normalize": work.normalize,
@@ -37,18 +37,18 @@ def _distill(stage: Stage, work: DistillWork) -> Iterator[str]:
         "warm start": work.warm_start and "yes",
         "teacher's outputs": work.shuffle and "shuffled",
     }
-    options = ", ".join(f"{name}: {value}" for name, value in said.items() if value and value != "uniform")
-    if options:
-        yield f"  {options}"
+    line = ", ".join(f"{name}: {value}" for name, value in options.items() if value and value != "uniform")
+    if line:
+        yield f"  {line}"
     for phase in work.phases:
         yield f"  {_span(phase)}"
-        yield f"    trains {_runs(work.cut, phase.trained)}" + (" and the head" if phase.head else "")
+        yield f"    trains {_substages(work.cut, phase.trained)}" + (" and the head" if phase.head else "")
         if phase.frozen:
-            yield f"    runs frozen {_runs(work.cut, phase.frozen)}"
-        yield f"    runs the network above {_above(work, phase)}"
+            yield f"    runs frozen {_substages(work.cut, phase.frozen)}"
+        yield f"    {_guide(work, phase)}"
         if phase.pairs:
             rows = ", ".join(f"{k + 1}-{m + 1}" for k, m in phase.pairs)
-            ramp = f", one after the other over {phase.ramp:g} epochs each" if phase.ramp else ""
+            ramp = f", one after the other, each over {phase.ramp:g} epochs" if phase.ramp else ""
             yield f"    compares substages {rows}{ramp}"
         yield f"    {_losses(phase)}"
 
@@ -56,17 +56,20 @@ def _distill(stage: Stage, work: DistillWork) -> Iterator[str]:
 def _span(phase: PhaseWork) -> str:
     train = phase.train
     stop = f" of {phase.epochs}" if phase.stop else ""
-    return f"{phase.name}: {phase.run_epochs}{stop} epochs, {train.optimizer} lr {train.lr:g} {train.schedule}"
+    epochs = "epoch" if phase.run_epochs == 1 and not stop else "epochs"
+    return f"{phase.name}: {phase.run_epochs}{stop} {epochs}, {train.optimizer} lr {train.lr:g} {train.schedule}"
 
 
-def _runs(cut: Cut, numbers: tuple[int, ...]) -> str:
+def _substages(cut: Cut, numbers: tuple[int, ...]) -> str:
     return ", ".join("+".join(cut[k]) for k in numbers)
 
 
-def _above(work: DistillWork, phase: PhaseWork) -> str:
+def _guide(work: DistillWork, phase: PhaseWork) -> str:
     if phase.losses.comparing(LOGITS):
-        return "whole"
-    return f"up to {work.teacher_cut[max(m for _, m in phase.pairs)][-1]}" if phase.pairs else "not at all"
+        return "runs the whole guide"
+    if not phase.pairs:
+        return "does not run the guide"
+    return f"runs the guide up to {work.teacher_cut[max(m for _, m in phase.pairs)][-1]}"
 
 
 def _losses(phase: PhaseWork) -> str:

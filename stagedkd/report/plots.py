@@ -1,4 +1,4 @@
-"""Figures as SVG text."""
+"""Draw plots as SVG text."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from stagedkd.report.grid import GridResults
 COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#b8860b", "#6a4c93", "#4a4a4a")
 
 
-def settings_plot(found: GridResults) -> str:
-    """Top-1 of every network at every setting, with its 95% interval, settings from above."""
+def settings_plot(grid: GridResults) -> str:
+    """Plot the top-1 of every network at every setting, with its 95% interval; the first setting is on top."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    rows = found.rows
+    rows = grid.rows
     figure: Any = Figure(figsize=(8, 1.2 + 0.42 * len(rows)), layout="constrained")
     FigureCanvasSVG(figure)
     axis: Any = figure.subplots()
     for i, name in enumerate(("student", "teacher", "control")):
-        shown = [(y, getattr(row, name)) for y, row in enumerate(rows) if getattr(row, name)]
-        if not shown:
+        points = [(y, getattr(row, name)) for y, row in enumerate(rows) if getattr(row, name)]
+        if not points:
             continue
-        middle = [100 * s.top1 for _, s in shown]
-        reach = [[100 * (s.top1 - s.interval[0]) for _, s in shown], [100 * (s.interval[1] - s.top1) for _, s in shown]]
-        at = [y + 0.18 * (i - 1) for y, _ in shown]
-        axis.errorbar(middle, at, xerr=reach, fmt="o", ms=4, lw=1.2, color=COLOURS[i], label=name)
-    axis.set_yticks(range(len(rows)), [", ".join(row.labels.values()) or found.plans.name for row in rows], fontsize=8)
+        middles = [100 * s.top1 for _, s in points]
+        lower = [100 * (s.top1 - s.interval[0]) for _, s in points]
+        upper = [100 * (s.interval[1] - s.top1) for _, s in points]
+        heights = [y + 0.18 * (i - 1) for y, _ in points]
+        axis.errorbar(middles, heights, xerr=[lower, upper], fmt="o", ms=4, lw=1.2, color=COLOURS[i], label=name)
+    axis.set_yticks(range(len(rows)), [", ".join(row.labels.values()) or grid.plans.name for row in rows], fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlabel(f"top-1 in percent on the {found.split} split", fontsize=8)
+    axis.set_xlabel(f"top-1 in percent on the {grid.split} split", fontsize=8)
     axis.tick_params(labelsize=8)
     axis.grid(axis="x", color="#e5e5e5")
     axis.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
@@ -40,24 +41,25 @@ def settings_plot(found: GridResults) -> str:
 
 
 def loss_curves(results: Results) -> str:
-    """One panel per trained network: the losses by epoch, phases side by side. "" where no event file is here."""
+    """Plot the losses of each trained network by epoch, one phase after the other. Returns "" without events."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    shown = {name: rows for name, rows in results.curves.items() if rows}
-    if not shown:
+    curves = {name: rows for name, rows in results.curves.items() if rows}
+    if not curves:
         return ""
-    figure: Any = Figure(figsize=(10, 2.5 * ((len(shown) + 1) // 2)), layout="constrained")
+    figure: Any = Figure(figsize=(10, 2.5 * ((len(curves) + 1) // 2)), layout="constrained")
     FigureCanvasSVG(figure)
-    axes: Any = figure.subplots((len(shown) + 1) // 2, 2 if len(shown) > 1 else 1, squeeze=False)
-    for axis in axes.flat[len(shown) :]:
+    axes: Any = figure.subplots((len(curves) + 1) // 2, 2 if len(curves) > 1 else 1, squeeze=False)
+    for axis in axes.flat[len(curves) :]:
         axis.set_visible(False)
-    for axis, (name, rows) in zip(axes.flat, shown.items(), strict=False):
+    for axis, (name, rows) in zip(axes.flat, curves.items(), strict=False):
         names = list(dict.fromkeys(loss for row in rows for loss in row["losses"] if loss != "total"))
         for i, loss in enumerate(names):
-            at = [x + 1 for x, row in enumerate(rows) if loss in row["losses"]]
-            axis.plot(at, [rows[x - 1]["losses"][loss] for x in at], ".-", color=COLOURS[i % 6], label=loss, lw=1.2)
+            epochs = [x + 1 for x, row in enumerate(rows) if loss in row["losses"]]
+            values = [rows[epoch - 1]["losses"][loss] for epoch in epochs]
+            axis.plot(epochs, values, ".-", color=COLOURS[i % 6], label=loss, lw=1.2)
         for x in range(1, len(rows)):
             if rows[x]["phase"] != rows[x - 1]["phase"]:
                 axis.axvline(x + 0.5, color="#bbbbbb", lw=0.8)
@@ -78,8 +80,8 @@ def correlation_map(
     student_names: Sequence[str],
     teacher_names: Sequence[str],
 ) -> str:
-    """Two matrices K x M of values in 0..1 side by side on one scale: how alike each of K student substages is to each
-    of M teacher substages, before and after the training of a hop."""
+    """Draw two K x M matrices of values in 0..1 side by side on one scale: how similar each of K student substages is
+    to each of M substages of its teacher, before and after the training of a hop."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -88,12 +90,12 @@ def correlation_map(
     figure: Any = Figure(figsize=size, layout="constrained")
     FigureCanvasSVG(figure)
     axes: Any = figure.subplots(1, 2, sharey=True)
-    shown: Any = None
+    mesh: Any = None
     for axis, matrix, title in zip(axes, (before, after), ("before", "after"), strict=True):
-        shown = axis.pcolormesh(matrix, vmin=0, vmax=1, cmap="viridis", edgecolors="white", linewidth=1)
+        mesh = axis.pcolormesh(matrix, vmin=0, vmax=1, cmap="viridis", edgecolors="white", linewidth=1)
         for k, row in enumerate(matrix):
             for m, value in enumerate(row):
-                ink = "black" if value > 0.6 else "white"  # viridis is light above
+                ink = "black" if value > 0.6 else "white"  # viridis is light above 0.6
                 axis.text(m + 0.5, k + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
         axis.set_title(title, fontsize=10, loc="left")
         axis.set_xticks([m + 0.5 for m in range(columns)], teacher_names, fontsize=8, rotation=30, ha="right")
@@ -101,9 +103,9 @@ def correlation_map(
         axis.set_xlabel("teacher", fontsize=8)
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-    axes[0].invert_yaxis()  # shared: the first substage on top
+    axes[0].invert_yaxis()  # both axes share it; the first substage is on top
     axes[0].set_ylabel("student", fontsize=8)
-    bar = figure.colorbar(shown, ax=axes, shrink=0.9, pad=0.02)
+    bar = figure.colorbar(mesh, ax=axes, shrink=0.9, pad=0.02)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
     return _svg(figure)
@@ -113,6 +115,6 @@ def _svg(figure: Any) -> str:
     from matplotlib import rc_context  # pyright: ignore[reportUnknownVariableType]
 
     text = io.StringIO()
-    with rc_context({"svg.hashsalt": "stagedkd"}):  # else the ids of clip paths differ from run to run
+    with rc_context({"svg.hashsalt": "stagedkd"}):  # without a salt the ids of clip paths differ from run to run
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return text.getvalue()[text.getvalue().index("<svg") :]

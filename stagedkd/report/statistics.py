@@ -1,4 +1,4 @@
-"""Intervals, and what a difference over paired seeds shows. Shares and differences are in units of 1, not of points."""
+"""Intervals, and tests of differences over paired seeds. Fractions and differences are in units of 1, not in points."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-RESAMPLES = 9_999  # of the bootstrap, and of the test where there are more sign flips than this
-DRAW = 0  # the seed of both: a report that is written twice is the same
-SAME = 1e-12  # differences of shares that are closer than this differ by rounding alone
+RESAMPLES = 9_999  # in the bootstrap, and in the test where there are more sign flips than this
+SEED = 0  # the seed of both, so that a report that is written twice is the same
+SAME = 1e-12  # differences closer than this differ only by rounding
 
 
-def wilson(right: int, of: int, z: float = 1.959963985) -> tuple[float, float]:
-    """Wilson's 95% interval of a share (Wilson 1927), clips taken as independent. (0, 1) for no clips."""
-    if of == 0:
+def wilson(right: int, total: int, z: float = 1.959963985) -> tuple[float, float]:
+    """Return Wilson's 95% interval of a fraction (Wilson 1927), for independent clips; (0, 1) for no clips."""
+    if total == 0:
         return 0.0, 1.0
-    share, extra = right / of, z * z / of
-    centre = (share + extra / 2) / (1 + extra)
-    half = z * math.sqrt(share * (1 - share) / of + extra / (4 * of)) / (1 + extra)
+    fraction, extra = right / total, z * z / total
+    centre = (fraction + extra / 2) / (1 + extra)
+    half = z * math.sqrt(fraction * (1 - fraction) / total + extra / (4 * total)) / (1 + extra)
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's 95% interval of a mean over two or more seeds, cut to 0..1."""
+    """Return Student's 95% interval of a mean over two or more seeds, clipped to 0..1."""
     from scipy.stats import t  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
     quantile = float(t.ppf(0.975, len(values) - 1))  # pyright: ignore[reportUnknownMemberType]
@@ -34,8 +34,8 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Paired:
-    """What `n` pairs say: the mean difference in -1..1, its 95% interval (None for one pair), and the p-value of a
-    two-sided sign-flip test (None for one pair). `remark` says what is degenerate about them, "" where nothing is."""
+    """The comparison of `n` pairs: the mean difference in -1..1, its 95% interval and the p-value of a two-sided
+    sign-flip test; both are None for one pair. `remark` says what is degenerate about the pairs, if anything."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -45,13 +45,13 @@ class Paired:
 
 
 def paired(values: Sequence[float], baseline: Sequence[float]) -> Paired:
-    """Compare shares in 0..1 of the same seeds, `values[i]` with `baseline[i]`.
+    """Compare fractions in 0..1 of the same seeds, `values[i]` with `baseline[i]`.
 
-    The interval is the bootstrap's BCa of the mean difference (Efron & Tibshirani 1993, section 14.3);
-    for differences that are all equal it is undefined, and the interval is that point. The test takes the signs of the
-    differences as exchangeable (Fisher 1935): p is the share of sign flips whose mean is as far from 0, exact up to 13
-    pairs, from 9,999 random flips above (Phipson & Smyth 2010: never 0). Neither depends on the order of the pairs, and
-    swapping the two sides mirrors both.
+    The interval is the BCa bootstrap interval of the mean difference (Efron & Tibshirani 1993, section 14.3). It is
+    undefined if all differences are equal; then the interval is that point. The test takes the signs of the differences
+    as exchangeable (Fisher 1935): p is the fraction of sign flips whose mean is at least as far from 0. It is exact for
+    up to 13 pairs, and estimated from 9,999 random flips for more (Phipson & Smyth 2010: never 0). Neither depends on
+    the order of the pairs, and swapping the two sides mirrors both.
 
     Raises:
         ValueError: no pair, or sides of unequal length.
@@ -64,23 +64,23 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Paired:
         return Paired(mean, None, None, 1, "one pair: no interval and no test")
     if max(map(abs, differences)) < SAME:
         return Paired(0.0, (0.0, 0.0), 1.0, n, "no pair differs")
-    # One order and one orientation for a set of differences and its mirror image, so that both are drawn alike.
+    # A set of differences and its mirror image get the same order and orientation, so that both are resampled alike.
     plain, mirrored = sorted(differences), sorted(-d for d in differences)
-    chosen, swapped = max((plain, False), (mirrored, True))
+    oriented, is_mirrored = max((plain, False), (mirrored, True))
     if max(differences) - min(differences) < SAME:
-        return Paired(mean, (mean, mean), _sign_flip(chosen), n, "all differences are equal: the interval is a point")
-    low, high = _bca(chosen)
-    return Paired(mean, (-high, -low) if swapped else (low, high), _sign_flip(chosen), n)
+        return Paired(mean, (mean, mean), _sign_flip(oriented), n, "all differences are equal: the interval is a point")
+    low, high = _bca(oriented)
+    return Paired(mean, (-high, -low) if is_mirrored else (low, high), _sign_flip(oriented), n)
 
 
 def smallest_p(n: int) -> float:
-    """The smallest p-value that a two-sided sign-flip test of n pairs can give: 2 of the 2^n sign flips."""
+    """Return the smallest p-value that a two-sided sign-flip test of n pairs can give: 2 of the 2^n sign flips."""
     return 2.0 ** (1 - n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Holm 1979) in the order given: the k-th smallest of m p-values times m - k + 1,
-    never below the one before it, at most 1. It holds the chance of any false finding among the m."""
+    """Correct p-values by Holm's step-down method (Holm 1979), in the given order: the k-th smallest of m p-values
+    times m - k + 1, at least the one before it, at most 1. It bounds the chance of any false finding among the m."""
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
@@ -93,8 +93,8 @@ def _bca(differences: Sequence[float]) -> tuple[float, float]:
     from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
     untyped: Any = stats
-    found = untyped.bootstrap((differences,), np.mean, n_resamples=RESAMPLES, method="BCa", batch=1000, rng=DRAW)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    result = untyped.bootstrap((differences,), np.mean, n_resamples=RESAMPLES, method="BCa", batch=1000, rng=SEED)
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def _sign_flip(differences: Sequence[float]) -> float:
@@ -105,9 +105,9 @@ def _sign_flip(differences: Sequence[float]) -> float:
     untyped: Any = stats
 
     def total(flipped: Any, axis: int) -> Any:
-        return numbers.round(numbers.sum(flipped, axis=axis), 12)  # sums that are equal but for rounding are ties
+        return numbers.round(numbers.sum(flipped, axis=axis), 12)  # sums that differ only by rounding are ties
 
-    found = untyped.permutation_test(
-        (differences,), total, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, batch=1000, rng=DRAW
+    result = untyped.permutation_test(
+        (differences,), total, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, batch=1000, rng=SEED
     )
-    return float(found.pvalue)
+    return float(result.pvalue)

@@ -1,4 +1,4 @@
-"""Tables and progress on the terminal: rich where it is one, plain lines where it is not."""
+"""Tables and progress for the terminal, with plain lines instead of live progress where there is no terminal."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ STATE_COLOURS = {"hit": "green", "resumable": "yellow", "miss": "cyan", "unlocke
 
 
 def plan_table(plan: Plan, states: Mapping[Key, str], why: Mapping[str, str]) -> Table:
-    """Stages with their keys, where they stand (by identity), and why a miss is one (by name)."""
-    table = Table("stage", "kind", "key", "state", "needs", "why", box=None, header_style="bold", pad_edge=False)
+    """Return a table of stages with their keys, states (given by identity) and reasons for a miss (given by name)."""
+    table = Table("stage", "kind", "key", "state", "inputs", "why", box=None, header_style="bold", pad_edge=False)
     for stage in plan.stages:
         state = states[stage.identity]
-        needs = ", ".join(stage.needs.values())
-        shown = f"[{STATE_COLOURS[state]}]{state}[/]"
+        inputs = ", ".join(stage.needs.values())
+        coloured = f"[{STATE_COLOURS[state]}]{state}[/]"
         key = stage.key.short if stage.key else "unlocked"
-        table.add_row(stage.name, stage.work.kind, key, shown, needs, Text(why.get(stage.name, "")))
+        table.add_row(stage.name, stage.work.kind, key, coloured, inputs, Text(why.get(stage.name, "")))
     return table
 
 
 def plan_json(plans: Plans, states: Mapping[Key, str], why: Mapping[str, str]) -> dict[str, Any]:
-    """Plans as plain values: for a grid its cells, each with its stages."""
+    """Return plans as plain values: the stages, or for a grid its cells, each with its stages."""
     cells = [
         {
             "cell": name,
@@ -61,7 +61,7 @@ def plan_json(plans: Plans, states: Mapping[Key, str], why: Mapping[str, str]) -
 
 
 def grid_plan_lines(plans: Plans, states: Mapping[Key, str]) -> Iterator[str]:
-    """Cells with how many of their stages are there; then the unique stages by kind, and what sharing saves."""
+    """Yield the cells with the states of their stages; then the unique stages by kind, and what sharing saves."""
     width = max(len(name) for name in plans.cells)
     for name, plan in plans.cells.items():
         count = Counter(states[stage.identity] for stage in plan.stages)
@@ -76,79 +76,80 @@ def grid_plan_lines(plans: Plans, states: Mapping[Key, str]) -> Iterator[str]:
     shared = sum(stage.work.epochs_run for stage in unique.values())
     saved = 100 * (1 - shared / alone) if alone else 0.0
     yield f"sharing saves {saved:.0f}% of the training: {shared:,} epochs instead of {alone:,}"
-    left = Counter(states[key] for key in unique)
-    yield "of the unique stages: " + ", ".join(f"{left[state]} {state}" for state in STATE_COLOURS if left[state])
+    count = Counter(states[key] for key in unique)
+    yield "of the unique stages: " + ", ".join(f"{count[state]} {state}" for state in STATE_COLOURS if count[state])
     for first, second in plans.twins:
         yield f"note: {first} and {second} are the same experiment"
 
 
-def grid_tables(found: GridResults) -> Iterator[Table]:
-    """The settings; then, where there are several, each against the baseline."""
-    yield grid_table(found)
-    if found.comparisons:
-        yield comparison_table(found)
+def grid_tables(grid: GridResults) -> Iterator[Table]:
+    """Yield the table of settings; then, if there are several, that of their comparison with the baseline."""
+    yield grid_table(grid)
+    if grid.comparisons:
+        yield comparison_table(grid)
 
 
-def grid_table(found: GridResults) -> Table:
-    """A row for every setting of the axes, aggregated over seeds."""
-    rows = found.rows
-    table = Table(*found.axes, box=None, header_style="bold", pad_edge=False)
+def grid_table(grid: GridResults) -> Table:
+    """Return a table with a row for each setting of the axes, aggregated over seeds."""
+    rows = grid.rows
+    table = Table(*grid.axes, box=None, header_style="bold", pad_edge=False)
     names = ["student", "teacher", *(["control"] if any(row.control for row in rows) else [])]
-    for column in ("seeds", *names, "parameters", "compute of all hops", "teacher's"):
+    for column in ("seeds", *names, "parameters", "compute of all hops", "of the teacher"):
         table.add_column(column, justify="right")
     for row in rows:
-        shown = [_summary(getattr(row, name)) for name in names]
+        summaries = [_summary_text(getattr(row, name)) for name in names]
         seeds = (str(row.student.seeds) if row.student else "0") + (f" ({row.missing} missing)" if row.missing else "")
-        labels = [row.labels[axis] for axis in found.axes]
+        labels = [row.labels[axis] for axis in grid.axes]
         compute = (flops_text(row.train_flops), flops_text(row.teacher_flops))
-        table.add_row(*labels, seeds, *shown, f"{row.params:,}" if row.student else "-", *compute)
+        table.add_row(*labels, seeds, *summaries, f"{row.params:,}" if row.student else "-", *compute)
     return table
 
 
-def comparison_table(found: GridResults) -> Table:
-    """Every setting's students less the baseline's, in points of top-1."""
-    title = f"\nstudents less those of {found.baseline_row.name}, in points, paired over seeds"
-    table = Table(*found.axes, box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+def comparison_table(grid: GridResults) -> Table:
+    """Return a table of the differences between each setting's students and the baseline's, in points of top-1."""
+    title = f"\nstudents minus those of {grid.baseline_row.name}, in points of top-1, paired over seeds"
+    table = Table(*grid.axes, box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
     for column in ("pairs", "difference", "95% BCa", "p", "p, Holm"):
         table.add_column(column, justify="right")
     table.add_column("finding")
-    for row in found.rows:
-        labels = [row.labels[axis] for axis in found.axes]
-        other = found.comparisons.get(row.name)
-        table.add_row(*labels, *(_compared(other) if other else ("", "", "", "", "", "the baseline")))
+    for row in grid.rows:
+        labels = [row.labels[axis] for axis in grid.axes]
+        comparison = grid.comparisons.get(row.name)
+        cells = _comparison_cells(comparison) if comparison else ("", "", "", "", "", "the baseline")
+        table.add_row(*labels, *cells)
     return table
 
 
-def _compared(found: Comparison) -> tuple[str, ...]:
-    pair = found.paired
+def _comparison_cells(comparison: Comparison) -> tuple[str, ...]:
+    pair = comparison.paired
     if pair is None:
-        return "0", "-", "-", "-", "-", found.finding
+        return "0", "-", "-", "-", "-", comparison.finding
     interval = "-" if pair.interval is None else f"{100 * pair.interval[0]:+.1f} to {100 * pair.interval[1]:+.1f}"
-    tests = (p_text(pair.p), p_text(found.p_holm))
-    return str(pair.n), f"{100 * pair.mean:+.1f}", interval, *tests, found.finding
+    p_values = (p_text(pair.p), p_text(comparison.p_holm))
+    return str(pair.n), f"{100 * pair.mean:+.1f}", interval, *p_values, comparison.finding
 
 
-def _summary(found: Summary | None) -> str:
-    if found is None:
+def _summary_text(summary: Summary | None) -> str:
+    if summary is None:
         return "-"
-    low, high = found.interval
-    return f"{100 * found.top1:.1f} \\[{100 * low:.1f} to {100 * high:.1f}]"
+    low, high = summary.interval
+    return f"{100 * summary.top1:.1f} \\[{100 * low:.1f} to {100 * high:.1f}]"
 
 
 def results_tables(results: Results) -> Iterator[Table]:
-    """The networks; then the rounds of label refinement, where there are any."""
+    """Yield the table of networks; then that of the rounds of label refinement, if there are any."""
     yield results_table(results)
     if results.refinements:
         yield refinement_table(results.refinements)
 
 
 def refinement_table(rounds: Iterable[Refinement]) -> Table:
-    """What each round did to the labels, measured against the hidden truth."""
-    title = "\nlabel refinement, against the hidden truth"
+    """Return a table of what each round did to the labels, measured against the hidden truth."""
+    title = "\nlabel refinement, measured against the hidden truth"
     table = Table("round", "outcome", box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
     for column in (
         "right before",
-        "after",
+        "right after",
         "coverage",
         "precision",
         "ECE",
@@ -160,28 +161,28 @@ def refinement_table(rounds: Iterable[Refinement]) -> Table:
         table.add_column(column, justify="right")
     for r in rounds:
         worst = f"{r.worst} {_percent(r.recall[r.worst])}" if r.worst else "-"
-        shares = [_percent(share) for share in (r.before, r.after, r.coverage, r.precision)]
+        fractions = [_percent(fraction) for fraction in (r.before, r.after, r.coverage, r.precision)]
         measured = ["-" if value is None else f"{value:.3f}" for value in (r.ece, r.nll)]
         flips = (f"{r.wrong_to_right:,}", f"{r.right_to_wrong:,}")
-        table.add_row(str(r.round), Text(r.outcome), *shares, *measured, *flips, Text(worst))
+        table.add_row(str(r.round), Text(r.outcome), *fractions, *measured, *flips, Text(worst))
     return table
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}%"
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f}%"
 
 
 def results_table(results: Results) -> Table:
-    """Teacher, assistants, student, control."""
+    """Return a table with a row for each network: teacher, assistants, student, control."""
     table = Table("network", box=None, header_style="bold", pad_edge=False)
     for column in ("top-1", "95% interval", "parameters", "MFLOPs", "smaller", "labels used", "compute"):
         table.add_column(column, justify="right")
     for network in results.networks:
-        table.add_row(*_row(network, results.teacher), style="bold" if network is results.student else "")
+        table.add_row(*_network_row(network, results.teacher), style="bold" if network is results.student else "")
     return table
 
 
-def _row(n: NetworkResult, teacher: NetworkResult) -> tuple[str, ...]:
+def _network_row(n: NetworkResult, teacher: NetworkResult) -> tuple[str, ...]:
     low, high = n.interval
     labels = f"{n.labelled_clips} of {n.training_clips}" + (" (true)" if n.labels == "all" else "")
     return (
@@ -197,7 +198,7 @@ def _row(n: NetworkResult, teacher: NetworkResult) -> tuple[str, ...]:
 
 
 def survey_table(counts: Mapping[str, Mapping[str, int]], groups: Mapping[str, int]) -> Table:
-    """Clips per class and split, and the groups of each split."""
+    """Return a table of the clips of each class and split, and of the groups of each split."""
     table = Table(box=None, header_style="bold")
     table.add_column("class")
     for split in groups:
@@ -209,25 +210,26 @@ def survey_table(counts: Mapping[str, Mapping[str, int]], groups: Mapping[str, i
     return table
 
 
-def survey_lines(found: Mapping[str, Any]) -> list[str]:
-    """What is to be known of a data set beside its counts."""
-    empty = [name for name, row in found["counts"].items() if not row["train"]]
-    lines = [f"no training clip of {', '.join(empty)}"] if empty else []
-    lines += [f"{found['unlabelled']:,} clips without a label"] if found["unlabelled"] else []
-    lines += [f"{found['unused']:,} clips that this split's lists leave out"] if found["unused"] else []
-    copies = found["duplicates"]
+def survey_lines(survey: Mapping[str, Any]) -> list[str]:
+    """Return what else there is to know of a data set besides its counts."""
+    empty = [name for name, row in survey["counts"].items() if not row["train"]]
+    lines = [f"no training clip for {', '.join(empty)}"] if empty else []
+    lines += [f"{survey['unlabelled']:,} clips have no label"] if survey["unlabelled"] else []
+    lines += [f"{survey['unused']:,} clips are not in the lists of this split"] if survey["unused"] else []
+    copies = survey["duplicates"]
     if copies:
-        lines.append(f"{len(copies):,} sets of copies, {found['leaks']:,} of them in more than one split")
+        lines.append(f"{len(copies):,} sets of copies, {survey['leaks']:,} of them in more than one split")
         lines += [f"  {' = '.join(paths)}" for paths in copies[:10]]
-    for what, paths in (("listed, and not there", found["missing"]), ("there, and not listed", found["unlisted"])):
+    for what, paths in (("listed but missing", survey["missing"]), ("present but not listed", survey["unlisted"])):
         if paths:
             lines.append(f"{len(paths):,} videos {what}")
             lines += [f"  {path}" for path in paths[:10]] + (["  ..."] if len(paths) > 10 else [])
-    return lines or ["nothing missing, no copies"]
+    return lines or ["no video is missing, and there are no copies"]
 
 
-class Shown:
-    """Progress of a run: a live line on a terminal, a plain line per epoch elsewhere. `level` -1 quiet, 1 verbose."""
+class RunProgress:
+    """Shows the progress of a run: a live line on a terminal, plain lines elsewhere. `level` is -1 for quiet, 1 for
+    verbose."""
 
     def __init__(self, console: Console, level: int) -> None:
         self.console, self.level = console, level
@@ -235,11 +237,11 @@ class Shown:
         bar = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}"), TimeElapsedColumn())
         self.progress = Progress(*bar, console=console, transient=True, disable=not self.live)
         self.task: TaskID | None = None
-        self.heading, self.last_epoch, self.said = "", ("", 0), 0.0
-        self.headings: dict[str, str] = {}  # of several stages at once
+        self.heading, self.last_epoch, self.printed_at = "", ("", 0), 0.0
+        self.headings: dict[str, str] = {}  # by identity, since several stages may run at once
         self.counting = ("", 0.0, 0)
 
-    def __enter__(self) -> Shown:
+    def __enter__(self) -> RunProgress:
         self.progress.start()
         return self
 
@@ -247,20 +249,20 @@ class Shown:
         self.progress.stop()
 
     def cell(self, number: int, of: int, name: str) -> None:
-        self._say(f"cell {number}/{of}: {name}")
+        self._print(f"cell {number}/{of}: {name}")
 
     def stage(self, number: int, of: int, stage: Stage, state: str) -> None:
         self.heading = self.headings[stage.identity] = f"[{number}/{of}] {stage.name}"
         if state == "hit":
-            self._say(f"{self.heading}: in the store", at=1)
+            self._print(f"{self.heading}: in the store", level=1)
             return
-        self._say(f"{self.heading}: {'resuming' if state == 'resumable' else 'running'} ({stage.folder})")
+        self._print(f"{self.heading}: {'resuming' if state == 'resumable' else 'running'} ({stage.folder})")
         if self.task is not None:
             self.progress.remove_task(self.task)
         self.task = self.progress.add_task(self.heading.replace("[", "\\["), total=1.0, text="")
 
     def note(self, text: str) -> None:
-        self._say(f"note: {text}")
+        self._print(f"note: {text}")
 
     def count(self, what: str, done: int, of: int) -> None:
         if self.counting[0] != what or done <= self.counting[2]:
@@ -271,43 +273,43 @@ class Shown:
         left = (time.monotonic() - since) / max(1, done - first) * (of - done)
         self._move(done / max(1, of), f"{done} of {of} {what}" + (f"  ETA {left:.0f} s" if done < of else ""))
         if not self.live and (
-            (done == of and what.endswith("decoded")) or time.monotonic() - max(self.said, since) > 10
+            (done == of and what.endswith("decoded")) or time.monotonic() - max(self.printed_at, since) > 10
         ):
-            self._say(f"{self.heading}{': ' * bool(self.heading)}{done} of {of} {what}, ETA {left:.0f} s")
+            self._print(f"{self.heading}{': ' * bool(self.heading)}{done} of {of} {what}, ETA {left:.0f} s")
 
     def step(self, fields: Mapping[str, Any]) -> None:
         left = fields["seconds"] * (1 - fields["done"]) / max(fields["done"], 1e-9)
         losses = " ".join(f"{name} {value:.3g}" for name, value in fields["losses"].items() if name != "total")
-        place = f"{fields['phase']} {fields['epoch']}/{fields['epochs']}"
-        text = f"{place}  {losses}  {fields['clips_per_s']:.0f} clips/s  ETA {left:.0f} s"
+        position = f"{fields['phase']} {fields['epoch']}/{fields['epochs']}"
+        text = f"{position}  {losses}  {fields['clips_per_s']:.0f} clips/s  ETA {left:.0f} s"
         self._move(fields["done"], text)
-        mark = (fields["phase"], fields["epoch"])
-        if mark != self.last_epoch and not self.live and (time.monotonic() - self.said > 5 or self.level > 0):
-            self._say(f"{self.heading}: {text}")
-        self.last_epoch = mark
+        epoch = (fields["phase"], fields["epoch"])
+        if epoch != self.last_epoch and not self.live and (time.monotonic() - self.printed_at > 5 or self.level > 0):
+            self._print(f"{self.heading}: {text}")
+        self.last_epoch = epoch
 
     def finished(self, stage: Stage, seconds: float) -> None:
         heading = self.headings.get(stage.identity, stage.name)
         if heading == self.heading:
             self._move(1.0, "")
-        self._say(f"{heading}: done in {seconds:.1f} s")
+        self._print(f"{heading}: done in {seconds:.1f} s")
 
-    def _move(self, share: float, text: str) -> None:
+    def _move(self, fraction: float, text: str) -> None:
         if self.live and self.task is not None:
-            self.progress.update(self.task, completed=share, text=text)
+            self.progress.update(self.task, completed=fraction, text=text)
 
-    def _say(self, text: str, at: int = 0) -> None:
-        if self.level >= at:
+    def _print(self, text: str, level: int = 0) -> None:
+        if self.level >= level:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-            self.said = time.monotonic()
+            self.printed_at = time.monotonic()
 
 
 def shapes_tables(
     networks: list[tuple[str, int, int, int]],
     pairs: list[tuple[str, str, tuple[int, ...], tuple[int, ...], tuple[int, ...]]],
 ) -> list[Table]:
-    """Sizes of the networks (name, parameters, without head, FLOPs) and the pairs of every hop (hop, number, student
-    and teacher map as C,T,H,W, common grid)."""
+    """Return a table of the sizes of networks (name, parameters, parameters without head, FLOPs per clip) and, if there
+    are any, one of the pairs of each hop (hop, number, student and teacher map as C, T, H, W, common grid)."""
     sizes = Table("network", box=None, header_style="bold", pad_edge=False)
     for column in ("parameters", "without head", "MFLOPs per clip"):
         sizes.add_column(column, justify="right")

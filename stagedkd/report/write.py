@@ -1,4 +1,4 @@
-"""Write results/<name>/: metrics.json, report.html, the student's weights, and what DVC shows."""
+"""Write results/<name>/: metrics.json, report.html, the student's weights, and the files that DVC shows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_report(plan: Plan, runtime: Runtime | None = None) -> Results:
     """Collect the results of a plan that has run and write them to results/<name>/.
 
     Raises:
-        StoreError: a stage is missing in the store.
+        StoreError: a stage is missing from the store.
     """
     runtime = runtime or load_runtime(Path())
     store = Store(runtime.folder("store"))
@@ -41,7 +41,7 @@ def write_report(plan: Plan, runtime: Runtime | None = None) -> Results:
         for name, rows in plots(results).items():
             write_whole(folder / name, _json(rows))
         student = store.artifact(plan.stage("student")).file("student.safetensors")
-        with replacing(folder / "student.safetensors") as copy:  # what is there may be a link to DVC's cache
+        with replacing(folder / "student.safetensors") as copy:  # the file may be a link into DVC's cache
             shutil.copyfile(student, copy)
     except OSError as error:
         raise StoreError(
@@ -51,11 +51,11 @@ def write_report(plan: Plan, runtime: Runtime | None = None) -> Results:
 
 
 def is_written(plan: Plan, runtime: Runtime) -> bool:
-    """Whether results/<name>/ holds the report of these very stages: an edited spec writes to the same folder."""
+    """Return whether results/<name>/ has the report of just these stages: an edited spec writes to the same folder."""
     folder = results_folder(plan, runtime)
     try:
-        known: Any = json.loads((folder / "metrics.json").read_text("utf-8"))
-        same = known["stages"] == {stage.name: stage.identity for stage in plan.stages}
+        written: Any = json.loads((folder / "metrics.json").read_text("utf-8"))
+        same = written["stages"] == {stage.name: stage.identity for stage in plan.stages}
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return same and (folder / "report.html").exists()
@@ -63,50 +63,50 @@ def is_written(plan: Plan, runtime: Runtime) -> bool:
 
 def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResults:
     """Collect what the store has of a grid and write results/<name>/: metrics.json, cells.csv, table.tex, report.html,
-    and what DVC shows. `baseline` picks the row that the others are compared with, such as "recipe=kd"; without it the
-    first.
+    and the files that DVC shows. `baseline`, such as "recipe=kd", picks the row that the others are compared with;
+    without it, that is the first row.
 
     Raises:
-        StoreError: it has no finished cell.
+        StoreError: the store has no finished cell.
         UsageError: `baseline` picks no row, or several.
     """
-    found = collect_grid(plans, Store(runtime.folder("store")), baseline)
+    grid = collect_grid(plans, Store(runtime.folder("store")), baseline)
     folder = results_folder(plans, runtime)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "metrics.json", _json(grid_json(found)))
-        write_whole(folder / SUMMARY, _json(grid_summary(found)))
-        for name, rows in grid_plots(found).items():
+        write_whole(folder / "metrics.json", _json(grid_json(grid)))
+        write_whole(folder / SUMMARY, _json(grid_summary(grid)))
+        for name, rows in grid_plots(grid).items():
             write_whole(folder / name, _json(rows))
-        write_whole(folder / "cells.csv", as_csv(found))
-        write_whole(folder / "table.tex", as_latex(found))
-        write_whole(folder / "report.html", grid_page(found))
+        write_whole(folder / "cells.csv", as_csv(grid))
+        write_whole(folder / "table.tex", as_latex(grid))
+        write_whole(folder / "report.html", grid_page(grid))
     except OSError as error:
         raise StoreError(
             f"cannot write the report: {error}", hint="free some space, then: stagedkd report SPEC"
         ) from error
-    return found
+    return grid
 
 
 def results_folder(plan: Plan | Plans, runtime: Runtime) -> Path:
-    """results/<name>."""
+    """Return results/<name>."""
     return runtime.folder("results") / plan.name
 
 
 def as_json(results: Results) -> dict[str, Any]:
-    """What metrics.json holds: teacher, assistants, student, control, and what they were measured on."""
-    above = results.teacher
+    """Return the values of metrics.json: teacher, assistants, student, control, and what they were measured on."""
+    teacher = results.teacher
     return {
         "name": results.plan.name,
         "stages": {stage.name: stage.identity for stage in results.plan.stages},
         "split": results.split,
         "views": results.views,
-        "teacher": above.as_json(above),
-        "assistants": [network.as_json(above) for network in results.assistants],
-        "student": results.student.as_json(above),
-        "control": results.control.as_json(above) if results.control else None,
-        "train_flops": {"hops": results.train_flops, "teacher": above.train_flops},
-        "refinement": [dict(found.__dict__) for found in results.refinements],
+        "teacher": teacher.as_json(teacher),
+        "assistants": [network.as_json(teacher) for network in results.assistants],
+        "student": results.student.as_json(teacher),
+        "control": results.control.as_json(teacher) if results.control else None,
+        "train_flops": {"hops": results.train_flops, "teacher": teacher.train_flops},
+        "refinement": [dict(refinement.__dict__) for refinement in results.refinements],
         "clips": results.data["clips"],
         "labels": results.labels,
         "notes": list(results.notes),
@@ -114,30 +114,30 @@ def as_json(results: Results) -> dict[str, Any]:
 
 
 def page(results: Results) -> str:
-    """report.html: one file that needs no network."""
+    """Return report.html, one file that needs no network access."""
     from stagedkd.report.plots import correlation_map, loss_curves
 
     maps = {name: correlation_map(c.before, c.after, c.student, c.teacher) for name, c in results.correlations.items()}
     spec = yaml.safe_dump(results.plan.spec.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
     values = {"r": results, "curves": loss_curves(results), "maps": maps, "spec": spec}
-    return _template("report.html.j2").render(**values, pct=_share, flops=flops_text)
+    return _template("report.html.j2").render(**values, pct=_percent_sign, flops=flops_text)
 
 
-def grid_page(found: GridResults) -> str:
-    """report.html of a grid: one file that needs no network."""
+def grid_page(grid: GridResults) -> str:
+    """Return report.html of a grid, one file that needs no network access."""
     from stagedkd.report.plots import settings_plot
 
     return _template("grid.html.j2").render(
-        r=found, plot=settings_plot(found), pct=_percent, flops=flops_text, p=p_text, smallest=points(SMALLEST_EFFECT)
+        r=grid, plot=settings_plot(grid), pct=_percent, flops=flops_text, p=p_text, smallest=points(SMALLEST_EFFECT)
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
 
 
-def _share(share: float) -> str:
-    return f"{100 * share:.1f}%"
+def _percent_sign(fraction: float) -> str:
+    return f"{100 * fraction:.1f}%"
 
 
 def _template(name: str) -> Any:
