@@ -248,7 +248,7 @@ def test_killed_and_stopped_trainings_go_on_to_the_same_bits(place: Path) -> Non
     ranks = wait_for_training(place, store, process, 1)
     os.kill(ranks["1"], signal.SIGKILL)
     code, errors = ended(process)
-    assert code == 1 and "rank 1 of 2 was ended by SIGKILL" in errors and "goes on from the last checkpoint" in errors
+    assert code == 1 and "rank 1 of 2 was ended by SIGKILL" in errors and "resumes from the last checkpoint" in errors
     assert not ranks_of(place / store)
 
     process = start(place, store)
@@ -289,5 +289,5 @@ def test_a_signal_to_all_is_a_stop_after_which_one_process_goes_on(place: Path) 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_runs(place: Path) -> None:
     code, errors = ended(start(place, "odd", gpus=3))
-    assert code == 2 and "a batch of 16 cannot be shared evenly by gpus: 3" in errors
+    assert code == 2 and "a batch of 16 cannot be divided by gpus: 3" in errors
     assert not (place / "odd").exists() or not list((place / "odd").glob("*-*"))

@@ -121,7 +121,7 @@ def test_memory_of_the_gpu_is_given_back_first(context: Context, monkeypatch: py
 def test_a_stage_of_the_pipeline_is_refused_as_a_run_is(context: Context) -> None:
     plan = compile_plan(load_spec("specs/tiny.yaml"), Lock())
     runtime = context.runtime.model_copy(update={"gpus": 3})
-    with pytest.raises(UsageError, match="a batch of 16 cannot be shared evenly by gpus: 3"):
+    with pytest.raises(UsageError, match="a batch of 16 cannot be divided by gpus: 3"):
         run_stage(plan, plan.stage("student"), runtime, Silent())
     _, ran = run_stage(plan, plan.stages[0], runtime, Silent())  # which trains nothing
     assert ran
