@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stagedkd.errors import TrainingError
-from stagedkd.experiment.reproduce import environment_of
+from stagedkd.experiment.reproduce import environment_differences
 from stagedkd.models.build import own_function
 from stagedkd.train.ranks import Ranks, refuse_batch_statistics, synchronised
 from tests.shared_training import CASES, network, trained
@@ -282,8 +282,10 @@ def test_a_signal_to_all_is_a_stop_after_which_one_process_goes_on(place: Path) 
     (student,) = (place / store).glob("distill-*")
     run = json.loads((student / "run.json").read_text("utf-8"))
     assert run["gpus"] == 1 and [piece["gpus"] for piece in run["began"]] == [2, 1]
-    found = environment_of({"it": run}, {"it": {name: value for name, value in run.items() if name != "began"}})
-    assert found == ("the original it was made in pieces: gpus: 2, then gpus: 1",)
+    found = environment_differences(
+        {"it": run}, {"it": {name: value for name, value in run.items() if name != "began"}}
+    )
+    assert found == ("the original it was made in several environments: gpus: 2, then gpus: 1",)
     assert not any("began" in path.read_text("utf-8") for path in (place / "two").glob("*/run.json"))
 
 

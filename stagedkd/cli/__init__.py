@@ -269,11 +269,11 @@ def init(
     out: Annotated[Path | None, typer.Option("--out", metavar="SPEC", help="Where: specs/<folder>.yaml.")] = None,
 ) -> None:
     """Write a small commented spec for a folder of one's own videos, that runs as it stands."""
-    from stagedkd.experiment.init import start
+    from stagedkd.experiment.init import init_project
 
-    made = start(folder, out)
-    say(made.lines)
-    say([f"next: stagedkd run {made.spec}"])
+    project = init_project(folder, out)
+    say(project.lines)
+    say([f"next: stagedkd run {project.spec}"])
 
 
 def _check_baseline(plans: Plans, baseline: str) -> None:

@@ -194,7 +194,7 @@ def reproduce(
     import tempfile
 
     with tempfile.TemporaryDirectory() if store is None else nullcontext(str(store)) as folder, progress() as shown:
-        found = rebuild(what, kept, runtime, Path(folder).resolve(), shown, given=(device, threads))
+        found = rebuild(what, kept, runtime, Path(folder).resolve(), shown, requested=(device, threads))
     if found.differs:
         hint = "" if found.environment == () else "the same bits need the same environment"
         raise TrainingError("\n".join(rebuilt_lines(found)), hint=hint)
