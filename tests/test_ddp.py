@@ -19,7 +19,7 @@ from torch import nn
 from stagedkd.errors import TrainingError
 from stagedkd.experiment.reproduce import environment_differences
 from stagedkd.models.build import own_function
-from stagedkd.train.ranks import Ranks, refuse_batch_statistics, synchronised
+from stagedkd.train.ranks import Ranks, convert_batchnorms, refuse_batch_statistics
 from tests.shared_training import CASES, network, trained
 from tests.tools import files_of
 
@@ -94,9 +94,9 @@ def test_ranks_decide_by_what_the_file_said_before_the_first_one_writes_it(by_tw
 def test_on_cuda_batch_norms_are_synchronised_and_keep_their_names() -> None:
     mine, ranks = network(4, 1, "batch").train(), Ranks(0, 2)
     before, parameters = mine.state_dict(), list(mine.parameters())
-    synchronised(mine, torch.device("cpu"), ranks)
+    convert_batchnorms(mine, torch.device("cpu"), ranks)
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in mine.modules())
-    synchronised(mine, torch.device("cuda"), ranks)
+    convert_batchnorms(mine, torch.device("cuda"), ranks)
     assert sum(isinstance(module, nn.SyncBatchNorm) for module in mine.modules()) == 2
     refuse_batch_statistics(mine, ranks, "phase p")
     assert mine.state_dict().keys() == before.keys()
