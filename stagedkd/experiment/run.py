@@ -178,9 +178,9 @@ def _check(plans: Plans, runtime: Runtime, store: Store, cluster: Cluster | None
     else:
         device_of(runtime.device)
         check_ranks(missing, runtime)
-    seen: dict[str, Any] = {}
+    shapes: dict[str, Any] = {}
     for plan in plans.cells.values():
-        preflight(plan, Path(runtime.root), seen)
+        preflight(plan, Path(runtime.root), shapes)
 
 
 def _run_cells(plans: Plans, runner: _Runner) -> tuple[dict[str, Outcome], dict[str, StagedkdError]]:

@@ -53,8 +53,8 @@ def distill(context: Context, work: DistillWork) -> Result:
         extra["warm_started"] = _warm_start(context, student, guides[0])
     feed = feed_of(context, work, "same", device)
     shapes = [
-        measure(lambda arch=arch: build_or_refuse(arch, classes, context.root), *work.clip.seen(wanted))
-        for arch, wanted in ((work.arch, work.input), *_guide_archs(work))
+        measure(lambda arch=arch: build_or_refuse(arch, classes, context.root), *work.clip.seen(network_input))
+        for arch, network_input in ((work.arch, work.input), *_guide_archs(work))
     ]
     extra["train_flops"] = hop_flops(work, shapes, len(feed.clip_ids))
     probe = _probe(work, feed, guides[0])
@@ -105,10 +105,10 @@ def _live_guides(
     """The guides of the hop, the teacher first, each with its weight."""
     ranks, guides = ranks_of(context, device), list[LiveGuide]()
     weights = (work.share, *(guide.share for guide in work.guides))
-    for network, (_, wanted), weight in zip(networks, _guide_archs(work), weights, strict=True):
+    for network, (_, network_input), weight in zip(networks, _guide_archs(work), weights, strict=True):
         refuse_batch_statistics(network, ranks, "a guide")
         run = torch.compile(network.run) if context.runtime.compile else network.run
-        guides.append(LiveGuide(run, wanted, weight, ranks))
+        guides.append(LiveGuide(run, network_input, weight, ranks))
     return tuple(guides)
 
 

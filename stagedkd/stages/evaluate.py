@@ -50,8 +50,8 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
             "confidence": scores.max(1).tolist(),
         },
     )
-    seen = work.clip.seen(work.input)
-    shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *seen)
+    view = work.clip.seen(work.input)
+    shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *view)
     metrics = metrics_of(scores, labels, classes)
     metrics |= {
         "split": work.split,
@@ -59,5 +59,5 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
         "params": shape.params,
         "flops": shape.flops,
     }
-    seconds = latency(network, *seen, device)
+    seconds = latency(network, *view, device)
     return Result(metrics=metrics, run=run_facts(device, 0.0) | {"latency_seconds": seconds})

@@ -138,13 +138,13 @@ def _outcome(
 
 def _clips(context: Context) -> Clips:
     """Read the training clips with their given labels."""
-    given = read_table(context.inputs["labels"].file("labels.parquet"))
+    table = read_table(context.inputs["labels"].file("labels.parquet"))
     data = context.inputs["data"]
     groups = read_table(data.file("clips.parquet"))["group"]
     classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
-    clip_ids = np.array(given["clip"], np.int64)
-    labels = np.array(given["label"], np.int64)
-    return Clips(clip_ids, [groups[i] for i in given["clip"]], labels, given["origin"], classes)
+    clip_ids = np.array(table["clip"], np.int64)
+    labels = np.array(table["label"], np.int64)
+    return Clips(clip_ids, [groups[i] for i in table["clip"]], labels, table["origin"], classes)
 
 
 def _read_labels(path: Path) -> rules.Labels:

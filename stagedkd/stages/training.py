@@ -45,7 +45,7 @@ def label_job(
     context: Context,
     network: Network,
     phase: PhaseWork,
-    wanted: Input | None,
+    network_input: Input | None,
     feed: Feed,
     device: torch.device,
     scratch: Path,
@@ -54,7 +54,7 @@ def label_job(
     warn_of_half_precision(context, (phase,), device)
     on_device(network, device)
     execution = execution_of(context, device, scratch)
-    return Job(network, wanted, (phase,), feed, execution, options=DistillOptions(seed=feed.seed))
+    return Job(network, network_input, (phase,), feed, execution, options=DistillOptions(seed=feed.seed))
 
 
 def execution_of(context: Context, device: torch.device, scratch: Path) -> Execution:
@@ -88,17 +88,17 @@ def naming_stage(context: Context) -> Generator[None]:
         raise TrainingError(f"stage {context.stage.name}: {error.message}", hint=error.hint) from error
 
 
-def save_result(context: Context, job: Job, at: Progress, started: float, extra: Mapping[str, Any]) -> Result:
+def save_result(context: Context, job: Job, progress: Progress, started: float, extra: Mapping[str, Any]) -> Result:
     """Save the trained student and give the result of the stage.
 
     Args:
-        at: from `fit`. started: by `time.monotonic`, when the training was started. extra: further metrics.
+        progress: from `fit`. started: when the training was started, from `time.monotonic`. extra: further metrics.
     """
     save_network(context, job.student)
     labelled = int((job.feed.labels >= 0).sum())
-    metrics = {"steps": at.total, "labelled_clips": labelled, "clips": len(job.feed.clip_ids), **extra}
-    metrics["losses"] = {phase: dict(means) for phase, means in at.last.items()}
-    facts = run_facts(job.execution.device, time.monotonic() - started, at.waited, context.ranks)
+    metrics = {"steps": progress.total, "labelled_clips": labelled, "clips": len(job.feed.clip_ids), **extra}
+    metrics["losses"] = {phase: dict(means) for phase, means in progress.last.items()}
+    facts = run_facts(job.execution.device, time.monotonic() - started, progress.waited, context.ranks)
     return Result(metrics=metrics, run=facts)
 
 
@@ -116,14 +116,14 @@ def training_device(context: Context) -> torch.device:
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     now = {**environment(), **_device_facts(device, context.ranks), "compile": context.runtime.compile}
-    other = differences(before, now, ("then", "now")) if before else []
-    if other:
-        note(f"resuming in a different environment; results may differ in the last bits: {'; '.join(other)}")
+    changes = differences(before, now, ("then", "now")) if before else []
+    if changes:
+        note(f"resuming in a different environment; results may differ in the last bits: {'; '.join(changes)}")
     elif before is not None and not before:
         unreadable = f"{scratch / ENVIRONMENTS} is unreadable"
         note(f"cannot tell how this stage was started ({unreadable}); results may differ in the last bits")
     if context.first:
-        write_environments(scratch, [*environments, now] if other or not before else environments)
+        write_environments(scratch, [*environments, now] if changes or not before else environments)
     return device
 
 
@@ -146,15 +146,15 @@ def feed_of(
     """The training clips with their labels, and with refined labels if the stage has them as an input."""
     table = read_table(context.inputs["labels"].file("labels.parquet"))
     clip_ids = np.array(table["clip"], np.int64)
-    given = np.array(table["label"], np.int64)
+    given_labels = np.array(table["label"], np.int64)
     if labels == "all":  # the only training that may read the hidden true labels; every report says so
-        given = np.array(read_table(context.inputs["data"].file("truth.parquet"))["label"], np.int64)[clip_ids]
-    if not (given >= 0).any() and isinstance(work, TeachWork):
+        given_labels = np.array(read_table(context.inputs["data"].file("truth.parquet"))["label"], np.int64)[clip_ids]
+    if not (given_labels >= 0).any() and isinstance(work, TeachWork):
         raise DataError("no training clip has a label", hint="raise labels.clean or labels.noisy")
     source = open_source(context, context.inputs["data"], work.clip, device)
     refined = read_refined(context.inputs["refined"]) if "refined" in context.inputs else None
     views, threads = work.clip.views, workers(context.runtime)
-    return Feed(source, clip_ids, given, work.augment, order_seed(work.seed), views, threads, refined)
+    return Feed(source, clip_ids, given_labels, work.augment, order_seed(work.seed), views, threads, refined)
 
 
 def read_refined(artifact: Artifact) -> Refined:

@@ -44,12 +44,12 @@ def train_flops(
     first = cut[min(phase.trained)][0] if cut else None
     forward = student.flops_of(None, plan.student_end, phase.head)
     backward = 2 * student.flops_of(first, plan.student_end, phase.head)
-    each = (forward + backward) * (2 if phase.losses.fixmatch else 1)
+    per_clip = (forward + backward) * (2 if phase.losses.fixmatch else 1)
     for i, guide in enumerate(guides):
         taps = list(plan.teacher_taps.values()) if i == 0 else []
         last = max(taps, key=list(guide.block_flops).index) if taps else None
         needed = guide.flops_of(None, last, head=False)
         whole = guide.flops_of(None, None, head=True) if plan.needs_teacher_logits else needed
         counted = 1 - drop + drop ** len(guides) / len(guides)  # the part of the steps; one guide is never left out
-        each += round(counted * whole + (1 - counted) * needed)
-    return each * phase.run_epochs * steps * phase.train.batch
+        per_clip += round(counted * whole + (1 - counted) * needed)
+    return per_clip * phase.run_epochs * steps * phase.train.batch

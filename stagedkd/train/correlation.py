@@ -57,7 +57,7 @@ class Probe:
         with torch.no_grad(), _in_eval(student), _in_eval(self.teacher):
             for clip_ids in self.batches:
                 (view_B3THW,) = self.source.views(list(clip_ids), 1, 1)
-                student_view, teacher_view = (fit_input(view_B3THW, wanted) for wanted in self.inputs)
+                student_view, teacher_view = (fit_input(view_B3THW, each) for each in self.inputs)
                 student_maps, _ = student.run(student_view, taps=tuple(student_ends), head=False)
                 teacher_maps, _ = self.teacher.run(teacher_view, taps=tuple(teacher_ends), head=False)
                 for k, a in enumerate(student_ends):

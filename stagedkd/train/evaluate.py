@@ -26,21 +26,21 @@ def predict(
     batch: int,
     clips: int,
     crops: Literal[1, 3],
-    wanted: Input | None,
+    network_input: Input | None,
     progress: Callable[[int, int], None],
 ) -> npt.NDArray[np.float32]:
     """Predict class probabilities (len(clip_ids), N): the mean of the softmax over the views, in fp32.
 
     Args:
         batch: clips at once. clips, crops: views of each clip.
-        wanted: the input that the network takes from the shared view. progress: called with (done, all) clips.
+        network_input: the input that the network takes from the shared view. progress: called with (done, all) clips.
     """
     network.eval()
     rows: list[npt.NDArray[np.float32]] = []
     with torch.inference_mode():
         for start in range(0, len(clip_ids), batch):
             views = source.views(clip_ids[start : start + batch].tolist(), clips, crops)
-            scores = torch.stack([network(fit_input(view, wanted)).float().softmax(1) for view in views]).mean(0)
+            scores = torch.stack([network(fit_input(view, network_input)).float().softmax(1) for view in views]).mean(0)
             rows.append(scores.cpu().numpy())
             progress(min(start + batch, len(clip_ids)), len(clip_ids))
     return np.concatenate(rows)

@@ -112,9 +112,7 @@ class Feed:
                 posterior_BN=torch.from_numpy(posteriors).to(device),
                 accepted_B=torch.from_numpy(accepted).to(device),
             )
-        if ranks.count > 1 and (
-            self.augment.mixup or self.augment.cutmix
-        ):  # a clip may be mixed with one of another rank
+        if ranks.count > 1 and (self.augment.mixup or self.augment.cutmix):  # it may mix clips of two ranks
             mixed = mix(replace(batch, clip_B3THW=ranks.gather(clip)), self.augment, self.seed, picked.epoch, step)
             return replace(mixed, clip_B3THW=mixed.clip_B3THW[local])
         return mix(batch, self.augment, self.seed, picked.epoch, step)

@@ -171,25 +171,25 @@ def _logit_loss(
     """The mean of a loss over the guides, weighted by their weights."""
     function = _function(models, name, loss)
     labels = (batch.labels_B,) if loss.takes_labels else ()
-    each = [weight * function(student_BN, teacher_BN, *labels) for teacher_BN, weight in guide_logits]
-    return torch.stack(each).sum() / sum(weight for _, weight in guide_logits)
+    weighted = [weight * function(student_BN, teacher_BN, *labels) for teacher_BN, weight in guide_logits]
+    return torch.stack(weighted).sum() / sum(weight for _, weight in guide_logits)
 
 
 def _label_losses(named: Losses, student_BN: Tensor, batch: Batch) -> dict[str, Tensor]:
     """The losses on labels. In a mixed batch, the loss on each of the two labels is weighted by its fraction."""
 
-    def mixed(of: Callable[[Tensor | slice], Tensor]) -> Tensor:
-        first = of(slice(None))
-        return first if batch.order_B is None else batch.fraction * first + (1 - batch.fraction) * of(batch.order_B)
+    def mixed(loss: Callable[[Tensor | slice], Tensor]) -> Tensor:
+        first = loss(slice(None))
+        return first if batch.order_B is None else batch.fraction * first + (1 - batch.fraction) * loss(batch.order_B)
 
     parts: dict[str, Tensor] = {}
     if named.ce is not None:
         params = named.ce.params
-        parts["ce"] = mixed(lambda at: losses.ce(student_BN, batch.labels_B[at], **params))
+        parts["ce"] = mixed(lambda rows: losses.ce(student_BN, batch.labels_B[rows], **params))
     if named.pseudo is not None:
         posterior_BN, accepted_B = batch.posterior_BN, batch.accepted_B
         assert posterior_BN is not None and accepted_B is not None
-        parts["pseudo"] = mixed(lambda at: losses.pseudo(student_BN, posterior_BN[at], accepted_B[at]))
+        parts["pseudo"] = mixed(lambda rows: losses.pseudo(student_BN, posterior_BN[rows], accepted_B[rows]))
     return parts
 
 
@@ -203,12 +203,12 @@ def _feature_losses(
     for name in sorted(phase.losses.comparing(PAIRED)):
         loss = phase.losses.named()[name]
         function = _function(models, name, loss)
-        each: list[Tensor] = []
+        weighted: list[Tensor] = []
         for pair, weight in zip(pairs, weights, strict=True):
             student = pair.projected if loss.compared == "projected" else pair.student
             assert student is not None
-            each.append(weight * function(student, pair.teacher))
-        parts[name] = torch.stack(each).mean()
+            weighted.append(weight * function(student, pair.teacher))
+        parts[name] = torch.stack(weighted).mean()
     if phase.losses.crd:
         assert batch.rows_B is not None
         deepest = pairs[-1]
