@@ -43,13 +43,15 @@ def cluster_of(folder: Path, text: str) -> Cluster:
 
 
 def test_every_fault_of_the_file_has_its_place_and_a_hint(tmp_path: Path) -> None:
-    text = "provider: {kind: slurm, waltime: 1:00:00}\nshare: 0\nretries: many\nacelerators: 2\nworkers: two\n"
+    text = (
+        "provider: {kind: slurm, waltime: 1:00:00}\nper_accelerator: 0\nretries: many\nacelerators: 2\nworkers: two\n"
+    )
     with pytest.raises(SpecError) as caught:
         cluster_of(tmp_path, text)
     problems = {problem.message: problem for problem in caught.value.problems}
     assert set(problems) == {
         "unknown key 'provider.waltime'",
-        "'share' must be at least 1, not 0",
+        "'per_accelerator' must be at least 1, not 0",
         "'retries' must be a whole number, not 'many'",
         "unknown key 'acelerators'",
         "'workers' must be a whole number, not 'two'",
@@ -57,7 +59,7 @@ def test_every_fault_of_the_file_has_its_place_and_a_hint(tmp_path: Path) -> Non
     wrong = problems["unknown key 'provider.waltime'"]
     assert wrong.place is not None and str(wrong.place).endswith("cluster.yaml:1:25") and "walltime" in wrong.hint
     assert problems["unknown key 'acelerators'"].hint == "did you mean 'accelerators'?"
-    assert problems["'share' must be at least 1, not 0"].hint == "allowed: 1 to 1,024"
+    assert problems["'per_accelerator' must be at least 1, not 0"].hint == "allowed: 1 to 1,024"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,8 @@ def test_every_fault_of_the_file_has_its_place_and_a_hint(tmp_path: Path) -> Non
         ("provider: {kind: kubernetes, image: x}", "'provider.persistent_volumes' is missing"),
         ("provider: {kind: local, image: x}", "unknown key 'provider.image'"),
         ("accelerators: all", "'accelerators' must be a count or a list of names, not 'all'"),
-        ("workers: 9\naccelerators: 2\nshare: 4", "9 workers, but 2 accelerators with share 4"),
+        ("share: 2", "unknown key 'share'"),  # the former name of per_accelerator
+        ("workers: 9\naccelerators: 2\nper_accelerator: 4", "9 workers, but 2 accelerators with per_accelerator 4"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -81,7 +84,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, text: str, message: str) -> N
 def test_the_file_is_that_of_params_yaml_or_of_the_option(tmp_path: Path) -> None:
     assert load_cluster(load_runtime(tmp_path)) == Cluster()
     (tmp_path / "params.yaml").write_text("runtime: {cluster: conf/gpus.yaml}\n", "utf-8")
-    with pytest.raises(UsageError, match="there is no"):
+    with pytest.raises(UsageError, match=r"gpus\.yaml does not exist"):
         load_cluster(load_runtime(tmp_path))
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "gpus.yaml").write_text("workers: 3\n", "utf-8")
@@ -95,8 +98,8 @@ def test_the_file_is_that_of_params_yaml_or_of_the_option(tmp_path: Path) -> Non
         ("{}", 0, 1, 0),
         ("{}", 4, 4, 4),
         ("workers: 3", 0, 3, 0),
-        ("share: 2", 4, 8, 4),
-        ("{accelerators: [1, GPU-3f], share: 3}", 8, 6, ("1", "GPU-3f")),
+        ("per_accelerator: 2", 4, 8, 4),
+        ("{accelerators: [1, GPU-3f], per_accelerator: 3}", 8, 6, ("1", "GPU-3f")),
         ("{accelerators: 4, workers: 2}", 0, 2, 4),
         ("{accelerators: 0, workers: 2}", 8, 2, 0),
         ("provider: {kind: slurm, walltime: 1:00:00, gpus_per_node: 4}", 9, 4, 4),
@@ -114,7 +117,7 @@ def test_workers_of_a_node(tmp_path: Path, text: str, visible: int, slots: int, 
 def test_parsl_is_told_what_the_file_says(tmp_path: Path) -> None:
     """No port but loopback for workers here, nothing outside the folder, no usage report, every slot a worker."""
     owner = Owner.new(60)
-    config = config_of(cluster_of(tmp_path, "{accelerators: [0, 1], share: 3}"), tmp_path / "run", owner, 0)
+    config = config_of(cluster_of(tmp_path, "{accelerators: [0, 1], per_accelerator: 3}"), tmp_path / "run", owner, 0)
     (executor,) = config.executors
     assert executor.max_workers_per_node == 6 and executor.workers_per_node == 6
     assert executor.all_addresses == {"127.0.0.1"} and executor.loopback_address == "127.0.0.1"
@@ -225,11 +228,11 @@ def test_cores_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     for workers, threads in ((1, 16), (3, 5), (32, 1)):
         monkeypatch.setenv("PARSL_WORKER_COUNT", str(workers))
-        assert worker.share_of_cores() == threads
+        assert worker.threads_per_worker() == threads
 
 
 def test_one_training_over_several_devices_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="gpus: 2 shares one training"):
+    with pytest.raises(UsageError, match="gpus: 2 divides one training"):
         check_cluster(Cluster(), load_runtime(tmp_path, gpus=2))
 
 
@@ -417,7 +420,7 @@ def test_the_end_of_the_launcher_is_that_of_its_workers(place: Path, reference: 
     pids = of_launcher(f"{place}/ends", process.pid)
     process.send_signal(signal.SIGTERM)
     code, errors = ended(process)
-    assert code == 143 and "written their checkpoints" in errors and "Traceback" not in errors, errors
+    assert code == 143 and "have written checkpoints" in errors and "Traceback" not in errors, errors
     gone_after(pids, 10)
 
     code, errors = ended(start(place, "ends", "--engine", "parsl", "--cluster", "two.yaml"))

@@ -157,7 +157,7 @@ def test_fetch_finds_what_is_there_and_says_where_to_put_what_is_not(figures: Pa
     missing = stagedkd("fetch", "specs/net.yaml", TORCH_HOME=str(figures / "hub"))
     assert (
         missing.returncode == 2
-        and "cannot be fetched" in missing.stderr
+        and "cannot be downloaded" in missing.stderr
         and "on a machine with network" in missing.stderr
     )
 

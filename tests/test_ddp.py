@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stagedkd.errors import TrainingError
-from stagedkd.experiment.reproduce import environment_of
+from stagedkd.experiment.reproduce import environment_differences
 from stagedkd.models.build import user_function
-from stagedkd.train.ranks import Ranks, refuse_batch_statistics, synchronised
+from stagedkd.train.ranks import Ranks, convert_batchnorms, refuse_batch_statistics
 from tests.shared_training import CASES, network, trained
 from tests.tools import files_of
 
@@ -94,9 +94,9 @@ def test_ranks_decide_by_what_the_file_said_before_the_first_one_writes_it(by_tw
 def test_on_cuda_batch_norms_are_synchronised_and_keep_their_names() -> None:
     mine, ranks = network(4, 1, "batch").train(), Ranks(0, 2)
     before, parameters = mine.state_dict(), list(mine.parameters())
-    synchronised(mine, torch.device("cpu"), ranks)
+    convert_batchnorms(mine, torch.device("cpu"), ranks)
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in mine.modules())
-    synchronised(mine, torch.device("cuda"), ranks)
+    convert_batchnorms(mine, torch.device("cuda"), ranks)
     assert sum(isinstance(module, nn.SyncBatchNorm) for module in mine.modules()) == 2
     refuse_batch_statistics(mine, ranks, "phase p")
     assert mine.state_dict().keys() == before.keys()
@@ -248,7 +248,7 @@ def test_killed_and_stopped_trainings_go_on_to_the_same_bits(place: Path) -> Non
     ranks = wait_for_training(place, store, process, 1)
     os.kill(ranks["1"], signal.SIGKILL)
     code, errors = ended(process)
-    assert code == 1 and "rank 1 of 2 was ended by SIGKILL" in errors and "goes on from the last checkpoint" in errors
+    assert code == 1 and "rank 1 of 2 was ended by SIGKILL" in errors and "resumes from the last checkpoint" in errors
     assert not ranks_of(place / store)
 
     process = start(place, store)
@@ -282,12 +282,14 @@ def test_a_signal_to_all_is_a_stop_after_which_one_process_goes_on(place: Path) 
     (student,) = (place / store).glob("distill-*")
     run = json.loads((student / "run.json").read_text("utf-8"))
     assert run["gpus"] == 1 and [piece["gpus"] for piece in run["began"]] == [2, 1]
-    found = environment_of({"it": run}, {"it": {name: value for name, value in run.items() if name != "began"}})
-    assert found == ("the original it was made in pieces: gpus: 2, then gpus: 1",)
+    found = environment_differences(
+        {"it": run}, {"it": {name: value for name, value in run.items() if name != "began"}}
+    )
+    assert found == ("the original it was made in several environments: gpus: 2, then gpus: 1",)
     assert not any("began" in path.read_text("utf-8") for path in (place / "two").glob("*/run.json"))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_runs(place: Path) -> None:
     code, errors = ended(start(place, "odd", gpus=3))
-    assert code == 2 and "a batch of 16 cannot be shared evenly by gpus: 3" in errors
+    assert code == 2 and "a batch of 16 cannot be divided by gpus: 3" in errors
     assert not (place / "odd").exists() or not list((place / "odd").glob("*-*"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stagedkd.experiment.reproduce import environment_of
+from stagedkd.experiment.reproduce import environment_differences
 from stagedkd.report.housekeeping import rebuilt_lines
 from stagedkd.stages import provenance as machine
 from stagedkd.stages.provenance import (
@@ -39,7 +39,7 @@ SAME_AS_THERE = "code, packages, hardware, device and threads equal those in the
 
 def said(there: dict[str, dict[str, Any] | None], here: dict[str, dict[str, Any] | None]) -> str:
     """The last line of what `reproduce` prints where bits differ."""
-    found = Rebuilt(tuple(there), {"it": ("it differs",)}, (), environment_of(there, here))
+    found = Rebuilt(tuple(there), {"it": ("it differs",)}, (), environment_differences(there, here))
     return list(rebuilt_lines(found))[-1]
 
 
@@ -64,7 +64,7 @@ def test_whatever_differs_or_is_not_known_is_named(name: str) -> None:
 
 def test_a_stage_without_run_json_is_not_said_to_be_the_same() -> None:
     assert said({"a": RUN, "b": None}, {"a": RUN, "b": RUN}) == (
-        "the environment differs: b: unknown there, which lacks its run.json"
+        "the environment differs: b: unknown there, since its run.json is missing"
     )
 
 
@@ -76,7 +76,7 @@ def test_pieces_are_told_by_what_differs(tmp_path: Path) -> None:
     assert describe_environments({**RUN, "began": [RUN, newer]}) == "torch: 2.15, then torch: 2.16"
     assert describe_environments({**RUN, "began": [{}, RUN]}) == "unknown, then what run.json says"
     assert describe_environments(RUN) == ""
-    two = "the original a was made in pieces: gpus: 2, then gpus: 1"
+    two = "the original a was made in several environments: gpus: 2, then gpus: 1"
     assert said({"a": {**RUN, "began": pieces[1:]}}, {"a": RUN}) == f"the environment differs: {two}"
     rebuilt = said({"a": RUN}, {"a": {**RUN, "began": pieces[1:]}})
     assert rebuilt == f"the environment differs: {two.replace('original', 'rebuilt')}"

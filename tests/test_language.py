@@ -211,7 +211,7 @@ def test_init_writes_a_spec_that_loads_and_refuses_to_overwrite(
     found = stagedkd("init", "my videos")
     assert found.returncode == 0, found.stderr
     assert found.stdout.splitlines() == [
-        "wrote params.yaml: this folder is the project now",
+        "wrote params.yaml: this folder is now a project",
         "wrote specs/my_videos.yaml: 90 clips of 10 classes, about "
         + found.stdout.split("about ")[1].split(" ")[0]
         + " frames each",
@@ -222,7 +222,7 @@ def test_init_writes_a_spec_that_loads_and_refuses_to_overwrite(
         tmp_path / "specs" / "my_videos.yaml"
     ).read_text("utf-8")
     again = stagedkd("init", "my videos")
-    assert again.returncode == 2 and "is there already" in again.stderr
+    assert again.returncode == 2 and "exists already" in again.stderr
     assert stagedkd("check", "specs/my_videos.yaml", "--shapes").returncode == 0
     (tmp_path / "my videos" / "clips.csv").unlink()
     folder = stagedkd("init", "my videos", "--out", "specs/folder.yaml")

@@ -505,7 +505,7 @@ def test_without_transformers_the_command_that_installs_it_is_named(
     with pytest.raises(UsageError, match=r"transformers is not installed: pip install 'stagedkd\[hf\]'"):
         hf(arch(), 7, project)
     plan = compile_plan(load_spec("specs/tiny.yaml", [*SETS, f"teacher={TEACHER}"]))
-    with pytest.raises(SpecError, match=r"teacher: hf cannot run here: .*pip install 'stagedkd\[hf\]'"):
+    with pytest.raises(SpecError, match=r"teacher: hf cannot be used: .*pip install 'stagedkd\[hf\]'"):
         preflight(plan, project)
 
 
@@ -539,7 +539,7 @@ def test_a_spec_of_both_is_compiled_and_measured(project: Path) -> None:
 def test_a_wrong_number_of_layers_is_found_before_anything_runs(project: Path) -> None:
     saved(project / "net")
     plan = compile_plan(load_spec("specs/tiny.yaml", [*BOTH, "teacher.layers=12"]))
-    with pytest.raises(SpecError, match="teacher: hf cannot run here: net has 5 layers, not 12: set layers: 5"):
+    with pytest.raises(SpecError, match="teacher: hf cannot be used: net has 5 layers, not 12: set layers: 5"):
         preflight(plan, project)
     plan = compile_plan(load_spec("specs/tiny.yaml", [*BOTH, "clip.frames=8"]))
     with pytest.raises(SpecError, match="this videomae runs at 4x16x16 only, not 8x16x16"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
-from stagedkd.experiment.reproduce import as_there
+from stagedkd.experiment.reproduce import runtime_like_original
 from stagedkd.experiment.run import run_stage
 from stagedkd.launch import torchrun as ranks
 from stagedkd.plan.compile import compile_plan
@@ -121,7 +121,7 @@ def test_memory_of_the_gpu_is_given_back_first(context: Context, monkeypatch: py
 def test_a_stage_of_the_pipeline_is_refused_as_a_run_is(context: Context) -> None:
     plan = compile_plan(load_spec("specs/tiny.yaml"), Lock())
     runtime = context.runtime.model_copy(update={"gpus": 3})
-    with pytest.raises(UsageError, match="a batch of 16 cannot be shared evenly by gpus: 3"):
+    with pytest.raises(UsageError, match="a batch of 16 cannot be divided by gpus: 3"):
         run_stage(plan, plan.stage("student"), runtime, Silent())
     _, ran = run_stage(plan, plan.stages[0], runtime, Silent())  # which trains nothing
     assert ran
@@ -133,7 +133,7 @@ def test_what_several_made_is_rebuilt_by_as_many_where_that_is_possible(
 ) -> None:
     """A batch of 16 is not shared by three."""
     run = {"gpus": there, "threads": 1, "device": "cpu"} if there else None
-    made = as_there(context.stage, context.runtime.model_copy(update={"gpus": here}), run, (None, None))
+    made = runtime_like_original(context.stage, context.runtime.model_copy(update={"gpus": here}), run, (None, None))
     assert made.gpus == expected
 
 

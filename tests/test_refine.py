@@ -308,18 +308,18 @@ def test_predictions_are_out_of_fold_and_rounds_train_on_the_labels_before(
     (project / "specs" / "tiny.yaml").write_text(REFINED, "utf-8")
     trained: list[tuple[set[int], dict[int, int]]] = []
     predicted: list[set[int]] = []
-    run_job, predict = stage.run_job, stage.predict
+    fit, predict = stage.fit, stage.predict
 
-    def training(context: Any, made: Any) -> Any:
-        numbers = made.feed.numbers.tolist()
-        trained.append((set(numbers), dict(zip(numbers, made.feed.labels.tolist(), strict=True))))
-        return run_job(context, made)
+    def training(job: Any) -> Any:
+        clip_ids = job.feed.clip_ids.tolist()
+        trained.append((set(clip_ids), dict(zip(clip_ids, job.feed.labels.tolist(), strict=True))))
+        return fit(job)
 
-    def predicting(network: Any, source: Any, numbers: Any, *rest: Any) -> Any:
-        predicted.append(set(numbers.tolist()))
-        return predict(network, source, numbers, *rest)
+    def predicting(network: Any, source: Any, clip_ids: Any, *rest: Any) -> Any:
+        predicted.append(set(clip_ids.tolist()))
+        return predict(network, source, clip_ids, *rest)
 
-    monkeypatch.setattr(stage, "run_job", training)
+    monkeypatch.setattr(stage, "fit", training)
     monkeypatch.setattr(stage, "predict", predicting)
     monkeypatch.setattr(rules, "near_chance", lambda *_: False)  # so small a network knows little
     monkeypatch.setattr(rules, "shifted", lambda *_: [])

@@ -33,7 +33,7 @@ def test_ten_kills_give_the_same_bits(project: Path, stagedkd: Command) -> None:
     (project / "specs" / "own.yaml").write_text(dropout_spec(), "utf-8")
     whole = stagedkd("run", "specs/own.yaml", "--store", "whole", "--results", "r1")
     assert whole.returncode == 0, whole.stderr
-    assert "running code of your own" in whole.stderr
+    assert "running your own code" in whole.stderr
     dice = random.Random(20261121)
     moments = [("step", dice.randint(1, 7)) for _ in range(4)] + [("checkpoint", dice.randint(1, 3)) for _ in range(3)]
     moments += [("publish", dice.randint(1, 4)), ("publish", dice.randint(1, 4)), ("rename", 1)]

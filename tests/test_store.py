@@ -437,7 +437,7 @@ def test_a_lost_lease_says_what_is_known(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_results_are_those_of_the_spec_as_it_is(project: Path, stagedkd: Command) -> None:
     """A spec that is edited and set back finds everything in the store, and results/ are its own again."""
-    from stagedkd.experiment.reproduce import seek
+    from stagedkd.experiment.reproduce import find_target
 
     results = project / "results/tiny"
     for rate in ("1e-2", "2e-2", "1e-2"):
@@ -453,7 +453,7 @@ def test_results_are_those_of_the_spec_as_it_is(project: Path, stagedkd: Command
     (project / "specs/tiny.yaml").write_text(SHORT.replace("lr: 1e-2", "lr: 2e-2"), "utf-8")
     other = compile_plan(load_spec("specs/tiny.yaml"))
     record(project / "store", "tiny", [str(stage.key) for stage in other.stages])  # the last run, without a report
-    ends = {manifest.key for manifest in seek(results, Store(project / "store")).manifests}
+    ends = {manifest.key for manifest in find_target(results, Store(project / "store")).manifests}
     assert plan.stage("evaluate-student").key in ends and other.stage("evaluate-student").key not in ends
 
 
@@ -462,7 +462,7 @@ def test_results_are_those_of_the_spec_as_it_is(project: Path, stagedkd: Command
 
 @pytest.mark.slow
 def test_a_run_is_made_anew_from_its_manifests(project: Path, stagedkd: Command) -> None:
-    from stagedkd.experiment.reproduce import graph_of, manifest_in, require_inputs
+    from stagedkd.experiment.reproduce import check_files, graph_of, manifest_in
     from stagedkd.plan.runtime import load_runtime
 
     (project / "nets").mkdir()
@@ -497,47 +497,47 @@ def test_a_run_is_made_anew_from_its_manifests(project: Path, stagedkd: Command)
     assert "torch: 1.0 there" in tampered.stderr and "code: old there" in tampered.stderr
 
     (project / "nets/own.py").write_text(OWN_NET + "\n# changed\n", "utf-8")
-    with pytest.raises(LockError, match=r"nets/own.py is not the file that this was made of"):
-        require_inputs(graph_of([manifest_in(project / "results/own/student.safetensors")]), load_runtime(project))
+    with pytest.raises(LockError, match=r"nets/own.py differs from the file of the original"):
+        check_files(graph_of([manifest_in(project / "results/own/student.safetensors")]), load_runtime(project))
 
 
 def test_reproduce_refuses_what_it_cannot_trust(tiny: tuple[Store, Plan], project: Path) -> None:
-    from stagedkd.experiment.reproduce import graph_of, manifest_in, require_inputs, seek
+    from stagedkd.experiment.reproduce import check_files, find_target, graph_of, manifest_in
     from stagedkd.plan.runtime import load_runtime
     from stagedkd.plan.work import DistillWork
     from stagedkd.spec.schema.networks import FileArch
 
     store, plan = tiny
-    for what, words in ((project / "nowhere", "there is no"), (project / "specs", "no result")):
+    for what, words in ((project / "nowhere", "does not exist"), (project / "specs", "not a result")):
         with pytest.raises(UsageError, match=words):
-            seek(what, store)
-    with pytest.raises(StoreError, match="no safetensors file"):
+            find_target(what, store)
+    with pytest.raises(StoreError, match="not a safetensors file"):
         manifest_in(project / "params.yaml")
     folder = store.root / plan.stage("student").folder
-    (manifest,) = seek(folder, store).manifests
+    (manifest,) = find_target(folder, store).manifests
     graph = graph_of([manifest])
     assert {s.key for s in graph.stages} == {s.key for s in plan.closure(plan.stage("student"))}
     assert [s.name for s in graph.closure(graph.stages[-1])] == [s.name for s in graph.stages]  # in order
     path = folder / "files/manifest.json"
     path.write_text(path.read_text("utf-8").replace('"lr": 0.01', '"lr": 0.02'), "utf-8")
     with pytest.raises(StoreError, match="is not the key of the work"):
-        seek(folder, store)
+        find_target(folder, store)
     work = plan.stage("student").work
     assert isinstance(work, DistillWork)
     for own, error, words in (
-        ("nets/own.py", UsageError, "is not here"),
+        ("nets/own.py", UsageError, "is missing"),
         ("../own.py", UsageError, "outside the project"),
     ):
         arch = FileArch(arch="file", path=own, digest="0" * 64)
         stage = Stage("student", work.model_copy(update={"arch": arch}), {}, Key("0" * 64))
         with pytest.raises(error, match=words):
-            require_inputs(type(graph)("x", graph.lock, (stage,), graph.clip), load_runtime(project))
+            check_files(type(graph)("x", graph.lock, (stage,), graph.clip), load_runtime(project))
 
 
 @pytest.mark.slow
 def test_reproduce_wants_the_data_that_were_locked(project: Path) -> None:
     from stagedkd import run
-    from stagedkd.experiment.reproduce import graph_of, reproduce, require_inputs
+    from stagedkd.experiment.reproduce import check_files, graph_of, reproduce
     from stagedkd.plan.runtime import load_runtime
     from stagedkd.stages.context import Silent
     from tests.videos import write_video
@@ -558,7 +558,7 @@ def test_reproduce_wants_the_data_that_were_locked(project: Path) -> None:
     assert found.environment == () and not found.bare
     write_video(project / "data/set/ab1.avi", 9)
     with pytest.raises(LockError, match=r"changed  ab1.avi"):
-        require_inputs(graph_of(Store(project / "store").manifests()), load_runtime(project))
+        check_files(graph_of(Store(project / "store").manifests()), load_runtime(project))
     (project / "stagedkd.lock").unlink()
-    with pytest.raises(LockError, match="are not those that this was made of"):
-        require_inputs(graph_of(Store(project / "store").manifests()), load_runtime(project))
+    with pytest.raises(LockError, match="differ from those of the original"):
+        check_files(graph_of(Store(project / "store").manifests()), load_runtime(project))

@@ -72,11 +72,11 @@ def init(
     ] = None,
 ) -> None:
     """Write a small commented spec for a folder of your own videos."""
-    from stagedkd.experiment.init import start
+    from stagedkd.experiment.init import init_project
 
-    started = start(folder, out)
-    print_lines(started.lines)
-    print_lines([f"next: stagedkd run {started.spec}"])
+    project = init_project(folder, out)
+    print_lines(project.lines)
+    print_lines([f"next: stagedkd run {project.spec}"])
 
 
 def check(

@@ -214,7 +214,7 @@ def reproduce(
     import tempfile
 
     with tempfile.TemporaryDirectory() if store is None else nullcontext(str(store)) as folder, progress() as listener:
-        rebuilt = rebuild(what, originals, runtime, Path(folder).resolve(), listener, given=(device, threads))
+        rebuilt = rebuild(what, originals, runtime, Path(folder).resolve(), listener, requested=(device, threads))
     if rebuilt.differs:
         hint = "" if rebuilt.environment == () else "rebuild it in the same environment to get the same bits"
         raise TrainingError("\n".join(rebuilt_lines(rebuilt)), hint=hint)

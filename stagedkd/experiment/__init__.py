@@ -1,1 +1,1 @@
-"""Whole experiments: what the commands do with a spec."""
+"""Whole experiments: run, lock, check, reproduce and survey a spec."""

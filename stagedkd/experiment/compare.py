@@ -1,4 +1,4 @@
-"""Two builds of one result, compared bit for bit."""
+"""Compare two builds of one result, bit for bit."""
 
 # pyright: reportUnknownVariableType=false
 # The type stubs of safetensors are incomplete.
@@ -17,60 +17,65 @@ if TYPE_CHECKING:
 
 
 def compare_artifacts(original: Path, rebuilt: Path) -> list[str]:
-    """How the `files/` of two artifacts differ, in words; nothing where they are equal bit for bit."""
+    """Describe how the `files/` of two artifacts differ; give an empty list if they are equal bit for bit."""
     first, second = (_files(folder / "files") for folder in (original, rebuilt))
     manifest = manifest_at(original)
     published = manifest.files if isinstance(manifest, Manifest) else dict[str, str]()
-    found: list[str] = []
+    lines: list[str] = []
     for name in sorted(first.keys() | second.keys()):
         if name not in first or name not in second:
-            found.append(f"{name} is {'missing' if name not in first else 'not rebuilt'}")
+            lines.append(f"{name} is {'missing' if name not in first else 'not rebuilt'}")
             continue
         changed = name in published and published[name] != file_digest(first[name])
         note = " (the original was changed after it was published)" if changed else ""
-        found += [difference + note for difference in compare_files(name, first[name], second[name])]
-    return found
+        lines += [difference + note for difference in compare_files(name, first[name], second[name])]
+    return lines
 
 
 def compare_files(name: str, first: Path, second: Path) -> list[str]:
-    """How two files differ, in words; nothing where they are equal bit for bit."""
-    return [] if file_digest(first) == file_digest(second) else [_in_detail(name, first, second)]
+    """Describe how two files differ; give an empty list if they are equal bit for bit."""
+    return [] if file_digest(first) == file_digest(second) else [_describe_difference(name, first, second)]
 
 
 def _files(folder: Path) -> dict[str, Path]:
+    """The files below a folder, by their relative paths."""
     return {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
 
 
-def _in_detail(name: str, first: Path, second: Path) -> str:
+def _describe_difference(name: str, first: Path, second: Path) -> str:
     try:
         if name.endswith(".safetensors"):
-            return f"{name}: {_weights_differ(first, second)}"
+            return f"{name}: {_describe_weights(first, second)}"
         if name.endswith(".json"):
             old, new = (dict(_leaves(json.loads(path.read_text("utf-8")))) for path in (first, second))
-            at = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-            shown = [f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in at[:3]]
-            return f"{name}: " + (", ".join(shown) or "other spacing") + (", ..." if len(at) > 3 else "")
-    except Exception:  # what cannot be read differs, whatever the reader calls it
+            keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+            changes = [f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in keys[:3]]
+            equal = "the values are equal, the spacing differs"
+            return f"{name}: " + (", ".join(changes) or equal) + (", ..." if len(keys) > 3 else "")
+    except Exception:  # a file that cannot be read differs, whichever error its reader raises
         pass
     return f"{name} differs"
 
 
-def _weights_differ(first: Path, second: Path) -> str:
+def _describe_weights(first: Path, second: Path) -> str:
+    """Describe how two safetensors files differ that are not equal bit for bit."""
     from safetensors import safe_open
 
-    with safe_open(first, "pt") as one, safe_open(second, "pt") as other_one:
-        old, new = cast(Any, one), cast(Any, other_one)
+    with safe_open(first, "pt") as first_weights, safe_open(second, "pt") as second_weights:
+        old, new = cast(Any, first_weights), cast(Any, second_weights)
         if set(old.keys()) != set(new.keys()):
-            return "other tensors"
+            return "the names of the tensors differ"
         pairs: list[tuple[Tensor, Tensor]] = [(old.get_tensor(key), new.get_tensor(key)) for key in old.keys()]  # noqa: SIM118
-        other = [(a, b) for a, b in pairs if a.shape != b.shape or a.dtype != b.dtype or not a.equal(b)]
-        if not other:
-            return "the metadata differ, the tensors are equal" if old.metadata() != new.metadata() else "other order"
-        far = [float((a.double() - b.double()).abs().max()) for a, b in other if a.shape == b.shape and a.numel()]
-        return f"{len(other)} of {len(pairs)} tensors differ, by {max(far, default=float('nan')):.3g} at most"
+        different = [(a, b) for a, b in pairs if a.shape != b.shape or a.dtype != b.dtype or not a.equal(b)]
+        if not different:
+            what = "metadata differ" if old.metadata() != new.metadata() else "order differs"
+            return f"the tensors are equal, the {what}"
+        gaps = [float((a.double() - b.double()).abs().max()) for a, b in different if a.shape == b.shape and a.numel()]
+        return f"{len(different)} of {len(pairs)} tensors differ, by {max(gaps, default=float('nan')):.3g} at most"
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The scalars of a JSON value with their dotted paths."""
     if isinstance(value, list):
         value = dict(enumerate(cast("list[Any]", value)))
     if not isinstance(value, dict):

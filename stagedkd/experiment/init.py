@@ -1,4 +1,4 @@
-"""`stagedkd init`: from a folder of videos to a spec that runs."""
+"""`stagedkd init`: write a spec that runs for a folder of videos."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ runtime:
 
 
 @dataclass(frozen=True)
-class Started:
-    """The spec that was written, and what is to be said about it."""
+class NewProject:
+    """The spec that was written, and the lines that tell the user what was done."""
 
     spec: Path
     lines: tuple[str, ...]
 
 
-def start(folder: Path, out: Path | None) -> Started:
-    """Write a spec for the videos in `folder`, and params.yaml where the working folder is no project yet.
+def init_project(folder: Path, out: Path | None) -> NewProject:
+    """Write a spec for the videos in `folder`, and params.yaml if the working folder is no project yet.
 
+    Args:
+        out: the file of the spec; specs/<folder>.yaml if None.
     Raises:
-        UsageError, DataError: no videos, too few of a class, or the spec is there already.
+        UsageError, DataError: there are no videos, a class has too few, or the spec exists already.
     """
     stem = re.sub(r"[^A-Za-z0-9_.-]", "_", folder.resolve().name).strip("._-") or "videos"
     spec = out or Path("specs") / f"{stem}.yaml"
     if spec.exists():
-        raise UsageError(f"{spec} is there already", hint="name another file with --out")
+        raise UsageError(f"{spec} exists already", hint="name another file with --out")
     root, lines = specs_root(Path.cwd() / spec), list[str]()
     if not any((root / mark).exists() for mark in ROOT_MARKS):
         root = Path.cwd()
@@ -44,12 +46,13 @@ def start(folder: Path, out: Path | None) -> Started:
     else:
         params = None
     data_dir = root if params else load_runtime(root).folder("data_dir")
-    made = draft(folder, data_dir, root)
+    new_spec = draft(folder, data_dir, root)
     spec.parent.mkdir(parents=True, exist_ok=True)
-    spec.write_text(made.text.replace("THIS_FILE", spec.as_posix()), "utf-8")
+    spec.write_text(new_spec.text.replace("THIS_FILE", spec.as_posix()), "utf-8")
     if params:
         params.write_text(PARAMS, "utf-8")
-        lines.append("wrote params.yaml: this folder is the project now")
+        lines.append("wrote params.yaml: this folder is now a project")
     load_spec(spec)
-    lines.append(f"wrote {spec}: {made.clips} clips of {len(made.classes)} classes, about {made.frames} frames each")
-    return Started(spec, tuple(lines))
+    size = f"{new_spec.clips} clips of {len(new_spec.classes)} classes, about {new_spec.frames} frames each"
+    lines.append(f"wrote {spec}: {size}")
+    return NewProject(spec, tuple(lines))

@@ -1,4 +1,4 @@
-"""Bring `stagedkd.lock` up to what a spec needs, and hold the disk against it."""
+"""Update `stagedkd.lock` for a spec, and compare the data and weights on the disk with it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from stagedkd.store.manifest import file_digest
 
 
 def fetch_weights(specs: Iterable[Spec], runtime: Runtime) -> list[str]:
-    """Bring the weight files that specs name to torch's cache, lock their hashes, and say where each lies.
+    """Download the weight files that specs name to torch's cache, and lock their hashes.
 
+    Returns:
+        a line with the path of each file, then a line for each entry of the lock that was written.
     Raises:
-        UsageError: a file is not there and cannot be fetched.
+        UsageError: a file does not exist and cannot be downloaded.
     """
     specs, lines = list(specs), list[str]()
     with FileLock(_guard(runtime)):
@@ -34,18 +36,20 @@ def fetch_weights(specs: Iterable[Spec], runtime: Runtime) -> list[str]:
 
 
 def _guard(runtime: Runtime) -> Path:
-    guard = runtime.folder("cache") / "lock.guard"
-    guard.parent.mkdir(parents=True, exist_ok=True)
-    return guard
+    """The file whose file lock keeps two processes from writing `stagedkd.lock` at once."""
+    path = runtime.folder("cache") / "lock.guard"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _weight_lines(before: Lock, lock: Lock) -> list[str]:
+    """A line for each weight file whose entry has changed."""
     return [f"weights {n}: {s[:12]}" for n, s in lock.weights.items() if before.weights.get(n) != s]
 
 
 def lock_specs(specs: Iterable[Spec], runtime: Runtime, *, accept: bool) -> tuple[Lock, list[str]]:
-    """Add what is missing in the lock; with `accept`, take what is on the disk where it differs. Data and weights that
-    several specs share are read once.
+    """Add the missing entries of specs to the lock. With `accept`, also replace the entries that differ from the disk.
+    Data and weights that several specs have in common are read once.
 
     Returns:
         the lock, and a line for each entry that was written.
@@ -75,34 +79,35 @@ def lock_specs(specs: Iterable[Spec], runtime: Runtime, *, accept: bool) -> tupl
 
 
 def _with_data(spec: Spec, runtime: Runtime, lock: Lock, *, accept: bool) -> Lock:
+    """The lock with the entry of the spec's data set."""
     name = data_id(spec.data)
     if name is None or isinstance(spec.data, Simulated):
         return lock
     memo = HashMemo(runtime.folder("cache") / "hashes.json")
     try:
-        found = fingerprint(spec.data, runtime.folder("data_dir"), memo)
+        entry = fingerprint(spec.data, runtime.folder("data_dir"), memo)
     except UsageError:
         if name in lock.data and not accept:
-            return lock  # a clone without the raw data: the lock speaks for them, and the store may hold the rest
+            return lock  # a clone without the raw data: the lock has their hashes, and the store may have the artifacts
         raise
     if name in lock.data and not accept:
-        require_equal(name, lock.data[name], found)
-    return lock.with_data(name, found)
+        require_equal(name, lock.data[name], entry)
+    return lock.with_data(name, entry)
 
 
 def _with_weights(spec: Spec, runtime: Runtime, lock: Lock, *, accept: bool) -> Lock:
+    """The lock with the entries of the spec's weight files."""
     for name, network in all_weights(spec).items():
         if name in lock.weights and not accept and not is_weight_file(name):
-            continue  # torch checks the hash of what it fetches; the stage checks the rest
+            continue  # torch checks the hash when it downloads; the stage checks it again before it trains
         try:
-            found = file_digest(weights_file(str(network.weights), network, runtime))
+            digest = file_digest(weights_file(str(network.weights), network, runtime))
         except UsageError:
             if name in lock.weights and not accept:
                 continue
             raise
-        if lock.weights.get(name, found) != found and not accept:
-            raise LockError(
-                f"weights {name} differ from stagedkd.lock", hint="restore the file, or: stagedkd lock SPEC"
-            )
-        lock = lock.with_weights(name, found)
+        if lock.weights.get(name, digest) != digest and not accept:
+            hint = "restore the file, or run: stagedkd lock SPEC"
+            raise LockError(f"weights {name} differ from stagedkd.lock", hint=hint)
+        lock = lock.with_weights(name, digest)
     return lock

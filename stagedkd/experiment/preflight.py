@@ -1,4 +1,4 @@
-"""Before anything is trained: build every network on the meta device, and find wrong cuts, shapes and losses."""
+"""Build every network on the meta device before anything is trained, and find wrong cuts and shapes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from stagedkd.stages.networks import build_or_refuse
 
 @dataclass(frozen=True)
 class Pair:
-    """A student substage against a teacher's (`number`, such as 1-2): feature shapes (C, T, H, W), and the grid both
-    are pooled to."""
+    """A student substage that is compared with a teacher substage in a hop. `number` is such as 1-2; `student` and
+    `teacher` are the feature shapes (C, T, H, W)."""
 
     hop: str
     number: str
@@ -30,53 +30,54 @@ class Pair:
 
     @property
     def grid(self) -> tuple[int, ...]:
+        """The grid (T, H, W) to which both feature maps are pooled."""
         return tuple(min(a, b) for a, b in zip(self.student[1:], self.teacher[1:], strict=True))
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """`networks`: shape by stage name; `pairs` of all hops."""
+    """The shapes of a plan. `networks`: shapes by stage name; `pairs`: those of all hops."""
 
     networks: Mapping[str, NetworkShape]
     pairs: tuple[Pair, ...]
 
 
 def preflight(plan: Graph, root: Path, seen: dict[str, NetworkShape] | None = None) -> Preflight:
-    """Measure every network of a plan and every pair of every hop. `seen` keeps shapes from one call to the next.
+    """Measure every network of a plan and every pair of every hop. `seen` holds the shapes of earlier calls.
 
     Raises:
-        SpecError: a network cannot be built or cannot take the clips, or a cut names blocks that are not there.
+        SpecError: a network cannot be built or cannot take the clips, or a cut names blocks that do not exist.
     """
     classes = class_count(plan)
     networks: dict[str, NetworkShape] = {}
     pairs: list[Pair] = []
     problems: list[Problem] = []
     for stage in plan.stages:
-        made, clip = stage.work.network, stage.work.view
-        if made is None or clip is None:
+        network, clip = stage.work.network, stage.work.view
+        if network is None or clip is None:
             continue
-        view = clip.seen(made.input)
+        view = clip.seen(network.input)
         try:
-            networks[stage.name] = _measure(made.arch, view, classes, root, seen)
+            networks[stage.name] = _measure(network.arch, view, classes, root, seen)
         except (StagedkdError, ValueError, RuntimeError) as error:
-            fault = str(error).splitlines()[0]
-            problems.append(Problem(f"{stage.name}: {made.arch.arch} cannot run here: {fault}"))
+            reason = str(error).splitlines()[0]
+            problems.append(Problem(f"{stage.name}: {network.arch.arch} cannot be used: {reason}"))
     if problems:
         raise SpecError(problems)
     for stage in plan.stages:
         if isinstance(stage.work, DistillWork):
-            mine, theirs = networks[stage.name], networks[stage.needs["teacher"]]
-            problems += _wrong_cut(stage.name, stage.work.cut, tuple(mine.maps))
-            problems += _wrong_cut(stage.needs["teacher"], stage.work.teacher_cut, tuple(theirs.maps))
+            student, teacher = networks[stage.name], networks[stage.needs["teacher"]]
+            problems += _cut_problems(stage.name, stage.work.cut, tuple(student.maps))
+            problems += _cut_problems(stage.needs["teacher"], stage.work.teacher_cut, tuple(teacher.maps))
             if not problems and stage.work.teacher_cut:
-                pairs += _pairs(stage.name, stage.work, mine, theirs)
+                pairs += _pairs(stage.name, stage.work, student, teacher)
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
     return Preflight(networks, tuple(pairs))
 
 
 def class_count(plan: Graph) -> int:
-    """Classes of the plan's data: of the simulator, or from the lock; 2 where neither knows yet."""
+    """The number of classes of the plan's data, from the simulator or the lock; 2 if neither knows it yet."""
     data = next(stage.work.data_set for stage in plan.stages if stage.work.data_set is not None)
     if isinstance(data, Simulated):
         return len(class_names(data))
@@ -87,22 +88,24 @@ def class_count(plan: Graph) -> int:
 def _measure(
     arch: Arch, view: tuple[int, int], classes: int, root: Path, seen: dict[str, NetworkShape] | None
 ) -> NetworkShape:
-    known = {} if seen is None else seen
+    """Measure a network, or take its shape from `seen`."""
+    shapes = {} if seen is None else seen
     name = digest([arch, *view, classes])
-    if name not in known:
-        known[name] = measure(lambda: build_or_refuse(arch, classes, root), *view)
-    return known[name]
+    if name not in shapes:
+        shapes[name] = measure(lambda: build_or_refuse(arch, classes, root), *view)
+    return shapes[name]
 
 
-def _wrong_cut(name: str, cut: Cut, blocks: Sequence[str]) -> list[Problem]:
-    return [
-        Problem(f"{name}: {fault}", None, hint) for fault, _, hint in (cut_problems(cut, tuple(blocks)) if cut else ())
-    ]
+def _cut_problems(name: str, cut: Cut, blocks: Sequence[str]) -> list[Problem]:
+    """The problems of a network's cut into substages."""
+    problems = cut_problems(cut, tuple(blocks)) if cut else ()
+    return [Problem(f"{name}: {message}", None, hint) for message, _, hint in problems]
 
 
-def _pairs(name: str, work: DistillWork, mine: NetworkShape, theirs: NetworkShape) -> list[Pair]:
+def _pairs(name: str, work: DistillWork, student: NetworkShape, teacher: NetworkShape) -> list[Pair]:
+    """The pairs of substages that the phases of a hop compare."""
     pairs = sorted({pair for phase in work.phases for pair in phase.pairs})
     return [
-        Pair(name, f"{k + 1}-{m + 1}", mine.maps[work.cut[k][-1]], theirs.maps[work.teacher_cut[m][-1]])
+        Pair(name, f"{k + 1}-{m + 1}", student.maps[work.cut[k][-1]], teacher.maps[work.teacher_cut[m][-1]])
         for k, m in pairs
     ]

@@ -1,4 +1,4 @@
-"""`stagedkd reproduce`: from the manifest of a result to the same result in another store, without its spec."""
+"""`stagedkd reproduce`: rebuild a result from its manifest in another store, without its spec."""
 
 # pyright: reportUnknownVariableType=false
 # The type stubs of safetensors are incomplete.
@@ -34,8 +34,12 @@ from stagedkd.store.store import MANIFEST, Artifact, Store
 
 
 @dataclass(frozen=True)
-class Sought:
-    """What is to be rebuilt: its manifests; the store where originals may be; a file that is to be compared alone."""
+class Target:
+    """The result that is to be rebuilt.
+
+    `originals` is the store that may have the original artifacts. `whole`: the original artifacts of `manifests` must
+    exist. `file`: a file that is compared by itself.
+    """
 
     manifests: tuple[Manifest, ...]
     originals: Store
@@ -49,106 +53,118 @@ def reproduce(
     runtime: Runtime,
     root: Path,
     listener: Listener,
-    given: tuple[str | None, int | None] = (None, None),
+    requested: tuple[str | None, int | None] = (None, None),
 ) -> Rebuilt:
-    """Rebuild a result from its manifests alone and compare it with what is there, bit for bit.
+    """Rebuild a result from its manifests alone and compare it with the original, bit for bit.
 
     Args:
-        what: a results folder, the folder of an artifact, or a .safetensors file of ours.
+        what: a results folder, the folder of an artifact, or a .safetensors file that stagedkd wrote.
         original: the project's store, for what `what` leaves out: other stages and their run.json.
         root: the store to build in, which is empty.
-        given: device and threads that the user wants; without them the original's, as far as run.json has them.
+        requested: device and threads that the user requests; None takes the original's, if its run.json has them.
     Raises:
-        UsageError: `what` is none of these, or own code is missing. LockError: data or weights are not those.
-        StoreError: a manifest is none, or not of this version. TrainingError: a stage failed.
+        UsageError: `what` is none of these, or the user's own code is missing.
+        LockError: code, data or weights differ from the original's.
+        StoreError: a manifest is missing, or of another version.
+        TrainingError: a stage failed.
     """
-    sought = seek(what, original)
-    graph = graph_of(sought.manifests)
-    there = {stage.name: _run_of(sought.originals.root / stage.folder) for stage in graph.stages}
-    graph = require_inputs(graph, runtime)
+    target = find_target(what, original)
+    graph = graph_of(target.manifests)
+    original_runs = {stage.name: _read_run(target.originals.root / stage.folder) for stage in graph.stages}
+    graph = check_files(graph, runtime)
     runtime = runtime.model_copy(update={"store": str(root)})
-    runtimes = {stage.identity: as_there(stage, runtime, there[stage.name], given) for stage in graph.stages}
-    made = run_graph(graph, runtime, listener, runtimes)
+    runtimes = {
+        stage.identity: runtime_like_original(stage, runtime, original_runs[stage.name], requested)
+        for stage in graph.stages
+    }
+    artifacts = run_graph(graph, runtime, listener, runtimes)
     compared: dict[str, tuple[str, ...]] = {}
-    wanted = {m.folder for m in sought.manifests} if sought.whole else set[str]()
-    for name, artifact in made.items():
-        folder = sought.originals.root / name
+    required = {m.folder for m in target.manifests} if target.whole else set[str]()
+    for name, artifact in artifacts.items():
+        folder = target.originals.root / name
         if (folder / "files").is_dir():
             compared[name] = tuple(compare_artifacts(folder, artifact.folder))
-        elif name in wanted:
-            raise StoreError(f"{folder} is gone")
-    if sought.file is not None:
-        compared[str(sought.file)] = tuple(_compare_file(sought.file, made))
-    bare = tuple(name for name in made if name not in compared)
-    return Rebuilt(tuple(made), compared, bare, environment_of(there, {name: made[name].run for name in there}))
+        elif name in required:
+            raise StoreError(f"the original artifact {folder} is missing")
+    if target.file is not None:
+        compared[str(target.file)] = tuple(_compare_file(target.file, artifacts))
+    bare = tuple(name for name in artifacts if name not in compared)
+    environment = environment_differences(original_runs, {name: artifacts[name].run for name in original_runs})
+    return Rebuilt(tuple(artifacts), compared, bare, environment)
 
 
-def environment_of(
-    there: Mapping[str, dict[str, Any] | None], here: Mapping[str, dict[str, Any] | None]
+def environment_differences(
+    originals: Mapping[str, dict[str, Any] | None], rebuilt: Mapping[str, dict[str, Any] | None]
 ) -> tuple[str, ...] | None:
-    """What differs in what bits may hang on, or is not known, between two sets of run.json by stage; None where there
-    is none of the first."""
-    if all(run is None for run in there.values()):
+    """List the facts that bits may depend on and that differ, or are unknown, between the run.json of the original
+    stages and those of the rebuilt ones, both by stage name; None if no original has a run.json."""
+    if all(run is None for run in originals.values()):
         return None
-    found: list[str] = []
-    for name, old in there.items():
+    lines: list[str] = []
+    for name, old in originals.items():
         if old is None:
-            found.append(f"{name}: unknown there, which lacks its run.json")
+            lines.append(f"{name}: unknown there, since its run.json is missing")
             continue
-        new = here[name] or {}
-        found += differences(old, new)
+        new = rebuilt[name] or {}
+        lines += differences(old, new)
         for which, run in (("original", old), ("rebuilt", new)):
             if describe_environments(run):
-                found.append(f"the {which} {name} was made in pieces: {describe_environments(run)}")
-    return tuple(dict.fromkeys(found))
+                lines.append(f"the {which} {name} was made in several environments: {describe_environments(run)}")
+    return tuple(dict.fromkeys(lines))
 
 
-def seek(what: Path, original: Store) -> Sought:
-    """Find the manifests of a results folder, an artifact or a file of weights; each key must be that of its work."""
+def find_target(what: Path, original: Store) -> Target:
+    """Find the manifests of a results folder, an artifact or a file of weights, and check that each key is that of its
+    work.
+
+    Raises:
+        UsageError: `what` is none of these. StoreError: a manifest is missing, or of another version.
+    """
     if what.is_file():
-        found = Sought((manifest_in(what),), original, whole=False, file=what)
+        target = Target((manifest_in(what),), original, whole=False, file=what)
     elif (what / "files").is_dir() or (what / MANIFEST).is_file():
         folder = (what if (what / "files").is_dir() else what.parent).resolve()
         manifest = manifest_at(folder)
         if isinstance(manifest, str):
-            hint = "another version of stagedkd may have made it: use that one"
+            hint = "another version of stagedkd may have made it: use that version"
             raise StoreError(f"{folder}: {manifest}", hint=hint)
         if folder.name != manifest.folder:
-            raise UsageError(f"{folder} is not called {manifest.folder}", hint="name it so")
-        found = Sought((manifest,), Store(folder.parent))
+            hint = f"rename the folder to {manifest.folder}"
+            raise UsageError(f"{folder} does not have the name of its artifact, {manifest.folder}", hint=hint)
+        target = Target((manifest,), Store(folder.parent))
     else:
-        found = _seek_run(what, original)
-    for manifest in found.manifests:
-        wrong = closure_problems(manifest)
-        if wrong:
-            hint = "it was changed, or made by another version of stagedkd: use that one"
-            raise StoreError(f"the manifest of {manifest.folder}: {wrong[0]}", hint=hint)
-    return found
+        target = _find_run(what, original)
+    for manifest in target.manifests:
+        problems = closure_problems(manifest)
+        if problems:
+            hint = "it was changed, or another version of stagedkd made it: use that version"
+            raise StoreError(f"the manifest of {manifest.folder}: {problems[0]}", hint=hint)
+    return target
 
 
-def _seek_run(what: Path, original: Store) -> Sought:
-    """A results folder: the last run of its name that made the student in it, as far as the store has what it made;
-    else that student alone."""
+def _find_run(what: Path, original: Store) -> Target:
+    """Find the target of a results folder: the last run of its name that made the student in the folder, if the store
+    has all artifacts of that run; otherwise that student alone."""
     student = what / "student.safetensors"
-    wanted = {manifest_in(student).key} if student.is_file() else set[str]()
+    student_keys = {manifest_in(student).key} if student.is_file() else set[str]()
     named = (run for run in records(original.root) if run.name == what.resolve().name)
-    run = next((run for run in named if wanted <= set(run.keys)), None)
+    run = next((run for run in named if student_keys <= set(run.keys)), None)
     if what.is_dir() and run is not None:
-        there = {m.key: m for m in original.manifests() if m.key in run.keys}
-        inner = {key for m in there.values() for key in m.closure if key != m.key}
-        if there.keys() == set(run.keys):
-            ends = tuple(m for key, m in sorted(there.items()) if key not in inner)
-            return Sought(ends, original, file=student if student.is_file() else None)
+        manifests = {m.key: m for m in original.manifests() if m.key in run.keys}
+        inner = {key for m in manifests.values() for key in m.closure if key != m.key}
+        if manifests.keys() == set(run.keys):
+            ends = tuple(m for key, m in sorted(manifests.items()) if key not in inner)
+            return Target(ends, original, file=student if student.is_file() else None)
     if student.is_file():
-        return Sought((manifest_in(student),), original, whole=False, file=student)
+        return Target((manifest_in(student),), original, whole=False, file=student)
     if not what.exists():
-        raise UsageError(f"there is no {what}")
-    hint = "a results folder, a folder of the store, or a student.safetensors"
-    raise UsageError(f"{what} is no result whose manifests are here", hint=hint)
+        raise UsageError(f"{what} does not exist")
+    hint = "give a results folder, a folder of the store, or a student.safetensors"
+    raise UsageError(f"{what} is not a result with manifests", hint=hint)
 
 
 def manifest_in(path: Path) -> Manifest:
-    """The manifest in a safetensors file of ours. Raises StoreError: there is none, or not of this version."""
+    """Read the manifest in a safetensors file. Raises StoreError: it is missing, or of another version."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -156,19 +172,19 @@ def manifest_in(path: Path) -> Manifest:
             metadata: dict[str, str] = cast(Any, weights).metadata() or {}
             text = metadata.get("stagedkd")
     except SafetensorError as error:
-        raise StoreError(f"{path} is no safetensors file: {error}") from None
+        raise StoreError(f"{path} is not a safetensors file: {error}") from None
     if text is None:
         raise StoreError(f"{path} has no manifest of stagedkd in its metadata")
     try:
         return Manifest.model_validate_json(text, strict=False)
     except ValidationError as error:
-        at = ".".join(map(str, error.errors()[0]["loc"]))
-        hint = "it was made by another version of stagedkd: use that one"
-        raise StoreError(f"the manifest in {path} cannot be read (at {at})", hint=hint) from None
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        hint = "another version of stagedkd made it: use that version"
+        raise StoreError(f"the manifest in {path} cannot be read (at {field})", hint=hint) from None
 
 
 def graph_of(manifests: Iterable[Manifest]) -> Graph:
-    """The stages of all closures, each after those that it needs, under their names in the store."""
+    """The graph of the stages of all closures, each after those that it needs. Stages have their names in the store."""
     closure: dict[Key, Upstream] = {}
     lock = Lock()
     for manifest in manifests:
@@ -183,7 +199,7 @@ def graph_of(manifests: Iterable[Manifest]) -> Graph:
         for above in closure[key].needs.values():
             if above not in stages:
                 add(above)
-        needs = {given: name(above) for given, above in closure[key].needs.items()}
+        needs = {label: name(above) for label, above in closure[key].needs.items()}
         stages[key] = Stage(name(key), closure[key].work, needs, key)
 
     for key in sorted(closure):
@@ -194,7 +210,7 @@ def graph_of(manifests: Iterable[Manifest]) -> Graph:
 
 
 def _clip(works: list[Work]) -> Clip:
-    """How videos are read: torchcodec goes without a cache; the pixels are the same with one and without."""
+    """How videos are read. torchcodec reads without a cache; the pixels are the same with a cache and without."""
     clip = next((w.view for w in works if w.view is not None), Clip(cache="none"))
     readings = [w.reading.decoder for w in works if isinstance(w, PrepareWork) and w.reading is not None]
     if "torchcodec" in readings:
@@ -202,27 +218,28 @@ def _clip(works: list[Work]) -> Clip:
     return clip
 
 
-def require_inputs(graph: Graph, runtime: Runtime) -> Graph:
-    """Hold own code, data and weights against the digests in the works.
+def check_files(graph: Graph, runtime: Runtime) -> Graph:
+    """Compare the user's own code, the data and the weights with the digests in the works.
 
     Returns:
         the graph with the files of its data sets in its lock, which manifests leave out.
     Raises:
-        UsageError: something is missing. LockError: it is another.
+        UsageError: a file is missing. LockError: a file differs.
     """
     lock, root = graph.lock, Path(runtime.root)
     for stage in graph.stages:
         for section in _sections(stage.work):
-            _require_own(section, root)
+            _check_user_files(section, root)
         for arch, weights in stage.work.weight_files:
             if file_digest(weights_file(weights.name, arch, runtime)) != weights.sha256:
-                raise LockError(f"the weights {weights.name} are not those that this was made of")
+                raise LockError(f"weights {weights.name} differ from those of the original")
         if isinstance(stage.work, PrepareWork) and isinstance(stage.work.data, Videos):
             lock = _with_files(lock, stage.work.data, str(stage.work.fingerprint), runtime)
     return Graph(graph.name, lock, graph.stages, graph.clip)
 
 
 def _sections(value: Any) -> Iterator[BaseModel]:
+    """All sections in a value, at any depth."""
     if isinstance(value, BaseModel):
         yield value
         value = [getattr(value, name) for name in type(value).model_fields]
@@ -232,47 +249,49 @@ def _sections(value: Any) -> Iterator[BaseModel]:
         yield from _sections(item)
 
 
-def _require_own(section: BaseModel, root: Path) -> None:
-    """Own code and model folders, by their digests."""
+def _check_user_files(section: BaseModel, root: Path) -> None:
+    """Compare the user's own code and model folders with their digests."""
     if isinstance(section, FileLoss):
-        _require_code(UserFiles(section.path, section.digest, code=True), root)
+        _check_user_code(UserFiles(section.path, section.digest, code=True), root)
     if not isinstance(section, Architecture) or section.user_files is None:
         return
     files = section.user_files
     if files.code:
-        _require_code(files, root)
+        _check_user_code(files, root)
         return
     values = section.model_dump(exclude={"digest"})
-    _, fault, hint = section.put_digest(values, root, lambda file: file_digest(file) if file.is_file() else None)
-    if fault or values.get("digest") != files.digest:
-        raise LockError(fault or f"the model {files.path} is not the one that this was made of", hint=hint)
+    _, message, hint = section.put_digest(values, root, lambda file: file_digest(file) if file.is_file() else None)
+    if message or values.get("digest") != files.digest:
+        raise LockError(message or f"the model {files.path} differs from that of the original", hint=hint)
 
 
-def _require_code(files: UserFiles, root: Path) -> None:
-    """The user's code at `files.path`, inside the project and by its digest."""
+def _check_user_code(files: UserFiles, root: Path) -> None:
+    """Check that the user's code at `files.path` is inside the project and has its digest."""
     path = (root / files.path).resolve()
     if not path.is_relative_to(root.resolve()):
-        raise UsageError(f"{files.path} is outside the project's folder {root}: it is not run")
+        raise UsageError(f"{files.path} is outside the project's folder {root} and is not run")
     if not path.is_file():
-        raise UsageError(f"your own code {files.path} is not here", hint=f"put it at {path}")
+        raise UsageError(f"your own code {files.path} is missing", hint=f"put it at {path}")
     if file_digest(path) != files.digest:
         hint = f"restore the file whose SHA-256 starts with {files.digest[:16]}"
-        raise LockError(f"{files.path} is not the file that this was made of", hint=hint)
+        raise LockError(f"{files.path} differs from the file of the original", hint=hint)
 
 
 def _with_files(lock: Lock, data: Videos, expected: str, runtime: Runtime) -> Lock:
+    """The lock with the files of a data set, which must have the `expected` fingerprint."""
     name = str(data_id(data))
-    found = fingerprint(data, runtime.folder("data_dir"), HashMemo(runtime.folder("cache") / "hashes.json"))
-    if found.fingerprint != expected:
+    entry = fingerprint(data, runtime.folder("data_dir"), HashMemo(runtime.folder("cache") / "hashes.json"))
+    if entry.fingerprint != expected:
         locked = read_lock(runtime.lock_path).data.get(name)
         if locked is not None and locked.fingerprint == expected:
-            require_equal(name, locked, found)
-        marks = f"fingerprint {expected[:12]} there, {found.fingerprint[:12]} here"
-        raise LockError(f"the data of {name} are not those that this was made of ({marks})", hint="restore them")
-    return lock.with_data(name, found)
+            require_equal(name, locked, entry)
+        fingerprints = f"fingerprint {expected[:12]} there, {entry.fingerprint[:12]} here"
+        raise LockError(f"data {name} differ from those of the original ({fingerprints})", hint="restore the data")
+    return lock.with_data(name, entry)
 
 
-def _run_of(folder: Path) -> dict[str, Any] | None:
+def _read_run(folder: Path) -> dict[str, Any] | None:
+    """Read the run.json of an artifact; None if it is missing or unreadable."""
     path = folder / "run.json"
     try:
         return json.loads(path.read_text("utf-8"))
@@ -280,36 +299,41 @@ def _run_of(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def as_there(
-    stage: Stage, runtime: Runtime, there: dict[str, Any] | None, given: tuple[str | None, int | None]
+def runtime_like_original(
+    stage: Stage, runtime: Runtime, original: dict[str, Any] | None, requested: tuple[str | None, int | None]
 ) -> Runtime:
-    """The runtime with the original's device, threads, processes and compile flag, as far as they are known, possible
-    here and not given; one process where their number is not possible."""
+    """The runtime with the original's device, threads, number of processes and compile flag, each if it is known,
+    available here and not requested otherwise; with one process if their number is not possible here.
+
+    Args:
+        original: run.json of the original. requested: device and threads that the user requests.
+    """
     from stagedkd.launch.torchrun import check_ranks
     from stagedkd.stages.networks import device_of
 
     update: dict[str, Any] = {}
-    if there and given[1] is None and there.get("threads"):
-        update["threads"] = there["threads"]
-    if there and there.get("compile") is not None:
-        update["compile"] = there["compile"]
-    if there and given[0] is None and there.get("device"):
+    if original and requested[1] is None and original.get("threads"):
+        update["threads"] = original["threads"]
+    if original and original.get("compile") is not None:
+        update["compile"] = original["compile"]
+    if original and requested[0] is None and original.get("device"):
         try:
-            device_of(there["device"])
-            update["device"] = there["device"]
+            device_of(original["device"])
+            update["device"] = original["device"]
         except UsageError:
-            pass  # the report says so
-    several = {"gpus": there["gpus"]} if there and there.get("gpus") else {}
+            pass  # the report lists the other device
+    processes = {"gpus": original["gpus"]} if original and original.get("gpus") else {}
     try:
-        check_ranks([stage], runtime.model_copy(update=update | several))
+        check_ranks([stage], runtime.model_copy(update=update | processes))
     except UsageError:
-        several = {"gpus": 1}
-    return runtime.model_copy(update=update | several)
+        processes = {"gpus": 1}
+    return runtime.model_copy(update=update | processes)
 
 
-def _compare_file(path: Path, made: Mapping[str, Artifact]) -> list[str]:
+def _compare_file(path: Path, artifacts: Mapping[str, Artifact]) -> list[str]:
+    """Compare a file of weights with the rebuilt one; describe how they differ."""
     from stagedkd.stages.networks import network_file
 
     manifest = manifest_in(path)
-    twin = made[manifest.folder].file(network_file(manifest.work))
-    return compare_files(path.name, path, twin)
+    rebuilt = artifacts[manifest.folder].file(network_file(manifest.work))
+    return compare_files(path.name, path, rebuilt)

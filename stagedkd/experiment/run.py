@@ -1,4 +1,4 @@
-"""Run an experiment: lock, compile, then all cells in turn, each unique stage once, from the store where it is there.
+"""Run an experiment: lock, compile, then run all cells in turn, each unique stage once unless the store has it.
 
 This is the one place that knows both the stages and the launchers. Torch is loaded by the first stage that needs it, so
 a run with nothing to do loads none.
@@ -58,7 +58,7 @@ def run(spec: Spec, runtime: Runtime | None = None, listener: Listener | None = 
         spec: from `load_spec`. runtime: from `load_runtime`; params.yaml of the working folder if None.
     Raises:
         SpecError, LockError, UsageError: before anything is run.
-        DataError, TrainingError, StoreError: a stage failed; what was finished stays.
+        DataError, TrainingError, StoreError: a stage failed; finished stages stay in the store.
         Interrupted: a signal came; the same call resumes.
     """
     outcome = run_experiment(Experiment.of(spec), runtime, listener)
@@ -76,7 +76,8 @@ def run_experiment(
     """Execute all cells of an experiment, each unique stage once. A cell that fails does not stop the others.
 
     Args:
-        engine: in-process makes stage after stage; parsl has workers make many at once, by the file `runtime.cluster`.
+        engine: in-process makes one stage after the other; parsl starts workers that make several at once, as the file
+            `runtime.cluster` says.
     Raises:
         SpecError, LockError, UsageError: before anything is run.
         Interrupted: a signal came; the same call resumes.
@@ -84,32 +85,32 @@ def run_experiment(
     runtime = runtime or load_runtime(Path())
     listener = listener or Silent()
     cluster = load_cluster(runtime) if engine == "parsl" else None
-    plans, store = _compiled(experiment, runtime, listener), store_of(runtime)
+    plans, store = _compile(experiment, runtime, listener), store_of(runtime)
     _check(plans, runtime, store, cluster)
     with catching_signals() as stop, store.at_work(plans.name, plans.unique) as mark:
         numbers = {key: i for i, key in enumerate(plans.unique, 1)}
-        this = _Run(store, runtime, listener, stop, numbers)
+        runner = _Runner(store, runtime, listener, stop, numbers)
         if cluster is not None:
             from stagedkd.launch.parsl import run_in_workers
 
-            this.elsewhere = run_in_workers(plans, cluster, store, mark, runtime, listener, stop)
-        finished, failed = _cells(plans, this)
-    return GridOutcome(plans, finished, failed, tuple(this.ran), runtime)
+            runner.worker_outcomes = run_in_workers(plans, cluster, store, mark, runtime, listener, stop)
+        finished, failed = _run_cells(plans, runner)
+    return GridOutcome(plans, finished, failed, tuple(runner.ran), runtime)
 
 
 def run_stage(plan: Plan, stage: Stage, runtime: Runtime, listener: Listener) -> tuple[Artifact, bool]:
-    """Run one stage of a plan, unless the store has it. The stages that it needs must be there.
+    """Run one stage of a plan, unless the store has it. The store must have the stages that it needs.
 
     Returns:
         its artifact, and whether it was made just now.
     Raises:
-        StoreError: an input is missing, or the artifact in the store is damaged. Else what `run` raises.
+        StoreError: an input is missing, or the artifact in the store is damaged. Also raises what `run` raises.
     """
     store = store_of(runtime)
     if store.state(stage) != "hit":
         if wants_ranks(stage, runtime):
             check_ranks([stage], runtime)
-        lock_specs([plan.spec], runtime, accept=False)  # the stage may read the disk: it must be as the plan has it
+        lock_specs([plan.spec], runtime, accept=False)  # the stage may read the disk, which must agree with the plan
     with catching_signals() as stop, store.at_work("", (above.identity for above in plan.closure(stage))):
         return get_alone(plan, stage, runtime, listener, stop, do_here)
 
@@ -117,28 +118,28 @@ def run_stage(plan: Plan, stage: Stage, runtime: Runtime, listener: Listener) ->
 def run_graph(
     graph: Graph, runtime: Runtime, listener: Listener, runtimes: Mapping[Key, Runtime]
 ) -> dict[str, Artifact]:
-    """Run every stage of a graph that needs no spec.
+    """Run every stage of a graph, which needs no spec.
 
     Args:
         runtimes: the runtime of those stages (by key) that need another one.
     Returns:
         the artifacts by stage name.
     Raises:
-        what `run` raises.
+        the errors that `run` raises.
     """
     from stagedkd.experiment.preflight import preflight
 
     preflight(graph, Path(runtime.root))
     numbers = {stage.identity: i for i, stage in enumerate(graph.stages, 1)}
     with catching_signals() as stop:
-        return _Run(store_of(runtime), runtime, listener, stop, numbers, runtimes).stages(graph)
+        return _Runner(store_of(runtime), runtime, listener, stop, numbers, runtimes).run_stages(graph)
 
 
 def locked_plan(spec: Spec, runtime: Runtime, listener: Listener) -> Plan:
-    """The plan of a spec, with data and weights locked and compared with the disk.
+    """Compile the plan of a spec, with data and weights locked and compared with the disk.
 
     Raises:
-        LockError, UsageError: they are not what they should be.
+        LockError, UsageError: data or weights are missing, or differ from the lock.
     """
     lock, lines = lock_specs([spec], runtime, accept=False)
     for line in lines:
@@ -151,8 +152,8 @@ def do_here(context: Context) -> Result:
     return work_in_ranks(context) if wants_ranks(context.stage, context.runtime) else work_on(context)
 
 
-def _compiled(experiment: Experiment, runtime: Runtime, listener: Listener) -> Plans:
-    """The plans of an experiment, with data and weights locked."""
+def _compile(experiment: Experiment, runtime: Runtime, listener: Listener) -> Plans:
+    """Compile the plans of an experiment, with data and weights locked."""
     lock, lines = lock_specs((cell.spec for cell in experiment.cells), runtime, accept=False)
     for line in lines:
         listener.note(f"locked {line}")
@@ -163,7 +164,7 @@ def _compiled(experiment: Experiment, runtime: Runtime, listener: Listener) -> P
 
 
 def _check(plans: Plans, runtime: Runtime, store: Store, cluster: Cluster | None) -> None:
-    """Find what can be found wrong before a stage runs: the device, the cluster, networks, cuts and pairs."""
+    """Check, before a stage runs, the device, the cluster, the networks, the cuts and the pairs."""
     missing = [stage for stage in plans.unique.values() if store.state(stage) != "hit"]
     if not missing:
         return
@@ -177,43 +178,46 @@ def _check(plans: Plans, runtime: Runtime, store: Store, cluster: Cluster | None
     else:
         device_of(runtime.device)
         check_ranks(missing, runtime)
-    seen: dict[str, Any] = {}
+    shapes: dict[str, Any] = {}
     for plan in plans.cells.values():
-        preflight(plan, Path(runtime.root), seen)
+        preflight(plan, Path(runtime.root), shapes)
 
 
-def _cells(plans: Plans, this: _Run) -> tuple[dict[str, Outcome], dict[str, StagedkdError]]:
-    """Run every cell in order, but those that need a stage that another run is making after those that do not. Wait for
-    such a stage only where nothing else is left to do, and then for the first one alone."""
+def _run_cells(plans: Plans, runner: _Runner) -> tuple[dict[str, Outcome], dict[str, StagedkdError]]:
+    """Run every cell in order, but postpone the cells that need a stage that another run is making. Wait for such a
+    stage only if nothing else is left to do, and then only for the first one.
+
+    Returns:
+        the outcomes of the finished cells and the errors of the failed ones, by cell name.
+    """
     finished: dict[str, Outcome] = {}
     failed: dict[str, StagedkdError] = {}
-    left, rule = dict(plans.cells), "no" if plans.is_grid else "always"
-    this.waits = rule
+    left, waits = dict(plans.cells), "no" if plans.is_grid else "always"
+    runner.waits = waits
     while left:
-        before, busy = (len(left), len(this.ran)), set[str]()
+        before, busy = (len(left), len(runner.ran)), set[str]()
         for number, (name, plan) in enumerate(plans.cells.items(), 1):
             if name not in left or any(stage.identity in busy for stage in plan.stages):
                 continue
             if plans.is_grid:
-                this.listener.cell(number, len(plans.cells), name)
+                runner.listener.cell(number, len(plans.cells), name)
             try:
-                finished[name] = this.plan(plan)
-            except _Busy as wait:
-                this.listener.note(
-                    f"{wait.stage.name} is being made by another run; continuing with cells that do not need it"
-                )
-                busy.add(wait.stage.identity)
+                finished[name] = runner.run_plan(plan)
+            except _Busy as error:
+                being_made = f"{error.stage.name} is being made by another run"
+                runner.listener.note(f"{being_made}; continuing with cells that do not need it")
+                busy.add(error.stage.identity)
                 continue
             except Interrupted:
                 raise
             except StagedkdError as error:
                 failed[name] = error
                 if plans.is_grid:
-                    this.listener.note(f"cell {name} failed: {error.message}")
+                    runner.listener.note(f"cell {name} failed: {error.message}")
             del left[name]
-            this.waits = rule
-        if plans.is_grid and before == (len(left), len(this.ran)):
-            this.waits = "once"
+            runner.waits = waits
+        if plans.is_grid and before == (len(left), len(runner.ran)):
+            runner.waits = "once"
     return {name: finished[name] for name in plans.cells if name in finished}, failed
 
 
@@ -226,12 +230,13 @@ class _Busy(Exception):
 
 
 @dataclass
-class _Run:
-    """One run over the plans of an experiment: the artifacts and the errors so far, by key.
+class _Runner:
+    """Runs the plans of an experiment, and holds the artifacts and the errors so far, by key.
 
-    `runtimes` holds the runtime of those stages that need another one. `elsewhere` holds the stages that workers ended:
-    whether they were made just now, or why they failed. `waits` says whether the run waits for a stage that another run
-    is making: always, for the next one alone, or not at all (then _Busy is raised).
+    `numbers` are the numbers of the stages for the listener. `runtimes` holds the runtime of those stages that need
+    another one. `worker_outcomes` holds the stages that workers have ended: whether they were made just now, or why
+    they failed. `waits` says whether the run waits for a stage that another run is making: always, for the next one
+    alone, or not at all (then _Busy is raised).
     """
 
     store: Store
@@ -240,18 +245,18 @@ class _Run:
     stop: Stop
     numbers: Mapping[Key, int]
     runtimes: Mapping[Key, Runtime] = field(default_factory=dict[Key, Runtime])
-    elsewhere: Mapping[Key, bool | StagedkdError] = field(default_factory=dict[Key, "bool | StagedkdError"])
+    worker_outcomes: Mapping[Key, bool | StagedkdError] = field(default_factory=dict[Key, "bool | StagedkdError"])
     artifacts: dict[Key, Artifact] = field(default_factory=dict[Key, Artifact])
     failed: dict[Key, StagedkdError] = field(default_factory=dict[Key, StagedkdError])
     ran: list[Key] = field(default_factory=list[Key])
     waits: Literal["always", "once", "no"] = "always"
 
-    def plan(self, plan: Plan) -> Outcome:
-        """Run every stage of a plan; raise what a stage raises, and again for each plan that needs it."""
-        artifacts, ran = self.stages(plan), set(self.ran)
+    def run_plan(self, plan: Plan) -> Outcome:
+        """Run every stage of a plan. The error of a stage is raised for every plan that needs the stage."""
+        artifacts, ran = self.run_stages(plan), set(self.ran)
         return Outcome(plan, artifacts, tuple(s.name for s in plan.stages if s.identity in ran), self.runtime)
 
-    def stages(self, graph: Graph) -> dict[str, Artifact]:
+    def run_stages(self, graph: Graph) -> dict[str, Artifact]:
         """Run every stage of a graph in turn, each after those that it needs; give the artifacts by stage name."""
         artifacts: dict[str, Artifact] = {}
         for stage in graph.stages:
@@ -260,7 +265,7 @@ class _Run:
                 raise self.failed[stage.identity]
             try:
                 if stage.identity not in self.artifacts:
-                    self.artifacts[stage.identity] = self._stage(graph, stage, artifacts)
+                    self.artifacts[stage.identity] = self._get_stage(graph, stage, artifacts)
             except Interrupted:
                 raise
             except StagedkdError as error:
@@ -269,13 +274,13 @@ class _Run:
             artifacts[stage.name] = self.artifacts[stage.identity]
         return artifacts
 
-    def _stage(self, graph: Graph, stage: Stage, inputs: Mapping[str, Artifact]) -> Artifact:
+    def _get_stage(self, graph: Graph, stage: Stage, inputs: Mapping[str, Artifact]) -> Artifact:
         """Get a stage from the workers or the store, or make it."""
-        there = self.elsewhere.get(stage.identity)
-        if isinstance(there, StagedkdError):
-            raise there
-        if there is not None:
-            self.ran += [stage.identity] if there else []
+        outcome = self.worker_outcomes.get(stage.identity)
+        if isinstance(outcome, StagedkdError):
+            raise outcome
+        if outcome is not None:
+            self.ran += [stage.identity] if outcome else []
             return self.store.artifact(stage)
         runtime = self.runtimes.get(stage.identity, self.runtime)
         session = Session(plan=graph, runtime=runtime, listener=self.listener, stop=self.stop)

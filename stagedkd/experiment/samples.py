@@ -1,4 +1,4 @@
-"""A few training clips of each class, as they are and augmented, for people to look at."""
+"""A few training clips of each class, plain and augmented, for `stagedkd data preview`."""
 
 from __future__ import annotations
 
@@ -19,30 +19,33 @@ CPU = torch.device("cpu")
 
 
 def samples(session: Session, data: Artifact, labels: Artifact, count: int) -> dict[str, list[PreviewClip]]:
-    """`count` clips of each class, by class in the order of their ids; those without any are left out."""
+    """Load the first `count` training clips of each class, by class name. Classes without training clips are left
+    out."""
     classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
     truth = read_table(data.file("truth.parquet"))["label"]
-    given = read_table(labels.file("labels.parquet"))
+    table = read_table(labels.file("labels.parquet"))
     work = next(s.work for s in session.plan.stages if isinstance(s.work, DistillWork))
     source = open_source(session, data, work.clip, CPU)
-    rows = zip(given["clip"], given["label"], given["origin"], strict=True)
-    said = {number: _told(label, origin, classes) for number, label, origin in rows}
-    found: dict[str, list[PreviewClip]] = {}
+    rows = zip(table["clip"], table["label"], table["origin"], strict=True)
+    captions = {clip_id: _caption(label, origin, classes) for clip_id, label, origin in rows}
+    clips: dict[str, list[PreviewClip]] = {}
     for i, name in enumerate(classes):
-        numbers = [n for n in given["clip"] if truth[n] == i][:count]
-        if not numbers:
+        clip_ids = [clip_id for clip_id in table["clip"] if truth[clip_id] == i][:count]
+        if not clip_ids:
             continue
-        (plain,) = source.views(numbers, 1, 1)
-        views = [source.train_view(n, work.augment, work.seed, 0) for n in numbers]
-        augmented = source.finish(numbers, views, source.load(numbers, views))
-        pictures = zip(numbers, plain, augmented, strict=True)
-        found[name] = [PreviewClip(name, said[n], _pixels(first), _pixels(second)) for n, first, second in pictures]
-    return found
+        (plain,) = source.views(clip_ids, 1, 1)
+        views = [source.train_view(clip_id, work.augment, work.seed, 0) for clip_id in clip_ids]
+        augmented = source.finish(clip_ids, views, source.load(clip_ids, views))
+        pairs = zip(clip_ids, plain, augmented, strict=True)
+        clips[name] = [PreviewClip(name, captions[n], _pixels(first), _pixels(second)) for n, first, second in pairs]
+    return clips
 
 
-def _told(label: int, origin: str, classes: list[str]) -> str:
+def _caption(label: int, origin: str, classes: list[str]) -> str:
+    """The line below a clip: its given label and the origin of that label."""
     return "no label" if label < 0 else f"label: {classes[label]} ({origin})"
 
 
 def _pixels(view_3THW: Tensor) -> np.ndarray:
+    """The frames of a view in 0..1 as uint8, (T, H, W, 3)."""
     return (view_3THW.permute(1, 2, 3, 0) * 255).round().to(torch.uint8).numpy()

@@ -1,4 +1,4 @@
-"""Looking at data, without training on them: `stagedkd data index | verify | preview | export`."""
+"""Inspect data without training: `stagedkd data index | verify | preview`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ from stagedkd.stages.context import Listener, Session, Stop
 
 @dataclass(frozen=True)
 class Survey:
-    """A data set as it lies on the disk. `counts`: class -> split -> clips; `groups`: split -> groups; `duplicates`:
-    sets of paths with the same content, those in several splits (`leaks`) first; `missing`: listed and not there;
-    `unlisted`: there and not listed; `unlabelled` and `unused` clips are counted apart."""
+    """A data set as it is on the disk.
+
+    `counts`: class -> split -> number of clips; `groups`: split -> number of groups. `duplicates`: sets of paths with
+    the same content; the first `leaks` of them are in several splits. `missing` files are listed and do not exist;
+    `unlisted` ones exist and are not listed. `unlabelled` and `unused` clips are counted apart.
+    """
 
     counts: Mapping[str, Mapping[str, int]]
     groups: Mapping[str, int]
@@ -37,14 +40,15 @@ class Survey:
     unused: int
 
     def as_json(self) -> dict[str, Any]:
+        """The survey as plain JSON values."""
         return {**self.__dict__, "duplicates": [list(d) for d in self.duplicates]}
 
 
 def survey(spec: Spec, runtime: Runtime, listener: Listener) -> Survey:
-    """Count the clips per class and split; find copies by content, and what is missing.
+    """Count the clips per class and split, and find missing files and files of the same content.
 
     Raises:
-        UsageError, DataError: the data are not there, or their lists are wrong.
+        UsageError, DataError: the data do not exist, or their lists are wrong.
     """
     data = spec.data
     if isinstance(data, Simulated):
@@ -60,11 +64,11 @@ def survey(spec: Spec, runtime: Runtime, listener: Listener) -> Survey:
     contents: dict[str, list[Entry]] = defaultdict(list)
     missing: list[str] = []
     used = [e for e in listing.entries if e.split != UNUSED]
-    placed = {e.path: e for e in split_entries(used, data)}
+    entries = {e.path: e for e in split_entries(used, data)}
     for done, entry in enumerate(used, 1):
         path = listing.root / entry.path
         if path.is_file():
-            contents[memo.sha256(path)[1]].append(placed.get(entry.path, entry))
+            contents[memo.sha256(path)[1]].append(entries.get(entry.path, entry))
         else:
             missing.append(entry.path)
         listener.count("files read", done, len(used))
@@ -72,10 +76,10 @@ def survey(spec: Spec, runtime: Runtime, listener: Listener) -> Survey:
     copies = [rows for rows in contents.values() if len(rows) > 1]
     leaks = [rows for rows in copies if len({e.split for e in rows}) > 1]
     ordered = sorted(copies, key=lambda rows: (rows not in leaks, rows[0].path))
-    tally = Counter((e.label, e.split) for e in placed.values())
+    tally = Counter((e.label, e.split) for e in entries.values())
     return Survey(
         counts={name: {split: tally[name, split] for split in SPLITS} for name in listing.classes},
-        groups={split: len({e.group for e in placed.values() if e.split == split}) for split in SPLITS},
+        groups={split: len({e.group for e in entries.values() if e.split == split}) for split in SPLITS},
         duplicates=tuple(tuple(e.path for e in rows) for rows in ordered),
         leaks=len(leaks),
         missing=tuple(missing),
@@ -86,10 +90,10 @@ def survey(spec: Spec, runtime: Runtime, listener: Listener) -> Survey:
 
 
 def verify(spec: Spec, runtime: Runtime, listener: Listener) -> tuple[int, list[str]]:
-    """Reread the clip cache and compare it with a fresh decode of every file.
+    """Read the clip cache again and compare it with a fresh decode of every file.
 
     Returns:
-        clips compared, and a line for each that differs.
+        the number of clips that were compared, and a line for each that differs.
     Raises:
         UsageError: there is no cache to verify.
     """
@@ -97,27 +101,27 @@ def verify(spec: Spec, runtime: Runtime, listener: Listener) -> tuple[int, list[
     if isinstance(data, Simulated):
         raise UsageError("simulated clips have no cache", hint="they are rendered from (seed, index)")
     if spec.clip.cache == "none":
-        raise UsageError("clip.cache is none: there is no cache to verify")
+        raise UsageError("clip.cache is none: there is no cache to verify", hint="set clip.cache to raw or jpeg")
     plan = compile_plan(spec, read_lock(runtime.lock_path))
     if plan.stages[0].key is None:
-        raise UsageError("the data are not locked yet", hint="stagedkd lock SPEC")
+        raise UsageError("the data are not locked yet", hint="run: stagedkd lock SPEC")
     from stagedkd.data.cache import ClipCache, differences
     from stagedkd.stages.clips import cache_spec, workers
 
-    wanted = cache_spec(data, spec.clip, plan.lock, runtime)
-    folder = runtime.folder("cache") / wanted.name
-    if not (folder / f"shard-{len(wanted.shards) - 1:05d}.json").is_file():
-        raise UsageError(f"no whole clip cache in {folder}", hint="stagedkd run SPEC builds it")
-    cache = ClipCache(folder, wanted)
+    expected = cache_spec(data, spec.clip, plan.lock, runtime)
+    folder = runtime.folder("cache") / expected.name
+    if not (folder / f"shard-{len(expected.shards) - 1:05d}.json").is_file():
+        raise UsageError(f"the clip cache in {folder} is missing or incomplete", hint="run: stagedkd run SPEC")
+    cache = ClipCache(folder, expected)
     progress = partial(listener.count, "clips compared")
-    return len(cache.clips), list(differences(cache, wanted, workers(runtime), progress))
+    return len(cache.clips), list(differences(cache, expected, workers(runtime), progress))
 
 
 def preview(spec: Spec, runtime: Runtime, listener: Listener, folder: Path, clips: int) -> list[Path]:
     """Write contact.png and an animated WebP for each class, from the training clips and their weak labels.
 
     Returns:
-        the files that were written, the contact sheet first.
+        the paths of the files, the contact sheet first.
     """
     from stagedkd.data.preview import animation, contact_sheet
     from stagedkd.experiment.run import locked_plan, run_stage
@@ -126,13 +130,13 @@ def preview(spec: Spec, runtime: Runtime, listener: Listener, folder: Path, clip
     plan = locked_plan(spec, runtime, listener)
     artifacts = {name: run_stage(plan, plan.stage(name), runtime, listener)[0] for name in ("data", "labels")}
     session = Session(plan=plan, runtime=runtime, listener=listener, stop=Stop())
-    shown = samples(session, artifacts["data"], artifacts["labels"], clips)
+    rows = samples(session, artifacts["data"], artifacts["labels"], clips)
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "contact.png"]
-    first = [row[0] for row in shown.values()]
-    seconds = f"{spec.clip.frames} frames of {spec.clip.size} x {spec.clip.size}"
-    contact_sheet(first, written[0], f"{spec.name}: {len(shown)} classes, {seconds}, training clips")
-    for label, row in shown.items():
+    first = [row[0] for row in rows.values()]
+    size = f"{spec.clip.frames} frames of {spec.clip.size} x {spec.clip.size}"
+    contact_sheet(first, written[0], f"{spec.name}: {len(rows)} classes, {size}, training clips")
+    for label, row in rows.items():
         written.append(folder / (_file_name(label) + ".webp"))
         animation(row, written[-1], fps=max(3.0, spec.clip.frames / 2))
     return written

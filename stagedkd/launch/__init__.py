@@ -1,1 +1,1 @@
-"""A stage in other processes: ranks of one training, workers with a stage each."""
+"""Stages in other processes: the ranks of one training, or workers that make one stage each."""

@@ -1,7 +1,7 @@
 """`Cluster`: the workers of `stagedkd run --engine parsl`, from a YAML file of its own. Never part of a key.
 
-Providers are Parsl's, and so are the names and the meaning of their fields; what a file does not say is Parsl's default
-unless it is here.
+The providers are Parsl's, and their fields have Parsl's names and meaning. A field that the file leaves out has Parsl's
+default, unless this file sets another one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Local(Section):
 
 
 class Slurm(Section):
-    """Workers in jobs (blocks) that are submitted to Slurm, as many as there is work for."""
+    """Workers in jobs (blocks) that are submitted to Slurm; the number of jobs follows the work that is left."""
 
     kind: Literal["slurm"]
     walltime: Annotated[str, Field(pattern=r"^(\d+-)?\d+:\d\d:\d\d$")]
@@ -60,7 +60,7 @@ class Slurm(Section):
 
 
 class Kubernetes(Section):
-    """Workers in pods of a cluster. `persistent_volumes` is a map from claims to the folders where they are mounted."""
+    """Workers in pods of a cluster. `persistent_volumes` maps claims to the folders where they are mounted."""
 
     kind: Literal["kubernetes"]
     image: Word
@@ -89,31 +89,33 @@ Provider = Annotated[Local | Slurm | Kubernetes, Discriminator("kind")]
 
 
 class Cluster(Section):
-    """Who does the stages, and how many at once.
+    """The workers that make the stages, and how many work at once.
 
-    `accelerators` are those of each node, a count or names as CUDA_VISIBLE_DEVICES takes them; unset: all that are
-    visible (local), `gpus_per_node` (Slurm), none (Kubernetes). `share` is the number of stages on one of them at once;
-    `workers` of a node are without it one for each share, or one. A stage whose worker is lost is begun again, at most
-    `retries` times. `address` is where workers reach this machine; unset: they try all that it has.
+    `accelerators` are those of each node, as a count or as names that CUDA_VISIBLE_DEVICES takes; unset: all that are
+    visible (local), `gpus_per_node` (Slurm), none (Kubernetes). `per_accelerator` is the number of stages on one
+    accelerator at once. `workers` is the number of workers of a node; unset: `per_accelerator` for each accelerator, or
+    one if there is none. A stage whose worker is lost is started again, at most `retries` times. `address` is the
+    address at which workers reach this machine; unset: they try all of its addresses.
     """
 
     provider: Provider = Local()
     workers: Several | None = None
     accelerators: Devices | None = None
-    share: Several = 1
+    per_accelerator: Several = 1
     retries: Annotated[int, Field(ge=0, le=1000)] = 3
     address: Word | None = None
 
     @model_validator(mode="after")
-    def _room(self) -> Cluster:
+    def _check_workers(self) -> Cluster:
         names = self.accelerators
         count = len(names) if isinstance(names, tuple) else names
-        if count and self.workers and self.workers > count * self.share:
-            raise ValueError(f"{self.workers} workers, but {count} accelerators with share {self.share}")
+        if count and self.workers and self.workers > count * self.per_accelerator:
+            limit = f"{count} accelerators with per_accelerator {self.per_accelerator}"
+            raise ValueError(f"{self.workers} workers, but {limit}")
         return self
 
     def devices(self, visible: int) -> tuple[str, ...] | int:
-        """The accelerators of a node: their names, or how many. `visible` is the number of this machine's."""
+        """The accelerators of a node: their names or their number. `visible` is the number of GPUs of this machine."""
         if isinstance(self.accelerators, tuple):
             return tuple(map(str, self.accelerators))
         if self.accelerators is not None:
@@ -122,23 +124,23 @@ class Cluster(Section):
         return visible if isinstance(provider, Local) else (isinstance(provider, Slurm) and provider.gpus_per_node) or 0
 
     def slots(self, visible: int) -> int:
-        """Workers of a node."""
+        """The number of workers of a node."""
         devices = self.devices(visible)
         count = len(devices) if isinstance(devices, tuple) else devices
-        return min(self.workers or 1024, count * self.share) if count else self.workers or 1
+        return min(self.workers or 1024, count * self.per_accelerator) if count else self.workers or 1
 
 
 def load_cluster(runtime: Runtime) -> Cluster:
-    """The file that the runtime names; workers on this machine where it names none.
+    """Read the file that the runtime names. Without a file, the workers are on this machine.
 
     Raises:
-        SpecError: the file is wrong, with places. UsageError: there is none.
+        SpecError: the file is wrong; its problems have places. UsageError: the file does not exist.
     """
     if not runtime.cluster:
         return Cluster()
     path = Path(runtime.root) / runtime.cluster
     if not path.is_file():
-        raise UsageError(f"there is no {path}", hint="docs/cluster.md shows what stands in it")
+        raise UsageError(f"{path} does not exist", hint="write it as docs/cluster.md describes")
     tree = read_yaml(path)
     try:
         return Cluster.model_validate(tree.plain())

@@ -1,4 +1,4 @@
-"""How the processes that make a stage talk to each other: requests, progress, stop and errors as JSON files.
+"""The protocol between the processes that make a stage: requests, progress, stop and errors as JSON files.
 
 The launcher writes the request and `stop` (the number of a signal); the other side writes its progress, and its error.
 The other side is either the ranks of one training (torchrun.py, rank.py), or workers with a stage each (parsl.py,
@@ -89,8 +89,8 @@ class ProgressWriter(Silent):
 
 
 class ProgressReader:
-    """Reads what a `ProgressWriter` writes and passes it on. `begun` is the state in which the stage was found, None
-    until then."""
+    """Reads what a `ProgressWriter` writes and passes it on to a listener. `begun` is the store's state of the stage
+    when its work started, or None before that."""
 
     def __init__(self, path: Path, listener: Listener) -> None:
         self.path, self.listener, self.at = path, listener, 0
@@ -119,7 +119,7 @@ class ProgressReader:
 
 @contextmanager
 def stop_by_file(path: Path, stop: Stop) -> Generator[Stop]:
-    """Inside, the file sets `stop` as a signal of the number in it would."""
+    """Inside, the file sets `stop` like a signal whose number it contains."""
     over = threading.Event()
 
     def watch() -> None:

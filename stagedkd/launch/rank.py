@@ -38,7 +38,7 @@ PATIENCE = timedelta(hours=12)  # a rank waits while the first one decodes video
 
 
 def main() -> None:
-    """Entry point of both."""
+    """Run torchrun or a rank, and exit with its code."""
     role, folder = sys.argv[1], Path(sys.argv[2])
     die_with_launcher()
     handle_signals(folder, announces=role == "torchrun")
@@ -91,7 +91,7 @@ def announce_stop(folder: Path, signals: socket.socket) -> None:
 
 
 def await_stop(folder: Path, signals: socket.socket) -> None:
-    """After a signal, end this process unless the file `stop` is there soon."""
+    """After a signal, end this process unless the file `stop` appears within a few seconds."""
     while (number := signals.recv(1)[0]) not in STOPS:
         pass
     signals.settimeout(POLL_SECONDS)
@@ -104,7 +104,7 @@ def await_stop(folder: Path, signals: socket.socket) -> None:
 
 
 def run_torchrun(folder: Path, count: int) -> int:
-    """Run torchrun on this machine, and give its exit code. `lost.json` gets the exit codes of ranks that failed."""
+    """Run torchrun on this machine, and give its exit code. Write the exit codes of failed ranks to `lost.json`."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -140,6 +140,7 @@ def run_rank(folder: Path) -> int:
 
 
 def _work(folder: Path, number: int, count: int) -> Result:
+    """Join the process group and do the work of the requested stage."""
     import torch
     import torch.distributed as dist
 
@@ -160,7 +161,7 @@ def _work(folder: Path, number: int, count: int) -> Result:
 
 
 def _context(request: RanksRequest, folder: Path, number: int, count: int, stop: Stop) -> Context:
-    """The launcher's context, made again in this rank from the request and the store."""
+    """Rebuild the launcher's context in this rank from the request and the store."""
     graph, store = request.graph, Store(request.runtime.folder("store"))
     stage = graph.stage(request.stage)
     listener: Listener = ProgressWriter(folder / "progress.jsonl") if number == 0 else Silent()
@@ -170,7 +171,7 @@ def _context(request: RanksRequest, folder: Path, number: int, count: int, stop:
         listener=listener,
         stop=stop,
         stage=stage,
-        inputs={label: store.artifact(other) for label, other in graph.inputs(stage).items()},
+        inputs={label: store.artifact(above) for label, above in graph.inputs(stage).items()},
         workspace=Workspace(Path(request.files), Path(request.scratch)),
         manifest=manifest_of(graph, stage),
         rank=number,

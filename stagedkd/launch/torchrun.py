@@ -1,10 +1,11 @@
 """The launcher of ranks: several processes that share the trainings of one stage.
 
-It holds the lease of the stage, starts torchrun, shows the first rank's progress and passes signals on; rank.py is the
-other side. It loads no torch.
+The launcher holds the lease of the stage, starts torchrun, shows the first rank's progress and passes signals on;
+rank.py is the other side. The launcher does not load torch.
 
-In the stage's scratch folder, below `ranks/`: `request.json`, `progress.jsonl` (the first rank's), `stop` (the number
-of a signal), `result.json` or `error-<rank>.json`, `lost.json` (exit codes of ranks that were ended), `log.txt`.
+The files are in the stage's scratch folder, below `ranks/`: `request.json`, `progress.jsonl` (of the first rank),
+`stop` (the number of a signal), `result.json` or `error-<rank>.json`, `lost.json` (exit codes of failed ranks),
+`log.txt`.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ from stagedkd.stages.context import Context, Result
 from stagedkd.store.store import KEPT
 
 POLL_SECONDS = 0.05
-STOP_SECONDS = 60.0  # from a signal to the end of ranks that do not answer it: within what schedulers leave, as a rule
-END_SECONDS = 5.0  # for processes whose stdin was closed
+STOP_SECONDS = 60.0  # from a signal until ranks that do not answer are ended; schedulers usually allow that long
+END_SECONDS = 5.0  # from closing stdin until the processes are killed
 LOOPBACK = "lo"
 
 
 class RanksRequest(StageRequest):
-    """A request to ranks, with the folders to write to."""
+    """A request to ranks, with the folders that they write to."""
 
     files: str
     scratch: str
 
 
 def check_ranks(stages: Iterable[Stage], runtime: Runtime) -> None:
-    """What can be known before anything runs.
+    """Check, before anything runs, that the stages can be trained by `gpus` processes.
 
     Raises:
-        UsageError: a batch cannot be shared evenly, or there are not as many devices.
+        UsageError: a batch cannot be divided evenly, or there are fewer devices.
     """
     count = runtime.gpus
     if count == 1:
@@ -52,7 +53,7 @@ def check_ranks(stages: Iterable[Stage], runtime: Runtime) -> None:
     for stage in stages:
         for phase in stage.work.trainings:
             if phase.train.batch % count:
-                message = f"stage {stage.name}: a batch of {phase.train.batch} cannot be shared evenly by gpus: {count}"
+                message = f"stage {stage.name}: a batch of {phase.train.batch} cannot be divided by gpus: {count}"
                 raise UsageError(message, hint=f"set train.batch to a multiple of {count}, or gpus to a divisor of it")
     import torch
 
@@ -60,13 +61,14 @@ def check_ranks(stages: Iterable[Stage], runtime: Runtime) -> None:
 
     kind = device_of(runtime.device).type
     if kind == "mps":
-        raise UsageError("mps is one device: gpus must be 1", hint="or --device cpu, for as many processes")
+        raise UsageError("mps is a single device: gpus must be 1", hint="set gpus: 1, or use --device cpu")
     if kind == "cuda" and torch.cuda.device_count() < count:
-        raise UsageError(f"gpus: {count}, but there are {torch.cuda.device_count()} here", hint="lower --gpus")
+        available = torch.cuda.device_count()
+        raise UsageError(f"gpus: {count}, but this machine has {available}", hint=f"set --gpus {available} or fewer")
 
 
 def wants_ranks(stage: Stage, runtime: Runtime) -> bool:
-    """Whether a stage trains, and over several processes."""
+    """Whether a stage has trainings that several processes share."""
     return runtime.gpus > 1 and bool(stage.work.trainings)
 
 
@@ -74,9 +76,9 @@ def work_in_ranks(context: Context) -> Result:
     """Do a stage's work in `gpus` processes under torchrun, none of which outlives this one.
 
     Raises:
-        TrainingError: a rank was lost; all have ended, the last checkpoint stays.
+        TrainingError: a rank was lost; all ranks have ended, and the last checkpoint stays.
         Interrupted: a signal came; the first rank has written a checkpoint, or the message names the last one.
-        StagedkdError: what a rank raised.
+        StagedkdError: the error that a rank raised.
     """
     folder = context.workspace.scratch / "ranks"
     shutil.rmtree(folder, ignore_errors=True)
@@ -94,24 +96,24 @@ def work_in_ranks(context: Context) -> Result:
 
 
 def _threads(runtime: Runtime) -> int:
-    """Threads of each rank: those that the runtime names, or an even share of the cores."""
+    """The threads of each rank: as the runtime sets them, or the cores divided evenly."""
     return runtime.threads or max(1, (os.cpu_count() or 1) // runtime.gpus)
 
 
-def _give_back_memory() -> None:
-    """Free what torch, if it is loaded, keeps of the GPU for this process: the first rank needs it."""
+def _free_gpu_memory() -> None:
+    """Free the GPU memory that torch, if it is loaded, reserves for this process, since the first rank needs it."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
 def _start(folder: Path, runtime: Runtime) -> subprocess.Popen[bytes]:
-    """Start torchrun, its stdin a pipe whose other end is ours: when it closes, whatever ended us, the ranks end
-    (rank.die_with_launcher)."""
+    """Start torchrun with a pipe as its stdin, whose other end this process holds. When the pipe closes, for whatever
+    reason this process ends, the ranks end (rank.die_with_launcher)."""
     command = [sys.executable, "-m", "stagedkd.launch.rank", "torchrun", str(folder), str(runtime.gpus)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(runtime.threads)}
-    environment["PYTHONSAFEPATH"] = "1"  # else -m looks for modules in the working folder first
-    if Path("/sys/class/net", LOOPBACK).exists():  # a host's own name may lead nowhere, or to the outside
+    environment["PYTHONSAFEPATH"] = "1"  # otherwise -m looks for modules in the working folder first
+    if Path("/sys/class/net", LOOPBACK).exists():  # the host's name may resolve to nothing, or to an outside address
         environment.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     with (folder / "log.txt").open("wb") as log:
         return subprocess.Popen(
@@ -120,25 +122,25 @@ def _start(folder: Path, runtime: Runtime) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
-            start_new_session=True,  # so that Ctrl-C reaches us alone, and the ranks go on to their checkpoint
+            start_new_session=True,  # so that Ctrl-C reaches this process alone, and the ranks reach their checkpoint
         )
 
 
 def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
-    """Start torchrun and stay with it to its end, or end it where a stop is not answered; gives its exit code."""
-    _give_back_memory()
+    """Run torchrun to its end, or end it if it does not answer a stop; give its exit code."""
+    _free_gpu_memory()
     process = _start(folder, runtime)
     progress = ProgressReader(folder / "progress.jsonl", context.listener)
-    stop, asked = folder / "stop", None
+    stop_file, stopped_at = folder / "stop", None
     try:
         while process.poll() is None:
             progress.relay()
             number = context.stop.get()
-            if number is not None and not stop.exists():
-                write_whole(stop, str(number))
-            if asked is None and stop.exists():
-                asked = time.monotonic()
-            if asked is not None and time.monotonic() - asked > STOP_SECONDS:
+            if number is not None and not stop_file.exists():
+                write_whole(stop_file, str(number))
+            if stopped_at is None and stop_file.exists():
+                stopped_at = time.monotonic()
+            if stopped_at is not None and time.monotonic() - stopped_at > STOP_SECONDS:
                 break
             time.sleep(POLL_SECONDS)
         progress.relay()
@@ -154,8 +156,8 @@ def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
 
 
 def _error(context: Context, folder: Path, code: int) -> StagedkdError:
-    """Why the ranks ended. First come errors of ours, then a signal to us, then a rank that was killed, then any other
-    error: a lost rank makes the others fail in their next exchange."""
+    """The error that explains why the ranks ended. Errors of stagedkd come first, then a signal to this process, then a
+    rank that was killed, then any other error: a lost rank makes the others fail in their next exchange."""
     stage, count = context.stage.name, context.runtime.gpus
     raised = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("error-*.json"))]
     for values in raised:
@@ -164,12 +166,12 @@ def _error(context: Context, folder: Path, code: int) -> StagedkdError:
     number = context.stop.number or int(_text(folder / "stop") or 0)
     if number:
         last = _last_checkpoint(context.workspace.scratch)
-        return Interrupted(number, f"stopped by signal {number}; the ranks of stage {stage} ended at once: {last}")
+        return Interrupted(number, f"stopped by signal {number}; the ranks of stage {stage} were ended; {last}")
     lost: dict[str, int] = json.loads(_text(folder / "lost.json") or "{}")
-    hint = f"their output is in {folder / 'log.txt'}; the same command resumes from the last checkpoint"
-    for rank, ended in sorted(lost.items()):
-        if ended < 0 and ended != -signal.SIGTERM:  # by which torchrun ends the others
-            name = signal.Signals(-ended).name
+    hint = f"see their output in {folder / 'log.txt'}; the same command resumes from the last checkpoint"
+    for rank, exit_code in sorted(lost.items()):
+        if exit_code < 0 and exit_code != -signal.SIGTERM:  # torchrun ends the other ranks by SIGTERM
+            name = signal.Signals(-exit_code).name
             return TrainingError(f"stage {stage}: rank {rank} of {count} was ended by {name}", hint=hint)
     for values in raised:
         return TrainingError(f"stage {stage}: rank {values['rank']} of {count}: {values['message']}", hint=hint)
@@ -177,12 +179,12 @@ def _error(context: Context, folder: Path, code: int) -> StagedkdError:
 
 
 def _last_checkpoint(scratch: Path) -> str:
-    """In words: where the stage goes on from, and of when that is."""
-    found = [(path.stat().st_mtime, path) for path in scratch.rglob("*") if path.suffix in KEPT]
-    if not found:
+    """Describe the checkpoint from which the stage would resume, and when it was written."""
+    checkpoints = [(path.stat().st_mtime, path) for path in scratch.rglob("*") if path.suffix in KEPT]
+    if not checkpoints:
         return "there is no checkpoint yet"
-    written, path = max(found)
-    return f"the last checkpoint is {path} of {time.strftime('%H:%M:%S', time.localtime(written))}"
+    written, path = max(checkpoints)
+    return f"the last checkpoint is {path}, written at {time.strftime('%H:%M:%S', time.localtime(written))}"
 
 
 def _text(path: Path) -> str:

@@ -1,8 +1,9 @@
-"""Run a module of Parsl's as a process that ends with the launcher, however that ends: Parsl's own would stay.
+"""Run one of Parsl's modules as a process that ends with the launcher, however the launcher ends. Parsl's processes
+would outlive it.
 
     python -m stagedkd.launch.watchdog OWNER MODULE ARGUMENTS...
 
-OWNER names the launcher as leases do (store/leases.py), so that nothing is taken for it that is on another machine.
+OWNER identifies the launcher as in leases (store/leases.py), so that no process of another machine is mistaken for it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ LOOK_SECONDS = 0.5
 
 
 def main() -> None:
-    """Run the module; its group of processes is ended with the launcher."""
+    """Run the module, and kill its process group when the launcher has ended."""
     owner, module = Owner.of(sys.argv[1]), sys.argv[2]
     sys.argv = [module, *sys.argv[3:]]
     if os.getppid() == owner.pid:

@@ -1,6 +1,7 @@
-"""The processes of workers: each makes one stage at a time, by a request in the run's folder; parsl.py is the launcher.
+"""The processes of workers. Each makes one stage at a time, as a file in the run's folder requests; parsl.py is the
+launcher.
 
-In the run's folder, below the store: `requests/<stage>.json`, `progress/<stage>.jsonl` (begin and notes), `stop`.
+In the run's folder, below the store: `requests/<stage>.json`, `progress/<stage>.jsonl` (the start and notes), `stop`.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from stagedkd.stages.context import catching_signals
 
 
 class WorkerRequest(StageRequest):
-    """A request to a worker, with the accelerators of its node: their names, or how many there are."""
+    """A request to a worker, with the accelerators of its node: their names or their number."""
 
     devices: tuple[str, ...] | int
 
 
 def make_stage(place: str, name: str) -> dict[str, Any]:
-    """Make a stage, unless the store has it by now.
+    """Make a stage, unless the store has it by now. `place` is the run's folder.
 
     Returns:
-        whether it `ran`, and its `seconds`; or the `error` and the `trace`. Plain values: nothing of ours is pickled.
+        whether it `ran`, and its `seconds`; or the `error` and the `trace`. These are plain values, so that no class of
+        stagedkd is pickled.
     """
     folder = Path(place)
     progress = _WorkerProgress(folder / "progress" / f"{name}.jsonl")
@@ -49,13 +51,13 @@ def make_stage(place: str, name: str) -> dict[str, Any]:
 
 @cache
 def pin(devices: tuple[str, ...] | int) -> None:
-    """Show this process one accelerator: that of its number among the workers of the node. Call it before torch looks
-    for them. Devices that are counted begin with the first one that the scheduler has given to the job."""
+    """Restrict this process to one accelerator, by its number among the workers of the node. Call it before torch lists
+    the devices. A count of devices starts at the first device that the scheduler has assigned to the job."""
     if not devices:
         return
     if isinstance(devices, int):
-        given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        devices = tuple(filter(None, given.split(","))) or tuple(map(str, range(devices)))
+        assigned = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        devices = tuple(filter(None, assigned.split(","))) or tuple(map(str, range(devices)))
     os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(os.environ["PARSL_WORKER_RANK"]) % len(devices)]
 
 
@@ -66,7 +68,7 @@ def threads_per_worker() -> int:
 
 
 class _WorkerProgress(ProgressWriter):
-    """Writes neither steps nor counts: several stages are made at once."""
+    """Writes the progress of a stage without steps and counts, since several stages are made at once."""
 
     seconds = 0.0
 

@@ -1,1 +1,1 @@
-"""One stage: from the store, or made under its lease by the function of its kind."""
+"""One stage: taken from the store, or made under its lease by the function of its kind."""

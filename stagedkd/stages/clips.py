@@ -1,4 +1,4 @@
-"""From a data artifact to clips: the cache or the files, behind a `ClipSource`."""
+"""Open the clips of a data artifact as a `ClipSource` that reads the clip cache or the video files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stagedkd.store.store import Artifact
 
 
 def open_source(session: Session, data: Artifact, clip: Clip, device: torch.device) -> ClipSource:
-    """Where the clips of a data artifact come from."""
+    """Open the source of the clips of a data artifact."""
     section = data.manifest.work.data_set
     table = read_table(data.file("clips.parquet"))
     if isinstance(section, Simulated):
@@ -31,7 +31,7 @@ def open_source(session: Session, data: Artifact, clip: Clip, device: torch.devi
 
 
 def _reader(session: Session, data: Videos, clip: Clip) -> Reader:
-    """The cache, or the files where the spec keeps none: the same pixels."""
+    """The clip cache, or the video files if the spec has no cache. Both give the same pixels."""
     if session.plan.clip.cache == "none":
         root = videos_root(data, session.runtime)
         return (SeekingFiles if clip.decoder == "torchcodec" else VideoFiles)(root, clip.shorter_side)
@@ -40,19 +40,19 @@ def _reader(session: Session, data: Videos, clip: Clip) -> Reader:
 
 def videos_root(data: Videos, runtime: Runtime) -> Path:
     """The folder that a data set's paths are relative to."""
-    place = runtime.folder("data_dir") / data.path
-    return place.parent if isinstance(data, Csv) else place
+    path = runtime.folder("data_dir") / data.path
+    return path.parent if isinstance(data, Csv) else path
 
 
 def cache_spec(data: Videos, clip: Clip, lock: Lock, runtime: Runtime) -> CacheSpec:
-    """What the clip cache of a data set is of."""
+    """Describe the clip cache of a data set: its root, files, frame size and pixel format."""
     files = lock.data[str(data_id(data))].files
-    form = "jpeg" if clip.cache == "jpeg" else "raw"
-    return CacheSpec(videos_root(data, runtime), files, clip.shorter_side, form)
+    pixel_format = "jpeg" if clip.cache == "jpeg" else "raw"
+    return CacheSpec(videos_root(data, runtime), files, clip.shorter_side, pixel_format)
 
 
 def open_clips(session: Session, data: Videos, clip: Clip) -> ClipCache:
-    """The clip cache of a data set on the disk, built if it is not there."""
+    """Open the clip cache of a data set on the disk. Build it first if it does not exist."""
 
     def progress(done: int, of: int) -> None:
         session.stop.check()
@@ -63,25 +63,25 @@ def open_clips(session: Session, data: Videos, clip: Clip) -> ClipCache:
 
 
 def workers(runtime: Runtime) -> int:
-    """Threads that read clips."""
+    """The number of threads that read clips."""
     return runtime.workers or 2
 
 
 def footage_of(session: Session, data: Videos, clip: Clip) -> dict[str, Footage]:
-    """What every file holds: from the cache, or by decoding all of them without keeping a pixel."""
+    """The footage of every file, by path: from the clip cache, or by decoding all files without keeping a pixel."""
     if session.plan.clip.cache != "none":
-        return {path: found.footage for path, found in open_clips(session, data, clip).clips.items()}
+        return {path: cached.footage for path, cached in open_clips(session, data, clip).clips.items()}
     root = videos_root(data, session.runtime)
-    look = proven if clip.decoder == "torchcodec" else inspect
-    if look is proven:
+    inspect_file = proven if clip.decoder == "torchcodec" else inspect
+    if inspect_file is proven:
         require_torchcodec()
     paths = sorted(session.plan.lock.data[str(data_id(data))].files)
-    found: dict[str, Footage] = {}
+    footages: dict[str, Footage] = {}
     with ThreadPoolExecutor(workers(session.runtime)) as pool:
-        for path, footage in zip(paths, pool.map(look, [root / path for path in paths]), strict=True):
-            found[path] = footage
-            session.listener.count("clips looked at", len(found), len(paths))
+        for path, footage in zip(paths, pool.map(inspect_file, [root / path for path in paths]), strict=True):
+            footages[path] = footage
+            session.listener.count("clips inspected", len(footages), len(paths))
             if session.stop.get() is not None:
                 pool.shutdown(cancel_futures=True)
                 session.stop.check()
-    return found
+    return footages

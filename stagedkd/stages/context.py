@@ -1,4 +1,4 @@
-"""What the function of every kind of work receives: inputs, workspace, runtime, and where progress goes."""
+"""The context that the function of every kind of work receives: inputs, workspace, runtime and listener."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Silent:
 
 @dataclass
 class Stop:
-    """A signal that came, to be acted on at the next safe moment. `guard` raises where a stage may not go on: its lease
-    is lost."""
+    """A stop that a signal requested, to be acted on at the next safe moment. `number` is the number of the signal, or
+    None if none came. `guard` raises StoreError if the stage must end at once because its lease is lost."""
 
     number: int | None = None
     guard: Callable[[], None] = lambda: None
@@ -61,7 +61,7 @@ class Stop:
 
     @contextmanager
     def guarded(self, lease: Lease) -> Generator[None]:
-        """Within, a lost lease raises StoreError at the next look."""
+        """Inside, `get` and `check` raise StoreError once the lease is lost."""
 
         def guard() -> None:
             if lease.lost:
@@ -76,18 +76,18 @@ class Stop:
 
 @contextmanager
 def catching_signals() -> Generator[Stop]:
-    """SIGTERM and SIGINT are noted in a `Stop`; a second one of them ends the process at once."""
+    """Inside, SIGTERM and SIGINT set a `Stop`. A second signal ends the process at once."""
     stop = Stop()
 
-    def note(number: int, _frame: Any) -> None:
+    def set_stop(number: int, _frame: Any) -> None:
         if stop.number is not None:
             os._exit(128 + number)
         stop.number = number
 
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals belong to the main thread's owner
+        yield stop  # only the main thread may set signal handlers
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, set_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
@@ -97,7 +97,7 @@ def catching_signals() -> Generator[Stop]:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What reading clips and reporting progress need, in a stage and in commands that look at data."""
+    """What is needed to read clips and to report progress, in a stage and in the commands that inspect data."""
 
     plan: Graph
     runtime: Runtime
@@ -112,8 +112,9 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True)
 class Context(Session):
-    """One stage about to run. `inputs` are the artifacts that it needs, by input name; `manifest` is its own, without
-    files. Where several processes (`ranks`) do it together, the first one alone writes."""
+    """The context of a stage that is about to run. `inputs` holds the artifacts that it needs, by input name;
+    `manifest` is the manifest of the stage, without files. If several processes (`ranks`) do the stage together, only
+    the first one writes."""
 
     stage: Stage
     inputs: Mapping[str, Artifact]
@@ -130,7 +131,7 @@ class Context(Session):
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage reports: `metrics` go into the manifest, `run` (facts that differ from run to run) into run.json."""
+    """The result of a stage. `metrics` go into the manifest, `run` (facts that vary from run to run) into run.json."""
 
     metrics: Mapping[str, Any] = field(default_factory=dict[str, Any])
     run: Mapping[str, Any] = field(default_factory=dict[str, Any])

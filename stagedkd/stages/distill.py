@@ -1,4 +1,4 @@
-"""Train a student by its phases against the networks above it, which are frozen: one hop of the cascade."""
+"""Train the student of one hop of the cascade, phase by phase, against the frozen networks above it."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # The type stubs of torch, safetensors and Parsl are incomplete.
@@ -43,7 +43,7 @@ from stagedkd.train.terms import DistillOptions
 
 
 def distill(context: Context, work: DistillWork) -> Result:
-    """Train the student of a hop, and measure how its substages correlate with the teacher's before and after."""
+    """Train the student of a hop, and measure the correlation of its substages with the teacher's before and after."""
     classes, device = classes_of(context), training_device(context)
     guides = _guide_networks(context, work, classes, device)
     student = new_network(context, work.arch, classes, work.weights, work.seed)
@@ -53,8 +53,8 @@ def distill(context: Context, work: DistillWork) -> Result:
         extra["warm_started"] = _warm_start(context, student, guides[0])
     feed = feed_of(context, work, "same", device)
     shapes = [
-        measure(lambda arch=arch: build_or_refuse(arch, classes, context.root), *work.clip.seen(wanted))
-        for arch, wanted in ((work.arch, work.input), *_guide_archs(work))
+        measure(lambda arch=arch: build_or_refuse(arch, classes, context.root), *work.clip.seen(network_input))
+        for arch, network_input in ((work.arch, work.input), *_guide_archs(work))
     ]
     extra["train_flops"] = hop_flops(work, shapes, len(feed.clip_ids))
     probe = _probe(work, feed, guides[0])
@@ -90,6 +90,7 @@ def _guide_archs(work: DistillWork) -> list[tuple[Arch, Input | None]]:
 
 
 def _guide_networks(context: Context, work: DistillWork, classes: int, device: torch.device) -> list[Network]:
+    """Load the teacher and the further guides, frozen, on the device."""
     names = ("teacher", *work.guide_inputs)
     networks = [
         load_network(context.inputs[name], arch, classes, context.root)
@@ -101,49 +102,52 @@ def _guide_networks(context: Context, work: DistillWork, classes: int, device: t
 def _live_guides(
     context: Context, work: DistillWork, networks: Sequence[Network], device: torch.device
 ) -> tuple[LiveGuide, ...]:
+    """The guides of the hop, the teacher first, each with its weight."""
     ranks, guides = ranks_of(context, device), list[LiveGuide]()
     weights = (work.share, *(guide.share for guide in work.guides))
-    for network, (_, wanted), weight in zip(networks, _guide_archs(work), weights, strict=True):
-        refuse_batch_statistics(network, ranks, "a network that guides")
+    for network, (_, network_input), weight in zip(networks, _guide_archs(work), weights, strict=True):
+        refuse_batch_statistics(network, ranks, "a guide")
         run = torch.compile(network.run) if context.runtime.compile else network.run
-        guides.append(LiveGuide(run, wanted, weight, ranks))
+        guides.append(LiveGuide(run, network_input, weight, ranks))
     return tuple(guides)
 
 
 def _adapters(work: DistillWork, student: NetworkShape, teacher: NetworkShape, clips: int) -> FeatureAdapters:
+    """The adapters between the substages of the student and those of the teacher, by their channels."""
     student_channels = {k: student.maps[run[-1]][0] for k, run in enumerate(work.cut)}
     teacher_channels = {m: teacher.maps[run[-1]][0] for m, run in enumerate(work.teacher_cut)}
     return FeatureAdapters(work.pairing, work.phases, student_channels, teacher_channels, clips)
 
 
 def _warm_start(context: Context, student: Network, teacher: Network) -> int:
-    """Copy the tensors that both networks have under one name and in one shape; give their number."""
-    given = teacher.net.state_dict()
+    """Copy the teacher's tensors that have a tensor of the same name and shape in the student; give their number."""
+    teacher_tensors = teacher.net.state_dict()
     copied = 0
     with torch.no_grad():
         for name, tensor in student.net.state_dict().items():
-            if tensor.ndim and name in given and given[name].shape == tensor.shape:
-                tensor.copy_(given[name])
+            if tensor.ndim and name in teacher_tensors and teacher_tensors[name].shape == tensor.shape:
+                tensor.copy_(teacher_tensors[name])
                 copied += 1
-    what = f"{copied} tensors have the name and shape of the network above"
-    context.listener.note(f"{context.stage.name}: warm start: {what}" + ("" if copied else ", so it starts cold"))
+    cold = "" if copied else "; no tensor has the same name and shape, so the student starts from its initialisation"
+    context.listener.note(f"{context.stage.name}: warm start: copied {copied} tensors from the network above{cold}")
     return copied
 
 
 def _probe(work: DistillWork, feed: Feed, teacher: Network) -> Probe | None:
-    """How the correlation of substages is measured; None where nothing is compared."""
+    """Set up how the correlation of substages is measured; None if nothing is compared."""
     if not work.teacher_cut:
         return None
-    chosen = feed.clip_ids[np.sort(permutation(len(feed.clip_ids), 0, Stream.PROBE)[:CLIPS])]
+    probe_clips = feed.clip_ids[np.sort(permutation(len(feed.clip_ids), 0, Stream.PROBE)[:CLIPS])]
     cuts, inputs = (work.cut, work.teacher_cut), (work.input, work.teacher_input)
-    return Probe(feed.source, chosen.tolist(), teacher, cuts, inputs)
+    return Probe(feed.source, probe_clips.tolist(), teacher, cuts, inputs)
 
 
 def _correlation(context: Context, job: Job, probe: Probe | None) -> list[list[float]] | None:
+    """Measure rho (K, M) with the student as it is; None if there is no probe or it has too few clips."""
     if probe is None:
         return None
     if not probe.batches and job.probe is None:
-        context.listener.note(f"{context.stage.name}: too few training clips to correlate substages")
+        context.listener.note(f"{context.stage.name}: too few training clips to measure the correlation of substages")
         return None
     return probe.correlation(job.student).tolist()
 
@@ -151,7 +155,8 @@ def _correlation(context: Context, job: Job, probe: Probe | None) -> list[list[f
 def _write_correlation(
     context: Context, work: DistillWork, before: list[list[float]], after: list[list[float]] | None, probe: Probe
 ) -> None:
-    """Write correlation.json: debiased linear CKA of student (rows) and teacher substages, before and after."""
+    """Write correlation.json: debiased linear CKA of student (rows) and teacher substages (columns), before and after
+    the training."""
     names = [["+".join(run) for run in cut] for cut in (work.cut, work.teacher_cut)]
     clips = sum(len(part) for part in probe.batches)
     values = {"student": names[0], "teacher": names[1], "clips": clips, "before": before, "after": after}

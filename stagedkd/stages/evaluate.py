@@ -1,4 +1,4 @@
-"""`EvaluateWork`: one network on one split."""
+"""Evaluate one network on one split."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from stagedkd.train.evaluate import latency, metrics_of, predict
 
 
 def evaluate(context: Context, work: EvaluateWork) -> Result:
-    """Write predictions.parquet and give the figures; latency goes to run.json.
+    """Write predictions.parquet and compute the metrics. The latency goes into run.json.
 
     Raises:
-        DataError: the split has no clip.
+        DataError: the split has no clips.
     """
     import torch
 
@@ -29,10 +29,10 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
     data, device = context.inputs["data"], device_of(context.runtime.device)
     classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
     splits = read_table(data.file("clips.parquet"))["split"]
-    numbers = np.array([i for i, split in enumerate(splits) if split == work.split], np.int64)
-    if not len(numbers):
-        raise DataError(f"the split {work.split} has no clip", hint="evaluate another split, or set data.test_folds")
-    labels = np.array(read_table(data.file("truth.parquet"))["label"], np.int64)[numbers]
+    clip_ids = np.array([i for i, split in enumerate(splits) if split == work.split], np.int64)
+    if not len(clip_ids):
+        raise DataError(f"split '{work.split}' has no clips", hint="evaluate another split, or set data.test_folds")
+    labels = np.array(read_table(data.file("truth.parquet"))["label"], np.int64)[clip_ids]
     network = load_network(context.inputs["network"], work.arch, len(classes), context.root).to(device)
 
     def progress(done: int, of: int) -> None:
@@ -40,18 +40,18 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
         context.listener.count("clips evaluated", done, of)
 
     source = open_source(context, data, work.clip, device)
-    scores = predict(network, source, numbers, work.batch, work.clips, work.crops, work.input, progress)
+    scores = predict(network, source, clip_ids, work.batch, work.clips, work.crops, work.input, progress)
     write_table(
         context.workspace.files / "predictions.parquet",
         {
-            "clip": numbers.tolist(),
+            "clip": clip_ids.tolist(),
             "label": labels.tolist(),
             "predicted": scores.argmax(1).tolist(),
             "confidence": scores.max(1).tolist(),
         },
     )
-    seen = work.clip.seen(work.input)
-    shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *seen)
+    view = work.clip.seen(work.input)
+    shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *view)
     metrics = metrics_of(scores, labels, classes)
     metrics |= {
         "split": work.split,
@@ -59,5 +59,5 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
         "params": shape.params,
         "flops": shape.flops,
     }
-    seconds = latency(network, *seen, device)
+    seconds = latency(network, *view, device)
     return Result(metrics=metrics, run=run_facts(device, 0.0) | {"latency_seconds": seconds})

@@ -1,4 +1,4 @@
-"""Networks in stages: built on the device with a seed, loaded from artifacts, written with their manifest."""
+"""The networks of stages: built from a seed, loaded from artifacts, written with their manifest."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # The type stubs of torch, safetensors and Parsl are incomplete.
@@ -24,22 +24,21 @@ from stagedkd.store.store import Artifact
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a runtime: `auto` takes CUDA, then MPS, then the CPU. Raises UsageError: it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """The device of a runtime: `auto` takes CUDA, then MPS, then the CPU. Raises UsageError: it is not available."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    best = next(kind for kind, usable in available.items() if usable)
     if name == "auto":
-        return torch.device(next(kind for kind, found in there.items() if found))
-    if not there[name]:
-        raise UsageError(
-            f"no device {name} here", hint=f"use --device {next(k for k, v in there.items() if v)} or auto"
-        )
+        return torch.device(best)
+    if not available[name]:
+        raise UsageError(f"this machine has no {name} device", hint=f"use --device {best} or auto")
     return torch.device(name)
 
 
 def new_network(context: Context, arch: Arch, classes: int, weights: Weights | None, seed: int) -> Network:
-    """A fresh network on the CPU, initialised from `seed`, then from its weight file or its model's weights."""
+    """Build a network on the CPU, initialised from `seed`, then from its weight file or its model's weights."""
     torch.manual_seed(seed)
     if arch.user_files is not None and arch.user_files.code:
-        context.listener.note(f"running code of your own: {arch.user_files.path}")
+        context.listener.note(f"running your own code: {arch.user_files.path}")
     network = build_or_refuse(arch, classes, context.root)
     skipped, source = list[str](), ""
     if weights is not None:
@@ -49,44 +48,43 @@ def new_network(context: Context, arch: Arch, classes: int, weights: Weights | N
         source = arch.pretrained_from
         skipped = load_pretrained(network, arch, context.root)
     if skipped:
-        context.listener.note(f"{source}: the head is new ({', '.join(skipped)} not loaded)")
+        context.listener.note(f"{source}: the head is newly initialised ({', '.join(skipped)} not loaded)")
     return network
 
 
 def build_or_refuse(arch: Arch, classes: int, root: Path) -> Network:
-    """`build`, with a fault in one's own file as an error of ours."""
+    """Build a network. Raises TrainingError: the user's own file fails."""
     try:
         return build(arch, classes, root=root)
     except Exception as error:
         if arch.user_files is None or not arch.user_files.code:
             raise
         message = f"{arch.user_files.path} cannot be built: {type(error).__name__}: {error}"
-        raise TrainingError(
-            message, hint="it must have build(classes, **args) -> nn.Module, blocks first, head last"
-        ) from error
+        hint = "it must define build(classes, **args) -> nn.Module, with the blocks first and the head last"
+        raise TrainingError(message, hint=hint) from error
 
 
 def user_losses(context: Context, phases: Sequence[PhaseWork]) -> dict[str, Callable[..., Tensor]]:
-    """The losses of the user's own that the phases name, by their file. Raises TrainingError: a file cannot be run."""
-    found: dict[str, Callable[..., Tensor]] = {}
+    """Load the user's own losses that the phases name, by file. Raises TrainingError: a file cannot be run."""
+    functions: dict[str, Callable[..., Tensor]] = {}
     for path in sorted({phase.losses.file.path for phase in phases if phase.losses.file}):
-        context.listener.note(f"running code of your own: {path}")
+        context.listener.note(f"running your own code: {path}")
         try:
-            found[path] = user_function(context.root / path, "loss")
+            functions[path] = user_function(context.root / path, "loss")
         except Exception as error:
             message = f"{path} cannot be used: {type(error).__name__}: {error}"
-            raise TrainingError(message, hint="it must have loss(student, teacher, **args) -> scalar") from error
-    return found
+            raise TrainingError(message, hint="it must define loss(student, teacher, **args) -> scalar") from error
+    return functions
 
 
 def network_file(work: Work) -> str:
-    """The name of the file in which a stage of this work leaves its network. The work must make one."""
+    """The name of the file to which a stage of this work writes its network. The work must make a network."""
     assert work.network_file is not None, f"{work.kind} makes no network"
     return work.network_file
 
 
 def load_network(artifact: Artifact, arch: Arch, classes: int, root: Path) -> Network:
-    """The trained network of an artifact, on the CPU. Raises StoreError: the file does not fit the architecture."""
+    """Load the trained network of an artifact on the CPU. Raises StoreError: the file does not fit the architecture."""
     network = build_or_refuse(arch, classes, root)
     path = artifact.file(network_file(artifact.manifest.work))
     try:
@@ -97,8 +95,8 @@ def load_network(artifact: Artifact, arch: Arch, classes: int, root: Path) -> Ne
 
 
 def save_network(context: Context, network: Network) -> None:
-    """Write the network with its manifest as metadata, so that it can be rebuilt from the file alone; of several ranks
-    the first one does."""
+    """Write the network with its manifest as metadata, so that it can be rebuilt from the file alone. If there are
+    several ranks, only the first one writes."""
     if not context.first:
         return
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.net.state_dict().items()}

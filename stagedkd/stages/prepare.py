@@ -1,4 +1,4 @@
-"""Index a data set: its clips, splits and classes, and which files are bad."""
+"""Index a data set: its clips, splits, classes and bad files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def prepare(context: Context, work: PrepareWork) -> Result:
-    """Index the data set: clips.parquet, truth.parquet (read by `WeakenWork`, a teacher of `labels: all` and `Evaluate`
-    alone), data.json.
+    """Index the data set: write clips.parquet, data.json, and truth.parquet with the hidden true labels, which only
+    `WeakenWork`, a teacher with `labels: all` and `EvaluateWork` read.
 
     Raises:
-        DataError: too many bad files, a class without training clip, nothing to validate on.
+        DataError: there are too many bad files, a class has no training clip, or no clip is left for validation.
     """
-    bad: list[dict[str, str]] = []
-    held: dict[str, Footage] = {}
+    bad_files: list[dict[str, str]] = []
+    footages: dict[str, Footage] = {}
     leaks: list[list[str]] = []
     if isinstance(work.data, Simulated):
         entries, classes = _simulated(work.data)
@@ -37,9 +37,10 @@ def prepare(context: Context, work: PrepareWork) -> Result:
         assert isinstance(work.data, Videos) and work.reading is not None
         listing = list_clips(work.data, context.runtime.folder("data_dir"))
         classes, listed = listing.classes, [e for e in listing.entries if e.split != UNUSED]
-        sound, held, bad = _sound(context, work.data, work.reading, listed)
-        entries = split_entries(sound, work.data)
-        bad += [{"path": e.path, "reason": "no trusted label, and not in training"} for e in _left_out(sound, entries)]
+        usable, footages, bad_files = _usable(context, work.data, work.reading, listed)
+        entries = split_entries(usable, work.data)
+        reason = "no trusted label, and not in training"
+        bad_files += [{"path": e.path, "reason": reason} for e in _left_out(usable, entries)]
         require_classes(entries, classes)
         leaks = copies_across(entries, context.plan.lock.data[str(data_id(work.data))].files)
         if leaks:
@@ -55,83 +56,85 @@ def prepare(context: Context, work: PrepareWork) -> Result:
             "group": [e.group for e in entries],
             "split": [e.split for e in entries],
             "trusted": [e.trusted for e in entries],
-            **_measured(entries, held),
+            **_footage_columns(entries, footages),
         },
     )
     truth = [ids.get(e.label, -1) for e in entries]
     write_table(context.workspace.files / "truth.parquet", {"clip": list(range(len(entries))), "label": truth})
     splits = Counter(e.split for e in entries)
     counts = {name: splits.get(name, 0) for name in ("train", "val", "test")}
-    found = {"classes": list(classes), "clips": counts, "bad_files": bad, "leaks": leaks}
-    text = json.dumps(found, indent=1, ensure_ascii=False)
+    summary = {"classes": list(classes), "clips": counts, "bad_files": bad_files, "leaks": leaks}
+    text = json.dumps(summary, indent=1, ensure_ascii=False)
     (context.workspace.files / "data.json").write_text(text + "\n", "utf-8")
-    return Result(metrics={"classes": len(classes), "clips": counts, "bad_files": len(bad)})
+    return Result(metrics={"classes": len(classes), "clips": counts, "bad_files": len(bad_files)})
 
 
-def _measured(entries: Sequence[Entry], held: Mapping[str, Footage]) -> dict[str, list[object]]:
-    """What views are drawn from: decodable frames, the upright picture, the time of each frame."""
-    found = [held[e.path] for e in entries] if held else []
+def _footage_columns(entries: Sequence[Entry], footages: Mapping[str, Footage]) -> dict[str, list[object]]:
+    """The columns that views are drawn from: number of decodable frames, height and width of the upright picture, and
+    the time of each frame in seconds."""
+    rows = [footages[e.path] for e in entries] if footages else []
     return {
-        "frames": [f.frames for f in found] or [0] * len(entries),
-        "height": [f.height for f in found] or [0] * len(entries),
-        "width": [f.width for f in found] or [0] * len(entries),
-        "times": [list(f.times) for f in found] or [[0.0]] * len(entries),
+        "frames": [f.frames for f in rows] or [0] * len(entries),
+        "height": [f.height for f in rows] or [0] * len(entries),
+        "width": [f.width for f in rows] or [0] * len(entries),
+        "times": [list(f.times) for f in rows] or [[0.0]] * len(entries),
     }
 
 
 def _simulated(data: Simulated) -> tuple[list[Entry], tuple[str, ...]]:
     names = class_names(data)
     splits = ["train"] * data.train + ["val"] * data.val + ["test"] * data.test
-    # the simulator gives clip i the class i modulo the classes (data/simulate/base.py)
-    rows = [Entry(f"{data.kind}:{i}", names[i % len(names)], f"{i}", split) for i, split in enumerate(splits)]
-    return rows, names
+    # the simulator gives clip i the class i modulo the number of classes (data/simulate/base.py)
+    entries = [Entry(f"{data.kind}:{i}", names[i % len(names)], f"{i}", split) for i, split in enumerate(splits)]
+    return entries, names
 
 
-def _sound(
+def _usable(
     context: Context, data: Videos, reading: Reading, listed: Sequence[Entry]
 ) -> tuple[list[Entry], dict[str, Footage], list[dict[str, str]]]:
-    """Entries with enough decodable frames, what their files hold, and the others with their reasons.
+    """Find the entries with enough decodable frames. An intact short file is used, since its clip loops (or pads); a
+    damaged file must have the frames of a whole clip before its first error.
 
-    A sound short clip loops (or pads); a damaged one must have the frames of a whole clip before its first error.
+    Returns:
+        the usable entries, the footage of all files by path, and the bad files with their reasons.
+    Raises:
+        DataError: there are too many bad files.
     """
     from stagedkd.stages.clips import footage_of
 
-    held = footage_of(context, data, context.plan.clip)
-    sound: list[Entry] = []
-    bad: list[dict[str, str]] = []
+    footages = footage_of(context, data, context.plan.clip)
+    usable: list[Entry] = []
+    bad_files: list[dict[str, str]] = []
     for entry in listed:
-        found = held[entry.path]
-        reason, short = fault_of(found, reading)
-        if reason:
-            bad.append({"path": entry.path, "reason": reason + ("" if short else "; used up to there")})
+        problem, short = problem_of(footages[entry.path], reading)
+        if problem:
+            bad_files.append({"path": entry.path, "reason": problem + ("" if short else "; used up to there")})
         if not short:
-            sound.append(entry)
-    skipped = len(listed) - len(sound)
-    for row in bad[:20]:
+            usable.append(entry)
+    skipped = len(listed) - len(usable)
+    for row in bad_files[:20]:
         context.listener.note(f"bad file {row['path']}: {row['reason']}")
-    if len(bad) > 20:
-        context.listener.note(f"... and {len(bad) - 20} more bad files: the report lists them all")
+    if len(bad_files) > 20:
+        context.listener.note(f"... and {len(bad_files) - 20} more bad files; the report lists all of them")
     if (skipped and data.bad_files == "strict") or (skipped > 3 and skipped > data.bad_share * len(listed)):
-        rows = "\n    ".join(f"{row['path']}: {row['reason']}" for row in bad[:20])
-        limit = (
-            "data.bad_files is strict"
-            if data.bad_files == "strict"
-            else f"the limit is 3 files or {data.bad_share:.0%}"
-        )
-        hint = "repair or remove them, or raise data.bad_share"
+        rows = "\n    ".join(f"{row['path']}: {row['reason']}" for row in bad_files[:20])
+        allowed = f"the limit is 3 files or {data.bad_share:.0%}"
+        limit = "data.bad_files is strict" if data.bad_files == "strict" else allowed
+        hint = "repair or remove these files, or raise data.bad_share"
         raise DataError(f"{skipped} of {len(listed)} files are bad ({limit}):\n    {rows}", hint=hint)
-    return sound, held, bad
+    return usable, footages, bad_files
 
 
-def fault_of(found: Footage, reading: Reading) -> tuple[str, bool]:
-    """What is wrong with a file, "" if nothing is, and whether it has too few frames to be used."""
-    steps = float(found.frames)
-    if reading.rate is not None and found.frames > 1:
-        steps = (found.times[-1] - found.times[0]) * found.frames / (found.frames - 1) * reading.rate
-    short = steps < (reading.span if found.fault or reading.refuse else min(1, reading.span)) or not found.frames
-    return found.fault or (f"short: {found.frames} frames, too few for a clip" if short else ""), short
+def problem_of(footage: Footage, reading: Reading) -> tuple[str, bool]:
+    """Find the problem of a file ("" if it has none), and whether it has too few frames to be used."""
+    steps = float(footage.frames)
+    if reading.rate is not None and footage.frames > 1:
+        steps = (footage.times[-1] - footage.times[0]) * footage.frames / (footage.frames - 1) * reading.rate
+    short = steps < (reading.span if footage.fault or reading.refuse else min(1, reading.span)) or not footage.frames
+    return footage.fault or (f"short: {footage.frames} frames, too few for a clip" if short else ""), short
 
 
-def _left_out(sound: list[Entry], entries: list[Entry]) -> list[Entry]:
-    kept = {e.path for e in entries}
-    return [e for e in sound if e.path not in kept]
+def _left_out(usable: list[Entry], entries: list[Entry]) -> list[Entry]:
+    """The usable entries that got no split."""
+    split_paths = {e.path for e in entries}
+    return [e for e in usable if e.path not in split_paths]

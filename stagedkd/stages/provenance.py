@@ -1,7 +1,7 @@
-"""Under what results were made, beside their keys, for run.json: code, packages, machine. Imports none of the packages.
+"""The environment of a result, beside its key, for run.json: code, packages, machine. Imports none of the packages.
 
 A stage that was stopped and resumed may have run in several environments: `began.json` in its scratch folder lists
-them, as run.json has them. A new one is added where it differs from the last; {} stands for one that is not known.
+them in the form of run.json. A new one is added if it differs from the last; {} is an unknown environment.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ SAME = (
 
 @cache
 def environment() -> dict[str, Any]:
-    """`stagedkd`: its version; `code`: 12 digits of the SHA-256 of its source files; `python`; `machine`; `cpu`: its
-    model; `packages`: versions by name."""
+    """The environment of this process: `stagedkd`, its version; `code`, 12 digits of the SHA-256 of its source files;
+    `python`; `machine`; `cpu`, its model; `packages`, their versions by name."""
     packages: dict[str, str] = {}
     for name in PACKAGES:
         try:
@@ -71,7 +71,7 @@ def environment() -> dict[str, Any]:
 
 
 def cpu() -> str:
-    """The model of the CPU, or its family where the system does not say more."""
+    """The model of the CPU, or its family if the system does not name the model."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -80,42 +80,43 @@ def cpu() -> str:
 
 def _code() -> str:
     root = Path(__file__).resolve().parent.parent
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        found.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
-    return found.hexdigest()[:12]
+        digest.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def differences(
-    there: Mapping[str, Any], here: Mapping[str, Any], words: tuple[str, str] = ("there", "here")
+    old: Mapping[str, Any], new: Mapping[str, Any], words: tuple[str, str] = ("there", "here")
 ) -> list[str]:
-    """Where two run.json differ in what bits may hang on, each as `threads: 4 there, 2 here`, or `threads: unknown
-    there, 2 here` where one of them alone says it."""
-    pairs = [(name, there.get(name), here.get(name), "unknown") for name in SAME]
-    old, new = there.get("packages"), here.get("packages")
-    if old and new:
-        pairs += [(name, old.get(name), new.get(name), "absent") for name in sorted(old.keys() | new.keys())]
-    elif old or new:
-        pairs.append(("packages", old and "known", new and "known", "unknown"))
+    """List the facts of two run.json that differ and that bits may depend on, each as `threads: 4 there, 2 here`, or as
+    `threads: unknown there, 2 here` if only one of them has the fact."""
+    rows = [(name, old.get(name), new.get(name), "unknown") for name in SAME]
+    old_packages, new_packages = old.get("packages"), new.get("packages")
+    if old_packages and new_packages:
+        names = sorted(old_packages.keys() | new_packages.keys())
+        rows += [(name, old_packages.get(name), new_packages.get(name), "absent") for name in names]
+    elif old_packages or new_packages:
+        rows.append(("packages", old_packages and "known", new_packages and "known", "unknown"))
     first, second = words
     return [
         f"{name}: {none if a is None else a} {first}, {none if b is None else b} {second}"
-        for name, a, b, none in pairs
+        for name, a, b, none in rows
         if a != b
     ]
 
 
 def read_environments(scratch: Path) -> list[Facts]:
-    """The environments in which an unfinished stage has run so far; none where there is nothing to resume from."""
+    """Read the environments in which an unfinished stage has run so far; none if there is nothing to resume from."""
     if not unfinished(scratch):
         return []
     try:
-        read: Any = json.loads((scratch / ENVIRONMENTS).read_text("utf-8"))
+        content: Any = json.loads((scratch / ENVIRONMENTS).read_text("utf-8"))
     except (OSError, ValueError):
-        read = None
-    if not isinstance(read, list) or not read or not all(map(_is_environment, cast("list[Any]", read))):
+        content = None
+    if not isinstance(content, list) or not content or not all(map(_is_environment, cast("list[Any]", content))):
         return [{}]
-    return cast("list[Facts]", read)
+    return cast("list[Facts]", content)
 
 
 def _is_environment(value: Any) -> bool:
@@ -123,29 +124,29 @@ def _is_environment(value: Any) -> bool:
 
 
 def write_environments(scratch: Path, environments: Sequence[Facts]) -> None:
-    """Keep them for the run that resumes the stage."""
+    """Save the environments for the run that resumes the stage."""
     write_whole(scratch / ENVIRONMENTS, json.dumps(environments))
 
 
 def several_environments(scratch: Path) -> dict[str, list[Facts]]:
-    """For run.json: `began`, where a finished stage has run in several environments."""
+    """The field `began` of run.json, if a finished stage has run in several environments."""
     environments = read_environments(scratch)
     return {"began": environments} if len(environments) > 1 else {}
 
 
 def describe_environments(run: Facts) -> str:
-    """How the environments of a run.json differ: `gpus: 2, then gpus: 1`; "" where there was one."""
-    every = [_flat(one) for one in run.get("began", ())]
-    known = [one for one in every if one]
-    names = dict.fromkeys(name for one in known for name in one)
-    other = [name for name in names if any(one.get(name) != known[0].get(name) for one in known)]
+    """Describe how the environments of a run.json differ: `gpus: 2, then gpus: 1`; "" if there was only one."""
+    environments = [_flat(facts) for facts in run.get("began", ())]
+    known = [facts for facts in environments if facts]
+    names = dict.fromkeys(name for facts in known for name in facts)
+    different = [name for name in names if any(facts.get(name) != known[0].get(name) for facts in known)]
 
-    def words(one: dict[str, Any]) -> str:
-        if not one:
+    def describe(facts: dict[str, Any]) -> str:
+        if not facts:
             return "unknown"
-        return ", ".join(f"{name}: {one.get(name, 'absent')}" for name in other) or "what run.json says"
+        return ", ".join(f"{name}: {facts.get(name, 'absent')}" for name in different) or "what run.json says"
 
-    return ", then ".join(map(words, every))
+    return ", then ".join(map(describe, environments))
 
 
 def _flat(facts: Facts) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""One stage: from the store, or made under the lease of its key and published.
+"""One stage: taken from the store, or made under the lease of its key and published.
 
-Who does the work is handed in (`do`): `work_on` in this process, or a launcher in other processes. So this layer knows
-no launcher. Torch is loaded by the first kind of work that needs it.
+The function that does the work is a parameter (`do`): `work_on` in this process, or a launcher of other processes. So
+this layer knows no launcher. Torch is loaded by the first kind of work that needs it.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def get_stage(
 
     Args:
         inputs: the artifacts that the stage needs, by the names of their stages.
-        do: does the work. place: the stage's number, and of how many, for the listener.
-        waiting: called once if another run has the lease; it may raise.
+        do: does the work. place: the stage's number and the number of all stages, for the listener.
+        waiting: called once if another run holds the lease; it may raise.
     Returns:
         the artifact, and whether it was made just now.
     Raises:
@@ -96,7 +96,7 @@ def get_alone(
     """`get_stage` for one stage of a graph, with its inputs taken from the store.
 
     Raises:
-        StoreError: the store lacks an input of the stage. Else what `get_stage` raises.
+        StoreError: the store lacks an input of the stage. Also raises what `get_stage` raises.
     """
     store = store_of(runtime)
     inputs: dict[str, Artifact] = {}
@@ -104,7 +104,7 @@ def get_alone(
         for above in graph.inputs(stage).values():
             if store.state(above) != "hit":
                 message = f"stage {stage.name} needs {above.name} ({above.folder}), which the store does not have"
-                raise StoreError(message, hint=f"stagedkd stage {above.identity.short} makes it")
+                raise StoreError(message, hint=f"run: stagedkd stage {above.identity.short}")
             inputs[above.name] = store.artifact(above)
     session = Session(plan=graph, runtime=runtime, listener=listener, stop=stop)
     return get_stage(session, stage, inputs, store, do=do)
@@ -119,7 +119,7 @@ def _make(session: Session, stage: Stage, inputs: Mapping[str, Artifact], store:
     """Do the work of a stage whose lease is held, and publish the artifact.
 
     Raises:
-        StagedkdError: whatever went wrong, with the stage's name.
+        StagedkdError: the work or the publishing failed. The message names the stage.
     """
     started = time.time()
     try:

@@ -1,4 +1,4 @@
-"""The Parquet tables that stages hand on: clips, hidden truth, given labels, predictions."""
+"""The Parquet tables that stages pass on: clips, hidden true labels, given labels, predictions."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
@@ -17,5 +17,5 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:
-    """Columns by name."""
+    """Read the columns by name."""
     return pq.read_table(path).to_pydict()

@@ -1,4 +1,4 @@
-"""Train one network by cross-entropy, or keep its weights as they are."""
+"""Train one network with cross-entropy on labels, or keep its weights as they are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stagedkd.train.phases import plan_forward
 
 
 def teach(context: Context, work: TeachWork) -> Result:
-    """Train a network on labels alone; without a phase, keep its weights as they are."""
+    """Train a network on labels alone. Without a phase, keep its weights as they are."""
     classes, device = classes_of(context), training_device(context)
     network = new_network(context, work.arch, classes, work.weights, work.seed)
     check_weights(context, work.weights, work.arch)

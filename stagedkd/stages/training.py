@@ -1,4 +1,4 @@
-"""What all kinds of work that train have in common: the device, the clips, the job, the result."""
+"""The parts that all kinds of work with a training share: the device, the clips, the job, the result."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # The type stubs of torch, safetensors and Parsl are incomplete.
@@ -45,7 +45,7 @@ def label_job(
     context: Context,
     network: Network,
     phase: PhaseWork,
-    wanted: Input | None,
+    network_input: Input | None,
     feed: Feed,
     device: torch.device,
     scratch: Path,
@@ -54,11 +54,11 @@ def label_job(
     warn_of_half_precision(context, (phase,), device)
     on_device(network, device)
     execution = execution_of(context, device, scratch)
-    return Job(network, wanted, (phase,), feed, execution, options=DistillOptions(seed=feed.seed))
+    return Job(network, network_input, (phase,), feed, execution, options=DistillOptions(seed=feed.seed))
 
 
 def execution_of(context: Context, device: torch.device, scratch: Path) -> Execution:
-    """How the trainings of a stage are run."""
+    """Set up how the trainings of a stage are run."""
     return Execution(
         device=device,
         scratch=scratch,
@@ -88,17 +88,17 @@ def naming_stage(context: Context) -> Generator[None]:
         raise TrainingError(f"stage {context.stage.name}: {error.message}", hint=error.hint) from error
 
 
-def save_result(context: Context, job: Job, at: Progress, started: float, extra: Mapping[str, Any]) -> Result:
+def save_result(context: Context, job: Job, progress: Progress, started: float, extra: Mapping[str, Any]) -> Result:
     """Save the trained student and give the result of the stage.
 
     Args:
-        at: from `fit`. started: by `time.monotonic`, when the training was started. extra: further metrics.
+        progress: from `fit`. started: when the training was started, from `time.monotonic`. extra: further metrics.
     """
     save_network(context, job.student)
-    used = int((job.feed.labels >= 0).sum())
-    metrics = {"steps": at.total, "labelled_clips": used, "clips": len(job.feed.clip_ids), **extra}
-    metrics["losses"] = {phase: dict(means) for phase, means in at.last.items()}
-    facts = run_facts(job.execution.device, time.monotonic() - started, at.waited, context.ranks)
+    labelled = int((job.feed.labels >= 0).sum())
+    metrics = {"steps": progress.total, "labelled_clips": labelled, "clips": len(job.feed.clip_ids), **extra}
+    metrics["losses"] = {phase: dict(means) for phase, means in progress.last.items()}
+    facts = run_facts(job.execution.device, time.monotonic() - started, progress.waited, context.ranks)
     return Result(metrics=metrics, run=facts)
 
 
@@ -107,7 +107,7 @@ def training_device(context: Context) -> torch.device:
     started with, unless the number of processes has changed."""
     scratch, note = context.workspace.scratch, context.listener.note
     device, environments = device_of(context.runtime.device), read_environments(scratch)
-    ranks_of(context, device).wait()  # all decide by the same file: the first one writes when all have read
+    ranks_of(context, device).wait()  # all ranks read the same file; the first one writes it after all have read
     before = environments[-1] if environments else None
     threads = context.runtime.used_threads
     if before and before["gpus"] == context.ranks and before["threads"] != threads:
@@ -116,22 +116,22 @@ def training_device(context: Context) -> torch.device:
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     now = {**environment(), **_device_facts(device, context.ranks), "compile": context.runtime.compile}
-    other = differences(before, now, ("then", "now")) if before else []
-    if other:
-        note(f"resuming in a different environment; results may differ in the last bits: {'; '.join(other)}")
+    changes = differences(before, now, ("then", "now")) if before else []
+    if changes:
+        note(f"resuming in a different environment; results may differ in the last bits: {'; '.join(changes)}")
     elif before is not None and not before:
         unreadable = f"{scratch / ENVIRONMENTS} is unreadable"
         note(f"cannot tell how this stage was started ({unreadable}); results may differ in the last bits")
     if context.first:
-        write_environments(scratch, [*environments, now] if other or not before else environments)
+        write_environments(scratch, [*environments, now] if changes or not before else environments)
     return device
 
 
 def warn_of_half_precision(context: Context, phases: tuple[PhaseWork, ...], device: torch.device) -> None:
-    """Tell the listener where half precision is slower than fp32."""
+    """Note where half precision is slower than fp32."""
     half = sorted({phase.train.precision for phase in phases} - {"fp32"})
     if half and device.type == "cpu":
-        context.listener.note(f"{' and '.join(half)} on the CPU runs without oneDNN, and slowly: fp32 is faster there")
+        context.listener.note(f"{' and '.join(half)} on the CPU runs without oneDNN and is slow; fp32 is faster")
 
 
 def classes_of(context: Context) -> int:
@@ -143,38 +143,38 @@ def classes_of(context: Context) -> int:
 def feed_of(
     context: Context, work: TeachWork | DistillWork, labels: Literal["same", "all"], device: torch.device
 ) -> Feed:
-    """The training clips with their labels, refined ones too where the stage has them."""
+    """The training clips with their labels, and with refined labels if the stage has them as an input."""
     table = read_table(context.inputs["labels"].file("labels.parquet"))
-    numbers = np.array(table["clip"], np.int64)
-    given = np.array(table["label"], np.int64)
-    if labels == "all":  # the one training that may read the hidden truth, and every report says so
-        given = np.array(read_table(context.inputs["data"].file("truth.parquet"))["label"], np.int64)[numbers]
-    if not (given >= 0).any() and isinstance(work, TeachWork):
+    clip_ids = np.array(table["clip"], np.int64)
+    given_labels = np.array(table["label"], np.int64)
+    if labels == "all":  # the only training that may read the hidden true labels; every report says so
+        given_labels = np.array(read_table(context.inputs["data"].file("truth.parquet"))["label"], np.int64)[clip_ids]
+    if not (given_labels >= 0).any() and isinstance(work, TeachWork):
         raise DataError("no training clip has a label", hint="raise labels.clean or labels.noisy")
     source = open_source(context, context.inputs["data"], work.clip, device)
     refined = read_refined(context.inputs["refined"]) if "refined" in context.inputs else None
     views, threads = work.clip.views, workers(context.runtime)
-    return Feed(source, numbers, given, work.augment, order_seed(work.seed), views, threads, refined)
+    return Feed(source, clip_ids, given_labels, work.augment, order_seed(work.seed), views, threads, refined)
 
 
 def read_refined(artifact: Artifact) -> Refined:
-    """The labels of a round, in the order of the training clips."""
+    """Read the labels of a round of refinement, in the order of the training clips."""
     table = read_table(artifact.file("refined.parquet"))
     return Refined(np.array(table["posterior"], np.float32), np.array(table["accepted"], np.bool_))
 
 
 def order_seed(seed: int) -> int:
-    """The seed of order and views."""
+    """The seed of the order of the clips and of their views."""
     return int(bits(seed, Stream.ORDER_SEED).item() >> np.uint64(33))
 
 
 def check_weights(context: Context, weights: Weights | None, arch: Arch) -> None:
-    """Raises DataError: a weight file differs from the lock."""
+    """Compare the weight file with the lock. Raises DataError: they differ."""
     if weights is None:
         return
     path = weights_file(weights.name, arch, context.runtime)
     if file_digest(path) != weights.sha256:
-        raise DataError(f"{path} differs from stagedkd.lock", hint="restore the file, or: stagedkd lock SPEC")
+        raise DataError(f"{path} differs from stagedkd.lock", hint="restore the file, or run: stagedkd lock SPEC")
 
 
 def ranks_of(context: Context, device: torch.device) -> Ranks:
@@ -183,8 +183,8 @@ def ranks_of(context: Context, device: torch.device) -> Ranks:
 
 
 def run_facts(device: torch.device, seconds: float, waited: float = 0.0, ranks: int = 1) -> dict[str, Any]:
-    """Volatile facts for run.json; `waited` are the seconds of training that were spent making batches, `ranks` the
-    processes that shared it."""
+    """The volatile facts for run.json. `waited` is the part of the training time, in seconds, that was spent on making
+    batches; `ranks` is the number of processes that shared the training."""
     return {
         **_device_facts(device, ranks),
         "train_seconds": seconds,

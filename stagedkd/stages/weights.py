@@ -1,4 +1,4 @@
-"""Weight files: a path below the project, or a torchvision name, found in torch's cache or fetched by torch."""
+"""Weight files: a path below the project, or a torchvision name whose file torch's cache has or torch downloads."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
@@ -12,17 +12,17 @@ from stagedkd.spec.schema import Architecture, NetworkFields, Spec, Student, Tea
 
 
 def weights_file(name: str, arch: Architecture, runtime: Runtime) -> Path:
-    """The file of `weights: name`.
+    """Find the file of `weights: name`, and download it if torchvision provides it.
 
     Raises:
-        UsageError: it is not there and cannot be fetched; says where to put it.
+        UsageError: the file does not exist and cannot be downloaded. The hint says where to put it.
     """
     if is_weight_file(name):
         path = Path(runtime.root) / name
         if not path.is_file():
-            raise UsageError(f"no weight file {path}", hint="weights are paths relative to the project's folder")
+            raise UsageError(f"weight file {path} does not exist", hint="give a path relative to the project's folder")
         return path
-    assert arch.torchvision_name is not None, "check_rules lets names through for torchvision's networks only"
+    assert arch.torchvision_name is not None, "check_rules allows weight names for torchvision's networks only"
     return _torchvision_file(arch.torchvision_name, name)
 
 
@@ -37,8 +37,8 @@ def _torchvision_file(arch: str, name: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
         except Exception as error:
-            hint = f"fetch {PurePath(url).name} on a machine with network and put it in {path.parent}"
-            raise UsageError(f"weights {name} of {arch} cannot be fetched: {error}", hint=hint) from error
+            hint = f"download {PurePath(url).name} on a machine with network access and put it in {path.parent}"
+            raise UsageError(f"weights {name} of {arch} cannot be downloaded: {error}", hint=hint) from error
     return path
 
 

@@ -1,1 +1,1 @@
-"""One loop for every network that is trained: teacher, assistants, student."""
+"""One training loop for all networks: teacher, assistants, student."""

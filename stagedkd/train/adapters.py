@@ -26,8 +26,9 @@ SHARPNESS = 0.1  # temperature of the soft matching by correlation
 class FeaturePair:
     """Two feature maps on one grid, (B, C, T, H, W).
 
-    `student` has the student's own channels where the pairing leaves them, `projected` the teacher's; None where no
-    loss needs them. `rho` is the measured correlation of the pair; None where nothing needs it.
+    `student` has the student's channels, unless the pairing (correlation, review) has already given it the teacher's.
+    `projected` has the teacher's channels; None if no loss needs it. `rho` is the measured correlation of the pair;
+    None if nothing needs it.
     """
 
     student: Tensor
@@ -37,7 +38,7 @@ class FeaturePair:
 
 
 class FeatureAdapters(nn.Module):
-    """The trainable modules of a hop's pairs, and how pairs are made of feature maps."""
+    """The trainable modules of a hop, which make pairs of feature maps comparable."""
 
     def __init__(
         self,
@@ -49,8 +50,8 @@ class FeatureAdapters(nn.Module):
     ) -> None:
         """
         Args:
-            pairing, phases: those of the hop. student, teacher: channels by substage. clips: number of training clips,
-                which `crd` remembers.
+            pairing, phases: those of the hop. student, teacher: number of channels by substage. clips: number of
+                training clips, whose features `crd` remembers.
         """
         super().__init__()
         student, teacher = student or {}, teacher or {}
@@ -90,10 +91,10 @@ class FeatureAdapters(nn.Module):
     def compare(
         self, phase: PhaseWork, student: Mapping[int, Tensor], teacher: Mapping[int, Tensor], rho_KM: Tensor | None
     ) -> list[FeaturePair]:
-        """The pairs of a phase.
+        """Make the pairs of a phase.
 
         Args:
-            student, teacher: feature maps by substage. rho_KM: measured correlations, where the phase needs them.
+            student, teacher: feature maps by substage. rho_KM: measured correlations, if the phase needs them.
         """
         match self.pairing:
             case "pairs":
@@ -121,7 +122,8 @@ class FeatureAdapters(nn.Module):
     def _mixture(
         self, ks: Sequence[int], m: int, student: Mapping[int, Tensor], teacher: Mapping[int, Tensor], rho_KM: Tensor
     ) -> FeaturePair:
-        """sum_k A[m, k] proj(F_k) with A[m, :] = softmax_k(rho[k, m] / 0.1) over the pairs that are allowed."""
+        """Mix the student's maps for one teacher map: sum_k A[m, k] proj(F_k) with A[m, :] = softmax_k(rho[k, m] / 0.1)
+        over the allowed pairs."""
         maps = [*(student[k] for k in ks), teacher[m]]
         grid = [min(sizes) for sizes in zip(*(list(f.shape[2:]) for f in maps), strict=True)]
         weights_k = F.softmax(rho_KM[list(ks), m] / SHARPNESS, dim=0)
@@ -152,8 +154,8 @@ class FeatureAdapters(nn.Module):
 
 
 class Fusion(nn.Module):
-    """ReviewKD's attention-based fusion, Chen et al. 2021, in three dimensions: features and those of the
-    deeper maps, weighted position by position by two attention maps."""
+    """ReviewKD's attention-based fusion, Chen et al. 2021, in three dimensions: the features of a map and those of the
+    deeper maps, weighted at every position by two attention maps."""
 
     def __init__(self, c_in: int, middle: int, c_out: int) -> None:
         super().__init__()
@@ -162,17 +164,17 @@ class Fusion(nn.Module):
         self.leave = nn.Sequential(nn.Conv3d(middle, c_out, 3, padding=1, bias=False), nn.BatchNorm3d(c_out))
 
     def forward(self, feat_BCTHW: Tensor, deeper_BCTHW: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The fused features with the teacher's channels, and those that the next shallower fusion is given."""
-        here = self.enter(feat_BCTHW)
+        """The fused features with the teacher's channels, and the features for the next shallower fusion."""
+        fused = self.enter(feat_BCTHW)
         if deeper_BCTHW is not None:
-            deeper = F.interpolate(deeper_BCTHW, here.shape[2:], mode="nearest")
-            weights_B2THW = self.attention(torch.cat([here, deeper], 1))
-            here = here * weights_B2THW[:, :1] + deeper * weights_B2THW[:, 1:]
-        return self.leave(here), here
+            deeper = F.interpolate(deeper_BCTHW, fused.shape[2:], mode="nearest")
+            weights_B2THW = self.attention(torch.cat([fused, deeper], 1))
+            fused = fused * weights_B2THW[:, :1] + deeper * weights_B2THW[:, 1:]
+        return self.leave(fused), fused
 
 
 def pair_weights(pairs: Sequence[FeaturePair], kind: str) -> list[Tensor | float]:
-    """Weights of the pairs, whose mean is 1: uniform, `trust` (softmax of rho) or `deficit` (softmax of -rho)."""
+    """The weights of the pairs, with mean 1: uniform, `trust` (softmax of rho) or `deficit` (softmax of -rho)."""
     if kind == "uniform":
         return [1.0] * len(pairs)
     rho = torch.stack([pair.rho for pair in pairs if pair.rho is not None])
@@ -180,13 +182,14 @@ def pair_weights(pairs: Sequence[FeaturePair], kind: str) -> list[Tensor | float
 
 
 def _projects(pairing: str, phase: PhaseWork) -> bool:
-    """Whether a phase projects the student's channels: a mixture must, pairs do where a loss wants it."""
+    """Whether a phase projects the student's channels: a mixture always does, pairs do if a loss needs it."""
     if pairing == "correlation":
         return bool(phase.pairs)
     return pairing == "pairs" and bool(phase.losses.comparing(PROJECTED))
 
 
 def _name(k: int, m: int) -> str:
+    """The name of the modules of a pair, such as 1-2."""
     return f"{k + 1}-{m + 1}"
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a training needs to resume to the same bits. A kill leaves the last one whole."""
+"""Checkpoints: everything that a training needs to resume with the same bits. A kill leaves the last one intact."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FORMAT = 2  # of what is saved; a checkpoint of another format is refused
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write to a file beside, flush, rename. A write that fails leaves the previous checkpoint.
+    """Write a temporary file, flush it, rename it. A write that fails leaves the previous checkpoint.
 
     Raises:
-        TrainingError: the disk is full or refuses.
+        TrainingError: the file cannot be written, for example on a full disk.
     """
     temporary = folder / (NAME + ".tmp")
     try:
@@ -31,23 +31,23 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
         hint = "free some space; the same command resumes from the last checkpoint"
-        free = f"{shutil.disk_usage(folder).free:,} bytes free"  # torch hides the system's own message
+        free = f"{shutil.disk_usage(folder).free:,} bytes free"  # torch hides the system's message
         raise TrainingError(f"cannot write the checkpoint in {folder} ({free}): {error}", hint=hint) from error
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint, on the CPU, or None.
+    """Load the last checkpoint on the CPU; None if there is none.
 
     Raises:
         TrainingError: it cannot be read, or another version of stagedkd wrote it.
     """
     path = folder / NAME
-    hint = f"remove {path} to train this stage from its start"
+    hint = f"remove {path} to train this stage from the start"
     if not path.exists():
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for a broken file
+    except Exception as error:  # torch raises many types of errors for a broken file
         raise TrainingError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint=hint) from error
     if state.get("format") != FORMAT:
         raise TrainingError(f"{path} was written by another version of stagedkd", hint=hint)
@@ -65,7 +65,7 @@ def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_rng_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Restore the states that `rng_state` gave; the generator of another kind of device is left alone."""
+    """Restore the states from `rng_state`. The generator of another kind of device stays as it is."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)

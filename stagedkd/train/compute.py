@@ -10,10 +10,10 @@ from stagedkd.train.phases import ForwardPlan, plan_forward
 
 
 def hop_flops(work: DistillWork, shapes: Sequence[NetworkShape], clips: int) -> int:
-    """FLOPs of a hop over all its phases, as `train_flops`.
+    """FLOPs of a hop over all its phases; see `train_flops`.
 
     Args:
-        shapes: the student's, the teacher's, then those of further guides. clips: training clips.
+        shapes: the student's, the teacher's, then those of further guides. clips: number of training clips.
     """
     total = 0
     for phase in work.phases:
@@ -31,23 +31,25 @@ def train_flops(
     cut: Sequence[Sequence[str]] = (),
     drop: float = 0.0,
 ) -> int:
-    """FLOPs (2 x multiply-adds) of a phase: every step runs the student as far as needed, back from there to its first
-    trained block at twice the cost of that part, and of the guides what the losses need. Projectors, losses, probes of
-    correlation and the optimizer are left out.
+    """FLOPs (2 x multiply-adds) of a phase.
+
+    Every step runs the student forward as far as needed, backward from there to its first trained block at twice the
+    cost of that part, and the guides as far as the losses need them. Projectors, losses, probes of correlation and the
+    optimizer are left out.
 
     Args:
-        steps: of an epoch. guides: shapes of the networks that stand still, the teacher first.
-        drop: chance that a guide is left out of a step, counted by its mean.
+        steps: number of steps of an epoch. guides: shapes of the frozen networks, the teacher first.
+        drop: chance that a guide is left out of a step; the count is the mean over the steps.
     """
     first = cut[min(phase.trained)][0] if cut else None
     forward = student.flops_of(None, plan.student_end, phase.head)
     backward = 2 * student.flops_of(first, plan.student_end, phase.head)
-    each = (forward + backward) * (2 if phase.losses.fixmatch else 1)
+    per_clip = (forward + backward) * (2 if phase.losses.fixmatch else 1)
     for i, guide in enumerate(guides):
         taps = list(plan.teacher_taps.values()) if i == 0 else []
         last = max(taps, key=list(guide.block_flops).index) if taps else None
         needed = guide.flops_of(None, last, head=False)
         whole = guide.flops_of(None, None, head=True) if plan.needs_teacher_logits else needed
-        spoken = 1 - drop + drop ** len(guides) / len(guides)  # one always stays
-        each += round(spoken * whole + (1 - spoken) * needed)
-    return each * phase.run_epochs * steps * phase.train.batch
+        counted = 1 - drop + drop ** len(guides) / len(guides)  # the part of the steps; one guide is never left out
+        per_clip += round(counted * whole + (1 - counted) * needed)
+    return per_clip * phase.run_epochs * steps * phase.train.batch

@@ -25,8 +25,8 @@ CLIPS, BATCH, FEWEST = 256, 32, 4
 
 @dataclass(frozen=True)
 class Probe:
-    """How correlation is measured: a frozen teacher, the cuts and the inputs of both networks (student, teacher), and
-    fixed training clips in their plain view, without labels."""
+    """Measures correlation between a student and a frozen teacher. `cuts` and `inputs` are those of both networks
+    (student, teacher); `clip_ids` are fixed training clips, used in their plain view and without labels."""
 
     source: ClipSource
     clip_ids: Sequence[int]
@@ -57,7 +57,7 @@ class Probe:
         with torch.no_grad(), _in_eval(student), _in_eval(self.teacher):
             for clip_ids in self.batches:
                 (view_B3THW,) = self.source.views(list(clip_ids), 1, 1)
-                student_view, teacher_view = (fit_input(view_B3THW, wanted) for wanted in self.inputs)
+                student_view, teacher_view = (fit_input(view_B3THW, each) for each in self.inputs)
                 student_maps, _ = student.run(student_view, taps=tuple(student_ends), head=False)
                 teacher_maps, _ = self.teacher.run(teacher_view, taps=tuple(teacher_ends), head=False)
                 for k, a in enumerate(student_ends):
@@ -78,6 +78,7 @@ def _hsic_terms(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
 
 @contextmanager
 def _in_eval(network: nn.Module) -> Generator[None]:
+    """Inside, the network is in eval mode; afterwards the modes of its modules are restored."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:

@@ -1,4 +1,4 @@
-"""Predictions of a network, and the metrics computed from them.
+"""Predictions of a network, and the metrics that are computed from them.
 
 Shape legend: B clips, N classes.
 """
@@ -26,21 +26,21 @@ def predict(
     batch: int,
     clips: int,
     crops: Literal[1, 3],
-    wanted: Input | None,
+    network_input: Input | None,
     progress: Callable[[int, int], None],
 ) -> npt.NDArray[np.float32]:
-    """Class probabilities (len(clip_ids), N): the mean of the softmax over the views, in fp32.
+    """Predict class probabilities (len(clip_ids), N): the mean of the softmax over the views, in fp32.
 
     Args:
-        batch: clips at once. clips, crops: views of each clip. wanted: what the network makes of the shared view.
-        progress: called with (done, all) clips.
+        batch: clips at once. clips, crops: views of each clip.
+        network_input: the input that the network takes from the shared view. progress: called with (done, all) clips.
     """
     network.eval()
     rows: list[npt.NDArray[np.float32]] = []
     with torch.inference_mode():
         for start in range(0, len(clip_ids), batch):
             views = source.views(clip_ids[start : start + batch].tolist(), clips, crops)
-            scores = torch.stack([network(fit_input(view, wanted)).float().softmax(1) for view in views]).mean(0)
+            scores = torch.stack([network(fit_input(view, network_input)).float().softmax(1) for view in views]).mean(0)
             rows.append(scores.cpu().numpy())
             progress(min(start + batch, len(clip_ids)), len(clip_ids))
     return np.concatenate(rows)
@@ -49,7 +49,8 @@ def predict(
 def metrics_of(
     scores: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """top1, top5 (left out below six classes), per_class and ece, all in 0..1. Ties go to the lower class id."""
+    """The metrics top1, top5 (left out below six classes), per_class and ece, all in 0..1. Ties go to the lower class
+    id."""
     order = np.argsort(-scores, axis=1, kind="stable")
     right = order[:, 0] == labels
     metrics: dict[str, Any] = {"clips": len(labels), "top1": float(right.mean())}
@@ -65,17 +66,17 @@ def expected_calibration_error(
     confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_], bins: int = 15
 ) -> float:
     """ECE, Guo et al. 2017: the mean gap between confidence and accuracy over equal bins, weighted by clips."""
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    bin_n = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [
-        abs(float(confidence[place == b].mean()) - float(right[place == b].mean())) * float((place == b).mean())
+        abs(float(confidence[bin_n == b].mean()) - float(right[bin_n == b].mean())) * float((bin_n == b).mean())
         for b in range(bins)
-        if (place == b).any()
+        if (bin_n == b).any()
     ]
     return float(sum(gaps))
 
 
 def latency(network: Network, frames: int, size: int, device: torch.device, repeats: int = 10) -> float:
-    """Median seconds of one forward pass of one clip, after two passes of warm-up."""
+    """The median time in seconds of a forward pass of one clip, after two passes of warm-up."""
     clip = torch.zeros(1, 3, frames, size, size, device=device)
     seconds: list[float] = []
     with torch.inference_mode():

@@ -1,5 +1,5 @@
-"""The batches of a training: an endless sequence of permutations, so that every batch is full and any step is known by
-its number alone."""
+"""The batches of a training, cut from an endless sequence of permutations of the clips. So every batch is full, and the
+number of a step determines its batch."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # The type stubs of torch, safetensors and Parsl are incomplete.
@@ -50,9 +50,11 @@ class Refined:
 
 @dataclass(frozen=True)
 class Feed:
-    """The training clips: their ids and given labels (-1: none), the source of the pixels, the augmentation, the seed
-    of order and views, the number of views of a clip (None: no end), the threads that load ahead, and refined labels,
-    where there are any."""
+    """The training clips and how batches are made of them.
+
+    `labels` are the given labels (-1: none). `seed` draws the order of the clips and their views; `view_count` is the
+    number of views of a clip (None: unlimited). `workers` is the number of threads that load ahead.
+    """
 
     source: ClipSource
     clip_ids: npt.NDArray[np.int64]
@@ -64,13 +66,13 @@ class Feed:
     refined: Refined | None = None
 
     def steps(self, phase: PhaseWork) -> int:
-        """Steps of an epoch: ceil(training clips / batch), whichever clips the losses use."""
+        """The number of steps of an epoch: ceil(training clips / batch), whichever clips the losses use."""
         return -(-len(self.clip_ids) // phase.train.batch)
 
     def pick(self, phase: PhaseWork, phase_index: int, step: int) -> Picked:
-        """The clips of step `step` (from 0) of the phase `phase_index` (from 0).
+        """Pick the clips of step `step` (from 0) of the phase `phase_index` (from 0).
 
-        A phase of `ce` alone cycles through the labelled clips; every other loss uses all.
+        A phase whose only loss is `ce` cycles through the labelled clips; every other phase uses all clips.
         """
         chosen = np.arange(len(self.clip_ids))
         if set(phase.losses.named()) == {"ce"}:
@@ -90,15 +92,16 @@ class Feed:
         return Picked(rows, clip_ids, views, self.labels[rows], self._epoch(phase_index, int(rounds[0])))
 
     def _epoch(self, phase_index: int, turn: int) -> int:
-        """The epoch that views are drawn by; where views are finite, phases share them."""
+        """The epoch by which views are drawn. If the number of views is limited, all phases use the same ones."""
         return turn % self.view_count if self.view_count else (phase_index << 24) + turn
 
     def batch(self, phase: PhaseWork, phase_index: int, step: int, device: torch.device) -> Batch:
-        """The batch of one step, loaded at once: clips in 0..1 and labels."""
+        """Load the batch of one step: clips in 0..1 and labels."""
         picked = self.pick(phase, phase_index, step)
         return self._finish(picked, self.source.load(picked.clip_ids, picked.views), step, device, ALONE)
 
     def _finish(self, picked: Picked, loaded: list[Tensor], step: int, device: torch.device, ranks: Ranks) -> Batch:
+        """Augment the loaded clips of this rank, and add the labels of the whole batch."""
         local = ranks.local_slice(len(picked.clip_ids))
         clip = self.source.finish(picked.clip_ids[local], picked.views[local], loaded)
         batch = Batch(clip, torch.from_numpy(picked.labels).to(device), torch.from_numpy(picked.rows).to(device))
@@ -109,7 +112,7 @@ class Feed:
                 posterior_BN=torch.from_numpy(posteriors).to(device),
                 accepted_B=torch.from_numpy(accepted).to(device),
             )
-        if ranks.count > 1 and (self.augment.mixup or self.augment.cutmix):  # the other clip may be on another rank
+        if ranks.count > 1 and (self.augment.mixup or self.augment.cutmix):  # it may mix clips of two ranks
             mixed = mix(replace(batch, clip_B3THW=ranks.gather(clip)), self.augment, self.seed, picked.epoch, step)
             return replace(mixed, clip_B3THW=mixed.clip_B3THW[local])
         return mix(batch, self.augment, self.seed, picked.epoch, step)
@@ -117,15 +120,15 @@ class Feed:
     def batches(
         self, phase: PhaseWork, phase_index: int, first: int, device: torch.device, ranks: Ranks = ALONE
     ) -> Generator[tuple[Batch, float]]:
-        """The batches from step `first` on, loaded ahead, each with the seconds that were spent on it. Each rank loads
-        its local clips."""
+        """The batches from step `first` on, loaded ahead, each with the seconds that the training spent on it. Each
+        rank loads its local clips."""
 
-        def loaded(step: int) -> tuple[Picked, list[Tensor]]:
+        def load(step: int) -> tuple[Picked, list[Tensor]]:
             picked = self.pick(phase, phase_index, step)
             local = ranks.local_slice(len(picked.clip_ids))
             return picked, self.source.load(picked.clip_ids[local], picked.views[local])
 
-        jobs: Generator[Callable[[], tuple[Picked, list[Tensor]]]] = (partial(loaded, step) for step in count(first))
+        jobs: Generator[Callable[[], tuple[Picked, list[Tensor]]]] = (partial(load, step) for step in count(first))
         loading = ahead(jobs, self.workers) if self.source.loads else (job() for job in jobs)
         with closing(loading):
             for step in count(first):

@@ -1,4 +1,4 @@
-"""Guides: what teaches the student in a hop. The live network is one; cached outputs or a file can be others.
+"""Guides: what teaches the student in a hop. A live network is one kind; cached outputs or a file can be others.
 
 Shape legend: B clips of the whole batch, C channels, T frames, H, W positions, N classes.
 """
@@ -23,28 +23,29 @@ Forward: TypeAlias = Callable[..., tuple[dict[str, Tensor], Tensor | None]]  # `
 
 @dataclass(frozen=True)
 class GuideOutputs:
-    """Feature maps (B, C, T, H, W) by block name, and logits (B, N) or None, of the whole batch, without gradients."""
+    """The outputs of a guide for the whole batch, without gradients: feature maps (B, C, T, H, W) by block name, and
+    logits (B, N) or None."""
 
     maps: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     logits: Tensor | None = None
 
     def shuffled(self) -> GuideOutputs:
-        """Each clip with the outputs for the next clip of the batch."""
+        """Give each clip the outputs of the previous clip of the batch."""
         maps = {name: feat_BCTHW.roll(1, 0) for name, feat_BCTHW in self.maps.items()}
         return GuideOutputs(maps, None if self.logits is None else self.logits.roll(1, 0))
 
 
 class Guide(Protocol):
-    """What teaches the student. `weight` is its weight among several guides."""
+    """A source of feature maps and logits that teaches the student. `weight` is its weight among several guides."""
 
     @property
     def weight(self) -> float: ...
 
     def outputs(self, batch: Batch, maps: Sequence[str], logits: bool) -> GuideOutputs:
-        """The outputs for a batch.
+        """Give the outputs for a batch.
 
         Args:
-            batch: of several ranks, this rank's local clips; labels and rows are those of the whole batch.
+            batch: with several ranks, its clips are this rank's local ones; labels and rows are of the whole batch.
             maps: the blocks whose feature maps are needed. logits: whether logits are needed.
         """
         ...
@@ -67,8 +68,8 @@ class LiveGuide:
 
 
 def kept_guides(drop: float, count: int, seed: int, step: int) -> frozenset[int]:
-    """The guides, of `count`, whose logits count in a step: each is left out with chance `drop`, and one always stays
-    (DGKD, Son et al. 2021)."""
+    """Draw the guides, out of `count`, whose logits are used in a step. Each is left out with chance `drop`, and at
+    least one is kept (DGKD, Son et al. 2021)."""
     if not drop:
         return frozenset(range(count))
     draws = uniform(seed, Stream.GUIDES_DROPPED, step, np.arange(count + 1))

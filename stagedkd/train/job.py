@@ -1,4 +1,4 @@
-"""What one training needs, and where it stands."""
+"""The inputs of one training (`Job`, `Execution`), and its progress."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stagedkd.train.terms import DistillOptions, UserLoss
 @dataclass(frozen=True)
 class Execution:
     """How and where a training is run. `scratch` is the folder of its checkpoints; `interrupted` gives the number of a
-    signal that came, or None; `on_step` receives the progress of each step."""
+    signal that came, or None; `on_step` receives the progress after each step."""
 
     device: torch.device
     scratch: Path
@@ -40,9 +40,9 @@ class Execution:
 class Job:
     """One training.
 
-    The student is on the device and initialised; `input` is what it makes of the shared view. `guides` teach it, the
-    teacher first; none where it is trained on labels alone. `probe` is there where a phase needs the correlation of
-    substages. `normalize`: each loss is divided by its mean over the first epoch of its phase.
+    `student` is on the device and initialised; `input` is the input that it takes from the shared view. `guides` teach
+    it, the teacher first; there are none if it is trained on labels alone. `probe` measures the correlation of
+    substages, if a phase needs it. `normalize`: each loss is divided by its mean over the first epoch of its phase.
     """
 
     student: Network
@@ -62,7 +62,7 @@ class Job:
 
 @dataclass
 class Progress:
-    """Where a training stands.
+    """The progress of a training.
 
     `step` counts in the phase, `total` over all phases. `seconds` is the training time, `waited` the part of it that
     was spent on making batches. `sums` are the sums of the losses over `summed` steps of this epoch, `last` the means

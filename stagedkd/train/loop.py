@@ -1,6 +1,6 @@
-"""The training loop: phases, epochs, steps; one training step; schedules, averaged weights, checkpoints, events.
+"""The training loop: phases, epochs and steps, one training step, averaged weights, checkpoints and events.
 
-A training is a pure function of its job on one kind of device, thread count and compile flag. On the CPU a resumed
+For one kind of device, thread count and compile flag, a training is a pure function of its job. On the CPU a resumed
 training gives the same bits as an uninterrupted one.
 """
 
@@ -29,7 +29,7 @@ from stagedkd.train import checkpoint
 from stagedkd.train.correlation import Probe
 from stagedkd.train.job import Job, Progress
 from stagedkd.train.phases import ForwardPlan, optimizer, plan_forward, set_modes
-from stagedkd.train.ranks import refuse_batch_statistics, synchronised
+from stagedkd.train.ranks import convert_batchnorms, refuse_batch_statistics
 from stagedkd.train.schedule import learning_rate, loss_weight
 from stagedkd.train.terms import StepInfo, StepModel, StepModels, step_losses
 
@@ -39,22 +39,22 @@ Weigh: TypeAlias = Callable[[Mapping[str, float]], Mapping[str, float]]
 
 
 def fit(job: Job) -> Progress:
-    """Train `job.student` in place. Where the last phase has `ema`, the averaged weights are the result.
+    """Train `job.student` in place. If the last phase has `ema`, the averaged weights are the result.
 
     Raises:
-        TrainingError: a loss is not finite, no memory, no space; the last checkpoint stays. With several ranks: a
-            BatchNorm on the CPU would see the local clips only.
-        Interrupted: a signal came; a checkpoint of this very step is written.
+        TrainingError: a loss is not finite, or memory or disk space is used up; the last checkpoint stays. With several
+            ranks: a BatchNorm on the CPU would use the statistics of the local clips.
+        Interrupted: a signal came; a checkpoint of the current step was written.
     """
     training = _Training(job)
     training.sync_ranks()
     training.resume()
-    while training.at.phase < len(job.phases):
+    while training.progress.phase < len(job.phases):
         training.phase()
-        training.at.phase, training.at.step = training.at.phase + 1, 0
+        training.progress.phase, training.progress.step = training.progress.phase + 1, 0
     if training.average is not None and job.phases[-1].train.ema:
         job.student.load_state_dict(training.average.state_dict())
-    return training.at
+    return training.progress
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class StepState:
 def train_step(
     state: StepState, phase: PhaseWork, plan: ForwardPlan, batch: Batch, info: StepInfo, weigh: Weigh
 ) -> dict[str, float]:
-    """Take one training step: the losses, their weighted sum, backward, update.
+    """Take one training step: compute the losses and their weighted sum, run backward, update the parameters.
 
     Args:
-        weigh: gives the weight of each loss from the values of the losses.
+        weigh: gives the weight of each loss for the values of the losses.
     Returns:
-        the value of every loss, unweighted, and their weighted `total`.
+        the unweighted value of every loss, and their weighted sum as `total`.
     Raises:
         TrainingError: a loss is not finite; nothing was updated.
     """
@@ -102,8 +102,8 @@ def train_step(
 
 @contextmanager
 def sound_backend(device: torch.device, precision: str) -> Generator[None]:
-    """Inside, half types on the CPU run without oneDNN: its bf16 gradients of small 3-D convolutions held garbage
-    (measured, docs/decisions/0005)."""
+    """Inside, half types on the CPU run without oneDNN, whose bf16 gradients of small 3-D convolutions were measured to
+    be wrong (docs/decisions/0005)."""
     before = torch.backends.mkldnn.enabled
     torch.backends.mkldnn.enabled = before and not (device.type == "cpu" and precision != "fp32")
     try:
@@ -113,22 +113,23 @@ def sound_backend(device: torch.device, precision: str) -> Generator[None]:
 
 
 class _Training:
-    """A training on its way. `average` holds the averaged weights, `saved` the checkpoint that is being resumed."""
+    """A training that is being run. `average` holds the averaged weights, `saved` the checkpoint from which it resumes,
+    `saved_at` the time of the last checkpoint."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.run, self.at = job, job.execution, Progress()
+        self.job, self.execution, self.progress = job, job.execution, Progress()
         self.average: Network | None = None
         self.saved: dict[str, Any] | None = None
-        self.since = time.monotonic()
+        self.saved_at = time.monotonic()
         forward = job.student.run
-        self.student = StepModel(torch.compile(forward) if self.run.compile else forward, job.input)
+        self.student = StepModel(torch.compile(forward) if self.execution.compile else forward, job.input)
 
     def sync_ranks(self) -> None:
-        """Give all ranks the same weights, and refuse a BatchNorm that would see the local clips only."""
-        job, ranks = self.job, self.run.ranks
+        """Give all ranks the same weights, and refuse a BatchNorm that would use the statistics of the local clips."""
+        job, ranks = self.job, self.execution.ranks
         if ranks.count == 1:
             return
-        synchronised(job.student, self.run.device, ranks)
+        convert_batchnorms(job.student, self.execution.device, ranks)
         for phase in job.phases:
             set_modes(job.student, job.adapters, phase, job.cut)
             refuse_batch_statistics(job.student, ranks, f"phase {phase.name}")
@@ -136,57 +137,61 @@ class _Training:
 
     def resume(self) -> None:
         """Continue from the last checkpoint, if there is one."""
-        self.saved = checkpoint.load(self.run.scratch)
+        self.saved = checkpoint.load(self.execution.scratch)
         if self.saved is None:
-            self.run.log.truncate(0)
+            self.execution.log.truncate(0)
             return
         job, saved = self.job, self.saved
-        self.at = Progress(**saved["at"])
+        self.progress = Progress(**saved["at"])
         job.student.load_state_dict(saved["student"])
         job.adapters.load_state_dict(saved["adapters"])
         if saved["average"] is not None:
             self.average = copy.deepcopy(job.student)
             self.average.load_state_dict(saved["average"])
-        checkpoint.set_rng_state(saved["rng"], self.run.device)
-        self.run.log.truncate(saved["events"])
-        self.run.log.write("resumed", phase=job.phases[self.at.phase].name, step=self.at.step)
+        checkpoint.set_rng_state(saved["rng"], self.execution.device)
+        self.execution.log.truncate(saved["events"])
+        self.execution.log.write("resumed", phase=job.phases[self.progress.phase].name, step=self.progress.step)
 
     def phase(self) -> None:
-        """Train one phase from `at.step` to its end."""
-        job, at = self.job, self.at
-        phase = job.phases[at.phase]
+        """Train one phase from the current step to its end."""
+        job, progress = self.job, self.progress
+        phase = job.phases[progress.phase]
         set_modes(job.student, job.adapters, phase, job.cut)
-        if self.run.compile:  # anew for each phase: what it trains and runs is another graph
+        if self.execution.compile:  # each phase trains and runs another graph, so it is compiled again
             torch.compiler.reset()
-        if at.step == 0:
+        if progress.step == 0:
             self.average = None  # like the schedule, the average restarts with each phase
-            at.scales = {}
+            progress.scales = {}
         state = self._state(phase)
         if self.saved is not None:
             state.optimizer.load_state_dict(self.saved["optimizer"])
             state.scaler.load_state_dict(self.saved["scaler"])
             self.saved = None
         plan = plan_forward(phase, job.cut, job.teacher_cut)
-        batches = job.feed.batches(phase, at.phase, at.step, self.run.device, self.run.ranks)
-        with sound_backend(self.run.device, phase.train.precision), closing(batches):
+        batches = job.feed.batches(phase, progress.phase, progress.step, self.execution.device, self.execution.ranks)
+        with sound_backend(self.execution.device, phase.train.precision), closing(batches):
             self._steps(phase, state, plan, batches)
 
     def _state(self, phase: PhaseWork) -> StepState:
-        job, run = self.job, self.run
+        """Build what a step of the phase uses, with a fresh optimizer."""
+        job, execution = self.job, self.execution
         update = optimizer(job.student, job.adapters, phase)
-        scaler = torch.amp.GradScaler(run.device.type, enabled=phase.train.precision == "fp16")
+        scaler = torch.amp.GradScaler(execution.device.type, enabled=phase.train.precision == "fp16")
         parameters = [parameter for group in update.param_groups for parameter in group["params"]]
-        models = StepModels(self.student, job.guides, job.adapters, run.device, job.options, job.user_losses, run.ranks)
+        models = StepModels(
+            self.student, job.guides, job.adapters, execution.device, job.options, job.user_losses, execution.ranks
+        )
         return StepState(models, parameters, update, scaler)
 
     def _steps(
         self, phase: PhaseWork, state: StepState, plan: ForwardPlan, batches: Iterator[tuple[Batch, float]]
     ) -> None:
-        at, steps = self.at, self.job.feed.steps(phase)  # steps of an epoch
-        while at.step < phase.run_epochs * steps:
-            if phase.pairs and self.job.probe is not None and (at.step % steps == 0 or at.rho is None):
+        """Take the steps of a phase from the current one to its end."""
+        progress, steps = self.progress, self.job.feed.steps(phase)  # steps of an epoch
+        while progress.step < phase.run_epochs * steps:
+            if phase.pairs and self.job.probe is not None and (progress.step % steps == 0 or progress.rho is None):
                 self._measure(self.job.probe)
-            rate = learning_rate(phase.train, at.step, phase.epochs * steps, steps)
+            rate = learning_rate(phase.train, progress.step, phase.epochs * steps, steps)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
             started = time.monotonic()
@@ -199,97 +204,101 @@ class _Training:
                 hint = "lower train.batch or clip.size, or set train.precision: bf16"
                 raise TrainingError(f"out of memory at {self._place(phase, steps)}", hint=hint) from None
             self._average(phase.train)
-            at.seconds, at.waited = at.seconds + time.monotonic() - started, at.waited + waited
+            progress.seconds, progress.waited = progress.seconds + time.monotonic() - started, progress.waited + waited
             self._report(phase, steps, values, rate)
-            self._save(state, epoch_ends=at.step % steps == 0)
+            self._save(state, epoch_ends=progress.step % steps == 0)
 
     def _measure(self, probe: Probe) -> None:
         """Measure the correlation of substages."""
-        self.at.rho = self.run.ranks.broadcast(probe.correlation(self.job.student)).tolist()
+        self.progress.rho = self.execution.ranks.broadcast(probe.correlation(self.job.student)).tolist()
 
     def _info(self, steps: int) -> StepInfo:
-        at = self.at
-        rho_KM = torch.tensor(at.rho, device=self.run.device) if at.rho is not None else None
-        return StepInfo(at.phase, at.step / steps, at.total, rho_KM)
+        progress = self.progress
+        rho_KM = torch.tensor(progress.rho, device=self.execution.device) if progress.rho is not None else None
+        return StepInfo(progress.phase, progress.step / steps, progress.total, rho_KM)
 
     def _weigh(self, phase: PhaseWork, steps: int, values: Mapping[str, float]) -> dict[str, float]:
-        """The weight of each loss now: its scheduled weight, divided under `normalize` by its mean over the first
-        epoch."""
-        at, named = self.at, phase.losses.named()
-        weights = {name: loss_weight(named[name], at.step / steps, phase.epochs) for name in values}
+        """The current weight of each loss: its scheduled weight, divided by its mean over the first epoch under
+        `normalize`."""
+        progress, named = self.progress, phase.losses.named()
+        weights = {name: loss_weight(named[name], progress.step / steps, phase.epochs) for name in values}
         if not self.job.normalize:
             return weights
         for name, value in values.items():
-            total, count = at.scales.get(name, [0.0, 0.0])
-            if value and count < steps:  # a loss that begins at zero has its first epoch when it is there
-                at.scales[name] = [total + abs(value), count + 1]
-        means = {name: total / count for name, (total, count) in at.scales.items()}
+            total, count = progress.scales.get(name, [0.0, 0.0])
+            if value and count < steps:  # zeros do not count towards the first epoch of a loss
+                progress.scales[name] = [total + abs(value), count + 1]
+        means = {name: total / count for name, (total, count) in progress.scales.items()}
         return {name: weight / means.get(name, 1.0) for name, weight in weights.items()}
 
     def _place(self, phase: PhaseWork, steps: int) -> str:
-        return f"phase {phase.name}, epoch {self.at.step // steps + 1}, step {self.at.step + 1}"
+        return f"phase {phase.name}, epoch {self.progress.step // steps + 1}, step {self.progress.step + 1}"
 
     def _report(self, phase: PhaseWork, steps: int, values: dict[str, float], rate: float) -> None:
         """Count the step, tell the listener, and write the event of an epoch at its end."""
-        at = self.at
-        at.step, at.total, at.summed = at.step + 1, at.total + 1, at.summed + 1
+        progress = self.progress
+        progress.step, progress.total, progress.summed = progress.step + 1, progress.total + 1, progress.summed + 1
         for name, value in values.items():
-            at.sums[name] = at.sums.get(name, 0.0) + value
-        means = {name: value / at.summed for name, value in at.sums.items()}
+            progress.sums[name] = progress.sums.get(name, 0.0) + value
+        means = {name: value / progress.summed for name, value in progress.sums.items()}
         row = {
             "phase": phase.name,
-            "epoch": (at.step - 1) // steps + 1,
+            "epoch": (progress.step - 1) // steps + 1,
             "epochs": phase.run_epochs,
-            "step": at.total,
+            "step": progress.total,
             "lr": rate,
             "losses": means,
-            "clips_per_s": at.total * phase.train.batch / max(at.seconds, 1e-9),
+            "clips_per_s": progress.total * phase.train.batch / max(progress.seconds, 1e-9),
         }
-        self.run.on_step({**row, "done": at.total / max(1, self._all_steps()), "seconds": at.seconds})
-        if at.step % steps == 0:
-            self.run.log.write("epoch", **row)
-            at.last[phase.name] = means
-            at.sums, at.summed = {}, 0
+        self.execution.on_step({**row, "done": progress.total / max(1, self._all_steps()), "seconds": progress.seconds})
+        if progress.step % steps == 0:
+            self.execution.log.write("epoch", **row)
+            progress.last[phase.name] = means
+            progress.sums, progress.summed = {}, 0
 
     def _all_steps(self) -> int:
         return sum(phase.run_epochs * self.job.feed.steps(phase) for phase in self.job.phases)
 
     def _average(self, train: Train) -> None:
+        """Update the averaged weights, if the phase has `ema`."""
         if not train.ema:
             return
         if self.average is None:
             self.average = copy.deepcopy(self.job.student)
         with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.job.student.parameters(), strict=True):
-                mean.lerp_(now, 1 - train.ema)
-            for mean, now in zip(self.average.buffers(), self.job.student.buffers(), strict=True):
-                mean.copy_(now)
+            for mean, current in zip(self.average.parameters(), self.job.student.parameters(), strict=True):
+                mean.lerp_(current, 1 - train.ema)
+            for mean, current in zip(self.average.buffers(), self.job.student.buffers(), strict=True):
+                mean.copy_(current)
 
     def _save(self, state: StepState, *, epoch_ends: bool) -> None:
-        """Write a checkpoint at the end of an epoch when it is time, and at once when a signal came.
+        """Write a checkpoint at the end of an epoch if the last one is old enough, and at once if a signal came.
 
-        Of several ranks the first one does it for all: weights, averages and the states of the generators are the same
-        everywhere.
+        With several ranks the first one writes for all: weights, averages and the states of the generators are the same
+        on all ranks.
+
+        Raises:
+            Interrupted: a signal came; the checkpoint was written.
         """
-        job, run = self.job, self.run
-        if not run.ranks.first:
+        job, execution = self.job, self.execution
+        if not execution.ranks.first:
             return
-        signal_number = run.interrupted()
-        due = epoch_ends and time.monotonic() - self.since >= run.checkpoint_seconds
+        signal_number = execution.interrupted()
+        due = epoch_ends and time.monotonic() - self.saved_at >= execution.checkpoint_seconds
         if not due and signal_number is None:
             return
         saved = {
-            "at": dict(self.at.__dict__),
+            "at": dict(self.progress.__dict__),
             "student": job.student.state_dict(),
             "adapters": job.adapters.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "optimizer": state.optimizer.state_dict(),
             "scaler": state.scaler.state_dict(),
-            "rng": checkpoint.rng_state(run.device),
-            "events": run.log.size(),
+            "rng": checkpoint.rng_state(execution.device),
+            "events": execution.log.size(),
         }
-        checkpoint.save(run.scratch, saved)
-        self.since = time.monotonic()
+        checkpoint.save(execution.scratch, saved)
+        self.saved_at = time.monotonic()
         if signal_number is not None:
-            where = f"phase {job.phases[self.at.phase].name}, step {self.at.step}"
+            where = f"phase {job.phases[self.progress.phase].name}, step {self.progress.step}"
             raise Interrupted(signal_number, f"stopped by signal {signal_number} at {where}; checkpoint written")

@@ -1,4 +1,4 @@
-"""What a phase trains, freezes and runs, and its optimizer."""
+"""The parts of a phase: which blocks it trains, freezes and runs, and its optimizer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from stagedkd.train.adapters import FeatureAdapters
 class ForwardPlan:
     """The part of both networks that a phase runs.
 
-    `student_taps` and `teacher_taps` name the blocks whose feature maps are taken, by substage; `student_end` is the
-    last block that runs where the head does not. `needs_teacher_logits`: a loss compares logits.
+    `student_taps` and `teacher_taps` name the blocks whose feature maps are used, by substage. `student_end` is the
+    last block that runs if the head does not; None runs all. `needs_teacher`: a loss needs maps or logits of the
+    guides. `needs_teacher_logits`: a loss compares logits.
     """
 
     student_taps: Mapping[int, str]
@@ -30,7 +31,7 @@ class ForwardPlan:
 
 
 def plan_forward(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> ForwardPlan:
-    """Plan the truncated forward pass of a phase: of both networks only the blocks that a loss needs are run."""
+    """Plan the truncated forward pass of a phase: both networks run only the blocks that a loss needs."""
     return ForwardPlan(
         student_taps={k: cut[k][-1] for k in sorted({k for k, _ in phase.pairs})},
         teacher_taps={m: teacher_cut[m][-1] for m in sorted({m for _, m in phase.pairs})},
@@ -41,8 +42,8 @@ def plan_forward(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> ForwardPlan:
 
 
 def set_modes(student: Network, adapters: FeatureAdapters, phase: PhaseWork, cut: Cut) -> None:
-    """Put the frozen blocks into eval mode without gradients, since a frozen BatchNorm must not move, and the trained
-    ones into train mode."""
+    """Put the trained blocks into train mode, and the frozen ones into eval mode without gradients, since the
+    statistics of a frozen BatchNorm must not change."""
     student.requires_grad_(False).eval()
     adapters.requires_grad_(False).eval()
     trained = [name for k in phase.trained for name in cut[k]] if cut else list(student.blocks)

@@ -1,4 +1,4 @@
-"""Several processes that share one training (docs/decisions/0016).
+"""Ranks: several processes that share one training (docs/decisions/0016).
 
 Every rank runs both networks on its local clips of the batch. Features and logits are gathered, so that every rank
 computes the losses of the whole batch, and the gradients of all ranks are added up.
@@ -27,8 +27,8 @@ from stagedkd.errors import TrainingError
 
 @dataclass(frozen=True)
 class Ranks:
-    """The number of this process among `count`; `device` is where collectives need their tensors. The default is a
-    process alone, for which the methods do nothing."""
+    """The number of this process among `count` processes. `device` is where collectives need their tensors. The default
+    is a single process, for which the methods do nothing."""
 
     number: int = 0
     count: int = 1
@@ -40,14 +40,14 @@ class Ranks:
         return self.number == 0
 
     def local_slice(self, whole: int) -> slice:
-        """This rank's local part of `whole` clips. Raises ValueError: they cannot be divided evenly."""
+        """The slice of this rank's clips among `whole` clips. Raises ValueError: they cannot be divided evenly."""
         if whole % self.count:
             raise ValueError(f"{whole} clips cannot be divided evenly among {self.count} processes")
         size = whole // self.count
         return slice(self.number * size, (self.number + 1) * size)
 
     def gather(self, local_b: Tensor) -> Tensor:
-        """The local tensors of all ranks, (B, ...), in the order of the batch.
+        """Gather the local tensors of all ranks, (B, ...), in the order of the batch.
 
         Its gradient is this rank's part of the incoming one, without communication: every rank computes the same loss
         of the whole batch, so that the gradients of all ranks, added up (`add_gradients`), are those of one process.
@@ -55,16 +55,17 @@ class Ranks:
         return local_b if self.count == 1 else _Gather.apply(local_b, self.number, self.count)  # pyright: ignore
 
     def gather_maps(self, maps_b: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`gather` of each feature map."""
+        """Gather each feature map."""
         return {name: self.gather(feat_b) for name, feat_b in maps_b.items()}
 
     def add_gradients(self, parameters: Iterable[nn.Parameter], replicated: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients of all ranks in place. Where only some ranks left a parameter out (a layer dropped there),
-        it counts as zero there; where all did, it keeps None, as with one process.
+        """Sum the gradients of all ranks in place. A parameter that only some ranks have used (the others dropped its
+        layer) has a zero gradient on the others; one that no rank has used keeps None, as with one process.
 
         Args:
-            parameters: all that are trained, in the same order on all ranks. replicated: those of modules that saw the
-                whole batch on every rank, so that each rank has the full gradient already: their mean is taken.
+            parameters: all trained parameters, in the same order on all ranks.
+            replicated: those of modules that received the whole batch on every rank, so that each rank already has the
+                full gradient; their mean is taken.
         """
         if self.count == 1:
             return
@@ -90,7 +91,7 @@ class Ranks:
                 grad.copy_(part.view_as(grad))
 
     def broadcast(self, value: Tensor) -> Tensor:
-        """The first rank's value, for results that ranks may compute with different last bits."""
+        """Give all ranks the first rank's value, for results whose last bits may differ between ranks."""
         if self.count == 1:
             return value
         sent = value.detach().to(self.device, copy=True).contiguous()
@@ -98,16 +99,16 @@ class Ranks:
         return sent.to(value.device)
 
     def agree(self, local: bool) -> bool:
-        """The first rank's answer, where it depends on files that only the first rank writes."""
+        """Give all ranks the first rank's answer, for questions about files that only the first rank writes."""
         return bool(self.broadcast(torch.tensor(int(local))))
 
     def wait(self) -> None:
-        """Wait until all ranks are here."""
+        """Wait until all ranks have reached this call."""
         if self.count > 1:
             dist.barrier()
 
     def broadcast_states(self, *modules: nn.Module) -> None:
-        """Give all ranks the first one's parameters and buffers: a user's code may draw from other generators."""
+        """Give all ranks the first rank's parameters and buffers, since user code may draw from other generators."""
         if self.count == 1:
             return
         with torch.no_grad():
@@ -117,9 +118,9 @@ class Ranks:
 
     @contextmanager
     def local_draws(self, device: torch.device, *parts: int) -> Generator[None]:
-        """Inside, torch's generators are seeded by `parts` and the rank's number, so that dropout differs from rank to
-        rank; outside they stay equal on all ranks, since some losses draw. A process alone uses its generators as they
-        are."""
+        """Inside, torch's generators are seeded by `parts` and the rank's number, so that dropout differs between
+        ranks. Outside they stay equal on all ranks, since some losses draw. A single process uses its generators as
+        they are."""
         if self.count == 1:
             yield
             return
@@ -141,28 +142,31 @@ class _Gather(torch.autograd.Function):
         return grads[0].narrow(0, ctx.number * ctx.size, ctx.size), None, None
 
 
-def synchronised(network: nn.Module, device: torch.device, ranks: Ranks) -> None:
-    """On CUDA, make the BatchNorms of a network compute their statistics over the whole batch, in place."""
+def convert_batchnorms(network: nn.Module, device: torch.device, ranks: Ranks) -> None:
+    """On CUDA, convert the BatchNorms of a network in place, so that their statistics are those of the whole batch."""
     if ranks.count > 1 and device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
 def refuse_batch_statistics(network: nn.Module, ranks: Ranks, where: str) -> None:
-    """Refuse a BatchNorm that would use the statistics of the local clips as those of the batch.
+    """Refuse a network with a BatchNorm that would use the statistics of the local clips as those of the batch.
 
+    Args:
+        where: the phase or the network, for the message.
     Raises:
-        TrainingError: names the BatchNorm and says what to do.
+        TrainingError: there is such a BatchNorm.
     """
     names = list(_unsynchronised(network)) if ranks.count > 1 else []
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         message = f"{where}: BatchNorm {names[0]}{more} would use the statistics of one of {ranks.count} processes"
-        hint = "SyncBatchNorm needs CUDA: on the CPU use gpus: 1, or a network with GroupNorm"
+        hint = "SyncBatchNorm needs CUDA; on the CPU set gpus: 1, or use a network with GroupNorm"
         raise TrainingError(message, hint=hint)
 
 
 def _unsynchronised(network: nn.Module) -> Iterator[str]:
-    """The BatchNorms that use the statistics of a batch: in training, or always where they keep none."""
+    """The names of the BatchNorms that use the statistics of the local clips: in training, or always if they keep no
+    running statistics."""
     for name, module in network.named_modules():
         if not isinstance(module, _BatchNorm) or (isinstance(module, nn.SyncBatchNorm) and module.training):
             continue

@@ -1,4 +1,4 @@
-"""Where the events of a training go. A new sink is one class here, and one entry in `open_log`."""
+"""Sinks: they receive the events of a training. A new sink is one class here, and one entry in `open_log`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Sink(Protocol):
     """Receives the events of a training. `docs/extending.md` lists the events with their fields."""
 
     def write(self, event: str, **fields: Any) -> None:
-        """Take one event. `fields` are plain JSON values."""
+        """Receive one event. `fields` are plain JSON values."""
         ...
 
 
@@ -21,7 +21,7 @@ class EventLog:
     """The sink that every training has: a file of JSON lines, {"event": name, "time": seconds since 1970, ...}. It
     passes each event on to further sinks.
 
-    A `muted` log writes nothing: of several processes that share a training, the first one alone writes.
+    A `muted` log writes nothing: if several processes share a training, only the first one writes.
     """
 
     def __init__(self, path: Path, *, muted: bool = False, sinks: Sequence[Sink] = ()) -> None:
@@ -39,7 +39,7 @@ class EventLog:
             sink.write(event, **fields)
 
     def size(self) -> int:
-        """Bytes written so far. A checkpoint notes it, so that a resumed run repeats no event in the file."""
+        """The bytes written so far. A checkpoint stores this size, so that a resumed run repeats no event."""
         return self.path.stat().st_size
 
     def truncate(self, size: int) -> None:
@@ -51,5 +51,5 @@ class EventLog:
 
 
 def open_log(folder: Path, *, muted: bool = False) -> EventLog:
-    """The event log of a training in `folder`, with all sinks."""
+    """Open the event log of a training in `folder`, with all sinks."""
     return EventLog(folder / "events.jsonl", muted=muted, sinks=())

@@ -1,4 +1,4 @@
-"""The losses of one step, unweighted: the student and its guides run as far as the phase needs, then each loss.
+"""The unweighted losses of one step: run the student and its guides as far as the phase needs, then compute each loss.
 
 Shape legend: B clips, 3 = RGB, C channels, T frames, H, W pixels, N classes; K student and M teacher substages.
 """
@@ -28,7 +28,7 @@ UserLoss: TypeAlias = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class StepModel:
-    """The student as a step uses it: its `run`, compiled or not, and what it makes of the shared view."""
+    """The student as a step uses it: its `run`, compiled or not, and the input that it takes from the shared view."""
 
     run: Forward
     input: Input | None = None
@@ -47,8 +47,8 @@ class DistillOptions:
 
 @dataclass(frozen=True)
 class StepModels:
-    """The modules that take part in a step. `guides`: the teacher, then the others whose logits count; `user_losses`:
-    losses of the user's own, by their file; `ranks`: the processes that share the batch."""
+    """The modules that a step uses. `guides`: the teacher, then further guides, whose logits alone are used;
+    `user_losses`: the user's own losses, by file; `ranks`: the processes that share the batch."""
 
     student: StepModel
     guides: tuple[Guide, ...]
@@ -61,8 +61,8 @@ class StepModels:
 
 @dataclass(frozen=True)
 class StepInfo:
-    """When a step is: the number of the phase, the epoch in it (with fractions), the step of the whole training; and
-    the measured correlation of substages, where the phase needs it."""
+    """The time of a step: the number of the phase, the epoch in it (with fractions), and the step in the whole
+    training. Also the measured correlation of substages (K, M), if the phase needs it."""
 
     phase: int = 0
     epoch: float = 0.0
@@ -73,10 +73,10 @@ class StepInfo:
 def step_losses(
     models: StepModels, phase: PhaseWork, plan: ForwardPlan, batch: Batch, info: StepInfo
 ) -> dict[str, Tensor]:
-    """The unweighted losses of a step by name, in the order of the schema.
+    """Compute the unweighted losses of a step by name, in the order of the schema.
 
-    Losses on pairs are means over the pairs, weighted by the hop's `pair_weights` and the phase's `ramp`. Of several
-    ranks each has the losses of the whole batch: networks run on its local clips, and their outputs are gathered.
+    Losses on pairs are means over the pairs, weighted by the hop's `pair_weights` and the phase's `ramp`. With several
+    ranks, each rank has the losses of the whole batch: networks run on its local clips, and their outputs are gathered.
     """
     taps = tuple(plan.student_taps.values())
     student_maps, student_BN = _run_student(
@@ -110,8 +110,8 @@ def step_losses(
 def _run_student(
     models: StepModels, view_B3THW: Tensor, info: StepInfo, view: int, **needed: Any
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """The student's feature maps and logits of the clips of all ranks. `view` is 0 for the plain view and 1 for the
-    strong one, so that dropout differs."""
+    """Run the student on the local clips, and gather the feature maps and logits of all ranks. `view` is 0 for the
+    plain view and 1 for the strong one, so that dropout differs."""
     ranks = models.ranks
     with ranks.local_draws(models.device, models.options.seed, info.step, view):
         maps, logits = models.student.run(view_B3THW, **needed)
@@ -128,7 +128,8 @@ def _strong_view(models: StepModels, batch: Batch, info: StepInfo) -> Tensor:
 def _run_guides(
     models: StepModels, plan: ForwardPlan, batch: Batch, info: StepInfo
 ) -> tuple[dict[str, Tensor], list[tuple[Tensor, float]]]:
-    """The teacher's feature maps by block, and the logits of every guide that counts in this step with its weight."""
+    """Run the guides. Give the teacher's feature maps by block, and the logits of every guide that is kept in this
+    step, each with its weight."""
     teacher_maps: dict[str, Tensor] = {}
     guide_logits: list[tuple[Tensor, float]] = []
     if not plan.needs_teacher:
@@ -150,8 +151,8 @@ def _run_guides(
 
 
 def one_to_one(pairs: Sequence[tuple[int, int]], rho_KM: Tensor | None) -> list[tuple[int, int]]:
-    """Each student substage once, with the teacher substage of the highest correlation, or with the deepest one where
-    none is measured."""
+    """Pair each student substage with one teacher substage: the one of the highest correlation, or the deepest one if
+    correlation is not measured."""
     rows: list[tuple[int, int]] = []
     for k in sorted({k for k, _ in pairs}):
         teachers = [m for student, m in pairs if student == k]
@@ -167,28 +168,28 @@ def _logit_loss(
     guide_logits: Sequence[tuple[Tensor, float]],
     batch: Batch,
 ) -> Tensor:
-    """The mean of a loss over the guides, by their weights."""
+    """The mean of a loss over the guides, weighted by their weights."""
     function = _function(models, name, loss)
     labels = (batch.labels_B,) if loss.takes_labels else ()
-    each = [weight * function(student_BN, teacher_BN, *labels) for teacher_BN, weight in guide_logits]
-    return torch.stack(each).sum() / sum(weight for _, weight in guide_logits)
+    weighted = [weight * function(student_BN, teacher_BN, *labels) for teacher_BN, weight in guide_logits]
+    return torch.stack(weighted).sum() / sum(weight for _, weight in guide_logits)
 
 
 def _label_losses(named: Losses, student_BN: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """The losses on labels. In a mixed batch each label counts by its fraction."""
+    """The losses on labels. In a mixed batch, the loss on each of the two labels is weighted by its fraction."""
 
-    def mixed(of: Callable[[Tensor | slice], Tensor]) -> Tensor:
-        first = of(slice(None))
-        return first if batch.order_B is None else batch.fraction * first + (1 - batch.fraction) * of(batch.order_B)
+    def mixed(loss: Callable[[Tensor | slice], Tensor]) -> Tensor:
+        first = loss(slice(None))
+        return first if batch.order_B is None else batch.fraction * first + (1 - batch.fraction) * loss(batch.order_B)
 
     parts: dict[str, Tensor] = {}
     if named.ce is not None:
         params = named.ce.params
-        parts["ce"] = mixed(lambda at: losses.ce(student_BN, batch.labels_B[at], **params))
+        parts["ce"] = mixed(lambda rows: losses.ce(student_BN, batch.labels_B[rows], **params))
     if named.pseudo is not None:
         posterior_BN, accepted_B = batch.posterior_BN, batch.accepted_B
         assert posterior_BN is not None and accepted_B is not None
-        parts["pseudo"] = mixed(lambda at: losses.pseudo(student_BN, posterior_BN[at], accepted_B[at]))
+        parts["pseudo"] = mixed(lambda rows: losses.pseudo(student_BN, posterior_BN[rows], accepted_B[rows]))
     return parts
 
 
@@ -202,12 +203,12 @@ def _feature_losses(
     for name in sorted(phase.losses.comparing(PAIRED)):
         loss = phase.losses.named()[name]
         function = _function(models, name, loss)
-        each: list[Tensor] = []
+        weighted: list[Tensor] = []
         for pair, weight in zip(pairs, weights, strict=True):
             student = pair.projected if loss.compared == "projected" else pair.student
             assert student is not None
-            each.append(weight * function(student, pair.teacher))
-        parts[name] = torch.stack(each).mean()
+            weighted.append(weight * function(student, pair.teacher))
+        parts[name] = torch.stack(weighted).mean()
     if phase.losses.crd:
         assert batch.rows_B is not None
         deepest = pairs[-1]
@@ -218,6 +219,6 @@ def _feature_losses(
 def _function(models: StepModels, name: str, loss: Loss) -> Callable[..., Tensor]:
     """The function of a loss on logits or pairs, with its parameters: the user's own, or one of `losses`."""
     if name == "file":
-        own = cast(FileLoss, loss)
-        return partial(models.user_losses[own.path], **own.args)
+        user_loss = cast(FileLoss, loss)
+        return partial(models.user_losses[user_loss.path], **user_loss.args)
     return partial(losses.FUNCTIONS[name], **loss.params)
