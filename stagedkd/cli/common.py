@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from stagedkd.launch import Engine as EngineName
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,9 +30,7 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or
 Gpus = Annotated[
     int | None, typer.Option("--gpus", min=1, help="Processes that share each training, one a GPU; on the CPU, too.")
 ]
-Engine = Annotated[
-    Literal["in-process", "parsl"], typer.Option("--engine", help="parsl: many stages at once, by workers of Parsl's.")
-]
+Engine = Annotated[EngineName, typer.Option("--engine", help="parsl: many stages at once, by workers of Parsl's.")]
 ClusterFile = Annotated[
     Path | None, typer.Option("--cluster", metavar="FILE", help="YAML that says where --engine parsl has its workers.")
 ]

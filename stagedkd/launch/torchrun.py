@@ -21,7 +21,7 @@ from pathlib import Path
 
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
 from stagedkd.files import write_whole
-from stagedkd.launch.protocol import ProgressReader, StageRequest, error_from_json
+from stagedkd.launch.protocol import ProgressReader, WorkRequest, error_from_json
 from stagedkd.plan.graph import Stage
 from stagedkd.plan.runtime import Runtime
 from stagedkd.stages.context import Context, Result
@@ -31,13 +31,6 @@ POLL_SECONDS = 0.05
 STOP_SECONDS = 60.0  # from a signal to the end of ranks that do not answer it: within what schedulers leave, as a rule
 END_SECONDS = 5.0  # for processes whose stdin was closed
 LOOPBACK = "lo"
-
-
-class RanksRequest(StageRequest):
-    """A request to ranks, with the folders to write to."""
-
-    files: str
-    scratch: str
 
 
 def check_ranks(stages: Iterable[Stage], runtime: Runtime) -> None:
@@ -82,9 +75,7 @@ def work_in_ranks(context: Context) -> Result:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     runtime = context.runtime.model_copy(update={"threads": _threads(context.runtime)})
-    plan, workspace = context.plan, context.workspace
-    folders = {"files": str(workspace.files.resolve()), "scratch": str(workspace.scratch.resolve())}
-    request = RanksRequest.of(plan, context.stage, runtime, **folders)
+    request = WorkRequest.of_context(context, runtime)
     (folder / "request.json").write_text(request.model_dump_json(), "utf-8")
     code = _launch(folder.resolve(), context, runtime)
     result = folder / "result.json"

@@ -66,14 +66,18 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "pkt": pkt,
     "cka": cka_distance,
 }
+BY_NAME = frozenset({"ce", "pseudo", "fixmatch", "stage_cka", "crd"})  # train/terms.py computes these, each in its way
 
 
 def _require_functions() -> None:
-    """Fail at import where a spec may name a loss on logits or pairs that has no function, or the other way round."""
-    wanted = {name for name, kind in loss_sections().items() if kind is not Own and kind.compares in LOGITS | PAIRED}
-    for name in sorted(wanted ^ FUNCTIONS.keys()):
-        what = "has no function: add it to FUNCTIONS" if name in wanted else f"is no loss of {Losses.__name__}"
-        raise ImportError(f"the loss '{name}' {what}")
+    """Fail at import where a spec may name a loss that has no function, or the other way round."""
+    sections = {name: kind for name, kind in loss_sections().items() if kind is not Own}
+    for name in sorted(sections.keys() ^ (FUNCTIONS.keys() | BY_NAME)):
+        if name not in sections:
+            raise ImportError(f"the loss '{name}' is no loss of {Losses.__name__}")
+        general = sections[name].compares in LOGITS | PAIRED
+        place = "FUNCTIONS" if general else "BY_NAME, and compute it in train/terms.py"
+        raise ImportError(f"the loss '{name}' has no function: add it to {place}")
 
 
 _require_functions()
