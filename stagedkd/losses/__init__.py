@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from stagedkd.losses.distribution import coral, gaussian_kl, gaussian_w2, mmd, n
 from stagedkd.losses.feature import at, hint, pool_to, pool_to_common, review
 from stagedkd.losses.relation import cka, cka_distance, pkt, rkd, sp, stage_cka
 from stagedkd.losses.response import ce, dist, dkd, fixmatch, kd, logit_std, pseudo
-from stagedkd.spec.schema import PAIRED, Losses, Own
+from stagedkd.spec.schema import PAIRED, Loss, Losses, Own
 from stagedkd.spec.schema.losses import LOGITS, loss_sections
 
 __all__ = [
@@ -78,6 +79,10 @@ def _require_functions() -> None:
         general = sections[name].compares in LOGITS | PAIRED
         place = "FUNCTIONS" if general else "BY_NAME, and compute it in train/terms.py"
         raise ImportError(f"the loss '{name}' has no function: add it to {place}")
+    for name, function in FUNCTIONS.items():
+        fields = sections[name].model_fields.keys() - Loss.model_fields.keys()
+        if unknown := sorted(fields - signature(function).parameters.keys()):
+            raise ImportError(f"the loss '{name}' has fields that its function does not take: {', '.join(unknown)}")
 
 
 _require_functions()
