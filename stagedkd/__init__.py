@@ -2,7 +2,7 @@
 
     from stagedkd import load_spec, compile_plan, run, report
 
-    spec = load_spec("specs/quickstart.yaml")     # validate: SpecError lists every fault with its place
+    spec = load_spec("specs/quickstart.yaml")     # validate: SpecError lists every problem with its place
     plan = compile_plan(spec)                     # a DAG of content-keyed stages; pure, no torch
     outcome = run(spec)                           # execute what the store does not have
     results = report(outcome.plan)                # read manifests and events: tables, metrics.json, report.html
@@ -35,7 +35,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that `import stagedkd` stays light."""
+    """Import a public name on first use, so that `import stagedkd` stays light."""
     import importlib
 
     if name in _HOME:

@@ -1,13 +1,13 @@
-"""The exception tree. Every error says the fault, the place, and what to do next.
+"""The exception tree. Every error says what is wrong, where, and what to do next.
 
 StagedkdError                   exit 1
 |-- UsageError                  exit 2   arguments are wrong
-|-- SpecError                   exit 2   the spec is wrong: carries every Problem found, with its place
+|-- SpecError                   exit 2   the spec is wrong: carries every Problem with its place
 |-- LockError                   exit 2   the data or weights differ from stagedkd.lock
-|-- StaleError                  exit 2   dvc.yaml is not what the specs say, or cannot be read
+|-- StaleError                  exit 2   dvc.yaml does not match the specs, or cannot be read
 |-- DataError                   exit 1   clips cannot be read, or too many are bad
 |-- StoreError                  exit 1   an artifact is missing, cut or tampered with
-|-- TrainingError               exit 1   training cannot go on (NaN loss, no memory, no space)
+|-- TrainingError               exit 1   training cannot continue (NaN loss, no memory, no space)
 `-- Interrupted                 exit 128 + signal
 """
 
@@ -32,15 +32,15 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}"
 
     def as_json(self) -> dict[str, object]:
-        """Plain values for editors."""
+        """Return plain values for editors."""
         end = self.column + self.width
         return {"file": self.file, "line": self.line, "column": self.column, "end_column": end}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault in a spec: what is wrong, where, and the mend (shown behind the caret). `related` are further places
-    with what they are, such as the value that was overridden."""
+    """One problem in a spec: what is wrong (`message`), where (`place`), and what to do about it (`hint`, shown after
+    the caret). `related` lists further places with a description, such as the value that was overridden."""
 
     message: str
     place: Place | None = None
@@ -49,7 +49,7 @@ class Problem:
     severity: Literal["error", "warning", "note"] = "error"
 
     def render(self) -> str:
-        """The problem as a compiler would print it: message, place, source line and caret."""
+        """Render the problem as a compiler would: message, place, source line and caret."""
         first = f"{self.severity}: {self.message}"
         if self.place is None:
             return first + (f"\n  help: {self.hint}" if self.hint else "")
@@ -66,15 +66,15 @@ class Problem:
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, object]:
-        """Plain values for editors; lines and columns count from 1, `end_column` is the first one behind."""
-        found: dict[str, object] = {"severity": self.severity, "message": self.message, "hint": self.hint}
+        """Return plain values for editors. Lines and columns count from 1; `end_column` is the one after the last."""
+        values: dict[str, object] = {"severity": self.severity, "message": self.message, "hint": self.hint}
         if self.place is not None:
-            found |= self.place.as_json()
-        return found | {"related": [{"message": what, **where.as_json()} for what, where in self.related]}
+            values |= self.place.as_json()
+        return values | {"related": [{"message": what, **where.as_json()} for what, where in self.related]}
 
 
 def _excerpt(text: str, column: int, limit: int = 100) -> tuple[str, int]:
-    """Cut a long source line around `column`, so that the caret stays in view."""
+    """Cut a long source line around `column`, so that the caret stays in view. Return the text and the new column."""
     if len(text) <= limit:
         return text, column
     start = max(0, column - 1 - limit // 2)
@@ -83,7 +83,7 @@ def _excerpt(text: str, column: int, limit: int = 100) -> tuple[str, int]:
 
 
 class StagedkdError(Exception):
-    """Base of all errors that a user can mend. `hint` is the next command or edit."""
+    """Base of all errors that a user can fix. `hint` is the next command or edit."""
 
     exit_code = 1
 
@@ -92,7 +92,7 @@ class StagedkdError(Exception):
         self.message, self.hint = message, hint
 
     def render(self) -> str:
-        """Plain text for the terminal."""
+        """Render the error as plain text for the terminal."""
         return f"error: {self.message}" + (f"\n  help: {self.hint}" if self.hint else "")
 
 
@@ -103,7 +103,7 @@ class UsageError(StagedkdError):
 
 
 class SpecError(StagedkdError):
-    """The spec is wrong. Carries all problems found, in the order of the file."""
+    """The spec is wrong. The error carries all problems, in the order of the file."""
 
     exit_code = 2
 
@@ -118,13 +118,13 @@ class SpecError(StagedkdError):
 
 
 class LockError(StagedkdError):
-    """What is on the disk differs from what `stagedkd.lock` says."""
+    """The data or weights on the disk differ from `stagedkd.lock`."""
 
     exit_code = 2
 
 
 class StaleError(StagedkdError):
-    """dvc.yaml is not what the specs say, or cannot be read."""
+    """dvc.yaml does not match the specs, or cannot be read."""
 
     exit_code = 2
 
@@ -138,12 +138,12 @@ class StoreError(StagedkdError):
 
 
 class TrainingError(StagedkdError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class Interrupted(StagedkdError):
     """A signal asked the run to stop; the checkpoint has been written."""
 
     def __init__(self, signal_number: int, message: str) -> None:
-        super().__init__(message, hint="the same command goes on from the checkpoint")
+        super().__init__(message, hint="run the same command to resume from the checkpoint")
         self.exit_code = 128 + signal_number

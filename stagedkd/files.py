@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also where several processes write the same one."""
+"""Write files completely or not at all, even when several processes write the same file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder. What others remove meanwhile is left out (Python 3.11's rglob fails there)."""
+    """Iterate over all files below a folder, except those removed meanwhile (Python 3.11's rglob fails on them)."""
     for root, _, names in os.walk(folder):
         yield from (Path(root, name) for name in names)
 
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
-    """A name of one's own beside `path`, to write to; renamed to `path` at the end, or removed if that fails."""
+    """Give a unique temporary path beside `path` to write to; rename it to `path` at the end, or remove it on error."""
     temporary = path.with_name(f"{path.name}.{os.urandom(6).hex()}.tmp")
     try:
         yield temporary
@@ -27,6 +27,6 @@ def replacing(path: Path) -> Generator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write UTF-8 with the line ends that the text has. Whoever looks sees the old text, or the new one."""
+    """Write text as UTF-8 and keep its line ends. A reader sees either the old text or the new one."""
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8"))

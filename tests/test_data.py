@@ -50,11 +50,11 @@ def test_folder_and_csv_give_the_same_clips(tmp_path: Path) -> None:
         ("path\na.avi\n", "columns path and label are needed"),
         ("path,label,colour\na.avi,x,red\n", "unknown column 'colour'"),
         ("path,label\n", "lists no clips"),
-        ("path,label\na.avi,x\na.avi,x\n", "a.avi stands 2 times"),
-        ("path,label,split\na.avi,x,training\n", "clips.csv:2: split 'training'"),
-        ("path,label,clean\na.avi,x,yes\n", "clips.csv:2: clean is 0 or 1"),
+        ("path,label\na.avi,x\na.avi,x\n", "a.avi is listed 2 times"),
+        ("path,label,split\na.avi,x,training\n", "clips.csv:2: split must be train, val or test, not 'training'"),
+        ("path,label,clean\na.avi,x,yes\n", "clips.csv:2: clean must be 0 or 1"),
         ("path,label,split\na.avi,,val\n", "clips.csv:2: a val clip needs a label"),
-        ("path,label\n,x\n", "clips.csv:2: no path"),
+        ("path,label\n,x\n", "clips.csv:2: the path is missing"),
     ],
 )
 def test_a_wrong_table_is_refused_with_its_line(tmp_path: Path, text: str, words: str) -> None:
@@ -206,7 +206,7 @@ def test_hmdb51_official_split(tmp_path: Path, clips: Path) -> None:
     counts = Counter(e.split for e in placed)
     assert (counts["train"] + counts["val"], counts["test"]) == (3570, 1530)
     assert_no_group_is_shared(placed)
-    with pytest.raises(UsageError, match="no lists"):
+    with pytest.raises(UsageError, match="does not exist"):
         list_clips(Hmdb51(kind="hmdb51", split=2), tmp_path)
 
 
@@ -339,7 +339,7 @@ def test_asymmetric_noise_follows_its_confusions() -> None:
     for source, target in ((0, 3), (3, 1)):
         assert set(found[true == source].tolist()) == {source, target}
         assert abs((found[true == source] == target).mean() - 0.4) < 0.04
-    with pytest.raises(DataError, match="names 'dog', which is no class"):
+    with pytest.raises(DataError, match="names 'dog', which is not a class"):
         noisy(Asymmetric(kind="asymmetric", rate=0.4, confusions={"c0": "dog"}))
 
 

@@ -186,7 +186,7 @@ CHECK = "import sys; sys.argv[1:] = ['check', 'specs/ssv2.yaml']; from stagedkd.
 
 FORGOTTEN = [
     ("stagedkd/losses/__init__.py", '"cosine": cosine', "the loss 'cosine' has no function: add it to FUNCTIONS"),
-    ("stagedkd/spec/schema/losses.py", "cosine: Cosine", "the loss 'cosine' is no loss of Losses"),
+    ("stagedkd/spec/schema/losses.py", "cosine: Cosine", "the loss 'cosine' is not a field of Losses"),
     ("stagedkd/losses/feature.py", "def cosine", "cannot import name 'cosine'"),
     ("stagedkd/spec/schema/networks/__init__.py", "C3dTeacher |", "C3dArch has no member of the union Teacher"),
     ("stagedkd/spec/schema/networks/__init__.py", "C3dArch |", "C3dArch has no member of the union Arch"),

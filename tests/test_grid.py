@@ -146,7 +146,7 @@ grid:
     )
     for text, words in [
         ("lr=1", "there is no axis 'lr'"),
-        ("size=smal", "axis 'size' has no 'smal'"),
+        ("size=smal", "axis 'size' has no label 'smal'"),
         ("size", "not of the form axis=label"),
     ]:
         with pytest.raises(UsageError, match=words):
@@ -154,12 +154,12 @@ grid:
     with pytest.raises(UsageError, match="has 32 cells") as caught:
         load_spec("specs/axes.yaml")
     assert caught.value.hint == "pick one with --cell"
-    with pytest.raises(UsageError, match="--cell is for grids"):
+    with pytest.raises(UsageError, match="--cell needs a spec with a grid"):
         load_experiment("specs/tiny.yaml", (), ("seed=1",))
     (project / "specs" / "few.yaml").write_text(
         "extends: tiny.yaml\ngrid: {seeds: 2, axes: {labels.seed: [1, 2]}, exclude: [{labels.seed: 1, seed: 1}]}\n"
     )
-    with pytest.raises(UsageError, match=r"no cell is labels\.seed=1,seed=1"):
+    with pytest.raises(UsageError, match=r"no cell matches labels\.seed=1,seed=1"):
         load_experiment("specs/few.yaml", (), ("labels.seed=1,seed=1",))
 
 
@@ -200,7 +200,7 @@ def test_a_faulty_grid_does_not_hide_other_faults_nor_invent_them(project: Path)
     assert [p.message for p in caught.value.problems] == [
         "'train.lr' must be a number, not 'no'",
         "unknown key 'x'",
-        "axis 'train.lrr' is no path of a spec",
+        "axis 'train.lrr' is not a path of the spec",
     ]
 
 

@@ -71,12 +71,12 @@ def test_explain(project: Path, stagedkd: Command) -> None:
     ]
     assert words == "Peak learning rate of the schedule. (number; above 0, below 100; default 0.001)"
     whole = stagedkd("explain", "specs/child.yaml").stdout
-    assert "clip.size" in whole and "note: 'teacher.width' falls: arch is now r3d_18" in whole
+    assert "clip.size" in whole and "note: dropped 'teacher.width': arch is now r3d_18" in whole
     rows = json.loads(stagedkd("explain", "specs/child.yaml", "teacher", "--json").stdout)
     assert [r["path"] for r in rows if r["source"] != "default"] == ["teacher.arch", "teacher.epochs", "teacher.labels"]
     wrong = stagedkd("explain", "specs/child.yaml", "train.lrr")
     assert wrong.returncode == 2 and "did you mean 'train.lr'?" in wrong.stderr
-    assert "known here: data, clip" in stagedkd("explain", "specs/child.yaml", "zzz").stderr
+    assert "known keys: data, clip" in stagedkd("explain", "specs/child.yaml", "zzz").stderr
 
 
 def test_diff_names_values_and_the_stages_that_they_invalidate(project: Path, stagedkd: Command) -> None:
@@ -228,7 +228,7 @@ def test_init_writes_a_spec_that_loads_and_refuses_to_overwrite(
     folder = stagedkd("init", "my videos", "--out", "specs/folder.yaml")
     assert folder.returncode == 0 and load_spec("specs/folder.yaml").data.kind == "folder", folder.stderr
     assert stagedkd("lock", "specs/folder.yaml").returncode == 0
-    for name, words in [("nowhere", "is no folder"), ("specs", "no videos below")]:
+    for name, words in [("nowhere", "is not a folder"), ("specs", "no videos below")]:
         wrong = stagedkd("init", name, "--out", "specs/x.yaml")
         assert wrong.returncode in (1, 2) and words in wrong.stderr and not (tmp_path / "specs" / "x.yaml").exists()
 
@@ -251,5 +251,5 @@ def test_init_fits_folds_to_few_groups(tmp_path: Path, clips: Path) -> None:
     shutil.rmtree(tmp_path / "three" / "jack")
     with pytest.raises(DataError, match="has 1 class"):
         draft(tmp_path / "three", tmp_path, tmp_path)
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         draft(tmp_path / "none", tmp_path, tmp_path)

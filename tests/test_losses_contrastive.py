@@ -87,10 +87,10 @@ def test_crd_is_the_papers_over_several_steps(
     crd = made(negatives, temperature=temperature, momentum=momentum)
     paper = PaperCrd(crd, temperature, momentum)
     for step, numbers in enumerate([(0, 1, 2), (3, 4, 5, 0), (1,)]):
-        student, teacher, numbers_B = batch(10 + 2 * step, *numbers)
-        chosen = crd.draw(numbers_B)
+        student, teacher, rows_B = batch(10 + 2 * step, *numbers)
+        chosen = crd.draw(rows_B)
         monkeypatch.setattr(crd, "draw", lambda _, chosen=chosen: chosen)
-        found = crd(student, teacher, numbers_B).item()
+        found = crd(student, teacher, rows_B).item()
         monkeypatch.undo()
         assert found == pytest.approx(paper(student, teacher, chosen), rel=1e-10)
         np.testing.assert_allclose(crd.student_memory.numpy(), paper.memories[0], rtol=1e-10)
@@ -292,7 +292,7 @@ def test_what_cannot_be_told_apart_is_refused() -> None:
     student, teacher, numbers = batch(80, 0, 1, 2)
     with pytest.raises(ValueError, match=r"batches differ.*'teacher': 2"):
         crd(student, teacher[:2], numbers)
-    with pytest.raises(ValueError, match=r"batches differ.*'numbers': 1"):
+    with pytest.raises(ValueError, match=r"batches differ.*'rows': 1"):
         crd(student, teacher, numbers[:1])
     with pytest.raises(ValueError, match=r"teacher's map \(3, 5, 2, 3, 3\) should have 7 channels"):
         crd(student, student, numbers)

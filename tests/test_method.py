@@ -116,14 +116,14 @@ def test_plain_strides_are_those_of_the_built_networks(arch: str) -> None:
     [
         (["distill.pairing=[[1, 3]]"], "pair [1, 3]: there is no substage 3, the network above it has 2"),
         (["distill.pairing=[[3, 1]]"], "pair [3, 1]: there is no substage 3, the student has 2"),
-        (["distill.pairing=[[1, 1], [1, 1]]"], "a pair stands twice"),
-        (["distill.pairing=[[2, 2]]"], "phase 'grow' has not a pair of substages to compare for substage 1"),
+        (["distill.pairing=[[1, 1], [1, 1]]"], "a pair is listed twice"),
+        (["distill.pairing=[[2, 2]]"], "phase 'grow' needs a pair of substages to compare for substage 1"),
         (["distill.pairing=near"], "'distill.pairing' must be auto, stride, depth, correlation or review, not 'near'"),
-        (["distill.drop=0.5"], "drop is for several guides"),
-        (["distill.phases.joint.losses.kd={weight: 1, schedule: linear}"], "schedule and to go together"),
+        (["distill.drop=0.5"], "drop needs several guides"),
+        (["distill.phases.joint.losses.kd={weight: 1, schedule: linear}"], "schedule and to must be set together"),
         (["distill.phases.grow.losses.stage_cka=1"], "'stage_cka' compares substages with each other"),
-        (["distill.phases.joint={$replace: {epochs: 1, ramp: 1, losses: {kd: 1}}}"], "ramp is for losses on features"),
-        (["distill.phases.joint.losses.file={path: nets/none.py}"], "nets/none.py is no file below the specs' root"),
+        (["distill.phases.joint={$replace: {epochs: 1, ramp: 1, losses: {kd: 1}}}"], "ramp needs a loss on features"),
+        (["distill.phases.joint.losses.file={path: nets/none.py}"], "nets/none.py is not a file in the project"),
         (["distill.teacher.stop=0"], "'distill.teacher.stop' must be above 0, not 0"),
         (["teacher.labels=same", "refine={kind: ema}"], "no phase uses the refined labels"),
     ],
@@ -657,25 +657,28 @@ def test_a_contrast_remembers_a_repeated_clip_once() -> None:
     ("overrides", "message"),
     [
         (["distill.normalize=first_epoch", "distill.phases.joint.ramp=1"], "normalize would undo the ramp"),
-        (["train.batch=3", "distill.phases.joint.losses.cka=1"], "'cka' relates clips: it wants batches of 4 or more"),
-        (["train.batch=1", "distill.teacher.shuffle=true"], "one clip cannot be shuffled"),
+        (
+            ["train.batch=3", "distill.phases.joint.losses.cka=1"],
+            "'cka' compares clips with each other: it needs batches of 4 or more",
+        ),
+        (["train.batch=1", "distill.teacher.shuffle=true"], "shuffle needs batches of 2 or more"),
         (
             [
                 "distill.pairing=[[1, 1], [1, 2]]",
                 "distill.phases={$replace: {joint: {epochs: 1, losses: {kd: 1, stage_cka: 1}}}}",
             ],
-            "has not two pairs",
+            "needs two pairs",
         ),
         (
             ["distill.phases.late={epochs: 1, losses: {crd: {temperature: 0.5}}}", "distill.phases.joint.losses.crd=1"],
-            "crd has one memory over all phases",
+            "crd has one memory for all phases",
         ),
         (
             [
                 "cascade=[{arch: resnet3d, width: 6, blocks: [1], substages: [[stem, layer1]]}]",
                 "distill.phases={$replace: {joint: {epochs: 1, substages: [2], losses: {kd: 1}}}}",
             ],
-            "assistant 1 has 1 substages, and phase 'joint' names 2",
+            "phase 'joint' names substage 2, but assistant 1 has 1",
         ),
         (
             [
@@ -707,7 +710,7 @@ def test_an_own_network_without_substages_is_refused_where_something_is_compared
         "cascade=[]",
         "distill.phases={$replace: {joint: {epochs: 1, substages: [1], losses: {kd: 1}}}}",
     ]
-    with pytest.raises(SpecError, match="names substages: the student must declare its own"):
+    with pytest.raises(SpecError, match="names substages, but the student declares none"):
         load_spec("specs/tiny.yaml", own)
 
 

@@ -33,9 +33,9 @@ def test_the_zoo_says_what_is_built(arch: str) -> None:
     entry = ZOO[arch]
     frames, size = entry.input or SIZE[entry.family]
     shape = measure(lambda: torchvision_video(arch, 7), frames, size)
-    assert tuple(shape.maps) == entry.blocks == tuple(name for stage in entry.stages for name in stage)
+    assert tuple(shape.maps) == entry.blocks == tuple(name for substage in entry.substages for name in substage)
     assert shape.trunk_params == entry.trunk_params == meta_trunk_params(arch)
-    grids = [shape.maps[stage[-1]] for stage in entry.stages]
+    grids = [shape.maps[substage[-1]] for substage in entry.substages]
     assert len(grids) == 4 and all(len(grid) == 4 for grid in grids)
     assert all(below[0] > above[0] or below[1:] != above[1:] for above, below in zip(grids, grids[1:], strict=False))
 
@@ -143,7 +143,7 @@ def test_ones_own_network(tmp_path: Path) -> None:
 
 
 def test_cuts_merge_evenly() -> None:
-    stages = ZOO["s3d"].stages
+    stages = ZOO["s3d"].substages
     assert merge_cut(stages, 4) == stages
     assert merge_cut(stages, 2) == (stages[0] + stages[1], stages[2] + stages[3])
     with pytest.raises(ValueError, match="4 natural substages, fewer than 5"):

@@ -152,10 +152,10 @@ def test_tsm_learns_in_every_parameter(backbone: str) -> None:
 def test_the_zoo_says_what_tsm_is(backbone: str) -> None:
     entry = TSM[backbone]
     shape = measure(lambda: tsm(backbone, 0.125, 7), 4, 64)
-    assert tuple(shape.maps) == entry.blocks == tuple(name for stage in entry.stages for name in stage)
+    assert tuple(shape.maps) == entry.blocks == tuple(name for substage in entry.substages for name in substage)
     assert shape.trunk_params == entry.trunk_params
     assert entry.weights == tuple(weights.name for weights in get_model_weights(backbone))
-    assert [shape.maps[stage[-1]][1:] for stage in entry.stages] == [(4, s, s) for s in (16, 8, 4, 2)]
+    assert [shape.maps[substage[-1]][1:] for substage in entry.substages] == [(4, s, s) for s in (16, 8, 4, 2)]
     grids = [shape.maps[name][2:] for name in entry.blocks]
     assert len(set(grids[1:])) == len(grids) - 1 or entry.family == "resnet2d"  # a stage wherever the stride changes
     network = tsm(backbone, 0.125, 7)
@@ -165,7 +165,7 @@ def test_the_zoo_says_what_tsm_is(backbone: str) -> None:
         {id(p) for p in inside}
     )
     built = TsmStudent(arch="tsm", backbone=backbone)  # pyright: ignore[reportArgumentType]
-    assert built.natural_cut == entry.stages
+    assert built.natural_cut == entry.substages
 
 
 def test_every_backbone_builds_by_name() -> None:
@@ -422,7 +422,11 @@ def edited(folder: Path, **changes: Any) -> None:
     ("family", "changes", "words"),
     [
         ("videomae", {"num_hidden_layers": 4}, "net has 4 layers, not 5: set layers: 4"),
-        ("videomae", {"model_type": "bert"}, "net is a bert; videomae, timesformer, vivit, vjepa2 can be used"),
+        (
+            "videomae",
+            {"model_type": "bert"},
+            "net is a bert, which is not supported: use one of videomae, timesformer, vivit, vjepa2",
+        ),
         ("videomae", {"hidden_size": "x"}, "config.json of net"),
         ("videomae", {"hidden_act": "none"}, "config.json of net cannot be built"),
         ("videomae", {"num_attention_heads": 7}, "config.json of net cannot be built"),
@@ -460,10 +464,10 @@ def test_a_model_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(f"no network for {name}")
 
     monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", offline)
-    with pytest.raises(UsageError, match="owner/name is no folder of the project, and the hub does not give it"):
+    with pytest.raises(UsageError, match="owner/name is neither a folder of the project nor available from the hub"):
         hf(arch("owner/name"), 7, tmp_path)
     gone = HfArch(arch="hf", model="gone", layers=5, digest="0" * 64)
-    with pytest.raises(UsageError, match="there is no folder"):
+    with pytest.raises(UsageError, match="does not exist"):
         hf(gone, 7, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"empty has no config\.json"):
@@ -519,7 +523,7 @@ def test_a_spec_of_both_is_compiled_and_measured(project: Path) -> None:
     teacher, student = plan.stage("teacher").work, plan.stage("student").work
     assert isinstance(teacher, TeachWork) and isinstance(student, DistillWork)
     assert isinstance(teacher.arch, HfArch) and isinstance(student.arch, TsmArch) and student.arch.shift == 0.125
-    assert student.cut == TSM["mobilenet_v3_small"].stages and student.teacher_cut == transformer_cut(5)
+    assert student.cut == TSM["mobilenet_v3_small"].substages and student.teacher_cut == transformer_cut(5)
     assert teacher.arch.title == "hf net" and student.arch.title == "tsm mobilenet_v3_small"
     found = preflight(plan, project)
     assert [pair.teacher for pair in found.pairs] == [(24, 2, 2, 2)] * 4

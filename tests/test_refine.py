@@ -202,7 +202,7 @@ def test_what_a_round_did_is_told_by_the_hidden_truth() -> None:
         np.array([0, 0, 2, 2, 2]), np.eye(3)[[0, 0, 2, 2, 2]], np.array([True, True, True, True, False])
     )
     true = np.array([0, 0, 1, 2, 2])
-    found = rules.figures(before, after, true, np.ones(5, bool), ["a", "b", "c"])
+    found = rules.refinement_metrics(before, after, true, np.ones(5, bool), ["a", "b", "c"])
     assert found == {
         "accuracy_before": 0.75,
         "accuracy_after": 0.75,

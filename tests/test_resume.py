@@ -65,7 +65,7 @@ def test_a_signal_checkpoints_and_the_run_goes_on(project: Path, stagedkd: Comma
     process.send_signal(number)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == code, errors
-    assert "checkpoint written" in errors and "goes on from the checkpoint" in errors and "Traceback" not in errors
+    assert "checkpoint written" in errors and "resume from the checkpoint" in errors and "Traceback" not in errors
     states = stagedkd("plan", "specs/tiny.yaml", "--store", "a", *longer).stdout
     assert "resumable" in states
     assert stagedkd("run", "specs/tiny.yaml", "--store", "a", *longer).returncode == 0

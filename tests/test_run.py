@@ -124,7 +124,7 @@ BAD = [  # overrides, exit code, words
     (["student.width=wide"], 2, "must be a whole number"),
     (["student.substages=[[stem, layer1], [layer7]]"], 2, "there is no block 'layer7'"),
     (["student.substages=[[stem, layer1], [layer1, layer2]]"], 2, "in substage 1 already"),
-    (["data={kind: folder, path: nowhere}", "augment={}"], 2, "no folder"),
+    (["data={kind: folder, path: nowhere}", "augment={}"], 2, "does not exist"),
     (["teacher.weights=none.safetensors"], 2, "no weight file"),
     (["student={arch: file, path: nets/own.py, substages: [[stem], [middle]]}"], 2, "stem, mid"),
     (["student={arch: file, path: nets/broken.py, substages: [[stem], [mid]]}"], 2, "ZeroDivisionError"),

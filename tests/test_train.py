@@ -174,14 +174,14 @@ def test_batches_are_full_and_cover_every_clip_once_a_round(tmp_path: Path) -> N
     class Spy:
         loads = False
 
-        def train_view(self, number: int, *_: object) -> None:
-            seen.append(number)
+        def train_view(self, clip_id: int, *_: object) -> None:
+            seen.append(clip_id)
 
         def load(self, *_: object) -> list[torch.Tensor]:
             return []
 
-        def finish(self, numbers: list[int], *_: object) -> torch.Tensor:
-            return torch.zeros(len(numbers), 1)
+        def finish(self, clip_ids: list[int], *_: object) -> torch.Tensor:
+            return torch.zeros(len(clip_ids), 1)
 
     spied = Feed(Spy(), feed.clip_ids, feed.labels, feed.augment, feed.seed)  # pyright: ignore[reportArgumentType]
     work = phase(train=Train(batch=7))

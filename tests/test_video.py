@@ -264,7 +264,7 @@ def test_the_cache_holds_the_decoded_frames_for_any_number_of_workers(
     assert files == {p.name: p.read_bytes() for p in (tmp_path / "four" / spec.name).iterdir()} and len(files) == 6
     shutil.rmtree(tmp_path / "v")
     opened(tmp_path / "one", spec)  # no videos needed any more
-    with pytest.raises(UsageError, match="no folder"):
+    with pytest.raises(UsageError, match="does not exist"):
         opened(tmp_path / "one", CacheSpec(tmp_path / "v", spec.files, 24))
 
 
@@ -491,9 +491,9 @@ def test_evaluation_reads_each_frame_once(tmp_path: Path) -> None:
     cache, read = opened(tmp_path / "c", spec), list[int]()
 
     class Counting:
-        def frames(self, path: str, numbers: object = None) -> np.ndarray:
-            read.extend(np.asarray(numbers).tolist())
-            return cache.frames(path, numbers)  # pyright: ignore[reportArgumentType]
+        def frames(self, path: str, frame_indices: object = None) -> np.ndarray:
+            read.extend(np.asarray(frame_indices).tolist())
+            return cache.frames(path, frame_indices)  # pyright: ignore[reportArgumentType]
 
     source = VideoClips(Counting(), ["0.avi"], [Video(6, 16, 20)], Clip(frames=4, size=12, resize=16), CPU)
     views = source.views([0], 3, 3)

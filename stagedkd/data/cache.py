@@ -1,8 +1,8 @@
-"""The clip cache: the decoded frames of a data set in memory-mapped shards, made once, rebuilt at will.
+"""The clip cache: the decoded frames of a data set in memory-mapped shards. It can be removed and rebuilt at any time.
 
-A side product under its own content key, never an artifact: `<cache>/<key16>/shard-NNNNN.bin` with its `.json`, written
-last, so that a shard is whole or not there and a build that was killed goes on. Each clip has a checksum, which is
-compared when the clip is first read.
+The cache has a content key but is not an artifact: `<cache>/<key16>/shard-NNNNN.bin` with a `.json` beside it. The
+`.json` is written last, so that a shard is complete or absent and a killed build resumes at the first absent one. Each
+clip has a checksum, which is compared when the clip is first read.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from stagedkd.plan.key import digest
 
 SHARD_CLIPS = 64
 QUALITY = 95
-JPEG_SHARE = 0.15  # of the raw size, for the estimate
+JPEG_FRACTION = 0.15  # of the raw size, for the estimate
 Form = Literal["raw", "jpeg"]
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """What a cache is of. `files`: path below `root` -> "size:sha256", the content that it is keyed by."""
+    """The content of a cache. `files`: path below `root` -> "size:sha256"; the cache is keyed by these."""
 
     root: Path
     files: Mapping[str, str]
@@ -46,19 +46,20 @@ class CacheSpec:
 
     @property
     def name(self) -> str:
-        """The folder of the cache."""
+        """The name of the cache's folder."""
         return digest([DECODER_VERSION, self.shorter_side, self.form, sorted(self.files.items())])[:16]
 
     @property
     def shards(self) -> list[list[str]]:
-        """The clips of each shard."""
+        """The paths of the clips in each shard."""
         paths = sorted(self.files)
         return [paths[i : i + SHARD_CLIPS] for i in range(0, len(paths), SHARD_CLIPS)]
 
 
 @dataclass(frozen=True)
 class CachedClip:
-    """Where a clip lies in its shard, its stored frames, and what the whole file was found to hold."""
+    """A clip in its shard: offset and size in bytes, height and width of the stored frames in pixels, their checksum,
+    and what the whole file holds."""
 
     offset: int
     size: int
@@ -69,10 +70,10 @@ class CachedClip:
 
 
 class ClipCache:
-    """An open cache.
+    """An open cache. Opening it checks that every shard exists and has the size that it was written with.
 
     Raises:
-        StoreError: a shard is missing or has another size than it was written with.
+        StoreError: a shard is missing or has another size.
     """
 
     def __init__(self, folder: Path, spec: CacheSpec) -> None:
@@ -92,11 +93,13 @@ class ClipCache:
                 self.clips[path] = CachedClip(**{**row, "footage": _footage(row["footage"])})
                 self.shard_of[path] = number
 
-    def frames(self, path: str, numbers: Sequence[int] | npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.uint8]:
-        """Frames of a clip, all of them if no numbers are given: uint8 (T, H, W, 3).
+    def frames(
+        self, path: str, frame_indices: Sequence[int] | npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Return the frames of a clip with these indices (None: all of them), uint8 (T, H, W, 3).
 
         Raises:
-            StoreError: the stored bytes are not those that were written.
+            StoreError: the stored bytes differ from those that were written.
         """
         clip = self.clips[path]
         stored = self.blobs[self.shard_of[path]][clip.offset : clip.offset + clip.size]
@@ -105,30 +108,31 @@ class ClipCache:
                 raise _damaged(self.folder / f"shard-{self.shard_of[path]:05d}.bin", f"is damaged at {path}")
             self.checked.add(path)
         count = clip.footage.frames
-        wanted = np.arange(count) if numbers is None else np.asarray(numbers, np.int64)
+        indices = np.arange(count) if frame_indices is None else np.asarray(frame_indices, np.int64)
         if self.form == "raw":
-            return np.ascontiguousarray(stored.reshape(count, clip.height, clip.width, 3)[wanted])
+            return np.ascontiguousarray(stored.reshape(count, clip.height, clip.width, 3)[indices])
         ends = stored[: 4 * (count + 1)].view(np.uint32)
         pictures = [
-            cast("torch.Tensor", decode_jpeg(torch.from_numpy(stored[ends[i] : ends[i + 1]].copy()))) for i in wanted
+            cast("torch.Tensor", decode_jpeg(torch.from_numpy(stored[ends[i] : ends[i + 1]].copy()))) for i in indices
         ]
         return torch.stack(pictures).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _damaged(blob: Path, what: str) -> StoreError:
-    return StoreError(f"the clip cache {blob} {what}", hint=f"remove {blob.parent}; the next run builds it anew")
+    return StoreError(f"the clip cache {blob} {what}", hint=f"remove {blob.parent}: the next run builds it again")
 
 
 def open_cache(
     cache: Path, spec: CacheSpec, workers: int, progress: Progress, note: Callable[[str], None]
 ) -> ClipCache:
-    """Open the cache of these files, building what is missing of it.
+    """Open the cache of these files; build the shards that are missing.
 
     Args:
-        cache: folder of all caches. workers: decoding threads; changes no byte.
-        progress: called with (done, all) clips. note: told the size before a build begins.
+        cache: the folder of all caches. workers: decoding threads; their number changes no byte.
+        progress: called with the numbers of decoded and of all clips. note: called with the size before a build begins.
     Raises:
-        UsageError: the videos are not there. DataError: the disk cannot hold the cache. StoreError: it is damaged.
+        UsageError: the folder of the videos does not exist. DataError: the disk cannot hold the cache. StoreError: the
+            cache is damaged.
     """
     folder = cache / spec.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,37 +141,40 @@ def open_cache(
         if missing:
             if not spec.root.is_dir():
                 hint = "set --data-dir, STAGEDKD_DATA or runtime.data_dir in params.yaml"
-                raise UsageError(f"no folder {spec.root} to decode clips from", hint=hint)
+                raise UsageError(f"the folder {spec.root}, whose videos are to be decoded, does not exist", hint=hint)
             _require_room(cache, spec, missing, note)
             _build(folder, spec, missing, max(1, workers), progress)
     return ClipCache(folder, spec)
 
 
 def estimate(spec: CacheSpec, shards: Sequence[int]) -> int:
-    """Bytes that shards will take, from the headers of at most 64 files spread over them."""
+    """Estimate the bytes of shards from the headers of at most 64 files spread over them."""
     paths = [path for i in shards for path in spec.shards[i]]
     step = max(1, len(paths) // 64)
-    looked = [probe(spec.root / path) for path in paths[::step]]
-    sizes = [n * 3 * (s := scaled(h, w, spec.shorter_side))[0] * s[1] for n, h, w in looked if n]
-    share = 1.0 if spec.form == "raw" else JPEG_SHARE
-    return int(share * len(paths) * sum(sizes) / len(sizes)) if sizes else 0
+    headers = [probe(spec.root / path) for path in paths[::step]]
+    sizes = [n * 3 * (s := scaled(h, w, spec.shorter_side))[0] * s[1] for n, h, w in headers if n]
+    fraction = 1.0 if spec.form == "raw" else JPEG_FRACTION
+    return int(fraction * len(paths) * sum(sizes) / len(sizes)) if sizes else 0
 
 
 def _require_room(cache: Path, spec: CacheSpec, missing: Sequence[int], note: Callable[[str], None]) -> None:
-    wanted, free = estimate(spec, missing), shutil.disk_usage(cache).free
+    """Raise DataError if the disk cannot hold the missing shards; otherwise note their size."""
+    needed, free = estimate(spec, missing), shutil.disk_usage(cache).free
     clips = sum(len(spec.shards[i]) for i in missing)
-    size = f"the clip cache takes about {_gib(wanted)} for {clips:,} clips"
-    if wanted > 0.95 * free:
-        hint = "free some space, or set clip.cache: jpeg or none, a smaller clip.resize, or runtime.cache elsewhere"
-        raise DataError(f"{size}, and {cache} has {_gib(free)} left", hint=hint)
-    note(f"{size}; {_gib(free)} are free")
+    size = f"the clip cache takes about {_size(needed)} for {clips:,} clips"
+    if needed > 0.95 * free:
+        hint = "free some space, set clip.cache: jpeg or none, lower clip.resize, or set runtime.cache to another disk"
+        raise DataError(f"{size}, and {cache} has {_size(free)} left", hint=hint)
+    note(f"{size}; {_size(free)} are free")
 
 
-def _gib(size: int) -> str:
+def _size(size: int) -> str:
+    """Return a number of bytes as text, in GiB or MiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _build(folder: Path, spec: CacheSpec, missing: Sequence[int], workers: int, progress: Progress) -> None:
+    """Decode the clips of the missing shards and write the shards, each with its `.json`."""
     shards, todo = spec.shards, [(i, path) for i in missing for path in spec.shards[i]]
     total = len(spec.files)
     done = total - len(todo)
@@ -177,8 +184,8 @@ def _build(folder: Path, spec: CacheSpec, missing: Sequence[int], workers: int, 
             blob = folder / f"shard-{number:05d}.bin"
             clips: dict[str, dict[str, Any]] = {}
             with blob.with_suffix(".making").open("wb") as stream:
-                for path, found in islice(decoded, len(shards[number])):
-                    clips[path] = _write(stream, found, spec.form)
+                for path, clip in islice(decoded, len(shards[number])):
+                    clips[path] = _write(stream, clip, spec.form)
                     done += 1
                     progress(done, total)
                 stream.flush()
@@ -190,19 +197,20 @@ def _build(folder: Path, spec: CacheSpec, missing: Sequence[int], workers: int, 
             listed.replace(blob.with_suffix(".json"))
 
 
-def _write(stream: Any, found: Decoded, form: Form) -> dict[str, Any]:
-    blob = stored_bytes(found, form)
+def _write(stream: Any, clip: Decoded, form: Form) -> dict[str, Any]:
+    """Append a clip to a shard and return its row for the `.json`."""
+    blob = stored_bytes(clip, form)
     offset = stream.tell()
     stream.write(blob)
-    stream.write(bytes(-len(blob) % 4))  # offsets of JPEGs stay aligned
-    _, height, width, _ = found.frames_THWC.shape
-    row = CachedClip(offset, len(blob), height, width, zlib.crc32(blob), found.footage)
-    return {**row.__dict__, "footage": _packed(found.footage)}
+    stream.write(bytes(-len(blob) % 4))  # so that the uint32 offsets of JPEGs stay aligned
+    _, height, width, _ = clip.frames_THWC.shape
+    row = CachedClip(offset, len(blob), height, width, zlib.crc32(blob), clip.footage)
+    return {**row.__dict__, "footage": _packed(clip.footage)}
 
 
-def stored_bytes(found: Decoded, form: Form) -> bytes:
-    """What the cache holds of a clip: pixels as they are, or the ends of its JPEGs and the JPEGs."""
-    frames = found.frames_THWC
+def stored_bytes(clip: Decoded, form: Form) -> bytes:
+    """Return the bytes that the cache stores for a clip: raw pixels, or offsets of its JPEGs and the JPEGs."""
+    frames = clip.frames_THWC
     if form == "raw":
         return frames.tobytes()
     pictures = [_jpeg(frame) for frame in frames]
@@ -211,7 +219,7 @@ def stored_bytes(found: Decoded, form: Form) -> bytes:
 
 
 def differences(cache: ClipCache, spec: CacheSpec, workers: int, progress: Progress) -> Iterator[str]:
-    """Reread every clip, decode its file anew, and name what differs."""
+    """Read every clip of the cache, decode its file again, and yield a line for each clip that differs."""
     with ThreadPoolExecutor(workers) as pool:
         for done, (path, fresh) in enumerate(_in_order(pool, spec, sorted(spec.files), 2 * workers), 1):
             clip = cache.clips[path]
@@ -221,19 +229,19 @@ def differences(cache: ClipCache, spec: CacheSpec, workers: int, progress: Progr
                 yield f"{path}: {error.message}"
             else:
                 if zlib.crc32(stored_bytes(fresh, spec.form)) != clip.crc:
-                    yield f"{path}: its frames are not those of a fresh decode"
+                    yield f"{path}: the cached frames differ from a fresh decode"
                 elif fresh.footage != clip.footage:
-                    yield f"{path}: it holds {fresh.footage.frames} frames now, not {clip.footage.frames}"
+                    yield f"{path}: the file holds {fresh.footage.frames} frames now, the cache {clip.footage.frames}"
             progress(done, len(spec.files))
 
 
 def _jpeg(frame_HWC: npt.NDArray[np.uint8]) -> bytes:
-    made = cast("torch.Tensor", encode_jpeg(torch.from_numpy(frame_HWC).permute(2, 0, 1), QUALITY))
-    return made.numpy().tobytes()
+    encoded = cast("torch.Tensor", encode_jpeg(torch.from_numpy(frame_HWC).permute(2, 0, 1), QUALITY))
+    return encoded.numpy().tobytes()
 
 
 def _packed(footage: Footage) -> dict[str, Any]:
-    """Even times as start and step: a long list otherwise."""
+    """Return footage for the `.json`; evenly spaced times are stored as first and last, since the list is long."""
     row, times = asdict(footage), list(footage.times)
     even = len(times) > 1 and times == _even(times[0], times[-1], len(times))
     row["times"] = {"from": times[0], "to": times[-1]} if even else times
@@ -241,19 +249,21 @@ def _packed(footage: Footage) -> dict[str, Any]:
 
 
 def _even(first: float, last: float, count: int) -> list[float]:
+    """Return `count` evenly spaced times."""
     return [first + (last - first) * i / (count - 1) for i in range(count)]
 
 
 def _footage(row: dict[str, Any]) -> Footage:
+    """Return the footage that `_packed` packed."""
     times = row["times"]
-    spread = _even(times["from"], times["to"], row["frames"]) if isinstance(times, dict) else times
-    return Footage(row["frames"], row["height"], row["width"], tuple(spread), row["fault"])
+    unpacked = _even(times["from"], times["to"], row["frames"]) if isinstance(times, dict) else times
+    return Footage(row["frames"], row["height"], row["width"], tuple(unpacked), row["fault"])
 
 
 def _in_order(
     pool: ThreadPoolExecutor, spec: CacheSpec, paths: Sequence[str], ahead: int
 ) -> Iterator[tuple[str, Decoded]]:
-    """Decode in parallel, hand out in order, never more than `ahead` clips in memory."""
+    """Decode in parallel and yield in order, with at most `ahead` clips in memory."""
     waiting = iter(paths)
     queue = [(p, pool.submit(decode, spec.root / p, spec.shorter_side)) for p in islice(waiting, ahead)]
     while queue:

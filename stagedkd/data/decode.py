@@ -1,4 +1,4 @@
-"""Frames of a video file: decoded in sequence, by count. Seeking by time is wrong on packed B-frames.
+"""Decode the frames of a video file in sequence and count them. Seeking by time is wrong on packed B-frames.
 
 Shape legend: T frames, H, W pixels, 3 = RGB.
 """
@@ -19,14 +19,14 @@ from av.codec.context import ThreadType
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
-DECODER_VERSION = 2  # bumped when decoded pixels change; enters the cache's key
-LONGEST = 1_000_000  # frames: a file that gives more is not a clip
+DECODER_VERSION = 2  # raised when decoded pixels change; part of the cache's key
+LONGEST = 1_000_000  # frames: a file with more is not a clip
 
 
 @dataclass(frozen=True)
 class Footage:
-    """What a file holds: decodable frames before the first error, height and width of the upright picture in pixels,
-    the time of each frame in seconds, and what is wrong with the file ("" where nothing is)."""
+    """What a file holds: the number of frames that decode before the first error, height and width of the upright
+    picture in pixels, the time of each frame in seconds, and what is wrong with the file ("" if nothing is)."""
 
     frames: int
     height: int
@@ -37,7 +37,7 @@ class Footage:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Frames as uint8 (T, H, W, 3), and the footage they are of."""
+    """Decoded frames, uint8 (T, H, W, 3), and what the file holds."""
 
     frames_THWC: npt.NDArray[np.uint8]
     footage: Footage
@@ -48,9 +48,10 @@ class Decoded:
 
 
 def iter_frames(path: Path) -> Generator[VideoFrame, None, Footage]:
-    """The frames of the best video stream, in order, up to the first error; returns what was found.
+    """Yield the frames of the best video stream in order, up to the first error; return what the file holds.
 
-    A frame that the decoder had to patch up is an error, and so is a packet that it refuses. A bad file raises nothing.
+    A frame that the decoder had to conceal errors in counts as an error, and so does a packet that it refuses. A bad
+    file raises nothing.
     """
     logging.set_level(logging.PANIC)
     unreadable = _unreadable(path)
@@ -67,9 +68,9 @@ def iter_frames(path: Path) -> Generator[VideoFrame, None, Footage]:
             codec = cast("Any", stream).codec_context
             if codec is None:
                 return Footage(0, 0, 0, (), "no decoder for its codec")
-            codec.thread_type = ThreadType.NONE  # errors come with their own frame
-            packets = [0]
-            for frame in _frames(container, stream, packets):
+            codec.thread_type = ThreadType.NONE  # so that an error is reported with the frame it belongs to
+            discarded = [0]
+            for frame in _frames(container, stream, discarded):
                 size = _upright_size(frame)
                 if frame.is_corrupt:
                     fault = "a damaged picture"
@@ -82,20 +83,20 @@ def iter_frames(path: Path) -> Generator[VideoFrame, None, Footage]:
                 shape = size
                 times.append(frame.time if frame.time is not None else len(times) / rate)
                 yield frame
-            promised = stream.frames - packets[0]
+            promised = stream.frames - discarded[0]
     except (FFmpegError, ValueError, MemoryError, OverflowError, EOFError, OSError) as error:
-        fault = _short(error)
+        fault = _reason(error)
     if fault:
         fault = f"cut after {len(times)} frames: {fault}" if times else f"cannot be decoded: {fault}"
     elif not times:
         fault = "no frame can be decoded"
-    elif promised - len(times) > max(2, 0.05 * promised):  # headers are off by one or two in sound files
+    elif promised - len(times) > max(2, 0.05 * promised):  # the headers of intact files are off by one or two
         fault = f"cut: {len(times)} of {promised} frames"
     return Footage(len(times), *shape, tuple(times), fault)
 
 
 def _frames(container: Any, stream: Any, discarded: list[int]) -> Iterator[VideoFrame]:
-    """Decode packet by packet; counts the packets that the container's edit list takes out."""
+    """Decode packet by packet, and count in `discarded` the packets that the container's edit list removes."""
     for packet in container.demux(stream):
         discarded[0] += bool(packet.is_discard)
         yield from packet.decode()
@@ -105,46 +106,46 @@ def decode(path: Path, shorter_side: int, wanted: Collection[int] | None = None)
     """Decode the frames before the first error, upright, the shorter side scaled to `shorter_side` pixels.
 
     Args:
-        wanted: frame numbers to keep, in order; all if None. Decoding ends behind the last of them.
+        wanted: indices of the frames to keep (None: all); they are returned in order. Decoding ends after the last.
     """
     frames: list[npt.NDArray[np.uint8]] = []
     last = max(wanted, default=-1) if wanted is not None else None
-    walking, number, footage = iter_frames(path), 0, Footage(0, 0, 0, (), "")
+    decoding, index, footage = iter_frames(path), 0, Footage(0, 0, 0, (), "")
     while True:
         try:
-            frame = next(walking)
+            frame = next(decoding)
         except StopIteration as end:
             footage = end.value
             break
-        if wanted is None or number in wanted:
+        if wanted is None or index in wanted:
             frames.append(pixels(frame, shorter_side))
-        if number == last:
-            walking.close()
-            footage = Footage(number + 1, *_upright_size(frame), (), "")
+        if index == last:
+            decoding.close()
+            footage = Footage(index + 1, *_upright_size(frame), (), "")
             break
-        number += 1
+        index += 1
     stacked = np.stack(frames) if frames else np.zeros((0, 1, 1, 3), np.uint8)
     return Decoded(stacked, footage)
 
 
 def inspect(path: Path) -> Footage:
-    """Decode a file without keeping a pixel."""
-    walking = iter_frames(path)
+    """Decode a file to see what it holds, without keeping a pixel."""
+    decoding = iter_frames(path)
     while True:
         try:
-            next(walking)
+            next(decoding)
         except StopIteration as end:
             return end.value
 
 
 def scaled(height: int, width: int, shorter_side: int) -> tuple[int, int]:
-    """Height and width with the shorter side scaled to `shorter_side`."""
+    """Return height and width with the shorter side scaled to `shorter_side`."""
     scale = shorter_side / max(1, min(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def pixels(frame: VideoFrame, shorter_side: int) -> npt.NDArray[np.uint8]:
-    """A frame as uint8 (H, W, 3), upright and scaled."""
+    """Return a frame as uint8 (H, W, 3), upright and scaled."""
     height, width = scaled(frame.height, frame.width, shorter_side)
     picture = cast(
         "npt.NDArray[np.uint8]",
@@ -155,20 +156,22 @@ def pixels(frame: VideoFrame, shorter_side: int) -> npt.NDArray[np.uint8]:
 
 
 def _turns(frame: VideoFrame) -> int:
-    return round((frame.rotation or 0) / 90) % 4  # display matrix: degrees counter-clockwise
+    """Return the quarter turns, counter-clockwise, that set a frame upright."""
+    return round((frame.rotation or 0) / 90) % 4  # the display matrix gives degrees counter-clockwise
 
 
 def _upright_size(frame: VideoFrame) -> tuple[int, int]:
+    """Return height and width of the upright picture."""
     return (frame.width, frame.height) if _turns(frame) % 2 else (frame.height, frame.width)
 
 
 def _unreadable(path: Path) -> str:
-    """Why a file is not even opened: FFmpeg waits for ever on a pipe."""
+    """Return why a file must not be opened, or "" if it can be. FFmpeg would wait for ever on a pipe."""
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             return "not a file"
-        if found.st_size == 0:
+        if status.st_size == 0:
             return "zero bytes"
         with path.open("rb"):
             return ""
@@ -178,13 +181,14 @@ def _unreadable(path: Path) -> str:
         return f"cannot be read: {error.strerror}"
 
 
-def _short(error: BaseException) -> str:
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(said).splitlines()[0][:80]
+def _reason(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 80 characters."""
+    message = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(message).splitlines()[0][:80]
 
 
 def probe(path: Path) -> tuple[int, int, int]:
-    """Frames, height and width that a file's header promises; zeros where it cannot be read."""
+    """Return frames, height and width as a file's header states them; zeros if it cannot be read."""
     logging.set_level(logging.PANIC)
     if _unreadable(path):
         return 0, 0, 0

@@ -1,6 +1,7 @@
 """Random numbers as a pure function of integers: the same on every machine, in any order, with no state.
 
-splitmix64 (Steele et al. 2014) over the sequence of integers; each call names its stream: what it draws for.
+The function is splitmix64 (Steele et al. 2014) over the sequence of integers. Each call names its stream, which is the
+purpose of the draw.
 """
 
 from __future__ import annotations
@@ -12,35 +13,35 @@ import numpy.typing as npt
 
 
 class Stream(IntEnum):
-    """What a draw is for: the part of `bits`, `uniform` and `permutation` that follows the seed, so that no two uses
-    of one seed share their numbers. A number never changes once artifacts were made with it. The simulator has numbers
-    of its own (data/simulate/slots.py).
+    """The purpose of a draw. It follows the seed in the arguments of `bits`, `uniform` and `permutation`, so that no
+    two uses of one seed have the same random numbers. The number of a stream never changes once artifacts were made
+    with it. The simulator has its streams in data/simulate/slots.py.
 
-    71 and 72 are each used for two things, which was overlooked; both pairs are separated when the versions of the
-    kinds of work that draw from them are next bumped. Until then the second name is an alias of the first.
+    71 and 72 are each used for two purposes by mistake. Both pairs will be separated when the versions of the kinds of
+    work that draw from them are next raised. Until then the second name is an alias of the first.
     """
 
-    ORDER_SEED = 51  # the seed of order and views, made of the seed of a training
-    ORDER = 61  # the order of the clips in one turn through them
-    RANK = 62  # torch's generators of one rank of several
+    ORDER_SEED = 51  # the seed of order and views, drawn from the seed of a training
+    ORDER = 61  # the order of the clips in one pass through them
+    RANK = 62  # the seed of torch's generators on one of several ranks
     GROUPS = 71  # the order in which the groups of a data set are dealt to its folds
-    PROBE = 71  # the clips over which substages are correlated
+    PROBE = 71  # the clips on which substages are correlated
     FOLDS = 72  # the order in which the groups are dealt to the folds of label refinement
-    FOLD_TIES = 72  # which of a data set's folds takes a group where several want it alike
-    FOLD_SEED = 73  # the seed of a network that is trained out of fold
+    FOLD_TIES = 72  # the fold of a data set that takes a group if several are equally good
+    FOLD_SEED = 73  # the seed of a network that is trained without one fold
     CLIPS_CHOSEN = 81  # which clips of a class are clean, noisy and unlabelled
     LABEL_FLIPPED = 82  # whether a noisy clip gets a wrong label
-    LABEL_WRONG = 83  # which wrong label it gets, all being alike
+    LABEL_WRONG = 83  # which wrong label it gets, if all are equally likely
     GROUPS_CHOSEN = 84  # which groups are clean, noisy and unlabelled
-    NOISE_RATE = 85  # how likely a clip is to get a wrong label, where that depends on the clip
-    NOISE_PROJECTION = 86  # the projection by which a clip's look decides its wrong label
-    NOISE_LOOK = 87  # which wrong label a clip gets by its look
+    NOISE_RATE = 85  # how likely a clip is to get a wrong label, if that depends on the clip
+    NOISE_PROJECTION = 86  # the projection of a clip's features that decides its wrong label
+    NOISE_LOOK = 87  # which wrong label a clip gets by its features
     VIEW = 91  # place, crop, mirror, colour and tempo of a clip's view
     SEGMENTS = 92  # where in each segment of a clip its frame is taken
-    MIX = 95  # which of MixUp and CutMix a batch gets, and the place of the box
-    MIX_SHARE = 96  # how much of each clip stays when it is mixed
+    MIX = 95  # whether a batch gets MixUp or CutMix, and the place of the box
+    MIX_FRACTION = 96  # how much of each clip remains when it is mixed
     MIX_ORDER = 97  # which clip each one is mixed with
-    STRONG_VIEW = 98  # colours and grey square of the strong view
+    STRONG_VIEW = 98  # the colours and the grey square of the strong view
     GUIDES_DROPPED = 99  # which guides are left out of a step
 
 
@@ -54,7 +55,7 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def bits(*parts: int | npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """64 random bits for each element of the broadcast parts."""
+    """Return 64 random bits for each element of the broadcast parts."""
     with np.errstate(over="ignore"):
         state = np.zeros(np.broadcast_shapes(*(np.shape(p) for p in parts)), np.uint64)
         for part in parts:
@@ -63,10 +64,10 @@ def bits(*parts: int | npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
 
 
 def uniform(*parts: int | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Uniform in [0, 1), 53 bits, for each element of the broadcast parts."""
+    """Return a uniform number in [0, 1), of 53 bits, for each element of the broadcast parts."""
     return (bits(*parts) >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 def permutation(n: int, *parts: int) -> npt.NDArray[np.int64]:
-    """A permutation of 0..n-1."""
+    """Return a random permutation of 0..n-1."""
     return np.argsort(bits(*parts, np.arange(n)), kind="stable").astype(np.int64)

@@ -1,4 +1,4 @@
-"""The index of a data set: which clips there are, in which group and split, with which true label. Torch-free."""
+"""The index of a data set: its clips with their groups, splits and true labels. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from stagedkd.errors import DataError
 from stagedkd.spec.schema import FoldSplit
 
 SPLITS = ("train", "val", "test")
-UNUSED = "unused"  # what an official list leaves out
+UNUSED = "unused"  # the split of clips that an official list leaves out
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One clip. `label` is a class name, "" where there is none; `trusted` says that the label is no noisy one;
-    `split` is "" until the split is drawn; an official list may say `unused`. `official` training clips are dealt to
-    training and validation."""
+    """One clip.
+
+    path: relative to the root of the listing. label: a class name, "" if there is none. group: clips of a group belong
+    to one split. split: "" until it is drawn; the training clips of an official list are then dealt to training and
+    validation; an official list may also give `unused`. trusted: False if the label may be wrong (noisy).
+    """
 
     path: str
     label: str
@@ -31,8 +34,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """The clips of a data set, sorted by path, relative to `root`; the classes in the order of their ids; `lists` are
-    the files that say what belongs to it, by their role; `unlisted` are videos below the root that no list names."""
+    """The clips of a data set.
+
+    entries: the clips, sorted by path, relative to `root`. classes: the class names in the order of their ids.
+    lists: the table or list files that define the data set, by name. unlisted: videos below the root that no list
+    names.
+    """
 
     root: Path
     entries: tuple[Entry, ...]
@@ -42,37 +49,38 @@ class Listing:
 
 
 def classes_of(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Class names in the order of their ids, where no list gives one: sorted."""
+    """Return the class names in the order of their ids; without a list that gives ids, they are sorted."""
     return tuple(sorted({e.label for e in entries} - {""}))
 
 
 def split_entries(entries: Sequence[Entry], data: FoldSplit) -> list[Entry]:
-    """Give every entry without a split one, so that no group is in two; drop what the official lists leave out.
+    """Assign a split to each entry that has none, so that no group is in two splits; drop the `unused` entries.
 
-    Groups are shuffled by seed and dealt one by one to the fold that has fewest clips of the group's classes.
-    A given split wins and takes its whole group along.
+    Groups are shuffled by seed and dealt one by one to the fold that has the fewest clips of the group's classes.
+    A split that an entry already has wins, and its whole group follows.
 
     Raises:
         DataError: a group is in two splits.
     """
     entries = [e for e in entries if e.split != UNUSED]
-    given = {e.group: e.split for e in entries if e.split}
-    torn = sorted({e.group for e in entries if e.split and e.split != given[e.group]})
+    fixed = {e.group: e.split for e in entries if e.split}
+    torn = sorted({e.group for e in entries if e.split and e.split != fixed[e.group]})
     if torn:
-        raise DataError(f"group {torn[0]} is in more than one split", hint="a group belongs to one split whole")
-    folds = _deal([e for e in entries if e.group not in given], data)
+        raise DataError(f"group {torn[0]} is in more than one split", hint="put all clips of a group into one split")
+    folds = _deal([e for e in entries if e.group not in fixed], data)
 
-    def split(entry: Entry) -> str:
-        if entry.group in given:
-            return entry.split or given[entry.group]
+    def split_of(entry: Entry) -> str:
+        if entry.group in fixed:
+            return entry.split or fixed[entry.group]
         turn = (folds[entry.group] - data.fold) % data.folds
         return "val" if turn < data.val_folds else "test" if turn < data.val_folds + data.left_for_test else "train"
 
-    placed = [replace(e, split=split(e)) for e in entries]
-    return [e for e in placed if e.split == "train" or (e.label and e.trusted)]
+    placed = [replace(e, split=split_of(e)) for e in entries]
+    return [e for e in placed if e.split == "train" or (e.label and e.trusted)]  # judged by true labels alone
 
 
 def _deal(entries: Sequence[Entry], data: FoldSplit) -> dict[str, int]:
+    """Return the fold of each group."""
     members: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         members[entry.group].append(entry)
@@ -95,13 +103,13 @@ def _deal(entries: Sequence[Entry], data: FoldSplit) -> dict[str, int]:
 def _cost(
     filled: Sequence[dict[str, int]], load: Sequence[int], labels: Sequence[str], seed: int, fold: int
 ) -> tuple[int, int, int]:
-    """How little a group is wanted in a fold: clips of its classes there, clips there, then chance."""
+    """Return the sort key of a fold for a group: its clips of the group's classes, all its clips, then chance."""
     chance = int(bits(seed, Stream.FOLD_TIES, fold).item() >> 40)
     return sum(filled[fold][label] for label in labels), load[fold], chance
 
 
 def copies_across(entries: Sequence[Entry], files: Mapping[str, str]) -> list[list[str]]:
-    """Sets of paths with the same content in more than one split. `files`: path -> "size:sha256", from the lock."""
+    """Find sets of paths with the same content in several splits. `files`: path -> "size:sha256", from the lock."""
     rows: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         rows[files.get(entry.path, entry.path)].append(entry)
@@ -109,9 +117,9 @@ def copies_across(entries: Sequence[Entry], files: Mapping[str, str]) -> list[li
 
 
 def require_classes(entries: Sequence[Entry], classes: Sequence[str]) -> None:
-    """Raises DataError naming the classes that have no training clip."""
-    there = {e.label for e in entries if e.split == "train"}
-    missing = [name for name in classes if name not in there]
+    """Raise DataError naming the classes that have no training clip."""
+    trained = {e.label for e in entries if e.split == "train"}
+    missing = [name for name in classes if name not in trained]
     if missing:
         hint = "add clips or groups, or change data.folds or data.seed"
         raise DataError(f"no training clip of class {', '.join(missing)}", hint=hint)

@@ -1,4 +1,4 @@
-"""MixUp and CutMix of a batch, and its strong view, drawn by (seed, epoch, step): what comes after the views.
+"""MixUp and CutMix of a batch, and its strong view. They follow the views and are drawn by (seed, epoch, step).
 
 Shape legend: B clips, 3 = RGB, T frames, H, W pixels.
 """
@@ -20,9 +20,9 @@ from stagedkd.spec.schema import Augment, Input
 class Batch:
     """Clips in 0..1 and their labels (-1: none).
 
-    Of several processes that share a training, each has its local clips and the labels of the whole batch. `rows_B`
-    are the places of the clips among the training clips; `posterior_BN` and `accepted_B` are the refined labels, where
-    there are any. In a mixed batch, a fraction 1 - `fraction` of each clip, and so of its label, is that of the clip at
+    If several processes do one training, each has its local clips and the labels of the whole batch. `rows_B` are the
+    rows of the clips among the training clips; `posterior_BN` and `accepted_B` are the refined labels, if there are
+    any. In a mixed batch, the part 1 - `fraction` of each clip, and therefore of its label, comes from the clip at
     `order_B`.
     """
 
@@ -36,28 +36,28 @@ class Batch:
     _views: dict[Input | None, Tensor] = field(default_factory=dict["Input | None", Tensor], init=False, repr=False)
 
     def view(self, wanted: Input | None) -> Tensor:
-        """The clips as the input of a network, normalised; networks with equal inputs share one tensor."""
+        """Return the clips as the normalised input of a network; networks with equal inputs use one tensor."""
         if wanted not in self._views:
             self._views[wanted] = as_input(self.clip_B3THW, wanted)
         return self._views[wanted]
 
 
 def as_input(clip_B3THW: Tensor, wanted: Input | None) -> Tensor:
-    """Clips in 0..1 as the input of a network; channels last on CUDA, which tensor cores want."""
+    """Turn clips in 0..1 into the input of a network; channels last on CUDA, the layout of tensor cores."""
     view = fit_input(clip_B3THW, wanted)
     return view.contiguous(memory_format=torch.channels_last_3d) if view.device.type == "cuda" else view
 
 
 def mix(batch: Batch, augment: Augment, seed: int, epoch: int, step: int) -> Batch:
-    """Mix each clip with another of the batch: MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019), one fraction
-    for the whole batch, the same box in all frames."""
+    """Mix each clip with another of the batch: MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019), with one
+    fraction for the whole batch and the same box in all frames."""
     chosen = [a for a in (("mixup", augment.mixup), ("cutmix", augment.cutmix)) if a[1] > 0]
     clip = batch.clip_B3THW
     if not chosen or len(clip) < 2:
         return batch
     draw = uniform(seed, Stream.MIX, epoch, step, np.arange(3)).tolist()
     kind, alpha = chosen[int(draw[0] * len(chosen))]
-    dice = np.random.default_rng(int(bits(seed, Stream.MIX_SHARE, epoch, step).item()))
+    dice = np.random.default_rng(int(bits(seed, Stream.MIX_FRACTION, epoch, step).item()))
     fraction = float(dice.beta(alpha, alpha))
     order = torch.from_numpy(permutation(len(clip), seed, Stream.MIX_ORDER, epoch, step)).to(clip.device)
     if kind == "mixup":
@@ -73,12 +73,12 @@ def mix(batch: Batch, augment: Augment, seed: int, epoch: int, step: int) -> Bat
 
 
 def strong_view(clip_B3THW: Tensor, seed: int, epoch: int, step: int, first: int = 0, whole: int = 0) -> Tensor:
-    """The clips once more, changed strongly, as FixMatch wants it: brightness, contrast and saturation by up to a half,
-    then a grey square of half the side cut out, the same in all frames (our choice after Cubuk et al. 2020 and DeVries
+    """Return the strong view of the clips for FixMatch: brightness, contrast and saturation change by up to a half, and
+    a grey square of half the side replaces the same place in all frames (our choice after Cubuk et al. 2020 and DeVries
     & Taylor 2017).
 
     Args:
-        first, whole: where these clips begin in the batch, and its size, if they are a part of one.
+        first, whole: if the clips are a part of a batch, the index of the first one in it and the size of the batch.
     """
     whole, (height, width) = whole or len(clip_B3THW), clip_B3THW.shape[-2:]
     dice = uniform(seed, Stream.STRONG_VIEW, epoch, step, np.arange(whole * 5)).reshape(5, whole)

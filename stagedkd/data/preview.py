@@ -1,4 +1,4 @@
-"""Pictures of a data set: a contact sheet, and an animation of each class, with labels and augmentations."""
+"""Draw pictures of a data set: a contact sheet, and an animation of each class, with labels and augmentations."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 Pixels = npt.NDArray[np.uint8]
-CELL, GAP, LINE = 96, 4, 18  # pixels: the least side of a picture, between pictures, of a line of text
+CELL, GAP, LINE = 96, 4, 18  # pixels: least side of a picture, gap between pictures, height of a line of text
 COLUMNS = 6
 INK, PAPER, GREY = (20, 20, 20), (255, 255, 255), (110, 110, 110)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A clip to be shown: its class, what else is said of it, and its frames (T, S, S, 3) as they are and augmented."""
+class PreviewClip:
+    """A clip of a preview: its class, a text about its label, and its frames (T, S, S, 3), original and augmented."""
 
     label: str
     text: str
@@ -26,15 +26,15 @@ class Shown:
     augmented: Pixels
 
 
-def contact_sheet(clips: Sequence[Shown], path: Path, title: str) -> None:
-    """A row for each clip: frames evenly over its time, as they are and, to the right, augmented."""
+def contact_sheet(clips: Sequence[PreviewClip], path: Path, title: str) -> None:
+    """Draw a row for each clip: frames evenly spaced in time, on the left original, on the right augmented."""
     cell = _cell(clips)
     count = min(COLUMNS, len(clips[0].plain))
     half = count * (cell + GAP)
     page = Image.new("RGB", (2 * half + 5 * GAP, 2 * LINE + len(clips) * (LINE + cell + 2 * GAP) + GAP), PAPER)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(13)
     draw.text((GAP, GAP), title, INK, font)
-    draw.text((GAP, LINE), "as they are", GREY, font)
+    draw.text((GAP, LINE), "original", GREY, font)
     draw.text((half + 4 * GAP, LINE), "augmented, as a network sees them in training", GREY, font)
     top = 2 * LINE + GAP
     for clip in clips:
@@ -48,26 +48,26 @@ def contact_sheet(clips: Sequence[Shown], path: Path, title: str) -> None:
     page.save(path)
 
 
-def animation(clips: Sequence[Shown], path: Path, fps: float) -> None:
-    """The clips of one class side by side, augmented ones below, as an endless WebP."""
+def animation(clips: Sequence[PreviewClip], path: Path, fps: float) -> None:
+    """Draw the clips of one class side by side, the augmented ones below, as an endlessly repeated WebP."""
     cell = _cell(clips)
     frames = max(len(clip.plain) for clip in clips)
     pages: list[Image.Image] = []
     font = ImageFont.load_default(13)
-    for number in range(frames):
+    for index in range(frames):
         page = Image.new("RGB", (len(clips) * (cell + GAP) + GAP, 2 * (cell + GAP) + LINE + GAP), PAPER)
         draw = ImageDraw.Draw(page)
         draw.text((GAP, 1), f"{clips[0].label}   below: augmented", INK, font)
         for column, clip in enumerate(clips):
             left = GAP + column * (cell + GAP)
-            page.paste(_scaled(clip.plain[number % len(clip.plain)], cell), (left, LINE))
-            page.paste(_scaled(clip.augmented[number % len(clip.augmented)], cell), (left, LINE + cell + GAP))
+            page.paste(_scaled(clip.plain[index % len(clip.plain)], cell), (left, LINE))
+            page.paste(_scaled(clip.augmented[index % len(clip.augmented)], cell), (left, LINE + cell + GAP))
         pages.append(page)
     pages[0].save(path, save_all=True, append_images=pages[1:], duration=round(1000 / fps), loop=0, quality=85)
 
 
-def _cell(clips: Sequence[Shown]) -> int:
-    """Small pictures are shown enlarged by a whole number."""
+def _cell(clips: Sequence[PreviewClip]) -> int:
+    """Return the side of a drawn picture: small pictures are enlarged by a whole number."""
     size = clips[0].plain.shape[1]
     return size * max(1, -(-CELL // size))
 

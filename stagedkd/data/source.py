@@ -1,7 +1,7 @@
-"""Where a training step gets its clips: simulated, cached or streamed, behind the same methods.
+"""The clips of a training step: simulated, read from the cache or streamed from files, behind the same methods.
 
-`load` is host work for any thread, `finish` is device work for the training thread; together they are a pure function
-of the views, so neither the batch, its order nor the number of workers changes a pixel.
+`load` runs on the host, in any thread; `finish` runs on the device, in the training thread. Together they are a pure
+function of the views, so neither the batch, nor its order, nor the number of workers changes a pixel.
 
 Shape legend: B clips, 3 = RGB, T frames, H, W pixels, S the size of the view.
 """
@@ -25,83 +25,83 @@ from stagedkd.data.views import Video, View, apply_view, eval_views, train_view
 from stagedkd.errors import DataError
 from stagedkd.spec.schema import Augment, Clip, Simulated
 
-KEEP_BYTES = 1 << 29  # rendered clips kept in memory, uint8: rendering once is cheaper than once an epoch
-Numbers = npt.NDArray[np.int64]
+RENDER_CACHE_BYTES = 1 << 29  # uint8 clips kept in memory: rendering them once is cheaper than in every epoch
+Indices = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 
 class Reader(Protocol):
-    """Frames of a video by number: a `ClipCache`, or the file itself."""
+    """Reads frames of a video: a `ClipCache`, or the file itself."""
 
-    def frames(self, path: str, numbers: Sequence[int] | Numbers | None = None) -> npt.NDArray[np.uint8]:
-        """uint8 (T, H, W, 3)."""
+    def frames(self, path: str, frame_indices: Sequence[int] | Indices | None = None) -> npt.NDArray[np.uint8]:
+        """Return the frames with these indices (None: all of them), uint8 (T, H, W, 3)."""
         ...
 
 
 class ClipSource(Protocol):
-    """Clips by number."""
+    """Gives the pixels of clips, which are named by their ids."""
 
-    loads: bool  # whether `load` is worth a thread of its own
+    loads: bool  # whether `load` does enough work to need threads
 
-    def train_view(self, number: int, augment: Augment, seed: int, epoch: int) -> View:
-        """The random view of a clip in an epoch."""
+    def train_view(self, clip_id: int, augment: Augment, seed: int, epoch: int) -> View:
+        """Return the random view of a clip in an epoch."""
         ...
 
-    def load(self, numbers: Sequence[int], views: Sequence[View]) -> list[Tensor]:
-        """The frames of the views on the host: uint8 (T, 3, H, W) each."""
+    def load(self, clip_ids: Sequence[int], views: Sequence[View]) -> list[Tensor]:
+        """Load the frames of the views on the host, uint8 (T, 3, H, W) each."""
         ...
 
-    def finish(self, numbers: Sequence[int], views: Sequence[View], loaded: Sequence[Tensor]) -> Tensor:
-        """The views on the device: float32 (B, 3, T, S, S) in 0..1."""
+    def finish(self, clip_ids: Sequence[int], views: Sequence[View], loaded: Sequence[Tensor]) -> Tensor:
+        """Apply the views on the device: float32 (B, 3, T, S, S) in 0..1."""
         ...
 
-    def views(self, numbers: Sequence[int], clips: int, crops: Literal[1, 3]) -> list[Tensor]:
-        """Fixed views for evaluation, each as `finish` gives them."""
+    def views(self, clip_ids: Sequence[int], clips: int, crops: Literal[1, 3]) -> list[Tensor]:
+        """Return the fixed views for evaluation, one tensor a view, each as `finish` returns it."""
         ...
 
 
 class SimulatedClips:
-    """Clips of a simulator, rendered on the device. `splits[number]` says how a clip looks."""
+    """Clips of a simulator, rendered on the device. `splits[clip_id]` decides how a clip looks."""
 
     loads = False
 
     def __init__(self, data: Simulated, splits: Sequence[str], clip: Clip, device: torch.device) -> None:
         self.data, self.splits, self.clip, self.device = data, splits, clip, device
-        self.kept: dict[int, Tensor] = {}
-        self.room = KEEP_BYTES // (3 * clip.frames * clip.size**2)
+        self.cached: dict[int, Tensor] = {}
+        self.capacity = RENDER_CACHE_BYTES // (3 * clip.frames * clip.size**2)
 
-    def train_view(self, number: int, augment: Augment, seed: int, epoch: int) -> View:
+    def train_view(self, clip_id: int, augment: Augment, seed: int, epoch: int) -> View:
         plain = Clip(frames=self.clip.frames, size=self.clip.size)
-        return train_view(plain, augment, seed, epoch, number, Video(plain.frames, plain.size, plain.size))
+        return train_view(plain, augment, seed, epoch, clip_id, Video(plain.frames, plain.size, plain.size))
 
-    def load(self, numbers: Sequence[int], views: Sequence[View]) -> list[Tensor]:
+    def load(self, clip_ids: Sequence[int], views: Sequence[View]) -> list[Tensor]:
         return []
 
-    def finish(self, numbers: Sequence[int], views: Sequence[View], loaded: Sequence[Tensor]) -> Tensor:
-        size, pictures = self.clip.size, self._rendered(numbers)
+    def finish(self, clip_ids: Sequence[int], views: Sequence[View], loaded: Sequence[Tensor]) -> Tensor:
+        size, pictures = self.clip.size, self._render(clip_ids)
         if all(view.is_plain(size) for view in views):
             return torch.stack(pictures).to(torch.float32) / 255
         return torch.stack([apply_view(p.transpose(0, 1), view, size) for p, view in zip(pictures, views, strict=True)])
 
-    def views(self, numbers: Sequence[int], clips: int, crops: Literal[1, 3]) -> list[Tensor]:
-        return [torch.stack(self._rendered(numbers)).to(torch.float32) / 255]
+    def views(self, clip_ids: Sequence[int], clips: int, crops: Literal[1, 3]) -> list[Tensor]:
+        return [torch.stack(self._render(clip_ids)).to(torch.float32) / 255]
 
-    def _rendered(self, numbers: Sequence[int]) -> list[Tensor]:
-        """uint8 (3, T, H, W) each."""
-        missing = [n for n in dict.fromkeys(numbers) if n not in self.kept]
+    def _render(self, clip_ids: Sequence[int]) -> list[Tensor]:
+        """Return the clips, uint8 (3, T, H, W) each; render those that are not in memory yet."""
+        missing = [i for i in dict.fromkeys(clip_ids) if i not in self.cached]
         fresh: dict[int, Tensor] = {}
-        for split in sorted({self.splits[n] for n in missing}):
-            members = [n for n in missing if self.splits[n] == split]
-            made = render(np.array(members), self.data, split, self.clip.frames, self.clip.size, self.device)
-            fresh |= dict(zip(members, made, strict=True))
-        for number, picture in fresh.items():
-            if len(self.kept) < self.room:
-                self.kept[number] = picture.clone()
-        return [fresh[n] if n in fresh else self.kept[n] for n in numbers]
+        for split in sorted({self.splits[i] for i in missing}):
+            members = [i for i in missing if self.splits[i] == split]
+            rendered = render(np.array(members), self.data, split, self.clip.frames, self.clip.size, self.device)
+            fresh |= dict(zip(members, rendered, strict=True))
+        for clip_id, picture in fresh.items():
+            if len(self.cached) < self.capacity:
+                self.cached[clip_id] = picture.clone()
+        return [fresh[i] if i in fresh else self.cached[i] for i in clip_ids]
 
 
 class VideoClips:
-    """Clips of real videos. `paths[number]` is the path of a clip, `videos[number]` what its views are drawn from."""
+    """Clips of real videos. `paths[clip_id]` is the path of a clip; its views are drawn from `videos[clip_id]`."""
 
     loads = True
 
@@ -110,52 +110,57 @@ class VideoClips:
     ) -> None:
         self.reader, self.paths, self.videos, self.clip, self.device = reader, paths, videos, clip, device
 
-    def train_view(self, number: int, augment: Augment, seed: int, epoch: int) -> View:
-        return train_view(self.clip, augment, seed, epoch, number, self.videos[number])
+    def train_view(self, clip_id: int, augment: Augment, seed: int, epoch: int) -> View:
+        return train_view(self.clip, augment, seed, epoch, clip_id, self.videos[clip_id])
 
-    def load(self, numbers: Sequence[int], views: Sequence[View]) -> list[Tensor]:
-        return [self._picked(number, view.frames) for number, view in zip(numbers, views, strict=True)]
+    def load(self, clip_ids: Sequence[int], views: Sequence[View]) -> list[Tensor]:
+        return [self._read(clip_id, view.frames) for clip_id, view in zip(clip_ids, views, strict=True)]
 
-    def finish(self, numbers: Sequence[int], views: Sequence[View], loaded: Sequence[Tensor]) -> Tensor:
+    def finish(self, clip_ids: Sequence[int], views: Sequence[View], loaded: Sequence[Tensor]) -> Tensor:
         pairs = zip(loaded, views, strict=True)
         size = self.clip.size
         return torch.stack([apply_view(f.to(self.device, non_blocking=True), view, size) for f, view in pairs])
 
-    def views(self, numbers: Sequence[int], clips: int, crops: Literal[1, 3]) -> list[Tensor]:
+    def views(self, clip_ids: Sequence[int], clips: int, crops: Literal[1, 3]) -> list[Tensor]:
         rows: list[list[Tensor]] = []
-        for number in numbers:
-            found = eval_views(self.clip, clips, crops, self.videos[number])
-            wanted = np.unique(np.concatenate([view.frames for view in found]))  # each frame is read once
-            frames = self._picked(number, wanted).to(self.device)
-            places = [torch.from_numpy(np.searchsorted(wanted, v.frames)).to(self.device) for v in found]
-            rows.append([apply_view(frames[at], v, self.clip.size) for at, v in zip(places, found, strict=True)])
+        for clip_id in clip_ids:
+            views = eval_views(self.clip, clips, crops, self.videos[clip_id])
+            needed = np.unique(np.concatenate([view.frames for view in views]))  # each frame is read once
+            frames = self._read(clip_id, needed).to(self.device)
+            places = [torch.from_numpy(np.searchsorted(needed, v.frames)).to(self.device) for v in views]
+            rows.append([apply_view(frames[at], v, self.clip.size) for at, v in zip(places, views, strict=True)])
         return [torch.stack(column) for column in zip(*rows, strict=True)]
 
-    def _picked(self, number: int, frames: Numbers) -> Tensor:
-        read = torch.from_numpy(self.reader.frames(self.paths[number], frames)).permute(0, 3, 1, 2)
-        return read.pin_memory() if self.device.type == "cuda" else read
+    def _read(self, clip_id: int, frame_indices: Indices) -> Tensor:
+        frames_T3HW = torch.from_numpy(self.reader.frames(self.paths[clip_id], frame_indices)).permute(0, 3, 1, 2)
+        return frames_T3HW.pin_memory() if self.device.type == "cuda" else frames_T3HW
 
 
 class VideoFiles:
-    """Reads videos from their files, each time anew: the pixels of a raw cache, without its space."""
+    """Decodes videos from their files at every call: the pixels of a raw cache, without its disk space."""
 
     def __init__(self, root: Path, shorter_side: int) -> None:
         self.root, self.shorter_side = root, shorter_side
 
-    def frames(self, path: str, numbers: Sequence[int] | Numbers | None = None) -> npt.NDArray[np.uint8]:
-        """uint8 (T, H, W, 3). Raises DataError: the file has fewer frames than when it was indexed."""
-        if numbers is None:
+    def frames(self, path: str, frame_indices: Sequence[int] | Indices | None = None) -> npt.NDArray[np.uint8]:
+        """Return the frames with these indices (None: all of them), uint8 (T, H, W, 3).
+
+        Raises:
+            DataError: the file has fewer frames than when it was indexed.
+        """
+        if frame_indices is None:
             return decode(self.root / path, self.shorter_side).frames_THWC
-        wanted = np.unique(np.asarray(numbers))
-        found = decode(self.root / path, self.shorter_side, set(wanted.tolist()))
-        if len(found.frames_THWC) < len(wanted):
-            why = found.fault or f"{found.footage.frames} frames are left"
-            raise DataError(f"{self.root / path} has changed: {why}", hint="restore it, or: stagedkd lock SPEC")
-        return found.frames_THWC[np.searchsorted(wanted, np.asarray(numbers))]
+        needed = np.unique(np.asarray(frame_indices))
+        decoded = decode(self.root / path, self.shorter_side, set(needed.tolist()))
+        if len(decoded.frames_THWC) < len(needed):
+            why = decoded.fault or f"only {decoded.footage.frames} frames are left"
+            hint = "restore the file, or accept it as it is: stagedkd lock SPEC"
+            raise DataError(f"{self.root / path} has changed: {why}", hint=hint)
+        return decoded.frames_THWC[np.searchsorted(needed, np.asarray(frame_indices))]
 
 
 def ahead(jobs: Iterator[Callable[[], T]], workers: int) -> Generator[T]:
-    """Results of jobs in their order, computed by `workers` threads a little ahead of whoever takes them."""
+    """Yield the results of jobs in their order; `workers` threads compute them a little ahead of the consumer."""
     with ThreadPoolExecutor(workers) as pool:
         queue = [pool.submit(job) for job in islice(jobs, workers + 1)]
         try:
@@ -169,7 +174,7 @@ def ahead(jobs: Iterator[Callable[[], T]], workers: int) -> Generator[T]:
 
 
 def videos_of(table: Mapping[str, Sequence[Any]], clip: Clip) -> list[Video]:
-    """What views are drawn from, for each row of clips.parquet: the sizes are those of the scaled frames."""
+    """Return the video of each row of clips.parquet, from which its views are drawn; sizes are of scaled frames."""
     rows = zip(table["frames"], table["height"], table["width"], table["times"], strict=True)
     timed = clip.sampling == "time"
     return [Video(n, *scaled(h, w, clip.shorter_side), tuple(t) if timed else ()) for n, h, w, t in rows]

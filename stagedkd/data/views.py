@@ -1,6 +1,6 @@
-"""Views: which frames and pixels of a clip a network sees, as a function of (seed, epoch, index) alone.
+"""Views: the frames and pixels of a clip that a network sees, as a function of (seed, epoch, clip id) alone.
 
-Parameters are drawn on the host; crops and colours are applied on the device with torchvision's functionals.
+The parameters of a view are drawn on the host; torchvision's functionals apply crops and colours on the device.
 
 Shape legend: B clips, 3 = RGB, T frames, H, W pixels.
 """
@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as tv
 from stagedkd.data.draws import Stream, uniform
 from stagedkd.spec.schema import Augment, Clip, Input
 
-STATISTICS = {  # mean and deviation of the channels, as the weights of others expect them
+STATISTICS = {  # mean and standard deviation of the channels, as published weights expect them
     "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -31,8 +31,8 @@ STATISTICS = {  # mean and deviation of the channels, as the weights of others e
 
 @dataclass(frozen=True)
 class Video:
-    """What a view is drawn from: frames, height and width in pixels, and the time of each frame in seconds, which is
-    wanted under `sampling: time` alone."""
+    """What a view is drawn from: the number of frames, height and width in pixels, and the time of each frame in
+    seconds, which only `sampling: time` needs."""
 
     frames: int
     height: int
@@ -42,8 +42,8 @@ class Video:
 
 @dataclass(frozen=True)
 class View:
-    """Frame numbers, crop box (top, left, height, width; in pixels), mirror, factors of brightness, contrast and
-    saturation, and turns of the hue."""
+    """The frame indices of a view, its crop box (top, left, height, width; in pixels), whether it is mirrored, its
+    factors of brightness, contrast and saturation, and the rotation of its hue (in turns)."""
 
     frames: npt.NDArray[np.int64]
     box: tuple[int, int, int, int]
@@ -54,40 +54,42 @@ class View:
     hue: float = 0.0
 
     def is_plain(self, size: int) -> bool:
-        """Whether a picture of `size` is left as it is."""
+        """Return whether the view leaves a picture of `size` x `size` pixels unchanged."""
         factors = (self.brightness, self.contrast, self.saturation)
         return self.box == (0, 0, size, size) and not self.flip and factors == (1, 1, 1) and self.hue == 0
 
 
-def train_view(clip: Clip, augment: Augment, seed: int, epoch: int, index: int, video: Video) -> View:
-    """The random view of a clip in an epoch: when, where, mirrored or not, and in which colours."""
-    draw = uniform(seed, Stream.VIEW, epoch, index, np.arange(11)).tolist()
+def train_view(clip: Clip, augment: Augment, seed: int, epoch: int, clip_id: int, video: Video) -> View:
+    """Draw the view of a clip in an epoch: its frames, its crop, whether it is mirrored, and its colours."""
+    draw = uniform(seed, Stream.VIEW, epoch, clip_id, np.arange(11)).tolist()
     tempo = 1 + augment.tempo * (2 * draw[10] - 1)
     if clip.sampler == "segments":
-        places = _in_segments(clip, video, uniform(seed, Stream.SEGMENTS, epoch, index, np.arange(clip.frames)))
+        places = _in_segments(clip, video, uniform(seed, Stream.SEGMENTS, epoch, clip_id, np.arange(clip.frames)))
     else:
         room = max(0.0, _length(clip, video) - ((clip.frames - 1) * clip.stride * tempo + 1))
         start = int(draw[0] * (int(room) + 1)) if clip.sampling == "count" else draw[0] * room
         places = start + np.arange(clip.frames) * clip.stride * tempo
-    light, contrast, saturation = (1 + augment.jitter * (2 * d - 1) for d in draw[5:8])
+    brightness, contrast, saturation = (1 + augment.jitter * (2 * d - 1) for d in draw[5:8])
     flip = draw[4] < (augment.flip or 0.0)
     hue = augment.hue * (2 * draw[8] - 1)
-    box = _crop(augment, video, draw)
-    return View(_frames_at(clip, video, places), box, flip, light, contrast, saturation, hue)
+    box = _draw_crop(augment, video, draw)
+    return View(_frames_at(clip, video, places), box, flip, brightness, contrast, saturation, hue)
 
 
-def _crop(augment: Augment, video: Video, draw: Sequence[float]) -> tuple[int, int, int, int]:
+def _draw_crop(augment: Augment, video: Video, draw: Sequence[float]) -> tuple[int, int, int, int]:
+    """Return the crop box: top, left, height and width in pixels."""
     side = min(video.height, video.width)
     if augment.crop < 1:
         side *= (augment.crop + (1 - augment.crop) * draw[1]) ** 0.5
-    stretch = math.exp((draw[9] - 0.5) * math.log(augment.ratio)) if augment.crop < 1 else 1.0  # root of the ratio
+    # stretch is the root of the aspect ratio
+    stretch = math.exp((draw[9] - 0.5) * math.log(augment.ratio)) if augment.crop < 1 else 1.0
     tall, wide = (max(1, round(side / stretch)), max(1, round(side * stretch)))
     tall, wide = min(video.height, tall), min(video.width, wide)
     return int(draw[2] * (video.height - tall + 1)), int(draw[3] * (video.width - wide + 1)), tall, wide
 
 
 def eval_views(clip: Clip, clips: int, crops: Literal[1, 3], video: Video) -> list[View]:
-    """`clips` x `crops` views: evenly in time, squares along the longer side (one: the centre)."""
+    """Return `clips` x `crops` views: evenly spaced in time, squares along the longer side (one crop: the centre)."""
     side = min(video.height, video.width)
     rows: list[npt.NDArray[np.float64]]
     if clip.sampler == "segments":
@@ -105,7 +107,7 @@ def eval_views(clip: Clip, clips: int, crops: Literal[1, 3], video: Video) -> li
 
 
 def _length(clip: Clip, video: Video) -> float:
-    """How long a video is in frames, or in ticks of `clip.rate`."""
+    """Return the length of a video, in frames or in ticks of `clip.rate`."""
     if clip.sampling == "count":
         return video.frames
     assert clip.rate is not None
@@ -113,18 +115,18 @@ def _length(clip: Clip, video: Video) -> float:
 
 
 def _seconds(video: Video) -> float:
-    """To the end of the last frame, which is taken to last as long as the others do on average."""
-    shown = video.times[-1] - video.times[0]
-    return shown * video.frames / max(1, video.frames - 1) if shown > 0 else 1.0
+    """Return the duration of a video; the last frame is taken to last as long as the others do on average."""
+    between = video.times[-1] - video.times[0]
+    return between * video.frames / max(1, video.frames - 1) if between > 0 else 1.0
 
 
 def _in_segments(clip: Clip, video: Video, inside: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """One place in each of `frames` equal parts; `inside` (T,) in [0, 1) says where in the part."""
+    """Return one place in each of `clip.frames` equal parts; `inside` (T,) in [0, 1) is the position in the part."""
     return (np.arange(clip.frames) + inside) * (_length(clip, video) / clip.frames)
 
 
 def _frames_at(clip: Clip, video: Video, places: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Frame numbers at places; beyond the end a clip loops, or stays at its last frame (`short: pad`)."""
+    """Return the frame indices at places; beyond its end a clip loops, or stays at its last frame (`short: pad`)."""
     length = _length(clip, video)
     places = np.minimum(places, length - 1e-6) if clip.short == "pad" else np.mod(places, length)
     if clip.sampling == "count":
@@ -135,7 +137,7 @@ def _frames_at(clip: Clip, video: Video, places: npt.NDArray[np.float64]) -> npt
 
 
 def apply_view(frames_T3HW: Tensor, view: View, size: int) -> Tensor:
-    """Crop, mirror and colour uint8 frames that were already picked.
+    """Crop, mirror and colour the uint8 frames of a view.
 
     Returns:
         float32 (3, T, size, size), values in 0..1.
@@ -159,19 +161,20 @@ def apply_view(frames_T3HW: Tensor, view: View, size: int) -> Tensor:
     return picture.transpose(0, 1)
 
 
-def fit_input(clip_B3THW: Tensor, made: Input | None) -> Tensor:
-    """What a network makes of the shared view: its frames, its size, its normalisation.
+def fit_input(clip_B3THW: Tensor, wanted: Input | None) -> Tensor:
+    """Turn the shared view into the input of one network: its frames, its size, its normalisation.
 
     Args:
         clip_B3THW: float32 in 0..1.
+        wanted: the network's `input` section; None takes the defaults.
     """
-    made = made or Input()
+    wanted = wanted or Input()
     _, _, frames, height, _ = clip_B3THW.shape
-    if made.frames and made.frames != frames:
-        taken = torch.arange(made.frames, device=clip_B3THW.device) * 2 + 1
-        clip_B3THW = clip_B3THW[:, :, taken * frames // (2 * made.frames)]
-    if made.size and made.size != height:
-        flat = tv.resize(clip_B3THW.transpose(1, 2).flatten(0, 1), [made.size, made.size], antialias=True)
+    if wanted.frames and wanted.frames != frames:
+        odd = torch.arange(wanted.frames, device=clip_B3THW.device) * 2 + 1  # the middles of equal parts
+        clip_B3THW = clip_B3THW[:, :, odd * frames // (2 * wanted.frames)]
+    if wanted.size and wanted.size != height:
+        flat = tv.resize(clip_B3THW.transpose(1, 2).flatten(0, 1), [wanted.size, wanted.size], antialias=True)
         clip_B3THW = flat.unflatten(0, (len(clip_B3THW), -1)).transpose(1, 2)
-    mean, std = (clip_B3THW.new_tensor(v).view(1, 3, 1, 1, 1) for v in STATISTICS[made.normalize])
+    mean, std = (clip_B3THW.new_tensor(v).view(1, 3, 1, 1, 1) for v in STATISTICS[wanted.normalize])
     return (clip_B3THW - mean) / std

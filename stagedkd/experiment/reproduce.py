@@ -21,7 +21,7 @@ from stagedkd.plan.key import Key
 from stagedkd.plan.lock import Lock, data_id, read_lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import PrepareWork, Work
-from stagedkd.spec.schema import Architecture, Clip, Own, Videos
+from stagedkd.spec.schema import Architecture, Clip, FileLoss, Videos
 from stagedkd.spec.schema.networks.base import UserFiles
 from stagedkd.stages.context import Listener
 from stagedkd.stages.provenance import describe_environments, differences
@@ -234,7 +234,7 @@ def _sections(value: Any) -> Iterator[BaseModel]:
 
 def _require_own(section: BaseModel, root: Path) -> None:
     """Own code and model folders, by their digests."""
-    if isinstance(section, Own):
+    if isinstance(section, FileLoss):
         _require_code(UserFiles(section.path, section.digest, code=True), root)
     if not isinstance(section, Architecture) or section.user_files is None:
         return

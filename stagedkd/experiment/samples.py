@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stagedkd.data.preview import Shown
+from stagedkd.data.preview import PreviewClip
 from stagedkd.plan.work import DistillWork
 from stagedkd.stages.clips import open_source
 from stagedkd.stages.context import Session
@@ -18,7 +18,7 @@ from stagedkd.store.store import Artifact
 CPU = torch.device("cpu")
 
 
-def samples(session: Session, data: Artifact, labels: Artifact, count: int) -> dict[str, list[Shown]]:
+def samples(session: Session, data: Artifact, labels: Artifact, count: int) -> dict[str, list[PreviewClip]]:
     """`count` clips of each class, by class in the order of their ids; those without any are left out."""
     classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
     truth = read_table(data.file("truth.parquet"))["label"]
@@ -27,7 +27,7 @@ def samples(session: Session, data: Artifact, labels: Artifact, count: int) -> d
     source = open_source(session, data, work.clip, CPU)
     rows = zip(given["clip"], given["label"], given["origin"], strict=True)
     said = {number: _told(label, origin, classes) for number, label, origin in rows}
-    found: dict[str, list[Shown]] = {}
+    found: dict[str, list[PreviewClip]] = {}
     for i, name in enumerate(classes):
         numbers = [n for n in given["clip"] if truth[n] == i][:count]
         if not numbers:
@@ -36,7 +36,7 @@ def samples(session: Session, data: Artifact, labels: Artifact, count: int) -> d
         views = [source.train_view(n, work.augment, work.seed, 0) for n in numbers]
         augmented = source.finish(numbers, views, source.load(numbers, views))
         pictures = zip(numbers, plain, augmented, strict=True)
-        found[name] = [Shown(name, said[n], _pixels(first), _pixels(second)) for n, first, second in pictures]
+        found[name] = [PreviewClip(name, said[n], _pixels(first), _pixels(second)) for n, first, second in pictures]
     return found
 
 

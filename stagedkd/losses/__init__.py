@@ -1,6 +1,7 @@
-"""Losses: one pure function each, under the field's names, in at least float32 with autocast off; CRD has a memory.
+"""Losses: each is a pure function under its usual name, computed in at least float32 with autocast off. Only CRD, a
+module, has a memory.
 
-`FUNCTIONS` maps the losses that a spec may name, on logits and on pairs of feature maps, to their functions.
+`FUNCTIONS` maps the names of the losses in a spec that compare logits or pairs of feature maps to their functions.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from stagedkd.losses.distribution import coral, gaussian_kl, gaussian_w2, mmd, n
 from stagedkd.losses.feature import at, hint, pool_to, pool_to_common, review
 from stagedkd.losses.relation import cka, cka_distance, pkt, rkd, sp, stage_cka
 from stagedkd.losses.response import ce, dist, dkd, fixmatch, kd, logit_std, pseudo
-from stagedkd.spec.schema import PAIRED, Loss, Losses, Own
+from stagedkd.spec.schema import PAIRED, FileLoss, Loss, Losses
 from stagedkd.spec.schema.losses import LOGITS, loss_sections
 
 __all__ = [
@@ -71,11 +72,11 @@ BY_NAME = frozenset({"ce", "pseudo", "fixmatch", "stage_cka", "crd"})  # train/t
 
 
 def _require_functions() -> None:
-    """Fail at import where a spec may name a loss that has no function, or the other way round."""
-    sections = {name: kind for name, kind in loss_sections().items() if kind is not Own}
+    """Raise ImportError if a loss of the spec has no function, or a function has no loss of the spec."""
+    sections = {name: kind for name, kind in loss_sections().items() if kind is not FileLoss}
     for name in sorted(sections.keys() ^ (FUNCTIONS.keys() | BY_NAME)):
         if name not in sections:
-            raise ImportError(f"the loss '{name}' is no loss of {Losses.__name__}")
+            raise ImportError(f"the loss '{name}' is not a field of {Losses.__name__}")
         general = sections[name].compares in LOGITS | PAIRED
         place = "FUNCTIONS" if general else "BY_NAME, and compute it in train/terms.py"
         raise ImportError(f"the loss '{name}' has no function: add it to {place}")

@@ -1,4 +1,4 @@
-"""Full precision inside a loss: half types are raised to float32, float64 is kept, autocast is off."""
+"""Full precision inside a loss: half types become float32, float64 stays, autocast is off."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ P = ParamSpec("P")
 
 
 def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Decorate a loss(student, ...): floating arguments, and those in lists and tuples, come in at least float32, and
-    autocast is off inside."""
+    """Decorate a loss(student, ...) so that its floating arguments, also those in lists and tuples, arrive in at least
+    float32, and autocast is off inside."""
 
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        raised = [_raise(arg) for arg in args]
+        raised = [_to_float32(arg) for arg in args]
         device = next(_tensors(args), torch.empty(0)).device.type
         with torch.autocast(device, enabled=False):
             return loss(*raised, **kwargs)  # pyright: ignore[reportCallIssue]
@@ -26,15 +26,17 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return wrapped
 
 
-def _raise(value: object) -> object:
+def _to_float32(value: object) -> object:
+    """Return half-precision tensors as float32, also inside lists and tuples, and everything else unchanged."""
     if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
         return value.float()
     if isinstance(value, list | tuple):
-        return [_raise(part) for part in cast(Iterable[object], value)]
+        return [_to_float32(part) for part in cast(Iterable[object], value)]
     return value
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield the tensors among values, also those in lists and tuples."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -42,7 +44,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from _tensors(cast(Iterable[Any], value))
 
 
-def require_equal_shapes(student: Tensor, teacher: Tensor, mend: str) -> None:
-    """Raises ValueError naming both shapes."""
+def require_equal_shapes(student: Tensor, teacher: Tensor, hint: str) -> None:
+    """Raise ValueError, which names both shapes and the hint, if the shapes differ."""
     if student.shape != teacher.shape:
-        raise ValueError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ: {mend}")
+        raise ValueError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ: {hint}")

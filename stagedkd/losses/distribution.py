@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from stagedkd.losses._precision import full_precision, require_equal_shapes
 
 EPSILON = 1e-5
-SMALLEST = 1e-4  # variance of gaussian_kl
+MIN_VARIANCE = 1e-4  # of gaussian_kl
 
 
 @full_precision
@@ -26,17 +26,17 @@ def gaussian_w2(
     gamma: float = 1.0,
     samples: Literal["auto", "positions", "batch"] = "auto",
 ) -> Tensor:
-    """Squared 2-Wasserstein distance of diagonal channel Gaussians, as the features of WKD (Lv et al. 2024).
+    """Squared 2-Wasserstein distance of diagonal channel Gaussians, the feature loss of WKD (Lv et al. 2024).
 
     gamma * ||mu_s - mu_t||^2 + ||sigma_s - sigma_t||^2, summed over channels, with sigma = sqrt(var + 1e-5) and the
     biased variance. The teacher gets no gradient.
 
     Args:
-        gamma: weight of the means; 1 is the closed form, WKD-F uses 2.
+        gamma: weight of the means; 1 is the closed form; WKD-F uses 2.
         samples: `positions`: statistics over the T*H*W positions of each clip, then the mean over clips; `batch`: one
             Gaussian over all clips and positions; `auto`: positions, unless a map is 1x1x1, then the batch.
     Raises:
-        ValueError: shapes differ, or there is one sample only, which has no variance.
+        ValueError: shapes differ, or there is only one sample, which has no variance.
     """
     require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
     axes = _axes(student_BCTHW, samples)
@@ -47,18 +47,19 @@ def gaussian_w2(
 
 
 def _axes(feat_BCTHW: Tensor, samples: str) -> tuple[int, ...]:
-    """The axes that statistics are taken over. Raises ValueError: one sample only."""
+    """Return the axes over which statistics are computed. Raises ValueError: there is only one sample."""
     positions = feat_BCTHW[0, 0].numel()
     if samples == "auto":
         samples = "positions" if positions > 1 else "batch"
     count = positions if samples == "positions" else positions * len(feat_BCTHW)
     if count < 2:
-        mend = "use samples: batch" if samples == "positions" else "use a batch of two or more"
-        raise ValueError(f"one sample has no variance (map {tuple(feat_BCTHW.shape)}, samples {samples}): {mend}")
+        hint = "use samples: batch" if samples == "positions" else "use a batch of two or more"
+        raise ValueError(f"one sample has no variance (map {tuple(feat_BCTHW.shape)}, samples {samples}): {hint}")
     return (2, 3, 4) if samples == "positions" else (0, 2, 3, 4)
 
 
 def _moments(feat_BCTHW: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation over the axes."""
     return feat_BCTHW.mean(axes), (feat_BCTHW.var(axes, correction=0) + EPSILON).sqrt()
 
 
@@ -71,16 +72,17 @@ def gaussian_kl(
 ) -> Tensor:
     """KL(teacher || student) of diagonal channel Gaussians, summed over channels (our formulation).
 
-    Biased variances, not below 1e-4: a dead channel of the teacher would make it explode. Arguments as `gaussian_w2`.
+    Variances are biased and at least 1e-4, since a dead channel of the teacher would make the loss explode. Arguments
+    as in `gaussian_w2`.
 
     Raises:
-        ValueError: shapes differ, or there is one sample only.
+        ValueError: shapes differ, or there is only one sample.
     """
     require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
     axes = _axes(student_BCTHW, samples)
-    mean_s, var_s = student_BCTHW.mean(axes), student_BCTHW.var(axes, correction=0).clamp_min(SMALLEST)
+    mean_s, var_s = student_BCTHW.mean(axes), student_BCTHW.var(axes, correction=0).clamp_min(MIN_VARIANCE)
     teacher = teacher_BCTHW.detach()
-    mean_t, var_t = teacher.mean(axes), teacher.var(axes, correction=0).clamp_min(SMALLEST)
+    mean_t, var_t = teacher.mean(axes), teacher.var(axes, correction=0).clamp_min(MIN_VARIANCE)
     divergence = 0.5 * ((var_s / var_t).log() + (var_t + (mean_t - mean_s).square()) / var_s - 1)
     return divergence.sum(-1).mean()
 
@@ -94,14 +96,14 @@ def mmd(
     samples: Literal["auto", "positions", "batch"] = "auto",
 ) -> Tensor:
     """Squared maximum mean discrepancy with a sum of RBF kernels (Gretton et al. 2012), as a paired U-statistic: i != j
-    in all three terms, so that equal features give zero. It may be slightly negative.
+    in all three terms, so that equal features give zero. The loss may be slightly negative.
 
     Args:
-        bandwidths: of the kernels, in units of the mean squared distance of all features, which gets no gradient.
+        bandwidths: of the kernels, in units of the mean squared distance between all features, which gets no gradient.
         samples: `positions`: the T*H*W positions of each clip, then the mean over clips; `batch`: the clips' mean
             features; `auto`: positions, unless a map is 1x1x1.
     Raises:
-        ValueError: shapes differ, or there is one sample only.
+        ValueError: shapes differ, or there is only one sample.
     """
     require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
     student, teacher = (_sampled(feat, samples) for feat in (student_BCTHW, teacher_BCTHW.detach()))
@@ -115,7 +117,7 @@ def mmd(
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """Squared distances (K, n, n) of two rows of samples (K, n, C)."""
+    """Return the squared distances (K, n, n) between two sets of samples (K, n, C)."""
     return (x[:, :, None] - y[:, None]).square().sum(-1)
 
 
@@ -142,27 +144,28 @@ def coral(student_BCTHW: Tensor, teacher_BCTHW: Tensor, *, shrinkage: float = 0.
     """Deep CORAL, Sun & Saenko 2016: ||C_s - C_t||_F^2 / (4 C^2) of the covariances over all positions of the batch,
     and the squared difference of the means over C (our addition).
 
-    Where there are no more samples than channels, covariances are shrunk towards the mean of their diagonal.
+    If there are no more samples than channels, covariances are shrunk towards the mean of their diagonal.
 
     Raises:
-        ValueError: shapes differ, or there is one sample only.
+        ValueError: shapes differ, or there is only one sample.
     """
     require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
     student, teacher = (f.transpose(0, 1).flatten(1) for f in (student_BCTHW, teacher_BCTHW.detach()))
     channels, count = student.shape
     if count < 2:
         raise ValueError("one sample has no covariance: use a batch of two or more")
-    share = shrinkage if count <= channels else 0.0
-    difference = _covariance(student, share) - _covariance(teacher, share)
+    shrink = shrinkage if count <= channels else 0.0
+    difference = _covariance(student, shrink) - _covariance(teacher, shrink)
     means = (student.mean(1) - teacher.mean(1)).square().mean()
     return difference.square().sum() / (4 * channels**2) + means
 
 
-def _covariance(samples_Cn: Tensor, share: float) -> Tensor:
+def _covariance(samples_Cn: Tensor, shrink: float) -> Tensor:
+    """Return the covariance (C, C), of which the fraction `shrink` is the mean of its diagonal."""
     centred = samples_Cn - samples_Cn.mean(1, keepdim=True)
-    found = centred @ centred.T / (samples_Cn.shape[1] - 1)
-    middle = found.diagonal().mean() * torch.eye(len(found), dtype=found.dtype, device=found.device)
-    return (1 - share) * found + share * middle
+    raw = centred @ centred.T / (samples_Cn.shape[1] - 1)
+    target = raw.diagonal().mean() * torch.eye(len(raw), dtype=raw.dtype, device=raw.device)
+    return (1 - shrink) * raw + shrink * target
 
 
 @full_precision
@@ -174,10 +177,10 @@ def sliced_w2(
     samples: Literal["auto", "positions", "batch"] = "auto",
 ) -> Tensor:
     """Squared sliced 2-Wasserstein distance (Bonneel et al. 2015): mean over unit directions of the squared difference
-    of sorted projections. Arguments as `mmd`.
+    of sorted projections. `samples` as in `mmd`.
 
     Args:
-        directions: how many to draw, from torch's generator; or unit vectors (P, C).
+        directions: how many to draw from torch's generator, or unit vectors (P, C).
     Raises:
         ValueError: shapes differ.
     """
@@ -191,12 +194,13 @@ def sliced_w2(
 
 
 def _sampled(feat_BCTHW: Tensor, samples: str) -> Tensor:
-    """Samples (K, n, C): the positions of each clip, or one row of the clips' mean features."""
+    """Return samples (K, n, C): the positions of each clip, or one set of the clips' mean features."""
     positions = feat_BCTHW[0, 0].numel()
     if samples == "positions" or (samples == "auto" and positions > 1):
         count, rows = positions, feat_BCTHW.flatten(2).transpose(1, 2)
     else:
         count, rows = len(feat_BCTHW), feat_BCTHW.flatten(2).mean(2)[None]
     if count < 2:
-        raise ValueError(f"one sample is no distribution (map {tuple(feat_BCTHW.shape)}): use more clips or positions")
+        shape = tuple(feat_BCTHW.shape)
+        raise ValueError(f"one sample is not a distribution (map {shape}): use more clips or positions")
     return rows

@@ -1,4 +1,4 @@
-"""Losses on feature maps, and the grid that two maps share.
+"""Losses on feature maps, and pooling of two maps to a common grid.
 
 Shape legend: B clips, C channels, T frames, H, W positions.
 """
@@ -14,13 +14,13 @@ from stagedkd.losses._precision import full_precision, require_equal_shapes
 
 
 def pool_to_common(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Average both maps down to the element-wise minimum of their (T, H, W) grids; equal grids are left alone."""
+    """Average both maps down to the element-wise minimum of their (T, H, W) grids; equal grids stay as they are."""
     grid = [min(a, b) for a, b in zip(student_BCTHW.shape[2:], teacher_BCTHW.shape[2:], strict=True)]
     return pool_to(student_BCTHW, grid), pool_to(teacher_BCTHW, grid)
 
 
 def pool_to(feat_BCTHW: Tensor, grid: Sequence[int]) -> Tensor:
-    """Average a map down to a (T, H, W) grid; an equal grid is left alone."""
+    """Average a map down to a (T, H, W) grid; an equal grid stays as it is."""
     return (
         feat_BCTHW
         if tuple(feat_BCTHW.shape[2:]) == tuple(grid)
@@ -55,6 +55,7 @@ def at(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
 
 
 def _attention(feat_BCTHW: Tensor) -> Tensor:
+    """Return the attention map of each clip over its positions, normalised: (B, T*H*W)."""
     return F.normalize(feat_BCTHW.square().mean(1).flatten(1), dim=1)
 
 
@@ -65,8 +66,8 @@ def review(student_BCTHW: Tensor, teacher_BCTHW: Tensor, *, levels: Sequence[int
     the authors' code. ReviewKD's attention fusion is not part of it. The teacher gets no gradient.
 
     Args:
-        levels: sides of the grids, each 1 or more, falling. An axis that is shorter keeps its length. A level that
-            would leave the map as it is, is skipped and takes no weight.
+        levels: sides of the grids, each 1 or more, in falling order. A shorter axis keeps its length. A level that
+            would not change the map is skipped and gets no weight.
     Raises:
         ValueError: shapes differ.
     """

@@ -1,4 +1,4 @@
-"""From an architecture in the spec to a network, and from a weight file into it."""
+"""Build the network of an architecture in the spec, and load a weight file into it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HEAD_NAMES = ("fc.", "head.", "classifier.")
 
 
 def build(arch: Arch, classes: int, *, root: Path) -> Network:
-    """A randomly initialised network with `classes` outputs, on the current default device.
+    """Build a randomly initialised network with `classes` outputs, on the current default device.
 
     Args:
-        root: the project's folder, which paths of one's own networks are relative to.
+        root: the project's folder; the paths of the user's files are relative to it.
     Raises:
-        ValueError: one's own file does not give a module of at least one block and a head; see also `hf`.
-        UsageError: what a network needs is not installed or not there.
+        ValueError: the user's file does not return a module of at least one block and a head; see also `hf`.
+        UsageError: a library or a folder that the network needs is missing.
     """
     match arch:
         case Resnet3dArch():
@@ -45,18 +45,18 @@ def build(arch: Arch, classes: int, *, root: Path) -> Network:
 
             return hf(arch, classes, root)
         case FileArch():
-            return _own(arch, classes, root)
+            return _user_network(arch, classes, root)
         case _:
             assert_never(arch)
 
 
 def load_pretrained(network: Network, arch: Arch, root: Path) -> list[str]:
-    """Put the weights of `arch.pretrained_from` into a network that `build` made of `arch`.
+    """Load the weights of `arch.pretrained_from` into a network that `build` made from `arch`.
 
     Returns:
-        the names of the head's tensors that were left as they are.
+        the names of the head's tensors that were not loaded.
     Raises:
-        DataError: the weights cannot be read, or are not all there. UsageError: see `build`.
+        DataError: the weights cannot be read or are incomplete. UsageError: see `build`.
     """
     assert isinstance(arch, HfArch), "no other family comes with weights"
     from stagedkd.models import hf  # transformers takes seconds to import
@@ -67,9 +67,9 @@ def load_pretrained(network: Network, arch: Arch, root: Path) -> list[str]:
 _loaded = itertools.count()
 
 
-def own_function(path: Path, name: str) -> Callable[..., Any]:
-    """Run one's own file and give its function. Raises ValueError: there is none."""
-    spec = importlib.util.spec_from_file_location(f"stagedkd_own_{next(_loaded)}", path)
+def user_function(path: Path, name: str) -> Callable[..., Any]:
+    """Run a file of the user's own code and return its function. Raises ValueError: the file has no such function."""
+    spec = importlib.util.spec_from_file_location(f"stagedkd_user_{next(_loaded)}", path)
     if spec is None or spec.loader is None:
         raise ValueError("not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -80,55 +80,57 @@ def own_function(path: Path, name: str) -> Callable[..., Any]:
     return function
 
 
-def _own(arch: FileArch, classes: int, root: Path) -> Network:
-    """Run one's own file. Its children are the blocks, the last of them the head."""
-    net = own_function(root / arch.path, "build")(classes, **arch.args)
+def _user_network(arch: FileArch, classes: int, root: Path) -> Network:
+    """Build a network of the user's own code. The module's children are the blocks; the last child is the head."""
+    net = user_function(root / arch.path, "build")(classes, **arch.args)
     names = [name for name, _ in net.named_children()] if isinstance(net, nn.Module) else []
     if len(names) < 2:
-        raise ValueError("build() must give an nn.Module with at least two named children: blocks and a head")
+        raise ValueError("build() must return an nn.Module with at least two named children: blocks and a head")
     *blocks, head = names
-    return Network(net, Anatomy({name: (name,) for name in blocks}, (head,), _finish_own))
+    return Network(net, Anatomy({name: (name,) for name in blocks}, (head,), _finish_user_network))
 
 
-def _finish_own(net: nn.Module, state: Tensor) -> Tensor:
+def _finish_user_network(net: nn.Module, state: Tensor) -> Tensor:
     return list(net.children())[-1](state)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file, or of a .pth file through `weights_only=True`. Raises DataError."""
+    """Read the tensors of a .safetensors file, or of a .pth file through `weights_only=True`. Raises DataError."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        hint = "use safetensors, or a .pth that holds tensors alone"
+        hint = "use a .safetensors file, or a .pth file that holds only tensors"
         raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint=hint) from error
-    found = found.get("state_dict", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise DataError(f"{path} holds no state dict")
-    return found
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise DataError(f"{path} does not hold a state dict", hint="save the weights of a network: net.state_dict()")
+    return state
 
 
 def load_weights(network: Network, path: Path) -> list[str]:
-    """Load a weight file; the head is left as it is where its shape differs (another number of classes). The batch
-    counters of norms, which old files lack, may be missing.
+    """Load a weight file. Tensors of the head are skipped if their shape differs (another number of classes). The batch
+    counters of norms may be missing, as they are in old files.
 
     Returns:
-        the names of the head's tensors that were left out.
+        the names of the head's tensors that were skipped.
     Raises:
-        DataError: other names or shapes do not match; lists them.
+        DataError: other names or shapes do not match; the message lists them.
     """
-    given, own = read_weights(path), network.net.state_dict()
-    skipped = [n for n in sorted(given) if n in own and n.startswith(HEAD_NAMES) and given[n].shape != own[n].shape]
-    wrong = [f"{n} is not in the network" for n in given if n not in own]
-    wrong += [f"{n} is missing in the file" for n in own if n not in given and not n.endswith(".num_batches_tracked")]
-    wrong += [
-        f"{n}: {tuple(given[n].shape)} in the file, {tuple(own[n].shape)} in the network"
-        for n in given
-        if n in own and n not in skipped and given[n].shape != own[n].shape
+    saved, current = read_weights(path), network.net.state_dict()
+    unequal = [n for n in saved if n in current and saved[n].shape != current[n].shape]
+    skipped = [n for n in sorted(unequal) if n.startswith(HEAD_NAMES)]
+    problems = [f"{n} is not in the network" for n in saved if n not in current]
+    absent = [n for n in current if n not in saved and not n.endswith(".num_batches_tracked")]
+    problems += [f"{n} is missing in the file" for n in absent]
+    problems += [
+        f"{n}: {tuple(saved[n].shape)} in the file, {tuple(current[n].shape)} in the network"
+        for n in unequal
+        if n not in skipped
     ]
-    if wrong:
-        more = f"\n    and {len(wrong) - 12} more" if len(wrong) > 12 else ""
-        raise DataError(f"{path} does not fit the network:\n    " + "\n    ".join(wrong[:12]) + more)
-    network.net.load_state_dict({**own, **{n: t for n, t in given.items() if n not in skipped}})
+    if problems:
+        more = f"\n    and {len(problems) - 12} more" if len(problems) > 12 else ""
+        raise DataError(f"{path} does not fit the network:\n    " + "\n    ".join(problems[:12]) + more)
+    network.net.load_state_dict({**current, **{n: t for n, t in saved.items() if n not in skipped}})
     return skipped

@@ -1,7 +1,7 @@
 """Video classifiers of Hugging Face's transformers: VideoMAE, TimeSformer, ViViT and V-JEPA 2, cut into their layers.
 
-The networks stay transformers' own, names of parameters included, but for V-JEPA 2's predictor, which a classifier
-never runs. transformers takes seconds to import, and not everybody has it: the functions that need it import it.
+The networks are those of transformers, with the same parameter names, except V-JEPA 2's predictor, which a classifier
+never runs. transformers takes seconds to import and is optional, so the functions that need it import it.
 
 Shape legend: B clips, C channels, T frames, H, W pixels, L tokens, D token width, N classes.
 """
@@ -29,11 +29,14 @@ INSTALL = "pip install 'stagedkd[hf]'"
 
 @dataclass(frozen=True)
 class _Family:
-    """Where a family keeps its parts, as paths in the network. `head` lists what stands behind the last layer, in order
-    (a configuration may leave parts out); `cls` says that token 0 belongs to no place; `time_last` that tokens run
-    through H, W and then T."""
+    """The parts of a family as paths in the network.
 
-    name: str  # of the classes in transformers
+    name: of the classes in transformers. head: the modules behind the last layer, in order (a configuration may omit
+    some). cls: whether token 0 is a CLS token, which has no place. time_last: whether tokens run through H, W and then
+    T.
+    """
+
+    name: str
     stem: str
     layers: str
     head: tuple[str, ...]
@@ -64,23 +67,23 @@ FAMILIES = {
 
 
 def hf(arch: HfArch, classes: int, root: Path) -> Network:
-    """A network of transformers, randomly initialised from its configuration, with `classes` outputs.
+    """Build a network of transformers, randomly initialised from its configuration, with `classes` outputs.
 
     Args:
-        root: the project's folder, which `arch.model` is relative to where it is a folder.
+        root: the project's folder; if `arch.model` is a folder, it is relative to it.
     Raises:
-        ValueError: the configuration is of another kind, has another number of layers than `arch.layers`, or fits no
-            network.
-        UsageError: transformers is missing, or the model is neither a folder nor to be had from the hub.
+        ValueError: the configuration is of an unsupported model type, has another number of layers than `arch.layers`,
+            or cannot be built.
+        UsageError: transformers is missing, or the model is neither a folder nor available from the hub.
     """
     model_type, config = _configuration(arch, classes, root)
     family = FAMILIES[model_type]
     try:
         net: nn.Module = getattr(_transformers(), f"{family.name}ForVideoClassification")(config)
-    except Exception as error:  # whatever transformers makes of a wrong configuration
+    except Exception as error:  # transformers raises errors of many types for a wrong configuration
         raise ValueError(f"config.json of {arch.model} cannot be built: {_first_line(error)}") from error
     if model_type == "vjepa2":
-        net.get_submodule("vjepa2").predictor = nn.Identity()  # for pre-training alone
+        net.get_submodule("vjepa2").predictor = nn.Identity()  # used only in pre-training
     clip, patch = _sizes(config)
     grid = (clip[0] // patch[0], clip[1] // patch[1], clip[2] // patch[2])
     names = (f"layer{i + 1}" for i in range(arch.layers))
@@ -94,29 +97,29 @@ def hf(arch: HfArch, classes: int, root: Path) -> Network:
             partial(_finish, head=head),
             partial(_step, stem=family.stem.split(".")[0]),
             partial(_map, family=family, grid=grid),
-            partial(_other_size, model_type=model_type, clip=clip),
+            partial(_size_problem, model_type=model_type, clip=clip),
         ),
     )
 
 
 def load_pretrained(network: Network, arch: HfArch, root: Path) -> list[str]:
-    """Put the weights of `arch.model` into a network that `hf` made of the same `arch`. The head is left as it is where
-    the number of classes differs or the model has none. A folder's weights are read from .safetensors alone.
+    """Load the weights of `arch.model` into a network that `hf` made from the same `arch`. The head is not loaded if
+    the number of classes differs or the model has none. A folder's weights are read only from .safetensors.
 
     Returns:
-        the names of the head's tensors that were left as they are.
+        the names of the head's tensors that were not loaded.
     Raises:
-        DataError: the weights cannot be read, or are not all there. UsageError: see `hf`.
+        DataError: the weights cannot be read or are incomplete. UsageError: see `hf`.
     """
-    own = network.net.state_dict()
-    classes = len(own["classifier.bias"])
+    current = network.net.state_dict()
+    classes = len(current["classifier.bias"])
     model_type, config = _configuration(arch, classes, root)
     kind = getattr(_transformers(), f"{FAMILIES[model_type].name}ForVideoClassification")
     folder = _folder(arch, root)
     local: dict[str, Any] = {"use_safetensors": True, "local_files_only": True} if folder else {}
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
-            found, said = kind.from_pretrained(
+            pretrained, info = kind.from_pretrained(
                 str(folder or arch.model),
                 config=config,
                 dtype=torch.float32,
@@ -126,13 +129,13 @@ def load_pretrained(network: Network, arch: HfArch, root: Path) -> list[str]:
             )
     except Exception as error:
         raise DataError(f"the weights of {arch.model} cannot be read: {_first_line(error)}") from error
-    others = {name if isinstance(name, str) else name[0] for name in said["mismatched_keys"]}
-    new = sorted((set(said["missing_keys"]) | others) & own.keys())
+    mismatched = {name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]}
+    new = sorted((set(info["missing_keys"]) | mismatched) & current.keys())
     wrong = [name for name in new if not name.startswith(tuple(f"{path}." for path in network.anatomy.head))]
     if wrong:
         raise DataError(f"the weights of {arch.model} do not fit its config.json: {', '.join(wrong[:12])}")
-    given = {name: tensor for name, tensor in found.state_dict().items() if name in own and name not in new}
-    network.net.load_state_dict({**own, **given})
+    loaded = {name: tensor for name, tensor in pretrained.state_dict().items() if name in current and name not in new}
+    network.net.load_state_dict({**current, **loaded})
     return new
 
 
@@ -145,70 +148,73 @@ def _transformers() -> ModuleType:
 
 
 def _folder(arch: HfArch, root: Path) -> Path | None:
-    """The model's folder; None where it is an id of the hub. Raises UsageError: it was a folder and is gone."""
+    """Return the model's folder, or None if it is an id of the hub. Raises UsageError: the folder no longer exists."""
     folder = root / arch.model
     if folder.is_dir():
         return folder
     if arch.digest and not arch.digest.startswith(HUB):
-        raise UsageError(f"there is no folder {folder}", hint="model: is relative to the project's folder")
+        hint = "restore it, or set 'model' to a path relative to the project's folder"
+        raise UsageError(f"the folder {folder} does not exist", hint=hint)
     return None
 
 
 def _configuration(arch: HfArch, classes: int, root: Path) -> tuple[str, Any]:
-    """The model's type and its configuration for `classes` outputs.
+    """Return the model's type and its configuration for `classes` outputs.
 
-    Only the fields of the network itself are taken: what else a config.json may say (other code, kernels or number
-    formats to load) is not for it to decide."""
-    known, folder = _transformers(), _folder(arch, root)
+    Only the fields that describe the network are used. A config.json may also name other code, kernels or number
+    formats to load; these are ignored."""
+    transformers, folder = _transformers(), _folder(arch, root)
     try:
         if folder is not None:
             raw = json.loads((folder / "config.json").read_text("utf-8"))
         else:
-            raw = known.PreTrainedConfig.get_config_dict(arch.model)[0]
+            raw = transformers.PreTrainedConfig.get_config_dict(arch.model)[0]
     except (OSError, ValueError) as error:
-        what = "has no config.json" if folder else "is no folder of the project, and the hub does not give it"
+        what = "has no config.json" if folder else "is neither a folder of the project nor available from the hub"
         raise UsageError(f"{arch.model} {what}: {_first_line(error)}") from error
     model_type = str(raw.get("model_type")) if isinstance(raw, dict) else "none"
     if model_type not in FAMILIES:
-        raise ValueError(f"{arch.model} is a {model_type}; {', '.join(FAMILIES)} can be used")
-    kind = getattr(known, f"{FAMILIES[model_type].name}Config")
+        raise ValueError(f"{arch.model} is a {model_type}, which is not supported: use one of {', '.join(FAMILIES)}")
+    kind = getattr(transformers, f"{FAMILIES[model_type].name}Config")
     fields = {*kind.__annotations__, "qkv_bias"} - {"model_type"}
     try:
         config = kind(**{name: value for name, value in raw.items() if name in fields}, num_labels=classes)
     except Exception as error:
         raise ValueError(f"config.json of {arch.model}: {_first_line(error)}") from error
     if config.num_hidden_layers != arch.layers:
-        right = config.num_hidden_layers
-        raise ValueError(f"{arch.model} has {right} layers, not {arch.layers}: set layers: {right}")
+        actual = config.num_hidden_layers
+        raise ValueError(f"{arch.model} has {actual} layers, not {arch.layers}: set layers: {actual}")
     if model_type == "timesformer" and config.attention_type == "space_only":
-        raise ValueError(f"{arch.model} has attention_type space_only, which makes a prediction per frame")
+        raise ValueError(f"{arch.model} has attention_type space_only, which gives a prediction per frame")
     if model_type == "timesformer" and not (isinstance(config.image_size, int) and isinstance(config.patch_size, int)):
-        raise ValueError(f"{arch.model}: a timesformer's image_size and patch_size are one number each")
-    config._attn_implementation = "eager" if model_type == "timesformer" else "sdpa"  # stated, since last bits differ
+        raise ValueError(f"{arch.model}: image_size and patch_size of a timesformer must be one number each")
+    # set explicitly, since the last bits differ
+    config._attn_implementation = "eager" if model_type == "timesformer" else "sdpa"
     return model_type, config
 
 
 def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message that is not empty, or the error's type."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """No reports and bars of transformers: what is new or wrong we say ourselves."""
+    """Silence the reports and progress bars of transformers: `load_pretrained` reports what is new or wrong."""
     logging = cast(Any, _transformers()).utils.logging
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
 
 
 def _sizes(config: Any) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """(T, H, W) of the clip that a network is made for, and of what becomes one token."""
+    """Return (T, H, W) of the clip that a network is made for, and of the patch that becomes one token."""
     if config.model_type == "vjepa2":
         clip = (config.frames_per_clip, *_pair(config.crop_size))
     else:
@@ -223,31 +229,32 @@ def _pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
 
 
 def _part(net: nn.Module, path: str) -> nn.Module | None:
-    """A module by its path, or None where the configuration leaves it out."""
-    found: Any = net
+    """Return a module by its path, or None if the configuration omits it."""
+    part: Any = net
     for name in path.split("."):
-        found = getattr(found, name, None)
-    return found
+        part = getattr(part, name, None)
+    return part
 
 
-def _other_size(size: tuple[int, int, int], model_type: str, clip: tuple[int, int, int]) -> str:
+def _size_problem(size: tuple[int, int, int], model_type: str, clip: tuple[int, int, int]) -> str:
+    """Return why the network cannot take a clip of this size, or ""."""
     if size == clip:
         return ""
-    wanted, given = ("x".join(map(str, s)) for s in (clip, size))
-    return f"this {model_type} runs at {wanted} only, not {given}"
+    required, actual = ("x".join(map(str, s)) for s in (clip, size))
+    return f"this {model_type} runs at {required} only, not {actual}"
 
 
 def _step(module: nn.Module, state: Tensor, stem: str) -> Tensor:
-    """State: the clip, then tokens (B, L, D). Some layers give attention maps beside them."""
+    """Run one module. The state is the clip, then tokens (B, L, D). Some layers also return attention maps."""
     if state.ndim == 5:
         clip_BTCHW = state.transpose(1, 2)
         return module(clip_BTCHW, None) if stem == "videomae" else module(clip_BTCHW)  # None: no token is masked
-    found = module(state)
-    return found[0] if isinstance(found, tuple) else found
+    output = module(state)
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _map(tokens_BLD: State, family: _Family, grid: tuple[int, int, int]) -> Tensor:
-    """Tokens as (B, D, T', H', W'), without CLS."""
+    """Return the tokens as a map (B, D, T', H', W'), without CLS."""
     feat_BDL = (tokens_BLD[:, 1:] if family.cls else tokens_BLD).transpose(1, 2)
     if family.time_last:
         return feat_BDL.unflatten(2, (*grid[1:], grid[0])).permute(0, 1, 4, 2, 3)
@@ -255,7 +262,7 @@ def _map(tokens_BLD: State, family: _Family, grid: tuple[int, int, int]) -> Tens
 
 
 def _finish(net: nn.Module, tokens_BLD: Tensor, head: tuple[str, ...]) -> Tensor:
-    """What stands behind the layers: a norm, then the mean, the attentive pooler or token 0, then the classifier."""
+    """Run the head: a norm, then the mean, the attentive pooler or token 0, then the classifier."""
     x = tokens_BLD
     if head[0].endswith("layernorm"):
         x = net.get_submodule(head[0])(x)

@@ -1,6 +1,6 @@
-"""`Network`: any video classifier as a row of named blocks and a head, run only as far as asked.
+"""`Network`: any video classifier as a sequence of named blocks and a head, run only as far as needed.
 
-The wrapped module keeps its own names: weights are saved and loaded as `network.net.state_dict()`.
+The wrapped module keeps its parameter names: weights are saved and loaded as `network.net.state_dict()`.
 
 Shape legend: B clips, C channels, T frames, H, W pixels, N classes, D token width.
 """
@@ -14,16 +14,16 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-State: TypeAlias = Any  # what one block hands to the next: a tensor, or tokens with their grid
+State: TypeAlias = Any  # the output of a block: a tensor, or tokens with their grid
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """How a family of networks is cut. Holds names, never modules, so that a deep copy of a network stands alone.
+    """How a family of networks is cut. It holds names, never modules, so that a deep copy of a network is independent.
 
     blocks: block name -> paths of its modules in the net, in order. head: paths of the head's modules.
     step: (module, state) -> state. finish: (net, state) -> logits (B, N). to_map: state -> (B, C, T, H, W).
-    input_fault: (T, H, W) -> why the network cannot take it, or "".
+    input_problem: (T, H, W) -> why the network cannot take clips of this size, or "".
     """
 
     blocks: Mapping[str, tuple[str, ...]]
@@ -31,11 +31,11 @@ class Anatomy:
     finish: Callable[[nn.Module, State], Tensor]
     step: Callable[[nn.Module, State], State] = lambda module, state: module(state)
     to_map: Callable[[State], Tensor] = lambda state: state
-    input_fault: Callable[[tuple[int, int, int]], str] = lambda _: ""
+    input_problem: Callable[[tuple[int, int, int]], str] = lambda _: ""
 
 
 class Network(nn.Module):
-    """A network with named blocks."""
+    """A network with named blocks and a head."""
 
     def __init__(self, net: nn.Module, anatomy: Anatomy) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Network(nn.Module):
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """Names of the blocks, in order, without the head."""
+        """The names of the blocks, in order, without the head."""
         return tuple(self.anatomy.blocks)
 
     @property
@@ -52,11 +52,11 @@ class Network(nn.Module):
         return tuple(self.net.get_submodule(path) for path in self.anatomy.head)
 
     def block_modules(self, name: str) -> tuple[nn.Module, ...]:
-        """The modules of a block. Raises KeyError: there is no such block."""
+        """Return the modules of a block. Raises KeyError: there is no such block."""
         return tuple(self.net.get_submodule(path) for path in self.anatomy.blocks[name])
 
     def block(self, name: str, state: State) -> State:
-        """One block: what it makes of what the block before it left."""
+        """Run one block on the output of the block before it."""
         for module in self.block_modules(name):
             state = self.anatomy.step(module, state)
         return state
@@ -64,25 +64,25 @@ class Network(nn.Module):
     def run(
         self, clip_BCTHW: Tensor, upto: str | None = None, taps: Sequence[str] = (), head: bool = True
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Run only what is asked for.
+        """Run the network only as far as needed.
 
         Args:
             clip_BCTHW: normalised float clips.
-            upto: run at least to this block. taps: blocks whose feature maps are wanted. head: make logits.
+            upto: run at least to this block. taps: blocks whose feature maps are returned. head: compute logits.
         Returns:
             feature maps (B, C, T, H, W) by block, and logits (B, N) or None.
         Raises:
-            ValueError: clips of a size that the network cannot take, or an unknown block.
+            ValueError: the network cannot take clips of this size, or a block is unknown.
         """
         names = self.blocks
-        asked = [*taps, *([upto] if upto else [])]
-        unknown = [name for name in asked if name not in names]
+        needed = [*taps, *([upto] if upto else [])]
+        unknown = [name for name in needed if name not in names]
         if unknown:
             raise ValueError(f"no block '{unknown[0]}'; the blocks are {', '.join(names)}")
-        fault = self.anatomy.input_fault((clip_BCTHW.shape[2], clip_BCTHW.shape[3], clip_BCTHW.shape[4]))
-        if fault:
-            raise ValueError(fault)
-        last = len(names) - 1 if head else max((names.index(name) for name in asked), default=-1)
+        problem = self.anatomy.input_problem((clip_BCTHW.shape[2], clip_BCTHW.shape[3], clip_BCTHW.shape[4]))
+        if problem:
+            raise ValueError(problem)
+        last = len(names) - 1 if head else max((names.index(name) for name in needed), default=-1)
         state, maps = clip_BCTHW, dict[str, Tensor]()
         for name in names[: last + 1]:
             state = self.block(name, state)
@@ -91,14 +91,14 @@ class Network(nn.Module):
         return maps, self.anatomy.finish(self.net, state) if head else None
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
-        """Logits (B, N)."""
+        """Return logits (B, N)."""
         logits = self.run(clip_BCTHW)[1]
         assert logits is not None
         return logits
 
 
 def channels_last(network: Network) -> None:
-    """Lay the weights of 3-D and 2-D convolutions out channels last, which tensor cores want. `Module.to` refuses a
+    """Store the weights of 3-D and 2-D convolutions channels last, the layout of tensor cores. `Module.to` refuses a
     network that has tensors of both ranks."""
     formats = {5: torch.channels_last_3d, 4: torch.channels_last}
     for parameter in network.parameters():

@@ -16,7 +16,8 @@ Conv = Literal["full", "r2plus1d", "mixed"]
 
 
 def _conv(c_in: int, c_out: int, stride: int, kind: str) -> nn.Module:
-    """3x3x3; or 1x3x3 (`flat`); or factorised with the mid width that keeps the parameters (Tran et al. 2018, 3.5)."""
+    """Return a 3x3x3 convolution; 1x3x3 for `flat`; for `r2plus1d` a factorised one, whose middle width keeps the
+    number of parameters (Tran et al. 2018, 3.5)."""
     if kind == "flat":
         return nn.Conv3d(c_in, c_out, (1, 3, 3), (1, stride, stride), (0, 1, 1), bias=False)
     if kind == "r2plus1d":
@@ -31,7 +32,7 @@ def _conv(c_in: int, c_out: int, stride: int, kind: str) -> nn.Module:
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions with a shortcut."""
+    """Two convolutions and a shortcut around them."""
 
     def __init__(self, c_in: int, c_out: int, stride: int, kind: str) -> None:
         super().__init__()
@@ -53,8 +54,8 @@ class BasicBlock(nn.Module):
 
 
 class ResNet3d(nn.Module):
-    """Children in order: stem, layer1 ... layerN, fc. The stem halves H and W; each layer from the second on halves
-    H and W, and T unless its convolutions are 2-D."""
+    """A ResNet with the children stem, layer1 ... layerN, fc, in this order. The stem halves H and W; each layer from
+    the second on halves H and W, and also T unless its convolutions are 2-D."""
 
     def __init__(self, width: int, blocks: Sequence[int], conv: Conv, classes: int) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class ResNet3d(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
-        """Logits (B, N)."""
+        """Return logits (B, N)."""
         x = clip_BCTHW
         for name, child in self.named_children():
             if name != "fc":
@@ -88,6 +89,6 @@ def _finish(net: nn.Module, state: Tensor) -> Tensor:
 
 
 def resnet3d(width: int, blocks: Sequence[int], conv: Conv, classes: int) -> Network:
-    """A `ResNet3d` cut at its children."""
+    """Build a `ResNet3d` whose blocks are its children."""
     names = ("stem", *(f"layer{i + 1}" for i in range(len(blocks))))
     return Network(ResNet3d(width, blocks, conv, classes), Anatomy({n: (n,) for n in names}, ("fc",), _finish))

@@ -1,4 +1,4 @@
-"""What a network is before it exists: shapes, parameters and FLOPs, measured on the meta device.
+"""Shapes, parameters and FLOPs of a network, measured on the meta device, before the network exists.
 
 Shape legend: C channels, T frames, H, W pixels.
 """
@@ -17,8 +17,12 @@ from stagedkd.models.network import Network, State
 
 @dataclass(frozen=True)
 class NetworkShape:
-    """`params` with head, `trunk_params` without; `flops` of one clip (2 x multiply-adds of convolutions and matrix
-    products, head included); `maps` the (C, T, H, W) behind each block, `block_flops` the FLOPs of each."""
+    """The measurements of a network.
+
+    params: number of parameters with the head. trunk_params: without it. flops: of one clip (2 x multiply-adds of
+    convolutions and matrix products), head included. maps: the shape (C, T, H, W) of the map behind each block.
+    block_flops: the FLOPs of each block.
+    """
 
     params: int
     trunk_params: int
@@ -27,7 +31,7 @@ class NetworkShape:
     block_flops: Mapping[str, int]
 
     def flops_of(self, first: str | None, last: str | None, head: bool) -> int:
-        """FLOPs of one clip from block `first` (None: the first) to block `last` (None: none), or through the head."""
+        """Return FLOPs of one clip from block `first` (None: the first) to `last` (None: none), or through the head."""
         names = list(self.block_flops)
         begin = names.index(first) if first else 0
         end = len(names) if head else names.index(last) + 1 if last else 0
@@ -36,7 +40,7 @@ class NetworkShape:
 
 
 def measure(build: Callable[[], Network], frames: int, size: int) -> NetworkShape:
-    """Build on the meta device and run one clip of `frames` x `size` x `size` through.
+    """Build a network on the meta device and run one clip of `frames` x `size` x `size` through it.
 
     Raises:
         ValueError: the network cannot take clips of this size.
@@ -46,7 +50,7 @@ def measure(build: Callable[[], Network], frames: int, size: int) -> NetworkShap
         clip = torch.empty(1, 3, frames, size, size)
     maps: dict[str, Tensor] = {}
     block_flops: dict[str, int] = {}
-    network.run(clip, head=False)  # refuses sizes that the network cannot take
+    network.run(clip, head=False)  # raises ValueError for sizes that the network cannot take
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         state: State = clip
         for name in network.blocks:

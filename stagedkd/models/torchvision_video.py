@@ -1,4 +1,4 @@
-"""torchvision's video networks, cut into named blocks, their heads made for the number of classes.
+"""torchvision's video networks, cut into named blocks, with a new head for the number of classes.
 
 Shape legend: B clips, C channels, T frames, H, W pixels, N classes, D token width.
 """
@@ -14,12 +14,12 @@ from torchvision.models import get_model
 from stagedkd.models.network import Anatomy, Network, State
 from stagedkd.spec.schema.networks.torchvision import ZOO
 
-# The last layer of each family: what is replaced for another number of classes.
+# The last layer of each family, which is replaced to give another number of classes.
 HEADS = {"resnet": "fc", "s3d": "classifier.1", "mvit": "head.1", "swin3d": "head"}
 
 
 def torchvision_video(arch: str, classes: int) -> Network:
-    """A torchvision video network by name, randomly initialised, with `classes` outputs."""
+    """Build a torchvision video network by name, randomly initialised, with `classes` outputs."""
     net = cast(nn.Module, get_model(arch, weights=None))
     family = ZOO[arch].family
     parent, _, leaf = HEADS[family].rpartition(".")
@@ -34,7 +34,7 @@ def torchvision_video(arch: str, classes: int) -> Network:
     owner: Any = net.get_submodule(parent)
     setattr(owner, leaf, new) if not leaf.isdigit() else owner.__setitem__(int(leaf), new)
     if family == "s3d":
-        net.avgpool = nn.AdaptiveAvgPool3d(1)  # torchvision's window fits 16x224x224 alone
+        net.avgpool = nn.AdaptiveAvgPool3d(1)  # torchvision's pooling window fits only 16x224x224
     return Network(net, _anatomy(arch, family))
 
 
@@ -43,10 +43,10 @@ def _anatomy(arch: str, family: str) -> Anatomy:
     if family == "resnet":
         return Anatomy(paths, ("fc",), _finish_resnet)
     if family == "s3d":
-        return Anatomy(paths, ("classifier",), _finish_s3d, input_fault=_small_for_s3d)
+        return Anatomy(paths, ("classifier",), _finish_s3d, input_problem=_s3d_input_problem)
     if family == "swin3d":
         return Anatomy(paths, ("norm", "head"), _finish_swin, to_map=lambda x: x.permute(0, 4, 1, 2, 3))
-    return Anatomy(paths, ("norm", "head"), _finish_mvit, _step_mvit, _map_mvit, _other_for_mvit)
+    return Anatomy(paths, ("norm", "head"), _finish_mvit, _step_mvit, _map_mvit, _mvit_input_problem)
 
 
 def _paths(arch: str, family: str) -> dict[str, tuple[str, ...]]:
@@ -69,11 +69,11 @@ def _finish_s3d(net: nn.Module, x_BCTHW: Tensor) -> Tensor:
     return net.get_submodule("classifier")(pooled).mean((2, 3, 4))
 
 
-def _small_for_s3d(size: tuple[int, int, int]) -> str:
-    """Five halvings in space and three in time leave nothing of a smaller clip."""
+def _s3d_input_problem(size: tuple[int, int, int]) -> str:
+    """Return why s3d cannot take a clip: five halvings in space and three in time leave nothing of a smaller one."""
     frames, height, width = size
-    small = frames < 8 or min(height, width) < 32
-    return f"s3d needs at least 8 frames of 32x32, not {frames}x{height}x{width}" if small else ""
+    too_small = frames < 8 or min(height, width) < 32
+    return f"s3d needs at least 8 frames of 32x32, not {frames}x{height}x{width}" if too_small else ""
 
 
 def _finish_swin(net: nn.Module, x_BTHWC: Tensor) -> Tensor:
@@ -81,13 +81,13 @@ def _finish_swin(net: nn.Module, x_BTHWC: Tensor) -> Tensor:
 
 
 def _step_mvit(module: nn.Module, state: State) -> State:
-    """State: the clip, then after the patch convolution a map, then (tokens with CLS, grid)."""
+    """Run one module. The state is the clip; after the patch convolution a map; then (tokens with CLS, grid)."""
     if isinstance(state, tuple):
         tokens, grid = cast(tuple[Tensor, tuple[int, int, int]], state)
         return module(tokens, grid)
     if isinstance(module, nn.Conv3d):
         return module(state)
-    grid = tuple(state.shape[2:])  # the positional encoding adds CLS
+    grid = tuple(state.shape[2:])  # the positional encoding adds the CLS token
     return module(state.flatten(2).transpose(1, 2)), grid
 
 
@@ -101,13 +101,13 @@ def _finish_mvit(net: nn.Module, state: State) -> Tensor:
     return net.get_submodule("head")(net.get_submodule("norm")(tokens)[:, 0])
 
 
-def _other_for_mvit(size: tuple[int, int, int]) -> str:
+def _mvit_input_problem(size: tuple[int, int, int]) -> str:
     frames, height, width = size
     return "" if size == (16, 224, 224) else f"mvit runs at 16x224x224 only, not {frames}x{height}x{width}"
 
 
 def meta_trunk_params(arch: str) -> int:
-    """Parameters without the last layer, counted on the meta device: what the zoo's plain data must say."""
+    """Count the parameters without the last layer on the meta device, to check the numbers in the zoo's plain data."""
     with torch.device("meta"):
         net = cast(nn.Module, get_model(arch, weights=None))
     head = net.get_submodule(HEADS[ZOO[arch].family])

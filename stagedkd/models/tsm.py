@@ -1,7 +1,7 @@
 """Temporal shift module over torchvision's 2-D networks (Lin, Gan and Han, ICCV 2019, arXiv 1811.08383).
 
-The networks stay torchvision's own, names of parameters included: the shift is a function on the way into a residual
-branch and not a module.
+The networks are torchvision's, with the same parameter names: the shift is not a module but a function that is applied
+to the input of each residual branch.
 
 Shape legend: B clips, T frames, F = B * T frames of all clips, C channels, H, W pixels, N classes.
 """
@@ -21,8 +21,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from stagedkd.models.network import Anatomy, Network, State
 from stagedkd.spec.schema.networks.tsm import TSM
 
-# The index in `features` behind the last module of each stage; features.0 is the stem.
-STAGE_ENDS = {
+# For each block after the stem (features.0), the index in `features` behind its last module.
+BLOCK_ENDS = {
     "mobilenet_v3_small": (2, 4, 9, 13),
     "mobilenet_v3_large": (2, 4, 7, 13, 17),
     "mobilenet_v2": (2, 4, 7, 14, 19),
@@ -30,36 +30,36 @@ STAGE_ENDS = {
 
 
 def tsm(backbone: str, shift: float, classes: int) -> Network:
-    """A TSM network, randomly initialised, with `classes` outputs.
+    """Build a TSM network, randomly initialised, with `classes` outputs.
 
     Args:
         backbone: a key of `spec.schema.networks.tsm.TSM`.
-        shift: share of channels that moves each way, in [0, 0.5]; the paper's is 1/8.
+        shift: the fraction of channels that moves each way, in [0, 0.5]; the paper's is 1/8.
     """
     net = cast(nn.Module, get_model(backbone, weights=None, num_classes=classes))
     resnet = TSM[backbone].family == "resnet2d"
     paths = _resnet_paths(net) if resnet else _mobilenet_paths(backbone)
     head = "fc" if resnet else "classifier"
-    return Network(net, Anatomy(paths, (head,), partial(_finish, head=head), partial(_step, share=shift), _map))
+    return Network(net, Anatomy(paths, (head,), partial(_finish, head=head), partial(_step, fraction=shift), _map))
 
 
-def temporal_shift(x_FCHW: Tensor, frames: int, share: float) -> Tensor:
-    """Move the first `floor(share * C)` channels one frame back in time and as many after them one frame forward, so
-    that a frame sees the next and the one before; at the ends zeros move in (section 3 of the paper).
+def temporal_shift(x_FCHW: Tensor, frames: int, fraction: float) -> Tensor:
+    """Move the first `floor(fraction * C)` channels one frame back in time and the next as many one frame forward, so
+    that each frame sees the next and the previous one; zeros move in at the ends (section 3 of the paper).
 
     Args:
-        x_FCHW: frames of clips, those of a clip in a row.
+        x_FCHW: the frames of all clips; those of one clip follow each other.
         frames: T.
-        share: in [0, 0.5].
+        fraction: in [0, 0.5].
     """
-    moved = int(share * x_FCHW.shape[1] + 1e-9)  # 0.29 * 100 is just below 29
+    moved = int(fraction * x_FCHW.shape[1] + 1e-9)  # 0.29 * 100 is just below 29
     if moved == 0:
         return x_FCHW
     x_BTCHW = x_FCHW.unflatten(0, (-1, frames))
-    later, sooner, still = x_BTCHW.split((moved, moved, x_FCHW.shape[1] - 2 * moved), dim=2)
-    nothing = torch.zeros_like(later[:, :1])
-    later, sooner = torch.cat((later[:, 1:], nothing), 1), torch.cat((nothing, sooner[:, :-1]), 1)
-    return torch.cat((later, sooner, still), 2).flatten(0, 1)
+    later, earlier, unmoved = x_BTCHW.split((moved, moved, x_FCHW.shape[1] - 2 * moved), dim=2)
+    zeros = torch.zeros_like(later[:, :1])
+    later, earlier = torch.cat((later[:, 1:], zeros), 1), torch.cat((zeros, earlier[:, :-1]), 1)
+    return torch.cat((later, earlier, unmoved), 2).flatten(0, 1)
 
 
 def _resnet_paths(net: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -69,16 +69,16 @@ def _resnet_paths(net: nn.Module) -> dict[str, tuple[str, ...]]:
 
 
 def _mobilenet_paths(backbone: str) -> dict[str, tuple[str, ...]]:
-    names, ends = TSM[backbone].blocks, (0, 1, *STAGE_ENDS[backbone])
+    names, ends = TSM[backbone].blocks, (0, 1, *BLOCK_ENDS[backbone])
     return {name: tuple(f"features.{j}" for j in range(ends[i], ends[i + 1])) for i, name in enumerate(names)}
 
 
-def _step(module: nn.Module, state: State, share: float) -> State:
-    """State: the clip, then (frames of all clips, T)."""
+def _step(module: nn.Module, state: State, fraction: float) -> State:
+    """Run one module. The state is the clip, then (frames of all clips, T)."""
     if isinstance(state, Tensor):
         state = state.transpose(1, 2).flatten(0, 1), state.shape[2]
     x_FCHW, frames = cast(tuple[Tensor, int], state)
-    shift = partial(temporal_shift, frames=frames, share=share)
+    shift = partial(temporal_shift, frames=frames, fraction=fraction)
     if isinstance(module, BasicBlock | Bottleneck):
         return _residual(module, x_FCHW, shift(x_FCHW)), frames
     if isinstance(module, InvertedResidualV2) and module.use_res_connect:
@@ -89,7 +89,7 @@ def _step(module: nn.Module, state: State, share: float) -> State:
 
 
 def _residual(block: BasicBlock | Bottleneck, x_FCHW: Tensor, shifted_FCHW: Tensor) -> Tensor:
-    """torchvision's block with the branch on shifted frames and the shortcut on those as they are."""
+    """Run torchvision's block, with the branch on shifted frames and the shortcut on the original ones."""
     y = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(shifted_FCHW)))))
     if isinstance(block, Bottleneck):
         y = block.bn3(block.conv3(block.relu(y)))
@@ -102,6 +102,6 @@ def _map(state: State) -> Tensor:
 
 
 def _finish(net: Any, state: State, head: str) -> Tensor:
-    """Logits of each frame, averaged over the clip (the segment consensus of TSN, which TSM keeps)."""
+    """Return the logits of the frames, averaged over each clip (the segment consensus of TSN, which TSM keeps)."""
     x_FCHW, frames = cast(tuple[Tensor, int], state)
     return net.get_submodule(head)(x_FCHW.mean((2, 3))).unflatten(0, (-1, frames)).mean(1)

@@ -1,1 +1,1 @@
-"""What the user writes: YAML with positions, validated once into a frozen `Spec`."""
+"""The language that users write: YAML with positions, validated once into a frozen `Spec`."""

@@ -1,4 +1,4 @@
-"""What the fields of the sections are: type, default, range and docstring, for `explain` and docs/spec.md."""
+"""Describe the fields of the sections (type, default, range and docstring) for `explain` and docs/spec.md."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from stagedkd.spec.schema import Section, Spec, Train, TrainPatch
 
 @dataclass(frozen=True)
 class Entry:
-    """One field: `type` in words, `default` as it would be written ("" where the field is required), `range` in words
-    or "", `doc` its docstring on one line, `place` the file and line where it is declared."""
+    """One field of a section.
+
+    `type` and `range` are in words, `range` may be "". `default` is as a user would write it, "" for a required field.
+    `doc` is the docstring on one line, `place` the file and line of the declaration.
+    """
 
     name: str
     type: str
@@ -33,22 +36,22 @@ class Entry:
 
 
 def entries(section: type[Section]) -> tuple[Entry, ...]:
-    """The fields of a section, in order."""
+    """Return the fields of a section in order, tags first."""
     names = [name for name in section.model_fields if name not in HIDDEN]
     return tuple(entry(section, name) for name in sorted(names, key=lambda name: name not in TAGS))
 
 
 def entry(section: type[Section], name: str) -> Entry:
-    """One field of a section."""
+    """Return one field of a section."""
     field = section.model_fields[name]
-    doc, place = _declared(section, name)
+    doc, place = _declaration(section, name)
     limits = limits_of(field.metadata, field.annotation)
     default = "the file's name" if section is Spec and name == "name" else _default(field)
     return Entry(name, type_of(field.annotation), default, range_of(limits), doc, place)
 
 
 def written(value: Any) -> str:
-    """A value as it would be written in a spec, on one line."""
+    """Return a value as a user would write it in a spec, on one line."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, float):
@@ -64,7 +67,7 @@ def written(value: Any) -> str:
 
 
 def type_of(annotation: Any) -> str:
-    """An annotation in words: `number`, `list of words`, `auto or list of ...`, a section's name."""
+    """Return an annotation in words: `number`, `list of words`, `auto or list of ...`, a section's name."""
     return " or ".join(dict.fromkeys(_words(arm) for arm in arms_of(annotation)))
 
 
@@ -95,8 +98,8 @@ def _default(field: FieldInfo) -> str:
     return "unset" if field.default is None else written(field.default)
 
 
-def _declared(section: type[Section], name: str) -> tuple[str, str]:
-    """Docstring and place of a field, from the class that declares it; a patch is documented where it patches."""
+def _declaration(section: type[Section], name: str) -> tuple[str, str]:
+    """Return docstring and place of a field from the class that declares it; those of TrainPatch come from Train."""
     for owner in (*section.__mro__, *((Train,) if section is TrainPatch else ())):
         doc, place = _docstrings(owner.__module__).get((owner.__name__, name), ("", ""))
         if doc:
@@ -106,10 +109,13 @@ def _declared(section: type[Section], name: str) -> tuple[str, str]:
 
 @cache
 def _docstrings(module: str) -> dict[tuple[str, str], tuple[str, str]]:
-    """(class, field) to docstring and place, read from the source: pydantic can do it, but at every import."""
+    """Return docstring and place of each (class, field) of a module, read from its source.
+
+    pydantic could do it, too, but would do it at every import.
+    """
     if not module.startswith("stagedkd."):
         return {}
-    found: dict[tuple[str, str], tuple[str, str]] = {}
+    docs: dict[tuple[str, str], tuple[str, str]] = {}
     source = inspect.getsource(sys.modules[module])
     for node in ast.parse(source).body:
         if not isinstance(node, ast.ClassDef):
@@ -119,5 +125,5 @@ def _docstrings(module: str) -> dict[tuple[str, str], tuple[str, str]]:
                 text = below.value.value if isinstance(below.value, ast.Constant) else ""
                 if isinstance(text, str):
                     place = f"{module.replace('.', '/')}.py:{field.lineno}"
-                    found[node.name, field.target.id] = (" ".join(text.split()), place)
-    return found
+                    docs[node.name, field.target.id] = (" ".join(text.split()), place)
+    return docs

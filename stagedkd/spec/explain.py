@@ -1,4 +1,4 @@
-"""Where every value of a resolved spec comes from, and what differs between two of them."""
+"""Find where each value of a resolved spec comes from and what it overrides, and how two specs differ."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from stagedkd.spec.yaml import Node, Path_
 
 @dataclass(frozen=True)
 class Explained:
-    """One resolved value. `place` is where it stands, None for a default; `over` are the values that it took the place
-    of, nearest first; `section` and `field` say where it is declared (None inside maps and lists)."""
+    """One resolved value of a spec.
+
+    `place` is where it is written, None for a default. `over` are the values that it overrides, nearest first.
+    `section` declares its field and is None inside maps and lists.
+    """
 
     path: Path_
     value: Any
@@ -33,41 +36,41 @@ class Explained:
 
     @property
     def source(self) -> str:
-        """file:line:col, or what gave the default."""
+        """The place as file:line:column, `--set`, or what gave the default."""
         if self.place is not None:
             return "--set" if self.place.file == "--set" else str(self.place)
         return "the file's name" if self.path == ("name",) else "default"
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values for JSON."""
         over = [{"value": written(value), **place.as_json()} for value, place in self.over]
-        found = {"path": self.name, "value": written(self.value), "source": self.source, "overrides": over}
-        return found | (self.place.as_json() if self.place else {})
+        values = {"path": self.name, "value": written(self.value), "source": self.source, "overrides": over}
+        return values | (self.place.as_json() if self.place else {})
 
 
 def explain(cell: Cell, tree: Node, under: str = "") -> list[Explained]:
-    """Every resolved value of a spec, or those at and below the path `under`.
+    """Return every resolved value of a spec, or those at and below the path `under`.
 
     Raises:
-        UsageError: there is no such path.
+        UsageError: the path does not exist.
     """
-    found = [row for row in _section(cell.spec, tree, ()) if row.path != ("name",) or tree.below("name")]
-    found = [_with_epochs(row, cell.spec, tree) for row in found]
-    if not any(row.path == ("name",) for row in found):
-        found.append(Explained(("name",), cell.spec.name, None, (), type(cell.spec)))
-    wanted = tuple(under.split(".")) if under else ()
-    rows = [row for row in found if tuple(map(str, row.path[: len(wanted)])) == wanted]
-    if not rows:
-        ends = ((row, end) for row in found for end in range(1, len(row.path) + 1))
+    rows = [row for row in _section(cell.spec, tree, ()) if row.path != ("name",) or tree.below("name")]
+    rows = [_with_epochs(row, cell.spec, tree) for row in rows]
+    if not any(row.path == ("name",) for row in rows):
+        rows.append(Explained(("name",), cell.spec.name, None, (), type(cell.spec)))
+    prefix = tuple(under.split(".")) if under else ()
+    selected = [row for row in rows if tuple(map(str, row.path[: len(prefix)])) == prefix]
+    if not selected:
+        ends = ((row, end) for row in rows for end in range(1, len(row.path) + 1))
         hint = nearest(under, dict.fromkeys(".".join(map(str, row.path[:end])) for row, end in ends))
         if not hint.startswith("did"):
-            hint = f"known here: {', '.join(dict.fromkeys(str(row.path[0]) for row in found))}"
+            hint = f"known keys: {', '.join(dict.fromkeys(str(row.path[0]) for row in rows))}"
         raise UsageError(f"there is no '{under}' in this spec", hint=hint)
-    return rows
+    return selected
 
 
 def _with_epochs(row: Explained, spec: Spec, tree: Node) -> Explained:
-    """A phase that leaves its epochs out gets what `student.epochs` leaves: that is where its number stands."""
+    """Fill in the epochs of a phase that leaves them out. Their place is `student.epochs`, from which they follow."""
     if row.value is not None or row.path[:2] != ("distill", "phases") or row.path[3:] != ("epochs",):
         return row
     epochs = phase_epochs(spec.distill.phases, spec.student.epochs, len(student_cut(spec.student)))
@@ -82,7 +85,7 @@ def _section(section: Section, node: Node | None, path: Path_) -> Iterator[Expla
         if name in HIDDEN or (sparse and value is None and below is None):
             continue
         if node is not None and name == section.bare and not isinstance(node.value, Mapping):
-            below = node  # a bare number stands for this field
+            below = node  # a bare number is the value of this field
         yield from _value(value, below, (*path, name), type(section))
 
 
@@ -96,10 +99,10 @@ def _value(value: Any, node: Node | None, path: Path_, owner: type[Section] | No
         for i, item in enumerate(cast("tuple[Any, ...]", value)):
             yield from _value(item, node.below(i) if node else None, (*path, i), None)
     else:
-        yield Explained(path, value, node.place if node else None, tuple(_over(node)), owner)
+        yield Explained(path, value, node.place if node else None, tuple(_overridden(node)), owner)
 
 
-def _over(node: Node | None) -> Iterator[tuple[Any, Place]]:
+def _overridden(node: Node | None) -> Iterator[tuple[Any, Place]]:
     below = node.over if node is not None else None
     while below is not None:
         yield below.plain(), below.place
@@ -107,17 +110,17 @@ def _over(node: Node | None) -> Iterator[tuple[Any, Place]]:
 
 
 def documented(row: Explained) -> str:
-    """Type, range, default and meaning of a value's field; "" inside maps and lists."""
+    """Return meaning, type, range and default of a value's field in one line; "" inside maps and lists."""
     if row.section is None:
         return ""
-    found = entry(row.section, str(row.path[-1]))
-    facts = [found.type, found.range, f"default {found.default}" if found.default else "required"]
-    return f"{found.doc} ({'; '.join(fact for fact in facts if fact)})"
+    field = entry(row.section, str(row.path[-1]))
+    facts = [field.type, field.range, f"default {field.default}" if field.default else "required"]
+    return f"{field.doc} ({'; '.join(fact for fact in facts if fact)})"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that two specs do not share; None where one of them has no such value."""
+    """A value in which two specs differ. `first` or `second` is None if that spec has no such value."""
 
     name: str
     first: Explained | None
@@ -125,11 +128,11 @@ class Difference:
 
 
 def differences(first: list[Explained], second: list[Explained]) -> list[Difference]:
-    """The values in which two explained specs differ, in the order of the first."""
+    """Return the values in which two explained specs differ, in the order of the first."""
     left, right = ({row.name: row for row in rows if row.path != ("name",)} for rows in (first, second))
-    found: list[Difference] = []
+    different: list[Difference] = []
     for name in dict.fromkeys([*left, *right]):
         a, b = left.get(name), right.get(name)
         if a is None or b is None or a.value != b.value or type(a.value) is not type(b.value):
-            found.append(Difference(name, a, b))
-    return found
+            different.append(Difference(name, a, b))
+    return different

@@ -1,4 +1,4 @@
-"""The simulated families as plain data: their classes, and which of these are each other's mirror image."""
+"""The families of simulated clips as plain data: their classes, and which classes are mirror images of each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import get_args
 from stagedkd.spec.schema import Simulated
 
 FAMILIES: dict[str, tuple[str, ...]] = {
-    "shapes": (  # in pairs that are each other's time reversal
+    "shapes": (  # in pairs; each class of a pair is the other one in reverse time
         "right",
         "left",
         "down",
@@ -44,7 +44,7 @@ _SIDES = (("left", "right"), ("ccw", "cw"), ("anticlockwise", "clockwise"), ("co
 
 
 def class_names(data: Simulated) -> tuple[str, ...]:
-    """The classes of a simulated set in the order of their ids: those that it names, or the first n of its family."""
+    """Return the classes of a simulated set in the order of their ids: those it names, or the first n of its family."""
     if isinstance(data.classes, tuple):
         return data.classes
     return FAMILIES[data.kind][: data.classes]
@@ -52,15 +52,15 @@ def class_names(data: Simulated) -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def mirror_pairs(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Classes that a mirror turns into each other, by their names: left and right, clockwise and counterclockwise."""
-    there = {_words(name): name for name in names}
-    found: list[tuple[str, str]] = []
+    """Return the pairs of classes that a mirror swaps, by name: left and right, clockwise and counterclockwise."""
+    by_words = {_words(name): name for name in names}
+    pairs: list[tuple[str, str]] = []
     for name in names:
         for one, other in _SIDES:
             swapped = tuple(other if word == one else word for word in _words(name))
-            if swapped != _words(name) and swapped in there:
-                found.append((name, there[swapped]))
-    return tuple(dict.fromkeys(found))
+            if swapped != _words(name) and swapped in by_words:
+                pairs.append((name, by_words[swapped]))
+    return tuple(dict.fromkeys(pairs))
 
 
 def _words(name: str) -> tuple[str, ...]:

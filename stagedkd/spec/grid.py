@@ -1,4 +1,4 @@
-"""A grid: axes of values that are laid over a spec, every combination a cell.
+"""A grid: axes of values that are merged over a spec. Every combination of values is a cell.
 
 grid:
   seeds: 3                                      # or a list; the axis `seed`
@@ -29,8 +29,10 @@ LABEL = re.compile(r"[A-Za-z0-9_.+-]{1,60}\Z")
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its name, the path that it sets (() for several sections), and its values by label. `open`: the values
-    label themselves, so that `include` may name new ones."""
+    """One axis: its name, the path that it sets (() for several sections), and its values by label.
+
+    In an `open` axis the values label themselves, so that `include` may name new values.
+    """
 
     name: str
     path: tuple[str, ...]
@@ -39,43 +41,43 @@ class Axis:
     open: bool
 
     def leaves(self) -> set[tuple[str, ...]]:
-        """The paths of all that the axis sets."""
+        """Return all paths that the axis sets."""
         return {path for node in self.values.values() for path in _leaves(node, self.path)}
 
 
-Point = tuple[tuple[Axis, str, Node], ...]  # for every axis a label and its value
+Point = tuple[tuple[Axis, str, Node], ...]  # for every axis, a label and its value
 
 
 @dataclass(frozen=True)
 class Axes:
-    """A grid as it is written: its axes, and its cells as points."""
+    """A grid as the user wrote it: its axes, and its cells as points."""
 
     axes: tuple[Axis, ...] = ()
     points: tuple[Point, ...] = ((),)
 
 
 def labels_of(point: Point) -> dict[str, str]:
-    """Axis to label."""
+    """Return the label of each axis."""
     return {axis.name: label for axis, label, _ in point}
 
 
 def cell_name(point: Point) -> str:
-    """All axes of a cell, such as recipe=kd,student=w8,seed=3."""
+    """Return the name of a cell with all its axes, such as recipe=kd,student=w8,seed=3."""
     return ",".join(f"{axis.name}={label}" for axis, label, _ in point)
 
 
 def read_grid(node: Node | None) -> tuple[Axes, list[Problem]]:
-    """The axes and cells of a `grid` section (one cell without axes where there is none), and what is wrong with it."""
+    """Read a `grid` section; None gives one cell without axes. Return the axes with the cells, and the problems."""
     if node is None:
         return Axes(), []
     reader = _Reader(node)
-    found = reader.read()
-    return found, reader.problems
+    axes = reader.read()
+    return axes, reader.problems
 
 
 def matching(axes: Axes, text: str) -> tuple[tuple[Point, ...], str, str]:
-    """The cells that `axis=label,...` picks; else a fault and a suggestion."""
-    wanted: dict[str, str] = {}
+    """Return the cells that `axis=label,...` picks, with a message and a hint, which are "" unless no cell matches."""
+    picked: dict[str, str] = {}
     names = [axis.name for axis in axes.axes]
     for part in text.split(","):
         name, sign, label = part.strip().partition("=")
@@ -83,21 +85,22 @@ def matching(axes: Axes, text: str) -> tuple[tuple[Point, ...], str, str]:
             return (), f"{part.strip()!r} is not of the form axis=label", f"the axes are {', '.join(names)}"
         if name not in names:
             return (), f"there is no axis '{name}'", nearest(name, names)
-        known = {found: None for point in axes.points for at, found in labels_of(point).items() if at == name}
+        known = {labels_of(point)[name]: None for point in axes.points}
         label = canonical(label, known)
         if label not in known:
-            return (), f"axis '{name}' has no '{label}'", nearest(label, known)
-        wanted[name] = label
-    found = tuple(p for p in axes.points if wanted.items() <= labels_of(p).items())
-    return found, "" if found else f"no cell is {text}", "" if found else "the grid excludes it"
+            return (), f"axis '{name}' has no label '{label}'", nearest(label, known)
+        picked[name] = label
+    points = tuple(p for p in axes.points if picked.items() <= labels_of(p).items())
+    return (points, "", "") if points else ((), f"no cell matches {text}", "the grid excludes it")
 
 
 def canonical(text: str, known: Mapping[str, object]) -> str:
-    """A label as the grid writes it: 1e-3 is 0.001."""
+    """Return a label as the grid writes it: 1e-3 becomes 0.001."""
     return text if text in known else _label_of(scalar(text))
 
 
 def _label_of(value: object) -> str:
+    """Return the label of a plain value; maps and lists give "...", and need a label from the user."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, float):
@@ -106,7 +109,7 @@ def _label_of(value: object) -> str:
 
 
 def _leaves(node: Node, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The paths that laying `node` at `path` sets; an empty map sets none."""
+    """Iterate over the paths that merging `node` at `path` sets; an empty map sets none."""
     if not isinstance(node.value, dict) or any(name.startswith("$") for name in node.map):
         yield path
         return
@@ -115,7 +118,7 @@ def _leaves(node: Node, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether setting one path touches the other."""
+    """Return whether setting one path changes the value at the other."""
     return all(a == b for a, b in zip(one, other, strict=False))
 
 
@@ -126,169 +129,182 @@ class _Reader:
 
     def read(self) -> Axes:
         if not isinstance(self.node.value, dict):
-            self._fault("'grid' is a map", self.node.place, "grid: {axes: {...}}")
+            self._add_problem("'grid' must be a map", self.node.place, "for example grid: {axes: {...}}")
             return Axes()
         for name, node in self.node.map.items():
             if name not in KEYS:
-                self._fault(f"unknown key 'grid.{name}'", node.key, nearest(name, KEYS))
+                self._add_problem(f"unknown key 'grid.{name}'", node.key, nearest(name, KEYS))
         axes = self._axes()
         if self.problems or not axes:
             if not self.problems:
-                self._fault("the grid has no axis", self.node.key, "add axes: or seeds:")
+                self._add_problem("the grid has no axis", self.node.key, "add axes: or seeds:")
             return Axes()
         count = math.prod(len(axis.values) for axis in axes)
         if count > MAX_CELLS:
-            self._fault(f"the grid has {count:,} cells; at most {MAX_CELLS:,}", self.node.key, "split it")
+            self._add_problem(
+                f"the grid has {count:,} cells; at most {MAX_CELLS:,} are allowed", self.node.key, "split the grid"
+            )
             return Axes()
         rows = [[(axis, label, value) for label, value in axis.values.items()] for axis in axes]
         points = self._excluded(axes, list(itertools.product(*rows)))
         points += self._included(axes, points)
         if not points and not self.problems:
-            self._fault("no cell is left", self.node.key, "exclude fewer")
+            self._add_problem("the grid excludes all of its cells", self.node.key, "exclude fewer cells")
         return Axes(axes, tuple(points))
 
-    def _fault(self, message: str, place: Place | None, hint: str = "") -> None:
+    def _add_problem(self, message: str, place: Place | None, hint: str = "") -> None:
         self.problems.append(Problem(message, place or self.node.place, hint))
 
     def _axes(self) -> tuple[Axis, ...]:
-        found: list[Axis] = []
-        said = self.node.below("axes")
-        if said is not None and not isinstance(said.value, dict):
-            self._fault("'grid.axes' is a map from paths to values", said.place, "axes: {train.lr: [1e-3, 3e-3]}")
-        for name, node in said.map.items() if said else ():
+        """Read `axes` and `seeds`; no two axes may set the same path."""
+        axes: list[Axis] = []
+        section = self.node.below("axes")
+        if section is not None and not isinstance(section.value, dict):
+            hint = "for example axes: {train.lr: [1e-3, 3e-3]}"
+            self._add_problem("'grid.axes' must be a map from paths to values", section.place, hint)
+        for name, node in section.map.items() if section else ():
             axis = self._axis(name, node)
-            if axis and axis.name in (other.name for other in found):
-                self._fault(f"there are two axes '{axis.name}'", axis.place, "name one of them otherwise")
+            if axis and axis.name in (other.name for other in axes):
+                self._add_problem(f"duplicate axis '{axis.name}'", axis.place, "rename one of them")
             elif axis:
-                clash = [(a, p) for a in found for p in a.leaves() for q in axis.leaves() if overlap(p, q)]
+                clash = [(a, p) for a in axes for p in a.leaves() for q in axis.leaves() if overlap(p, q)]
                 if clash:
                     other, path = clash[0]
-                    self._fault(f"axes '{other.name}' and '{axis.name}' both set '{'.'.join(path)}'", axis.place)
-                found.append(axis)
+                    self._add_problem(f"axes '{other.name}' and '{axis.name}' both set '{'.'.join(path)}'", axis.place)
+                axes.append(axis)
         seeds = self.node.below("seeds")
         if seeds is not None:
-            if any(overlap(("seed",), path) for axis in found for path in axis.leaves()):
-                self._fault("'seeds' and an axis both set 'seed'", seeds.key, "leave one out")
+            if any(overlap(("seed",), path) for axis in axes for path in axis.leaves()):
+                self._add_problem("'seeds' and an axis both set 'seed'", seeds.key, "remove one of them")
             axis = self._seeds(seeds)
-            found += [axis] if axis else []
-        return tuple(found)
+            axes += [axis] if axis else []
+        return tuple(axes)
 
     def _seeds(self, node: Node) -> Axis | None:
         if isinstance(node.value, tuple):
             return self._axis("seed", node)
         if isinstance(node.value, bool) or not isinstance(node.value, int) or not 1 <= node.value <= MAX_CELLS:
-            self._fault("'grid.seeds' is a number of seeds or a list of them", node.place, "seeds: 3")
+            message = f"'grid.seeds' must be a number of seeds from 1 to {MAX_CELLS:,}, or a list of seeds"
+            self._add_problem(message, node.place, "for example seeds: 3")
             return None
         values = {str(i): Node(i, node.place, node.key) for i in range(node.value)}
         return Axis("seed", ("seed",), values, node.key or node.place, open=True)
 
     def _axis(self, name: str, node: Node) -> Axis | None:
+        """Read one axis; None if there is a problem with it."""
         place = node.key or node.place
         path = () if name.startswith("$") else tuple(name.split("."))
-        if not self._settable(name, path, place):
+        if not self._is_settable(name, path, place):
             return None
-        values, faults = dict[str, Node](), len(self.problems)
+        values, before = dict[str, Node](), len(self.problems)
         listed = isinstance(node.value, tuple)
         if not listed and not isinstance(node.value, dict):
-            self._fault(f"axis '{name}' is a list or a map of labelled values", node.place, f"{name}: [...]")
+            self._add_problem(
+                f"axis '{name}' must be a list or a map of labelled values", node.place, f"for example {name}: [...]"
+            )
             return None
         if listed:
             for item in node.items:
                 label = _label_of(item.value)
                 if isinstance(item.value, dict | tuple):
-                    self._fault("this value needs a label", item.place, f"{name}: {{label: value, ...}}")
+                    self._add_problem("this value needs a label", item.place, f"write {name}: {{label: value, ...}}")
                     continue
                 if name == "recipe" and isinstance(item.value, str):
                     label = item.value.rsplit("/", 1)[-1].removesuffix(".yaml")
-                self._value(values, name, label, replace(item, key=place), item.place)
+                self._add_value(values, name, label, replace(item, key=place), item.place)
         else:
             for label, item in node.map.items():
-                self._value(values, name, label, item, item.key or item.place)
-        if not values or len(self.problems) > faults:
-            if len(self.problems) == faults:
-                self._fault(f"axis '{name}' has no value", node.place)
+                self._add_value(values, name, label, item, item.key or item.place)
+        if not values or len(self.problems) > before:
+            if len(self.problems) == before:
+                self._add_problem(f"axis '{name}' has no value", node.place)
             return None
         return Axis(name.removeprefix("$"), path, values, place, open=listed)
 
-    def _value(self, values: dict[str, Node], axis: str, label: str, node: Node, place: Place) -> None:
+    def _add_value(self, values: dict[str, Node], axis: str, label: str, node: Node, place: Place) -> None:
+        """Add one labelled value to `values`, unless there is a problem with it."""
         if label in values:
-            self._fault(f"'{label}' stands twice on axis '{axis}'", place, "leave one out")
+            self._add_problem(f"duplicate label '{label}' on axis '{axis}'", place, "remove one of them")
         elif not LABEL.match(label):
-            self._fault(f"'{label}' cannot be a label", place, "letters, digits and . _ + -")
+            self._add_problem(f"'{label}' cannot be a label", place, "use letters, digits and . _ + -")
         elif axis.startswith("$") and not isinstance(node.value, dict):
-            self._fault(f"a value of axis '{axis}' is a map of sections", node.place)
+            self._add_problem(f"a value of axis '{axis}' must be a map of sections", node.place)
         else:
             values[label] = node
 
-    def _settable(self, name: str, path: tuple[str, ...], place: Place) -> bool:
+    def _is_settable(self, name: str, path: tuple[str, ...], place: Place) -> bool:
+        """Return whether an axis may set this path; report a problem if not."""
         if path == ("recipe",):
             return True
         if path and path[0] in ("name", "grid", "extends"):
-            self._fault(f"'{path[0]}' cannot be an axis", place)
+            self._add_problem(f"'{path[0]}' cannot be an axis", place)
             return False
         slot: Slot = ROOT
         for i, part in enumerate(path):
             below = child(slot, part)
             if not below:
-                hint = nearest(part, (*field_names(slot), *(("recipe",) if i == 0 else ())), "known here:")
-                self._fault(f"axis '{name}' is no path of a spec", place, hint)
+                hint = nearest(part, (*field_names(slot), *(("recipe",) if i == 0 else ())), "known keys:")
+                self._add_problem(f"axis '{name}' is not a path of the spec", place, hint)
                 return False
             slot = below
         return True
 
     def _excluded(self, axes: Sequence[Axis], points: list[Point]) -> list[Point]:
+        """Return the points that no row of `exclude` matches."""
         for row in self._rows("exclude"):
-            wanted = self._labels(axes, row, new=False)
-            if wanted is None:
+            excluded = self._labels(axes, row, new=False)
+            if excluded is None:
                 continue
-            names = {axis.name: label for axis, label, _ in wanted}
-            hit = [p for p in points if names.items() <= labels_of(p).items()]
-            if not hit:
-                self._fault("this excludes no cell", row.place, "leave it out")
-            points = [p for p in points if not names.items() <= labels_of(p).items()]
+            labels = {axis.name: label for axis, label, _ in excluded}
+            if not any(labels.items() <= labels_of(p).items() for p in points):
+                self._add_problem("this row excludes no cell", row.place, "remove it")
+            points = [p for p in points if not labels.items() <= labels_of(p).items()]
         return points
 
     def _included(self, axes: Sequence[Axis], points: Sequence[Point]) -> list[Point]:
-        found: list[Point] = []
+        """Return the further points of `include`; a row without a seed gives one point for each of `seeds`."""
+        included: list[Point] = []
         for row in self._rows("include"):
-            said = self._labels(axes, row, new=True)
-            if said is None:
+            labels = self._labels(axes, row, new=True)
+            if labels is None:
                 continue
-            given = {axis.name: (axis, label, value) for axis, label, value in said}
-            seeds = [a for a in axes if a.name == "seed" and a.name not in given and self.node.below("seeds")]
-            missing = [axis.name for axis in axes if axis.name not in given and axis not in seeds]
+            fixed = {axis.name: (axis, label, value) for axis, label, value in labels}
+            seeds = [a for a in axes if a.name == "seed" and a.name not in fixed and self.node.below("seeds")]
+            missing = [axis.name for axis in axes if axis.name not in fixed and axis not in seeds]
             if missing:
-                self._fault(f"this cell lacks {', '.join(missing)}", row.place, "an included cell names all axes")
+                self._add_problem(f"this cell does not set {', '.join(missing)}", row.place, "set every axis")
                 continue
-            rows = [[given[a.name]] if a.name in given else [(a, k, v) for k, v in a.values.items()] for a in axes]
+            rows = [[fixed[a.name]] if a.name in fixed else [(a, k, v) for k, v in a.values.items()] for a in axes]
             for point in itertools.product(*rows):
-                if any(labels_of(point) == labels_of(other) for other in (*points, *found)):
-                    self._fault(f"the cell {cell_name(point)} is there already", row.place, "leave it out")
+                if any(labels_of(point) == labels_of(other) for other in (*points, *included)):
+                    self._add_problem(f"the grid already has the cell {cell_name(point)}", row.place, "remove it")
                     break
-                found.append(point)
-        return found
+                included.append(point)
+        return included
 
     def _rows(self, key: str) -> tuple[Node, ...]:
-        said = self.node.below(key)
-        if said is None:
+        """Return the rows of `exclude` or `include`."""
+        section = self.node.below(key)
+        if section is None:
             return ()
-        if not isinstance(said.value, tuple) or not all(row.map for row in said.items):
-            self._fault(f"'grid.{key}' is a list of maps from axis to label", said.place, f"{key}: [{{axis: label}}]")
+        if not isinstance(section.value, tuple) or not all(row.map for row in section.items):
+            message = f"'grid.{key}' must be a list of maps from axis to label"
+            self._add_problem(message, section.place, f"for example {key}: [{{axis: label}}]")
             return ()
-        return said.items
+        return section.items
 
     def _labels(self, axes: Sequence[Axis], row: Node, *, new: bool) -> Point | None:
-        """The values that a row names; with `new`, an open axis takes values that it does not list."""
+        """Return the values that a row names. With `new`, an open axis takes values that it does not list."""
         known = {axis.name: axis for axis in axes}
-        found: list[tuple[Axis, str, Node]] = []
+        values: list[tuple[Axis, str, Node]] = []
         for name, node in row.map.items():
             axis, label = known.get(name), _label_of(node.value)
             if axis is None:
-                self._fault(f"there is no axis '{name}'", node.key, nearest(name, known))
+                self._add_problem(f"there is no axis '{name}'", node.key, nearest(name, known))
             elif label in axis.values:
-                found.append((axis, label, axis.values[label]))
+                values.append((axis, label, axis.values[label]))
             elif new and axis.open and not isinstance(node.value, dict | tuple) and LABEL.match(label):
-                found.append((axis, label, node))
+                values.append((axis, label, node))
             else:
-                self._fault(f"axis '{name}' has no '{label}'", node.place, nearest(label, axis.values))
-        return tuple(found) if len(found) == len(row.map) else None
+                self._add_problem(f"axis '{name}' has no label '{label}'", node.place, nearest(label, axis.values))
+        return tuple(values) if len(values) == len(row.map) else None

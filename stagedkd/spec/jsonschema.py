@@ -1,5 +1,8 @@
-"""The JSON Schema for editors. It is partial: nothing is required but the fields that choose an arm, since a child says
-only what it changes; and it knows what the language adds: `extends`, `recipe`, `grid`, `$delete`, `$replace`."""
+"""Make the JSON Schema for editors.
+
+The schema is partial: only the fields that choose an arm are required, since a child sets only what it changes. It
+knows what the language adds: `extends`, `recipe`, `grid`, `$delete`, `$replace`.
+"""
 
 from __future__ import annotations
 
@@ -23,24 +26,24 @@ _GRID: Schema = {
     "properties": {
         "axes": {
             "type": "object",
-            "description": "Paths of the spec, each with a list of values or labelled values.",
+            "description": "Paths of the spec, each with a list of values or a map of labelled values.",
             "additionalProperties": {"type": ["array", "object"], "minItems": 1, "minProperties": 1},
         },
         "seeds": {
-            "description": "Student seeds: how many, or which.",
+            "description": "Seeds of the student: their number or a list.",
             "anyOf": [
                 {"type": "integer", "minimum": 1},
                 {"type": "array", "items": {"type": "integer"}, "minItems": 1},
             ],
         },
-        "exclude": {"description": "Cells that are left out: every cell that matches.", **_ROWS},
-        "include": {"description": "Further cells, each naming all axes.", **_ROWS},
+        "exclude": {"description": "Cells to leave out: every cell that matches a row.", **_ROWS},
+        "include": {"description": "Further cells; each sets all axes.", **_ROWS},
     },
 }
 
 
 def json_schema() -> Schema:
-    """The partial JSON Schema (draft 2020-12) of a spec file."""
+    """Return the partial JSON Schema (draft 2020-12) of a spec file."""
     schema = Spec.model_json_schema()
     definitions: dict[str, Schema] = schema.pop("$defs")
     sections = {arm.__name__: arm for arm in _sections(Section) if arm.__name__ in definitions}
@@ -54,7 +57,7 @@ def json_schema() -> Schema:
     path = {"type": "string", "minLength": 1}
     paths = [path, {"type": "array", "items": path}]
     schema["properties"] |= {
-        "extends": {"description": "Parents, relative to this file.", "anyOf": paths},
+        "extends": {"description": "Parents of this file, as paths relative to it.", "anyOf": paths},
         "recipe": {
             "description": f"A method: {', '.join(shipped_recipes())}, or the path of a file.",
             "type": ["string", "null"],
@@ -64,18 +67,19 @@ def json_schema() -> Schema:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A spec of stagedkd",
-        "description": "Partial: a child says only what it changes. `stagedkd check` says the rest.",
+        "description": "Partial: a child sets only what it changes. `stagedkd check` validates the whole spec.",
         **{key: value for key, value in schema.items() if key not in ("title", "description")},
         "$defs": definitions,
     }
 
 
 def _sections(base: type[Section]) -> list[type[Section]]:
-    found = [found for below in base.__subclasses__() for found in (below, *_sections(below))]
-    return [section for section in found if section.__module__.startswith("stagedkd.spec.schema.")]
+    sections = [section for below in base.__subclasses__() for section in (below, *_sections(below))]
+    return [section for section in sections if section.__module__.startswith("stagedkd.spec.schema.")]
 
 
 def _describe(definition: Schema, section: type[Section]) -> None:
+    """Put the docstrings of a section into its definition, and allow a bare number where the section does."""
     docs = {field.name: field.doc for field in entries(section)}
     for name in HIDDEN:
         definition.get("properties", {}).pop(name, None)
@@ -93,19 +97,19 @@ def _describe(definition: Schema, section: type[Section]) -> None:
 
 
 def _maps(schema: Any) -> Iterator[Schema]:
-    """A schema and every map below it."""
+    """Iterate over a schema and every map below it."""
     if isinstance(schema, list):
         for item in cast("list[Any]", schema):
             yield from _maps(item)
     if isinstance(schema, dict):
-        found = cast("Schema", schema)
-        yield found
-        for value in list(found.values()):
+        mapping = cast("Schema", schema)
+        yield mapping
+        for value in list(mapping.values()):
             yield from _maps(value)
 
 
 def _loosen(schema: Schema) -> None:
-    """Nothing required but discriminators; directives allowed in every map."""
+    """Require nothing but discriminators, and allow directives in every map."""
     for part in _maps(schema):
         if part.get("type") != "object":
             continue
@@ -116,16 +120,16 @@ def _loosen(schema: Schema) -> None:
             part["required"] = tags
         part["patternProperties"] = {**part.get("patternProperties", {}), DIRECTIVE: {}}
         if part.pop("propertyNames", None):
-            part["additionalProperties"] = False  # the keys' pattern stands in patternProperties
+            part["additionalProperties"] = False  # the pattern of the keys is in patternProperties
 
 
 def _partial_unions(schema: Schema, definitions: dict[str, Schema]) -> None:
-    """A map that does not say which arm it is may say what any of them knows: its parent chose."""
+    """Allow a map without a tag to have the fields of any arm, since its parent may have chosen the arm."""
     for part in _maps(schema):
-        found: Any = part.pop("discriminator", None)
-        if not found or "propertyName" not in found:
+        discriminator: Any = part.pop("discriminator", None)
+        if not discriminator or "propertyName" not in discriminator:
             continue
-        tag: str = found["propertyName"]
+        tag: str = discriminator["propertyName"]
         arms: list[Schema] = part.pop("oneOf")
         known: Schema = {}
         for arm in arms:

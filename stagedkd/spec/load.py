@@ -1,5 +1,7 @@
-"""From a file to validated specs: parents < recipe < file < the cell's recipe < the cell < --set, validated once a
-cell, every problem of every cell reported together."""
+"""Load a file as validated specs: parents < recipe < file < the cell's recipe < the cell < --set.
+
+Every cell is validated once, and the problems of all cells are reported together.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,9 @@ from pydantic import ValidationError
 
 from stagedkd.errors import Place, Problem, SpecError, UsageError
 from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid
-from stagedkd.spec.inherit import OWN, RECIPES, Source, read_recipe, read_source, specs_root, with_recipe
+from stagedkd.spec.inherit import NOT_INHERITED, RECIPES, Source, read_recipe, read_source, specs_root, with_recipe
 from stagedkd.spec.merge import Merger, overlay, without
-from stagedkd.spec.problems import at, problems_of
+from stagedkd.spec.problems import problem_at, problems_of
 from stagedkd.spec.rules import check_rules, warnings
 from stagedkd.spec.schema import Spec
 from stagedkd.spec.schema.networks import family_of
@@ -30,7 +32,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,+-]*\Z")
 
 @dataclass(frozen=True)
 class Cell:
-    """One validated spec of an experiment; `labels` maps axis to label (none without a grid)."""
+    """One validated spec of an experiment. `labels` maps axis to label and is empty without a grid."""
 
     name: str
     labels: Mapping[str, str]
@@ -39,10 +41,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A spec file: one cell, or those of its grid. `axes` maps axis to the labels that occur; `notes` are what a
-    reader should know: what fell in a merge, and warnings, each with its place; `trees` keep, for each cell, where
-    every value stands; `files` are those of the project that it was read from: the spec, its parents, recipes and code
-    of one's own."""
+    """A spec file: one cell, or the cells of its grid.
+
+    `axes` maps each axis to the labels that occur. `notes` are warnings and what a merge dropped, each with its place.
+    `trees` holds the values of each cell with their places, by the name of the cell. `files` are the files of the
+    project that were read: the spec, its parents, recipes and the user's own code.
+    """
 
     name: str
     cells: tuple[Cell, ...]
@@ -53,12 +57,12 @@ class Experiment:
 
     @classmethod
     def of(cls, spec: Spec) -> Experiment:
-        """A spec on its own."""
+        """Return the experiment of a single spec."""
         return cls(spec.name, (Cell("", {}, spec),))
 
     @property
     def is_grid(self) -> bool:
-        """Whether the file has a grid, of which there may be one cell."""
+        """Whether the file has a grid, even one of a single cell."""
         return bool(self.axes)
 
 
@@ -67,30 +71,31 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), cell: str | None 
 
     Args:
         path: the YAML file.
-        overrides: `a.b=c` strings, values typed by the rules of the file.
-        cell: of a grid, the one to take, such as "student=w8,seed=3".
+        overrides: `a.b=c` strings, whose values are read by the rules of the file.
+        cell: the cell of a grid to load, such as "student=w8,seed=3".
     Raises:
-        SpecError: with every problem found, each with its place.
-        UsageError: no such file, a wrong override, or a grid of which no one cell is picked.
+        SpecError: the spec is wrong; the error has every problem with its place.
+        UsageError: the file does not exist, an override is wrong, or not exactly one cell of a grid is picked.
     """
     return load_one(path, overrides, (cell,) if cell else ()).cells[0].spec
 
 
 def load_one(path: str | Path, overrides: Sequence[str] = (), cells: Sequence[str] = ()) -> Experiment:
-    """As `load_experiment`, for one cell. Raises UsageError, too, where there are several."""
-    found = load_experiment(path, overrides, cells)
-    if len(found.cells) != 1:
-        some = "\n    ".join(c.name for c in found.cells[:8]) + ("\n    ..." if len(found.cells) > 8 else "")
-        raise UsageError(f"{path} has {len(found.cells)} cells:\n    {some}", hint="pick one with --cell")
-    return found
+    """Like `load_experiment`, but for one cell. Raises UsageError if there are several."""
+    experiment = load_experiment(path, overrides, cells)
+    count = len(experiment.cells)
+    if count != 1:
+        names = "\n    ".join(cell.name for cell in experiment.cells[:8]) + ("\n    ..." if count > 8 else "")
+        raise UsageError(f"{path} has {count} cells:\n    {names}", hint="pick one with --cell")
+    return experiment
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = (), cells: Sequence[str] = ()) -> Experiment:
-    """Read and validate a spec file with all cells of its grid, or those that any of `cells` matches.
+    """Read and validate a spec file with all cells of its grid, or with those that any of `cells` matches.
 
     Raises:
-        SpecError: with every problem of every cell, each with its place.
-        UsageError: no such file, a wrong override, or a pick that matches nothing.
+        SpecError: the spec is wrong; the error has every problem of every cell with its place.
+        UsageError: the file does not exist, an override is wrong, or a pick matches no cell.
     """
     return _Loader(Path(path), overrides).load(cells)
 
@@ -107,142 +112,160 @@ class _Loader:
         self.path, self.root = path, specs_root(path)
         self.merger = Merger()
         self.source: Source = read_source(path, self.merger)
-        self.sets = [_parse_override(text) for text in overrides]
+        self.overrides = [_parse_override(text) for text in overrides]
         self.digests: dict[Path, str] = {}
         self.trees: dict[str, Node] = {}
         self.recipes: dict[str, Node | None] = {}
-        self.found: dict[tuple[str, Place | None], tuple[Problem, list[str]]] = {}
+        self.problems: dict[tuple[str, Place | None], tuple[Problem, list[str]]] = {}
 
     def load(self, picked: Sequence[str]) -> Experiment:
-        axes, faults = read_grid(self.source.grid)
-        for problem in (*self.merger.problems, *faults):
-            self._say(problem, "")
+        axes, grid_problems = read_grid(self.source.grid)
+        for problem in (*self.merger.problems, *grid_problems):
+            self._add(problem, "")
         self._check_overrides(axes)
-        points = _picked(axes, axes.points, picked) if not faults else ()
-        if faults:
-            self._without_grid()
+        points = _pick(axes, axes.points, picked) if not grid_problems else ()
+        if grid_problems:
+            self._check_without_grid()
         cells = [cell for point in points if (cell := self._cell(point)) is not None]
-        errors = [p for p in self._problems(len(points)) if p.severity == "error"]
+        errors = [p for p in self._merged_problems(len(points)) if p.severity == "error"]
         if errors:
             raise SpecError(errors)
-        name = cells[0].spec.name if not axes.axes else self._named("")
+        name = cells[0].spec.name if not axes.axes else self._name_of("")
         labels = {a.name: tuple(dict.fromkeys(labels_of(p)[a.name] for p in points)) for a in axes.axes}
-        notes = tuple(p for p in self._problems(len(points)) if p.severity != "error")
+        notes = tuple(p for p in self._merged_problems(len(points)) if p.severity != "error")
         return Experiment(name, tuple(cells), labels, notes, self.trees, self._files())
 
     def _files(self) -> tuple[Path, ...]:
-        named = {Path(node.place.file) for node in self.recipes.values() if node}
-        files = {path.resolve() for path in (*self.source.files, *named, *self.digests)}
-        return tuple(sorted(path for path in files if not path.is_relative_to(RECIPES)))  # the package's are its own
+        """Return the files of the project that were read. The recipes of the package are not among them."""
+        recipes = {Path(node.place.file) for node in self.recipes.values() if node}
+        files = {path.resolve() for path in (*self.source.files, *recipes, *self.digests)}
+        return tuple(sorted(path for path in files if not path.is_relative_to(RECIPES)))
 
-    def _without_grid(self) -> None:
-        """What is wrong beside a faulty grid; what an axis would have set is not missed."""
+    def _check_without_grid(self) -> None:
+        """Find the other problems of a spec whose grid is wrong. A value that an axis would set may be missing."""
         self._cell(())
         axes = self.source.grid.below("axes") if self.source.grid else None
         for name in axes.map if axes else ():
             head = f"'{name.split('.')[0]}"
-            self.found = {k: v for k, v in self.found.items() if not (k[0].startswith(head) and "missing" in k[0])}
+            self.problems = {
+                k: v for k, v in self.problems.items() if not (k[0].startswith(head) and "missing" in k[0])
+            }
 
     # ------------------------------------------------------------ one cell
 
     def _cell(self, point: Point) -> Cell | None:
+        """Merge and validate one cell; None if its spec is wrong."""
         cell, merger = cell_name(point), Merger(list(self.merger.notes))
         try:
             tree = self._tree(point, merger)
         except SpecError as error:
             for problem in error.problems:
-                self._say(problem, cell)
+                self._add(problem, cell)
             return None
         values: dict[str, Any] = tree.plain()
-        values["name"] = self._named(cell)
-        problems = [*merger.problems, *self._read_own_code(values, tree)]
+        values["name"] = self._name_of(cell)
+        problems = [*merger.problems, *self._read_user_code(values, tree)]
         spec = None
         try:
             spec = Spec.model_validate(values)
         except ValidationError as error:
             problems += problems_of(error, self._with_name(tree))
         if spec is not None:
-            problems += [at(tree, path, fault, hint, key=True) for fault, path, hint in check_rules(spec)]
+            problems += [problem_at(tree, p.path, p.message, p.hint, key=True) for p in check_rules(spec)]
             if not problems:
-                soft = [at(tree, path, fault, hint, key=True) for fault, path, hint in warnings(spec)]
-                problems += [replace(p, severity="warning") for p in soft]
+                placed = [problem_at(tree, p.path, p.message, p.hint, key=True) for p in warnings(spec)]
+                problems += [replace(p, severity="warning") for p in placed]
         for problem in (*problems, *merger.notes):
-            self._say(problem, cell)
+            self._add(problem, cell)
         self.trees[cell] = tree
         return Cell(cell, labels_of(point), spec) if spec else None
 
     def _tree(self, point: Point, merger: Merger) -> Node:
+        """Merge the cell's recipe, the cell and the overrides over the file."""
         tree = self.source.tree
         recipes = [value for axis, _, value in point if axis.path == ("recipe",)]
         recipes += [value.map["recipe"] for axis, _, value in point if not axis.path and "recipe" in value.map]
-        recipes += [given.node for given in self.sets if given.path == ("recipe",)]
+        recipes += [override.node for override in self.overrides if override.path == ("recipe",)]
         for named in recipes:
-            said = str(named.value)  # what is no word is refused, and so never kept
-            if said not in self.recipes:
-                self.recipes[said] = read_recipe(named, self.root, self.path.parent)
-            tree = with_recipe(tree, self.recipes[said], merger)
+            name = str(named.value)  # read_recipe refuses a value that is not a word, so none of these is stored
+            if name not in self.recipes:
+                self.recipes[name] = read_recipe(named, self.root, self.path.parent)
+            tree = with_recipe(tree, self.recipes[name], merger)
         for axis, _, value in point:
             if axis.path != ("recipe",):
                 sections = value if axis.path else without(value, frozenset({"recipe"}))
                 tree = merger.merge(tree, overlay(tree, axis.path, sections))
-        for given in self.sets:
-            if given.path[0] not in OWN:
-                tree = merger.merge(tree, overlay(tree, given.path, given.node))
+        for override in self.overrides:
+            if override.path[0] not in NOT_INHERITED:
+                tree = merger.merge(tree, overlay(tree, override.path, override.node))
         return tree
 
     def _with_name(self, tree: Node) -> Node:
-        said = [given.node for given in self.sets if given.path == ("name",)] or [self.source.name]
-        return replace(tree, value={**tree.map, "name": said[-1]}) if said[-1] else tree
+        """Return a tree with the node of the name, so that a problem with the name has a place."""
+        names = [override.node for override in self.overrides if override.path == ("name",)] or [self.source.name]
+        return replace(tree, value={**tree.map, "name": names[-1]}) if names[-1] else tree
 
-    def _named(self, cell: str) -> Any:
-        """The file's name, or its own `name`, and what tells this run from others: the cell and the overrides."""
-        said = [given.node.value for given in self.sets if given.path == ("name",)]
-        own = self.source.name.plain() if self.source.name else short_name(self.path.stem)
-        name = said[-1] if said else own
+    def _name_of(self, cell: str) -> Any:
+        """Return the name of a cell: the file's name or its `name`, then the cell and the overrides.
+
+        The overrides are left out if one of them sets `name`.
+        """
+        names = [override.node.value for override in self.overrides if override.path == ("name",)]
+        default = self.source.name.plain() if self.source.name else short_name(self.path.stem)
+        name = names[-1] if names else default
         if not isinstance(name, str) or (not NAME.match(name)):
-            return name  # for validation to refuse
-        told = [cell] if cell else []
-        told += [given.text for given in self.sets if given.path != ("name",)] if not said else []
-        return short_name("+".join([name, *told]))
+            return name  # validation will refuse it
+        parts = [cell] if cell else []
+        parts += [override.text for override in self.overrides if override.path != ("name",)] if not names else []
+        return short_name("+".join([name, *parts]))
 
     # ------------------------------------------------------------ --set
 
     def _check_overrides(self, axes: Axes) -> None:
-        for given in self.sets:
+        """Refuse an override of what an axis sets, of `extends` or `grid`, or of one item of a list.
+
+        Raises:
+            UsageError: an override is wrong.
+        """
+        for override in self.overrides:
             for axis in axes.axes:
-                hit = [path for path in axis.leaves() if overlap(path, given.path)]
-                if hit:
+                overlaps = [path for path in axis.leaves() if overlap(path, override.path)]
+                if overlaps:
                     raise UsageError(
-                        f"--set {given.text}: the grid's axis '{axis.name}' sets '{'.'.join(hit[0])}'",
+                        f"--set {override.text}: the grid's axis '{axis.name}' sets '{'.'.join(overlaps[0])}'",
                         hint=f"pick cells with --cell '{axis.name}={next(iter(axis.values))}'",
                     )
-            if given.path[0] in ("extends", "grid"):
-                raise UsageError(f"--set {given.text}: '{given.path[0]}' is not set from the command line")
-            for end in range(1, len(given.path)):
-                above = self.source.tree.at(given.path[:end])
+            if override.path[0] in ("extends", "grid"):
+                message = f"--set {override.text}: '{override.path[0]}' cannot be set from the command line"
+                raise UsageError(message, hint=f"change {override.path[0]} in the file")
+            for end in range(1, len(override.path)):
+                above = self.source.tree.at(override.path[:end])
                 if above is not None and isinstance(above.value, tuple):
-                    here = ".".join(given.path[:end])
-                    hint = f"set the whole list: {here}=[...]"
-                    raise UsageError(f"--set cannot reach into the list '{here}'", hint=hint)
+                    name = ".".join(override.path[:end])
+                    hint = f"set the whole list: {name}=[...]"
+                    raise UsageError(f"--set cannot change one item of the list '{name}'", hint=hint)
 
-    # ------------------------------------------------------------ one's own code
+    # ------------------------------------------------------------ the user's own code
 
-    def _read_own_code(self, values: dict[str, Any], tree: Node) -> list[Problem]:
-        """Put the digests of the user's files into the values of networks and of losses `file`; files are read, never
-        run."""
+    def _read_user_code(self, values: dict[str, Any], tree: Node) -> list[Problem]:
+        """Put the digests of the user's files into the values of networks and of the losses `file`.
+
+        Files are read, but never run.
+        """
         problems: list[Problem] = []
         networks = [(path, network, family_of(network.get("arch"))) for path, network in _networks(values)]
         putters = [(path, network, family.put_digest) for path, network, family in networks if family]
-        putters += [(path, loss, put_code_digest) for path, loss in _own_losses(values)]
-        for path, given, put_digest in putters:
-            if "digest" in given:
-                problems.append(at(tree, (*path, "digest"), "'digest' is not yours to set", "", key=True))
-            name, fault, hint = put_digest(given, self.root, self._digest)
-            problems += [at(tree, (*path, name), fault, hint)] if fault else []
+        putters += [(path, loss, put_code_digest) for path, loss in _user_losses(values)]
+        for path, section, put_digest in putters:
+            if "digest" in section:
+                message = "'digest' cannot be set: it is computed from the file"
+                problems.append(problem_at(tree, (*path, "digest"), message, "remove it", key=True))
+            name, message, hint = put_digest(section, self.root, self._digest)
+            problems += [problem_at(tree, (*path, name), message, hint)] if message else []
         return problems
 
     def _digest(self, file: Path) -> str | None:
-        """SHA-256 of a file below the root; None where it is not there, or not ours to read."""
+        """Return the SHA-256 of a file below the root; None if it is missing, unreadable, or outside the root."""
         if file not in self.digests:
             try:
                 if not file.resolve().is_relative_to(self.root.resolve()):
@@ -255,29 +278,33 @@ class _Loader:
 
     # ------------------------------------------------------------ problems
 
-    def _say(self, problem: Problem, cell: str) -> None:
-        _, cells = self.found.setdefault((problem.message, problem.place), (problem, []))
+    def _add(self, problem: Problem, cell: str) -> None:
+        """Add a problem of a cell ("" for all cells); the same problem of several cells is kept once."""
+        _, cells = self.problems.setdefault((problem.message, problem.place), (problem, []))
         cells.append(cell)
 
-    def _problems(self, count: int) -> list[Problem]:
-        """Each problem once, in the order of the files; where only some cells have it, with the first of them."""
-        found: list[Problem] = []
-        for problem, cells in self.found.values():
+    def _merged_problems(self, count: int) -> list[Problem]:
+        """Return each problem once, in the order of the files.
+
+        A problem that only some of `count` cells have names the first of them.
+        """
+        problems: list[Problem] = []
+        for problem, cells in self.problems.values():
             grid = self.source.grid
             if grid is not None and cells[0] and len(set(cells)) < count:
                 which = f"in {len(set(cells))} of {count} cells, the first is {cells[0]}; grid at"
                 problem = replace(problem, related=(*problem.related, (which, grid.key or grid.place)))
-            found.append(problem)
-        return sorted(found, key=self._order)
+            problems.append(problem)
+        return sorted(problems, key=self._order)
 
     def _order(self, problem: Problem) -> tuple[bool, str, int, int]:
-        """The file itself first, then its parents."""
+        """Sort key of a problem: the file itself comes first, then its parents."""
         place = problem.place
         return (place.file != str(self.path), place.file, place.line, place.column) if place else (False, "", 0, 0)
 
 
 def short_name(name: str) -> str:
-    """A name that can be a folder: other characters become _, and what is too long is cut and told by its digest."""
+    """Return a name that can be a folder: other characters become _, and a long name is cut and ends in its digest."""
     plain = re.sub(r"[^A-Za-z0-9_.=,+-]", "_", name)
     plain = plain if plain[:1].isalnum() else "x" + plain
     if plain == name and len(name) <= LONGEST_NAME:
@@ -294,14 +321,13 @@ def _parse_override(text: str) -> _Override:
     try:
         node = parse_yaml(f"value: {value}", "--set").map["value"]
     except SpecError as error:
-        raise UsageError(
-            f"--set {text}: {error.problems[0].message}", hint="a YAML value, such as 3 or [a, b]"
-        ) from None
+        hint = "give a YAML value, such as 3 or [a, b]"
+        raise UsageError(f"--set {text}: {error.problems[0].message}", hint=hint) from None
     return _Override(text, keys, _placed(node, Place("--set", 1, 1, len(name), text)))
 
 
 def _placed(node: Node, place: Place) -> Node:
-    """A node and all below it, at one place."""
+    """Return a node in which it and everything below it have one place."""
     value = node.value
     if isinstance(value, dict):
         value = {name: _placed(below, place) for name, below in value.items()}
@@ -310,32 +336,35 @@ def _placed(node: Node, place: Place) -> Node:
     return Node(value, place, place)
 
 
-def _picked(axes: Axes, points: tuple[Point, ...], picked: Sequence[str]) -> tuple[Point, ...]:
+def _pick(axes: Axes, points: tuple[Point, ...], picked: Sequence[str]) -> tuple[Point, ...]:
+    """Return the points that any of `picked` matches, in the order of the grid; all points if nothing is picked."""
     if not picked:
         return points
     if not axes.axes:
-        raise UsageError("--cell is for grids, and this spec has none", hint="leave --cell out")
-    kept: dict[str, Point] = {}
+        raise UsageError("--cell needs a spec with a grid, and this spec has none", hint="remove --cell")
+    names: set[str] = set()
     for text in picked:
-        found, fault, hint = matching(axes, text)
-        if fault:
-            raise UsageError(f"--cell {text}: {fault}", hint=hint)
-        kept |= {cell_name(point): point for point in found}
-    return tuple(point for point in points if cell_name(point) in kept)
+        matches, message, hint = matching(axes, text)
+        if message:
+            raise UsageError(f"--cell {text}: {message}", hint=hint)
+        names |= {cell_name(point) for point in matches}
+    return tuple(point for point in points if cell_name(point) in names)
 
 
 def _networks(values: Mapping[str, Any]) -> Iterable[tuple[Path_, dict[str, Any]]]:
-    found: list[tuple[Path_, Any]] = [(("teacher",), values.get("teacher")), (("student",), values.get("student"))]
+    """Iterate over the networks of an unvalidated spec, each with its path."""
+    networks: list[tuple[Path_, Any]] = [(("teacher",), values.get("teacher")), (("student",), values.get("student"))]
     for name in ("co_teachers", "cascade"):
         listed = values.get(name)
         row = cast("tuple[Any, ...]", listed) if isinstance(listed, tuple) else ()
-        found += [((name, i), network) for i, network in enumerate(row)]
-    for path, network in found:
+        networks += [((name, i), network) for i, network in enumerate(row)]
+    for path, network in networks:
         if isinstance(network, dict):
             yield path, network
 
 
-def _own_losses(values: Mapping[str, Any]) -> Iterable[tuple[Path_, dict[str, Any]]]:
+def _user_losses(values: Mapping[str, Any]) -> Iterable[tuple[Path_, dict[str, Any]]]:
+    """Iterate over the losses `file` of an unvalidated spec, each with its path."""
     distill = _map(values.get("distill"))
     for name, phase in _map(distill.get("phases")).items():
         loss = _map(_map(phase).get("losses")).get("file")

@@ -1,8 +1,8 @@
-"""One spec laid over another: maps merge by key, lists and scalars replace, and every value keeps its place.
+"""Merge one spec over another: maps merge by key, lists and scalars replace, and every value keeps its place.
 
-- Where `kind` or `arch` changes, what only the old arm has falls, with a note.
-- A bare number beside a map of the same section is the field it stands for (`kd: 0.5` is `kd: {weight: 0.5}`).
-- `$delete: true` takes a key away; `$replace: ...` takes a value whole.
+- Where `kind` or `arch` changes, fields that only the old arm has are dropped, with a note.
+- A bare number that meets a map of the same section is its main field (`kd: 0.5` is `kd: {weight: 0.5}`).
+- `$delete: true` removes a key; `$replace: ...` replaces a value as a whole.
 """
 
 from __future__ import annotations
@@ -18,67 +18,68 @@ DIRECTIVES = ("$delete", "$replace")
 
 @dataclass
 class Merger:
-    """Collects what is to be said about the merges that it makes."""
+    """Merges specs, and collects the notes and problems of all its merges."""
 
     notes: list[Problem] = field(default_factory=list[Problem])
     problems: list[Problem] = field(default_factory=list[Problem])
 
     def merge(self, below: Node, above: Node) -> Node:
-        """`above` laid over `below`, both roots of a spec. Faulty directives are left out and go to `problems`."""
-        return self._maps(below, above, (), ROOT)
+        """Merge `above` over `below`, both roots of a spec. A wrong directive is ignored and goes to `problems`."""
+        return self._merge_maps(below, above, (), ROOT)
 
-    def _maps(self, below: Node, above: Node, path: Path_, slot: Slot) -> Node:
-        """Merged maps stand where the upper one does; what is new goes last."""
+    def _merge_maps(self, below: Node, above: Node, path: Path_, slot: Slot) -> Node:
+        """Merge two maps. The result has the place of the upper one; new keys go last."""
         entries = dict(below.map)
-        for name in self._fallen(below, above, path, slot):
+        for name in self._drop_old_fields(below, above, path, slot):
             del entries[name]
         slot = chosen(chosen(slot, above), below)
         for name, node in above.map.items():
-            merged = self._over(entries.get(name), node, (*path, name), child(slot, name))
+            merged = self._merge_values(entries.get(name), node, (*path, name), child(slot, name))
             if merged is None:
                 entries.pop(name, None)
             else:
                 entries[name] = merged
         return Node(entries, above.place, above.key or below.key, below.over)
 
-    def _over(self, below: Node | None, above: Node, path: Path_, slot: Slot) -> Node | None:
-        """`above` over `below`, which may be nothing; None where it is deleted."""
+    def _merge_values(self, below: Node | None, above: Node, path: Path_, slot: Slot) -> Node | None:
+        """Merge `above` over `below`, which may be None; return None if the value is deleted."""
         if any(name.startswith("$") for name in above.map):
-            return self._directive(below, above, path, slot)
+            return self._apply_directive(below, above, path, slot)
         if below is None:
-            return self._new(above, path, slot)
-        below, above = _spelt_out(below, above, slot), _spelt_out(above, below, slot)
+            return self._resolve_directives(above, path, slot)
+        below, above = _as_map(below, above, slot), _as_map(above, below, slot)
         if isinstance(below.value, dict) and isinstance(above.value, dict):
-            return self._maps(below, above, path, slot)
-        return replace(self._new(above, path, slot), over=below)
+            return self._merge_maps(below, above, path, slot)
+        return replace(self._resolve_directives(above, path, slot), over=below)
 
-    def _new(self, node: Node, path: Path_, slot: Slot) -> Node:
-        """A value over nothing: directives inside of it are still acted on."""
+    def _resolve_directives(self, node: Node, path: Path_, slot: Slot) -> Node:
+        """Return a value that has nothing below it, with the directives inside it applied."""
         if not isinstance(node.value, dict):
             return node
-        return self._maps(Node({}, node.place, node.key), node, path, slot)
+        return self._merge_maps(Node({}, node.place, node.key), node, path, slot)
 
-    def _directive(self, below: Node | None, above: Node, path: Path_, slot: Slot) -> Node | None:
+    def _apply_directive(self, below: Node | None, above: Node, path: Path_, slot: Slot) -> Node | None:
+        """Apply `$delete` or `$replace`; a wrong directive leaves `below` as it is."""
         name = next(name for name in above.map if name.startswith("$"))
-        node, where = above.map[name], ".".join(map(str, path))
+        node, dotted = above.map[name], ".".join(map(str, path))
         place = node.key or node.place
         if name not in DIRECTIVES:
             self.problems.append(Problem(f"unknown directive '{name}'", place, nearest(name, DIRECTIVES)))
         elif len(above.map) > 1:
-            self.problems.append(Problem(f"'{name}' stands alone in its map", place, "move it, or its neighbours"))
+            self.problems.append(Problem(f"'{name}' must be alone in its map", place, "move the other keys"))
         elif name == "$replace":
-            whole = self._new(Node(node.value, node.place, above.key), path, slot)
+            whole = self._resolve_directives(Node(node.value, node.place, above.key), path, slot)
             return replace(whole, over=below)
         elif node.value is not True:
-            self.problems.append(Problem("'$delete' is true or not there", node.place, "$delete: true"))
+            self.problems.append(Problem("'$delete' must be true", node.place, "write $delete: true, or remove it"))
         elif below is None:
-            self.problems.append(Problem(f"there is no '{where}' to delete", place, "leave it out"))
+            self.problems.append(Problem(f"there is no '{dotted}' to delete", place, "remove this directive"))
         else:
             return None
         return below
 
-    def _fallen(self, below: Node, above: Node, path: Path_, slot: Slot) -> list[str]:
-        """The keys of `below` that only its own arm knows, where `above` chooses another."""
+    def _drop_old_fields(self, below: Node, above: Node, path: Path_, slot: Slot) -> list[str]:
+        """Return the keys of `below` to drop, with a note for each: `above` chooses another arm, which lacks them."""
         for tag in TAGS:
             old, new = below.below(tag), above.below(tag)
             if old is None or new is None or old.value == new.value:
@@ -86,24 +87,24 @@ class Merger:
             was, now = arm_tagged(slot, tag, old.value), arm_tagged(slot, tag, new.value)
             if was is None or now is None:
                 continue
-            fallen = [n for n in below.map if n in was.model_fields and n not in now.model_fields]
-            for name in fallen:
-                node, where = below.map[name], ".".join(map(str, (*path, name)))
+            dropped = [n for n in below.map if n in was.model_fields and n not in now.model_fields]
+            for name in dropped:
+                node, dotted = below.map[name], ".".join(map(str, (*path, name)))
                 self.notes.append(
                     Problem(
-                        f"'{where}' falls: {tag} is now {new.value}",
+                        f"dropped '{dotted}': {tag} is now {new.value}",
                         node.key or node.place,
                         f"only {old.value} has it",
                         ((f"{tag} changes at", new.place),),
                         "note",
                     )
                 )
-            return fallen
+            return dropped
         return []
 
 
-def _spelt_out(node: Node, other: Node, slot: Slot) -> Node:
-    """A bare number beside a map, as the map that it stands for."""
+def _as_map(node: Node, other: Node, slot: Slot) -> Node:
+    """Return a bare number that meets a map as a map with its main field; return any other node unchanged."""
     number = isinstance(node.value, int | float) and not isinstance(node.value, bool)
     if not number or not isinstance(other.value, dict):
         return node
@@ -112,15 +113,15 @@ def _spelt_out(node: Node, other: Node, slot: Slot) -> Node:
 
 
 def without(tree: Node, names: frozenset[str]) -> Node:
-    """A map less some of its keys."""
+    """Return a map without some of its keys."""
     return replace(tree, value={name: node for name, node in tree.map.items() if name not in names})
 
 
 def overlay(tree: Node, path: tuple[str, ...], node: Node) -> Node:
-    """A tree that says nothing but `node` at `path`; the maps on the way stand where they stand in `tree`."""
+    """Return a tree with only `node` at `path`. The maps on the way have the places that they have in `tree`."""
     for end in range(len(path) - 1, -1, -1):
-        found = tree.at(path[:end])
-        inside = found is not None and isinstance(found.value, dict)
-        place, key = (found.place, found.key) if found and inside else (node.place, node.key)
+        above = tree.at(path[:end])
+        is_map = above is not None and isinstance(above.value, dict)
+        place, key = (above.place, above.key) if above and is_map else (node.place, node.key)
         node = Node({path[end]: node}, place, key)
     return node

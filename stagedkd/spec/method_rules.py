@@ -1,56 +1,55 @@
-"""Rules of the method: what phases compare and name in every hop, who guides, and which batches losses want."""
+"""Rules of the method: what phases compare and name in every hop, which networks guide, and the batches losses need."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
 
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.pairing import Matching
+from stagedkd.spec.problems import PathProblem
 from stagedkd.spec.schema import FEATURES, LOGITS, Phase, Spec, Student
+from stagedkd.spec.yaml import Path_
 
-Fault: TypeAlias = tuple[str, tuple["str | int", ...], str]
 
-
-def phases_fit(spec: Spec, listed: Sequence[Student]) -> Iterator[Fault]:
-    """Phases name substages that every assistant has, losses have the clips that they need, and settings agree."""
+def phase_problems(spec: Spec, listed: Sequence[Student]) -> Iterator[PathProblem]:
+    """Check the phases against the assistants `listed`: every assistant must have the substages that a phase names,
+    every loss must get enough clips, and settings must agree with each other."""
     distill = spec.distill
     for name, phase in distill.phases.items():
-        at = ("distill", "phases", name)
+        path = ("distill", "phases", name)
         for i, assistant in enumerate(listed):
             count = len(student_cut(assistant))
             numbers = phase.substages if isinstance(phase.substages, tuple) else ()
             if numbers and max(numbers) > count:
-                fault = f"assistant {i + 1} has {count} substages, and phase '{name}' names {max(numbers)}"
-                yield fault, (*at, "substages"), "add its substages to the cascade"
-        yield from _batches(spec, at, phase)
+                message = f"phase '{name}' names substage {max(numbers)}, but assistant {i + 1} has {count}"
+                yield PathProblem(message, (*path, "substages"), "declare its substages in the cascade")
+        yield from _batch_problems(spec, path, phase)
         if phase.ramp is not None and distill.normalize:
-            yield "normalize would undo the ramp", (*at, "ramp"), "leave one of the two out"
+            yield PathProblem("normalize would undo the ramp", (*path, "ramp"), "remove one of the two")
     memories = {
         loss.model_dump_json(exclude={"weight", "schedule", "to", "warmup_epochs"}): name
         for name, phase in distill.phases.items()
         if (loss := phase.losses.crd)
     }
     if len(memories) > 1:
-        at = ("distill", "phases", list(memories.values())[-1], "losses", "crd")
-        yield "crd has one memory over all phases: its settings must be the same in each", at, "give them all one form"
+        path = ("distill", "phases", list(memories.values())[-1], "losses", "crd")
+        message = "crd has one memory for all phases, so its settings must be the same in each"
+        yield PathProblem(message, path, "use the same settings in every phase")
 
 
-def _batches(spec: Spec, at: tuple[str | int, ...], phase: Phase) -> Iterator[Fault]:
+def _batch_problems(spec: Spec, path: Path_, phase: Phase) -> Iterator[PathProblem]:
     batch = spec.train.patched(spec.student.train, phase.train).batch
     for name, loss in phase.losses.named().items():
         if batch < loss.least_batch:
-            yield (
-                f"'{name}' relates clips: it wants batches of {loss.least_batch} or more",
-                (*at, "losses", name),
-                "raise train.batch",
-            )
+            message = f"'{name}' compares clips with each other: it needs batches of {loss.least_batch} or more"
+            yield PathProblem(message, (*path, "losses", name), "raise train.batch")
     if batch < 2 and spec.distill.teacher.shuffle:
-        yield "one clip cannot be shuffled", ("distill", "teacher", "shuffle"), "raise train.batch"
+        path = ("distill", "teacher", "shuffle")
+        yield PathProblem("shuffle needs batches of 2 or more", path, "raise train.batch")
 
 
-def compared(spec: Spec, matched: Matching, parts: int) -> Iterator[Fault]:
-    """Every phase with feature losses has something to compare."""
+def pair_problems(spec: Spec, matched: Matching, parts: int) -> Iterator[PathProblem]:
+    """Check that every phase with feature losses has pairs to compare, for a student of `parts` substages."""
     for name, phase in spec.distill.phases.items():
         losses = phase.losses.comparing(FEATURES)
         if not losses:
@@ -62,21 +61,22 @@ def compared(spec: Spec, matched: Matching, parts: int) -> Iterator[Fault]:
             count = len({k for k, _ in matched.of(turn)})
             if not count or (count < 2 and "stage_cka" in losses):
                 numbers = ", ".join(str(k + 1) for k in turn)
-                what = "two pairs" if count else "a pair"
-                yield (
-                    f"phase '{name}' has not {what} of substages to compare for substage {numbers}",
+                required = "two pairs" if count else "a pair"
+                yield PathProblem(
+                    f"phase '{name}' needs {required} of substages to compare for substage {numbers}",
                     ("distill", "phases", name),
                     "add pairs to distill.pairing, or train other substages",
                 )
 
 
-def guided(spec: Spec) -> Iterator[Fault]:
-    """Guides and their dropping mean something only where logits are compared with several networks'."""
+def guide_problems(spec: Spec) -> Iterator[PathProblem]:
+    """Check the guides: several guides, and dropping one, make sense only if logits are compared with theirs."""
     distill, several = spec.distill, bool(spec.co_teachers) or spec.distill.guides == "dense"
     if not several and distill.drop:
-        yield "drop is for several guides", ("distill", "drop"), "set guides: dense, or leave it out"
+        yield PathProblem("drop needs several guides", ("distill", "drop"), "set guides: dense, or remove drop")
     if several and not any(phase.losses.comparing(LOGITS) for phase in distill.phases.values()):
-        at = ("co_teachers",) if spec.co_teachers else ("distill", "guides")
-        yield "several guides need a loss on logits", at, "for example kd"
+        path = ("co_teachers",) if spec.co_teachers else ("distill", "guides")
+        yield PathProblem("several guides need a loss on logits", path, "add one, for example kd")
     if distill.teacher.stop is not None and not spec.teacher.epochs:
-        yield "a teacher of 0 epochs cannot be stopped early", ("distill", "teacher", "stop"), "leave it out"
+        path = ("distill", "teacher", "stop")
+        yield PathProblem("a teacher of 0 epochs cannot be stopped early", path, "remove stop")

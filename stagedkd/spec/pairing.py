@@ -1,5 +1,7 @@
-"""Which teacher substage each student substage is held against, resolved as far as plain data go: `correlation` is
-measured and `review` fused in training, on the pairs that are allowed here."""
+"""The pairs of student and teacher substages that a hop compares, as far as they follow from the spec alone.
+
+Under `correlation` and `review` this module gives the allowed pairs; training measures or fuses them.
+"""
 
 from __future__ import annotations
 
@@ -16,66 +18,72 @@ Pair: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True)
 class Matching:
-    """How a hop compares: the teacher's cut, and the pairs (student, teacher), both from 0."""
+    """The comparison of a hop: the teacher's cut, and the pairs (student, teacher) of substages, counted from 0."""
 
     kind: Literal["pairs", "correlation", "review"]
     teacher_cut: Cut
     pairs: tuple[Pair, ...]
 
     def of(self, trained: tuple[int, ...]) -> tuple[Pair, ...]:
-        """The pairs of a phase that trains these student substages and runs nothing behind the last of them."""
+        """Return the pairs of a phase that trains these student substages and runs nothing after the last of them."""
         if self.kind != "correlation":
             return tuple(pair for pair in self.pairs if pair[0] in trained)
         students, teachers = 1 + max(k for k, _ in self.pairs), len(self.teacher_cut)
-        wanted = {m for m in range(teachers) if _level(m, teachers, students) in trained}
-        wanted = wanted or {_level(max(trained), students, teachers)}
-        return tuple((k, m) for k, m in self.pairs if m in wanted and k <= max(trained))
+        allowed = {m for m in range(teachers) if _nearest_by_depth(m, teachers, students) in trained}
+        allowed = allowed or {_nearest_by_depth(max(trained), students, teachers)}
+        return tuple((k, m) for k, m in self.pairs if m in allowed and k <= max(trained))
 
 
 def matching(spec: Spec, student: Student, teacher: Teacher | Student) -> Matching:
-    """The matching of a hop.
+    """Return the matching of a hop.
 
     Raises:
-        ValueError: a cut is missing, or explicit pairs name substages that are not there.
+        ValueError: a cut is missing, or explicit pairs name substages that do not exist.
     """
-    wanted, cut = spec.distill.pairing, student_cut(student)
+    pairing, cut = spec.distill.pairing, student_cut(student)
     if not cut:
-        raise ValueError("one's own network must declare its substages, the lower one, too")
-    if wanted in ("auto", "review"):
-        kind = "review" if wanted == "review" else "pairs"
+        raise ValueError("the smaller network of the hop is of arch: file and must declare its substages")
+    if pairing in ("auto", "review"):
+        kind = "review" if pairing == "review" else "pairs"
         try:
-            same = matching_cut(teacher, len(cut))
-            return Matching(kind, same, tuple((k, k) for k in range(len(cut))))
+            one_to_one = matching_cut(teacher, len(cut))
+            return Matching(kind, one_to_one, tuple((k, k) for k in range(len(cut))))
         except ValueError:
-            theirs = _own_cut(teacher)
-            return Matching(kind, theirs, _by_stride(student, cut, teacher, theirs))
-    theirs = _own_cut(teacher)
-    if wanted == "correlation":
-        return Matching("correlation", theirs, band(len(cut), len(theirs)))
-    if wanted == "stride":
-        return Matching("pairs", theirs, _by_stride(student, cut, teacher, theirs))
-    if wanted == "depth":
-        return Matching("pairs", theirs, tuple((k, _level(k, len(cut), len(theirs))) for k in range(len(cut))))
-    assert isinstance(wanted, tuple)
-    return Matching("pairs", theirs, _explicit(wanted, len(cut), len(theirs)))
+            teacher_cut = _finest_cut(teacher)
+            return Matching(kind, teacher_cut, _by_stride(student, cut, teacher, teacher_cut))
+    teacher_cut = _finest_cut(teacher)
+    if pairing == "correlation":
+        return Matching("correlation", teacher_cut, band(len(cut), len(teacher_cut)))
+    if pairing == "stride":
+        return Matching("pairs", teacher_cut, _by_stride(student, cut, teacher, teacher_cut))
+    if pairing == "depth":
+        return Matching(
+            "pairs", teacher_cut, tuple((k, _nearest_by_depth(k, len(cut), len(teacher_cut))) for k in range(len(cut)))
+        )
+    assert isinstance(pairing, tuple)
+    return Matching("pairs", teacher_cut, _explicit_pairs(pairing, len(cut), len(teacher_cut)))
 
 
-def _own_cut(teacher: Teacher | Student) -> Cut:
+def _finest_cut(teacher: Teacher | Student) -> Cut:
+    """Return the declared substages, or the natural cut; raise ValueError if the network has neither."""
     cut = teacher.substages or teacher.natural_cut
     if not cut:
-        raise ValueError("one's own network must declare its substages")
+        raise ValueError("a network of arch: file must declare its substages")
     return cut
 
 
-def _level(place: int, of: int, others: int) -> int:
-    """The one of `others` substages that ends nearest to where substage `place` of `of` ends, the deeper one of two."""
-    end = (place + 1) / of
+def _nearest_by_depth(index: int, count: int, others: int) -> int:
+    """Return which of `others` substages ends nearest to the end of substage `index` of `count`, as fractions of the
+    depth. The deeper one of two equally near ones wins."""
+    end = (index + 1) / count
     return min(range(others), key=lambda other: (round(abs((other + 1) / others - end), 9), -other))
 
 
 def band(students: int, teachers: int) -> tuple[Pair, ...]:
-    """All pairs whose middles, as shares of the depth, are no further apart than a substage of the coarser cut: so a
-    mixture over them keeps the order."""
+    """Return all pairs whose middles, as fractions of the depth, are at most one substage of the coarser cut apart.
+
+    The limit keeps a mixture over these pairs in the order of depth.
+    """
     reach = 1 / min(students, teachers) + 1e-9
     return tuple(
         (k, m)
@@ -85,25 +93,30 @@ def band(students: int, teachers: int) -> tuple[Pair, ...]:
     )
 
 
-def _by_stride(student: Student, cut: Cut, teacher: Teacher | Student, theirs: Cut) -> tuple[Pair, ...]:
-    """The teacher substage with the nearest reduction of height and width, then the nearest depth; depth alone where a
-    network's strides are not known."""
-    mine, other = student.strides, teacher.strides
+def _by_stride(student: Student, cut: Cut, teacher: Teacher | Student, teacher_cut: Cut) -> tuple[Pair, ...]:
+    """Pair each student substage with the teacher substage of the nearest reduction of height and width.
+
+    Ties go to the nearest depth. If the strides of a network are unknown, depth alone decides.
+    """
+    student_strides, teacher_strides = student.strides, teacher.strides
     pairs: list[Pair] = []
     for k, run in enumerate(cut):
-        found: list[tuple[float, float, int]] = []
-        for m, above in enumerate(theirs):
-            apart = abs(log2(mine[run[-1]] / other[above[-1]])) if mine and other else 0.0
-            found.append((apart, round(abs((m + 1) / len(theirs) - (k + 1) / len(cut)), 9), -m))
-        pairs.append((k, -min(found)[2]))
+        distances: list[tuple[float, float, int]] = []  # of stride, of depth, and minus the index
+        for m, above in enumerate(teacher_cut):
+            apart = 0.0
+            if student_strides and teacher_strides:
+                apart = abs(log2(student_strides[run[-1]] / teacher_strides[above[-1]]))
+            distances.append((apart, round(abs((m + 1) / len(teacher_cut) - (k + 1) / len(cut)), 9), -m))
+        pairs.append((k, -min(distances)[2]))
     return tuple(pairs)
 
 
-def _explicit(numbers: tuple[Pair, ...], students: int, teachers: int) -> tuple[Pair, ...]:
+def _explicit_pairs(numbers: tuple[Pair, ...], students: int, teachers: int) -> tuple[Pair, ...]:
+    """Return pairs counted from 0, sorted, of pairs that a spec counts from 1. Raises ValueError if one is wrong."""
     for k, m in numbers:
         if k > students or m > teachers:
             who, number, count = ("student", k, students) if k > students else ("network above it", m, teachers)
             raise ValueError(f"pair [{k}, {m}]: there is no substage {number}, the {who} has {count}")
     if len(set(numbers)) != len(numbers):
-        raise ValueError("a pair stands twice")
+        raise ValueError("a pair is listed twice")
     return tuple(sorted((k - 1, m - 1) for k, m in numbers))

@@ -1,10 +1,11 @@
-"""pydantic's errors as problems with a place, the allowed values, and what was probably meant."""
+"""Problems at a path of a spec. pydantic's errors become such problems, with the allowed values and a guess at what was
+meant."""
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ValidationError
@@ -27,7 +28,7 @@ FORMS = {
     "finite_number": "a finite number",
     "bool_type": "true or false",
 }
-MOST = 100  # errors shown of one spec: who made more will not read them
+MOST = 100  # errors shown of one spec: nobody reads more
 LIMITS = {
     "greater_than": "above",
     "greater_than_equal": "at least",
@@ -36,92 +37,112 @@ LIMITS = {
 }
 
 
+class PathProblem(NamedTuple):
+    """A problem at a path of a spec that has no place in a file yet; see `problem_at`."""
+
+    message: str
+    path: Path_
+    hint: str
+
+
 def problems_of(error: ValidationError, tree: Node, root: type[Section] = Spec) -> list[Problem]:
-    """All that pydantic says of a spec, or of a file whose section is `root`, less what is said twice: a key that is
-    missing because it was misspelt, a list that is empty because its items are wrong."""
-    every = error.errors(include_url=False)
-    inside = {d["loc"][:n] for d in every for n in range(len(d["loc"]))}
-    details = [d for d in every if d["type"] != "too_short" or d["loc"] not in inside][:MOST]
+    """Convert pydantic's errors of a spec, or of a file whose section is `root`, to problems with places in `tree`.
+
+    Errors that only follow from another one are left out: a key that is missing because it is misspelt, and a list that
+    is too short because its items are wrong.
+    """
+    errors = error.errors(include_url=False)
+    inside = {d["loc"][:n] for d in errors for n in range(len(d["loc"]))}
+    details = [d for d in errors if d["type"] != "too_short" or d["loc"] not in inside][:MOST]
     rows = [(d["type"], without_union_tags(d["loc"], root), problem_of(d, tree, root)) for d in details]
-    meant = {(path[:-1], problem.hint) for kind, path, problem in rows if kind == "extra_forbidden"}
+    corrections = {(path[:-1], problem.hint) for kind, path, problem in rows if kind == "extra_forbidden"}
     return [
         problem
         for kind, path, problem in rows
-        if kind != "missing" or not path or (path[:-1], f"did you mean '{path[-1]}'?") not in meant
+        if kind != "missing" or not path or (path[:-1], f"did you mean '{path[-1]}'?") not in corrections
     ]
 
 
 def problem_of(detail: ErrorDetails, tree: Node, root: type[Section] = Spec) -> Problem:
-    """One of pydantic's errors at its place in `tree`."""
+    """Convert one of pydantic's errors to a problem at its place in `tree`."""
     path = without_union_tags(detail["loc"], root)
     above = tree.at(path[:-1])
     if above is not None and not isinstance(above.value, dict | tuple) and len(path) > 1:
-        path = path[:-1]  # a bare number stands for the field
+        path = path[:-1]  # a bare number is the value of the field
     name = ".".join(map(str, path)) or "the spec"
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return at(tree, path, f"unknown key '{name}'", _known_beside(path, tree, root), key=True)
+        return problem_at(tree, path, f"unknown key '{name}'", _known_keys(path, tree, root), key=True)
     if kind == "missing" and path:
         words = [str(word) for word in _literals(path, root)]
-        return at(tree, path, f"'{name}' is missing", f"add {path[-1]}: {' or '.join(words) or '...'}", key=True)
+        return problem_at(
+            tree, path, f"'{name}' is missing", f"add {path[-1]}: {' or '.join(words) or '...'}", key=True
+        )
     if kind == "union_tag_not_found":
         tag = str(context["discriminator"]).strip("'")
-        return at(tree, path, f"'{name}' needs '{tag}'", f"one of {', '.join(_tags(path, tag, root))}", key=True)
+        return problem_at(
+            tree, path, f"'{name}' needs '{tag}'", f"add {tag}: one of {', '.join(_tags(path, tag, root))}", key=True
+        )
     if kind == "union_tag_invalid":
         tag = str(context["discriminator"]).strip("'")
-        said = tree.at((*path, tag))
-        message = f"'{name}.{tag}' cannot be {_shown(said.plain() if said else context['tag'])}"
-        return at(tree, (*path, tag), message, nearest(context["tag"], _tags(path, tag, root)))
+        node = tree.at((*path, tag))
+        message = f"'{name}.{tag}' cannot be {_as_written(node.plain() if node else context['tag'])}"
+        return problem_at(tree, (*path, tag), message, nearest(context["tag"], _tags(path, tag, root)))
     if kind == "value_error":
-        return at(tree, path, f"'{name}': {context['error']}", "", key=not isinstance(path[-1], str) if path else True)
+        return problem_at(
+            tree, path, f"'{name}': {context['error']}", "", key=not isinstance(path[-1], str) if path else True
+        )
     if detail["loc"][-1:] == ("[key]",):
-        return at(tree, path, f"'{name}' cannot be a name", "letters, digits, _ and -", key=True)
+        return problem_at(tree, path, f"'{name}' cannot be a name", "use letters, digits, _ and -", key=True)
     message, hint = _wrong_value(detail, path, root)
-    return at(tree, path, f"'{name}' {message}", hint)
+    return problem_at(tree, path, f"'{name}' {message}", hint)
 
 
-def at(tree: Node, path: Path_, message: str, hint: str, *, key: bool = False) -> Problem:
-    """A problem at a path, with the places of the values that the faulty one stands over."""
+def problem_at(tree: Node, path: Path_, message: str, hint: str, *, key: bool = False) -> Problem:
+    """Place a problem at the value of a path, or at its key; the values that it overrides are its `related` places."""
     node, exact = tree.nearest(path)
     related: list[tuple[str, Place]] = []
     over = node.over if exact else None
     while over is not None:
-        related.append((f"overrides {_shown(over.plain())} at", over.place))
+        related.append((f"overrides {_as_written(over.plain())} at", over.place))
         over = over.over
     return Problem(message, tree.where(path, key=key), hint, tuple(related))
 
 
 def _wrong_value(detail: ErrorDetails, path: Path_, root: type[Section]) -> tuple[str, str]:
-    kind, context, got, allowed = detail["type"], detail.get("ctx", {}), detail["input"], _range(path, root)
+    """Return message and hint for a value that is wrong in itself."""
+    kind, context, value, allowed = detail["type"], detail.get("ctx", {}), detail["input"], _range(path, root)
     if kind == "literal_error":
         known = _literals(path, root)
         words = ", ".join(map(str, known))
-        return f"must be {' or '.join(words.rsplit(', ', 1))}, not {_shown(got)}", _close(got, known)
+        return f"must be {' or '.join(words.rsplit(', ', 1))}, not {_as_written(value)}", _close(value, known)
     if kind in FORMS:
         form = (
             "a number or a map"
             if any(is_section(arm) and arm.bare for arm in slot_at(path, root=root))
             else FORMS[kind]
         )
-        return f"must be {form}, not {_shown(got)}", _as_number(got, kind) or _for_example(path, root) or allowed
+        return f"must be {form}, not {_as_written(value)}", _as_number(value, kind) or _for_example(
+            path, root
+        ) or allowed
     if kind in LIMITS:
-        return f"must be {LIMITS[kind]} {_limit(next(iter(context.values())))}, not {_shown(got)}", allowed
+        return f"must be {LIMITS[kind]} {_limit(next(iter(context.values())))}, not {_as_written(value)}", allowed
     if kind == "form":
-        return f"{detail['msg']}, not {_shown(got)}", ""
+        return f"{detail['msg']}, not {_as_written(value)}", ""
     if kind in ("too_short", "string_too_short"):
         least = int(context["min_length"])
         return "must not be empty" if least == 1 else f"needs at least {least} items", ""
     if kind in ("too_long", "string_too_long"):
         return f"is too long: at most {context['max_length']}", ""
     if kind == "multiple_of":
-        return f"must be a multiple of {context['multiple_of']}, not {_shown(got)}", allowed
+        return f"must be a multiple of {context['multiple_of']}, not {_as_written(value)}", allowed
     if kind == "string_pattern_mismatch":
-        return f"cannot be {_shown(got)}", "letters, digits and _ . = , + -"
-    return f"is wrong: {kind.replace('_', ' ')}, {_shown(got)}", allowed
+        return f"cannot be {_as_written(value)}", "use letters, digits and _ . = , + -"
+    return f"is invalid: {kind.replace('_', ' ')}, {_as_written(value)}", allowed
 
 
-def _shown(value: Any) -> str:
-    """A value as it would be written, cut short."""
+def _as_written(value: Any) -> str:
+    """Return a value as a user would write it, cut to 60 characters."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, Mapping):
@@ -133,29 +154,29 @@ def _shown(value: Any) -> str:
 
 
 def _literals(path: Path_, root: type[Section]) -> list[Any]:
-    """The words that a field may say, where it may say nothing else."""
+    """Return the words that the field at a path allows; none if it is not a choice of words."""
     literals = [arm for arm in slot_at(path, root=root) if typing.get_origin(arm) is typing.Literal]
     return [word for arm in literals for word in typing.get_args(arm)]
 
 
 def _for_example(path: Path_, root: type[Section]) -> str:
-    """How a map is begun that chooses its arm by a tag."""
+    """Return an example of how to start the map at a path, if a tag chooses its arm; else ""."""
     for tag in TAGS:
         if words := _tags(path, tag, root):
             return f"for example {{{tag}: {words[0]}, ...}}"
     return ""
 
 
-def _close(got: Any, known: list[Any]) -> str:
-    hint = nearest(got, map(str, known))
+def _close(value: Any, known: list[Any]) -> str:
+    hint = nearest(value, map(str, known))
     return hint if hint.startswith("did you") else ""
 
 
-def _as_number(got: Any, kind: str) -> str:
-    """What a word that looks like a number in other languages would be here."""
-    if not isinstance(got, str) or kind not in ("int_type", "float_type"):
+def _as_number(value: Any, kind: str) -> str:
+    """Return a hint for a word that is meant as a number, such as '1_000' or '0.5' in quotes; else ""."""
+    if not isinstance(value, str) or kind not in ("int_type", "float_type"):
         return ""
-    plain = got.replace("_", "").replace(",", "") if kind == "int_type" else got.replace("_", "").replace(",", ".")
+    plain = value.replace("_", "").replace(",", "" if kind == "int_type" else ".")
     try:
         float(plain)
     except ValueError:
@@ -163,28 +184,29 @@ def _as_number(got: Any, kind: str) -> str:
     return f"write {plain}, without quotes" if len(plain) < 40 else ""
 
 
-def _known_beside(path: Path_, tree: Node, root: type[Section]) -> str:
-    """The keys that the section above a wrong one knows, in the arm that its tag chooses."""
+def _known_keys(path: Path_, tree: Node, root: type[Section]) -> str:
+    """Return a hint for an unknown key: the keys that its section knows, in the arm that its tag chooses."""
     if path[-1] == "<<":
         return "use extends"
     if str(path[-1]).startswith("$"):
-        return "a directive stands alone, below the key that it is about"
+        return "write a directive below the key that it changes"
     slot = chosen(slot_at(path[:-1], tree, root), tree.at(path[:-1]))
     known = (*field_names(slot), *(("extends", "recipe", "grid") if len(path) == 1 and root is Spec else ()))
-    return nearest(path[-1], known, "known here:")
+    return nearest(path[-1], known, "known keys:")
 
 
 def _tags(path: Path_, tag: str, root: type[Section]) -> list[str]:
+    """Return the values of a tag that choose an arm at a path."""
     return [str(value) for arm in slot_at(path, root=root) if is_section(arm) for value in tag_values(arm, tag)]
 
 
 def _range(path: Path_, root: type[Section]) -> str:
-    """The allowed range of a number, in words: `1 to 512`, `above 0, below 100`."""
-    return f"allowed: {found}" if (found := range_of(constraints(path, root))) else ""
+    """Return the allowed range of the number at a path in words, such as `allowed: 1 to 512`; else ""."""
+    return f"allowed: {words}" if (words := range_of(constraints(path, root))) else ""
 
 
 def range_of(limits: list[Any]) -> str:
-    """A range from annotated limits."""
+    """Return a range in words from annotated limits: `1 to 512`, `above 0, below 100`."""
     low = next((m for m in limits if isinstance(m, Ge | Gt)), None)
     high = next((m for m in limits if isinstance(m, Le | Lt)), None)
     if isinstance(low, Ge) and isinstance(high, Le):
@@ -199,7 +221,7 @@ def _limit(value: Any) -> str:
 
 
 def constraints(path: Path_, root: type[Section] = Spec) -> list[Any]:
-    """The limits of the field at a path: of its own annotation, of a list's items, of optional values."""
+    """Return the limits of the field at a path, from its annotation, a list's items, or optional values."""
     end = len(path)
     while end and isinstance(path[end - 1], int):
         end -= 1
@@ -214,19 +236,20 @@ def constraints(path: Path_, root: type[Section] = Spec) -> list[Any]:
 
 
 def limits_of(metadata: Sequence[Any], annotation: Any) -> list[Any]:
-    """The limits of a field, those inside optional values included."""
+    """Return the limits of a field, including those inside optional values."""
     return [*metadata, *_nested(annotation)]
 
 
 def _nested(annotation: Any) -> list[Any]:
-    found: list[Any] = list(getattr(annotation, "__metadata__", ()))
+    metadata: list[Any] = list(getattr(annotation, "__metadata__", ()))
     if typing.get_origin(annotation) not in (tuple, typing.Literal):
         for arg in typing.get_args(annotation):
-            found += _nested(arg)
-    return [m for item in found for m in (getattr(item, "metadata", None) or [item])]
+            metadata += _nested(arg)
+    return [m for item in metadata for m in (getattr(item, "metadata", None) or [item])]
 
 
 def _item(annotation: Any) -> tuple[list[Any], Any]:
+    """Return the limits and the annotation of a list's items."""
     for arm in (annotation, *typing.get_args(annotation)):
         if typing.get_origin(arm) is typing.Annotated:
             arm = typing.get_args(arm)[0]

@@ -1,4 +1,4 @@
-"""docs/spec.md: the reference of the language, made of the sections and their fields' docstrings."""
+"""Make docs/spec.md, the reference of the language, from the docstrings of the sections and their fields."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from stagedkd.spec.schema import Grouped, Section, Spec, Train, TrainPatch
 HEAD = """\
 # The spec, field by field
 
-Made by `make docs` from the docstrings in `stagedkd/spec/schema/`; do not edit. "unset" is the default of what need not
-be given. How files build on each other is told in [language.md](language.md).
+`make docs` makes this page from the docstrings in `stagedkd/spec/schema/`; do not edit it. A field with the default
+"unset" is optional. [language.md](language.md) describes how files build on each other.
 """
 
 
 def reference() -> str:
-    """docs/spec.md as Markdown."""
+    """Return docs/spec.md as Markdown."""
     return "\n".join([HEAD, *_sections()]) + "\n"
 
 
 def _sections() -> Iterator[str]:
-    yield from _table("The whole", Spec)
+    yield from _table("The whole spec", Spec)
     done: set[type[Section]] = {Spec}
     for name, field in Spec.model_fields.items():
         arms = [arm for arm in _reachable(field.annotation) if arm not in done]
@@ -35,7 +35,7 @@ def _sections() -> Iterator[str]:
 
 
 def _reachable(annotation: Any) -> Iterator[type[Section]]:
-    """The sections below an annotation, outer ones first."""
+    """Iterate over the sections below an annotation, outer ones first."""
     for arm in arms_of(annotation):
         if is_section(arm):
             yield arm

@@ -1,4 +1,4 @@
-"""How the epochs of a hop are dealt to its phases."""
+"""The division of a hop's epochs among its phases."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from stagedkd.spec.schema import Phase
 
 
 def phase_epochs(phases: Mapping[str, Phase], total: int | None, parts: int) -> dict[str, int]:
-    """Epochs of each phase (of each substage under one_by_one); one phase may leave them to what the others leave of
-    `total`. `parts` is the number of substages.
+    """Return the epochs of each phase; under one_by_one, the epochs of each substage.
 
+    One phase may leave out its epochs. It gets what the other phases leave of `total`.
+
+    Args:
+        phases: the phases by name, in order.
+        total: the epochs of the whole hop; None if the spec does not set them.
+        parts: the number of student substages.
     Raises:
         PhaseProblem: the epochs are missing, used up, or do not add up.
     """
@@ -19,27 +24,27 @@ def phase_epochs(phases: Mapping[str, Phase], total: int | None, parts: int) -> 
     left_open = [name for name, phase in phases.items() if phase.epochs is None]
     if not left_open:
         if total not in (None, taken):
-            raise PhaseProblem(
-                "", f"the phases take {taken} epochs, and epochs says {total}", "leave one of the two out"
-            )
+            hint = f"set epochs to {taken}, or remove it"
+            raise PhaseProblem("", f"the phases take {taken} epochs, but epochs is {total}", hint)
         return {name: phase.epochs for name, phase in phases.items() if phase.epochs}
     name = left_open[-1]
     if total is None:
         raise PhaseProblem(name, f"phase '{name}' has no epochs", "add epochs:, or student.epochs for the whole hop")
     if len(left_open) > 1:
-        raise PhaseProblem(name, f"{len(left_open)} phases leave out epochs; one may", "add epochs: to the others")
+        message = f"{len(left_open)} phases leave out epochs, but only one may"
+        raise PhaseProblem(name, message, "add epochs: to the others")
     rest = total - taken
     if rest < spans[name]:
         hint = f"raise student.epochs above {taken}"
         raise PhaseProblem(name, f"phase '{name}' trains nothing: the others take {taken} of {total} epochs", hint)
     if rest % spans[name]:
         hint = "add epochs: to this phase"
-        raise PhaseProblem(name, f"{rest} epochs cannot be dealt to {spans[name]} substages evenly", hint)
+        raise PhaseProblem(name, f"{rest} epochs cannot be divided evenly among {spans[name]} substages", hint)
     return {key: phase.epochs or rest // spans[key] for key, phase in phases.items()}
 
 
 class PhaseProblem(ValueError):
-    """What is wrong with the epochs: the phase ("" for the sum), the fault, and the mend."""
+    """A problem with the epochs: the phase ("" if it is the sum), the message and the hint."""
 
     def __init__(self, phase: str, message: str, hint: str) -> None:
         super().__init__(message)

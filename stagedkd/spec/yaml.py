@@ -1,7 +1,7 @@
-"""YAML 1.2 core scalars with the position of every key and value, and nothing that a spec does not need.
+"""Read YAML 1.2 core scalars with the position of every key and value, and nothing that a spec does not need.
 
-PyYAML alone reads `1e-3` as a string, `no` as false, `12:30` as 750 and keeps the last of two equal keys. Here the
-nodes are composed by PyYAML and turned into values by the core schema's rules.
+PyYAML alone reads `1e-3` as a string, `no` as false and `12:30` as 750, and keeps the last of two equal keys. Here
+PyYAML only composes the nodes; the rules of the core schema turn them into values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stagedkd.errors import Place, Problem, SpecError, UsageError
 Scalar: TypeAlias = "bool | int | float | str | None"
 Path_: TypeAlias = tuple["str | int", ...]
 
-# PyYAML's own annotations are partial, so these are taken untyped; the C loader is ten times as fast
+# PyYAML's own annotations are partial, so these are untyped. The C loader is ten times as fast.
 compose: Any = yaml.compose  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 parse: Any = yaml.parse  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -41,8 +41,11 @@ _SPECIAL: dict[str, Scalar] = {
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A value and where it comes from. `key` is the place of its key (None in a list and at the root); `over` what
-    stood here before a child, a cell or --set took its place, and may itself have stood over something."""
+    """A value and where it comes from.
+
+    `key` is the place of its key (None in a list and at the root). `over` is the value that a child, a cell or --set
+    overrode with this one; that value may itself override another.
+    """
 
     value: Scalar | dict[str, Node] | tuple[Node, ...]
     place: Place
@@ -51,51 +54,51 @@ class Node:
 
     @property
     def map(self) -> dict[str, Node]:
-        """The entries of a map; none of anything else."""
+        """The entries of a map; empty for anything else."""
         return self.value if isinstance(self.value, dict) else {}
 
     @property
     def items(self) -> tuple[Node, ...]:
-        """The items of a list; none of anything else."""
+        """The items of a list; empty for anything else."""
         return self.value if isinstance(self.value, tuple) else ()
 
     def below(self, part: str | int) -> Node | None:
-        """The child of that key or index."""
+        """Return the child at a key or index; None if there is none."""
         if isinstance(part, str):
             return self.map.get(part)
         return self.items[part] if 0 <= part < len(self.items) else None
 
     def at(self, path: Path_) -> Node | None:
-        """The node of exactly this path."""
+        """Return the node at exactly this path; None if there is none."""
         node: Node | None = self
         for part in path:
             node = node.below(part) if node is not None else None
         return node
 
     def nearest(self, path: Path_) -> tuple[Node, bool]:
-        """The node of this path, or of its nearest ancestor that is here; and whether it is the path itself."""
+        """Return the node at this path, or of its nearest existing ancestor, and whether it is the path itself."""
         node = self
         for part in path:
-            found = node.below(part)
-            if found is None:
+            child = node.below(part)
+            if child is None:
                 return node, False
-            node = found
+            node = child
         return node, True
 
     def where(self, path: Path_, *, key: bool = False) -> Place:
-        """The place of the value (or the key) of `path`; of the key of its nearest ancestor where it is not here."""
+        """Return the place of the value (or key) at `path`, or of the key of its nearest existing ancestor."""
         node, exact = self.nearest(path)
         return (node.key or node.place) if key or not exact else node.place
 
     def plain(self) -> Any:
-        """The value without places: dicts, and tuples for lists, since strict frozen models take no lists."""
+        """Return the value without places. Lists become tuples, since strict frozen models take no lists."""
         if isinstance(self.value, dict):
             return {name: child.plain() for name, child in self.value.items()}
         return tuple(item.plain() for item in self.value) if isinstance(self.value, tuple) else self.value
 
 
 def scalar(text: str) -> Scalar:
-    """A plain scalar by the YAML 1.2 core schema: `1e-3` is a float, `no` and `1_000` strings, `010` is ten."""
+    """Convert a plain scalar by the YAML 1.2 core schema: `1e-3` is a float, `no` and `1_000` words, `010` ten."""
     if text in _SPECIAL:
         return _SPECIAL[text]
     if _INT.match(text):
@@ -110,21 +113,22 @@ def scalar(text: str) -> Scalar:
 
 
 def read_yaml(path: Path) -> Node:
-    """Read one file; the root is a map.
+    """Read one file, whose root must be a map.
 
     Raises:
-        UsageError: there is no such file.
-        SpecError: not UTF-8, too large, not YAML, a duplicate key, a tag, an alias or a key that is no string.
+        UsageError: the file does not exist or cannot be read.
+        SpecError: the file is not UTF-8, too large or not YAML, or has a duplicate key, a tag, an alias or a key that
+            is not a string.
     """
     try:
         raw = path.read_bytes()
     except IsADirectoryError:
         raise UsageError(f"{path} is a folder", hint="name a spec file, for example specs/quickstart.yaml") from None
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="name an existing spec file") from None
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="name an existing spec file") from None
     if len(raw) > MAX_BYTES:
         place = Place(str(path), 1, 1, 1, "...")
-        raise SpecError([Problem(f"the file has {len(raw):,} bytes; a spec has at most {MAX_BYTES:,}", place)])
+        raise SpecError([Problem(f"the file has {len(raw):,} bytes; a spec may have at most {MAX_BYTES:,}", place)])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -134,7 +138,7 @@ def read_yaml(path: Path) -> Node:
 
 
 def parse_yaml(text: str, name: str) -> Node:
-    """Parse YAML text; `name` stands in positions. Raises SpecError as `read_yaml`."""
+    """Parse YAML text; `name` is the file in the places. Raises SpecError like `read_yaml`."""
     return _Reader(text, name).document()
 
 
@@ -146,7 +150,7 @@ class _Reader:
 
     def document(self) -> Node:
         try:
-            self._look_ahead()
+            self._check_limits()
             node = cast("yaml.Node | None", compose(self.text, Loader=LOADER))
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
@@ -156,14 +160,18 @@ class _Reader:
             raise SpecError([Problem(f"not YAML: {str(error).splitlines()[0]}", self._at(1, 1, 1))]) from None
         root = Node({}, self._at(1, 1, 1)) if node is None else self._value(node, None)
         if not isinstance(root.value, dict):
-            self.problems.append(Problem("a spec is a map of sections", self._at(1, 1, 1), "for example data: ..."))
+            self.problems.append(
+                Problem("a spec must be a map of sections", self._at(1, 1, 1), "for example data: ...")
+            )
         if self.problems:
             raise SpecError(self.problems)
         return Node(root.value, self._at(1, 1, 1))
 
-    def _look_ahead(self) -> None:
-        """Hold the event stream against the limits before composing, which would expand aliases (and a billion laughs
-        with them) and recurse."""
+    def _check_limits(self) -> None:
+        """Check the event stream against the limits before composing.
+
+        Composing would expand aliases, as in a "billion laughs" attack, and recurse.
+        """
         depth = count = 0
         for event in cast("Iterator[yaml.Event]", parse(self.text, Loader=LOADER)):
             if isinstance(event, yaml.CollectionEndEvent):
@@ -174,19 +182,18 @@ class _Reader:
             depth += isinstance(event, yaml.CollectionStartEvent)
             if event.anchor:
                 sign = "*" if isinstance(event, yaml.AliasEvent) else "&"
-                self._stop(
-                    event, f"anchors and aliases are not read: {sign}{event.anchor}", "use extends", event.anchor
-                )
+                message = f"YAML anchors and aliases are not supported: {sign}{event.anchor}"
+                self._refuse(event, message, "use extends", event.anchor)
             tag = getattr(event, "tag", None)
             if tag and tag != "!":
-                shown = tag.replace("tag:yaml.org,2002:", "!!")
-                self._stop(event, f"tags are not read: {shown}", "write the plain value")
+                short = tag.replace("tag:yaml.org,2002:", "!!")
+                self._refuse(event, f"YAML tags are not supported: {short}", "write the plain value")
             if depth > MAX_DEPTH:
-                self._stop(event, f"nested deeper than {MAX_DEPTH}")
+                self._refuse(event, f"nested deeper than {MAX_DEPTH} levels")
             if count > MAX_NODES:
-                self._stop(event, f"more than {MAX_NODES:,} values")
+                self._refuse(event, f"more than {MAX_NODES:,} values")
 
-    def _stop(self, event: yaml.Event, message: str, hint: str = "", anchor: str = "") -> None:
+    def _refuse(self, event: yaml.Event, message: str, hint: str = "", anchor: str = "") -> None:
         raise SpecError([Problem(message, self._place(event.start_mark, len(anchor) + 1), hint)])
 
     def _value(self, node: yaml.Node, key: Place | None) -> Node:
@@ -200,20 +207,21 @@ class _Reader:
         return Node(text if node.style else scalar(text), place, key)
 
     def _map(self, node: yaml.MappingNode) -> dict[str, Node]:
-        found: dict[str, Node] = {}
+        entries: dict[str, Node] = {}
         for key_node, value_node in node.value:
             place = self._node_place(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
                 self.problems.append(Problem("a key must be a word", place))
                 continue
             name: str = key_node.value
-            if name in found:
-                first = found[name].key
+            if name in entries:
+                first = entries[name].key
                 assert first is not None
-                self.problems.append(Problem(f"'{name}' stands twice", place, "leave one out", (("first at", first),)))
+                related = (("first at", first),)
+                self.problems.append(Problem(f"duplicate key '{name}'", place, "remove one of them", related))
                 continue
-            found[name] = self._value(value_node, place)
-        return found
+            entries[name] = self._value(value_node, place)
+        return entries
 
     def _node_place(self, node: yaml.Node) -> Place:
         start, end = node.start_mark, node.end_mark
@@ -224,6 +232,6 @@ class _Reader:
         return self._at(mark.line + 1, mark.column + 1, width)
 
     def _at(self, line: int, column: int, width: int) -> Place:
-        if line > len(self.lines):  # the end of the file, behind its last line break
+        if line > len(self.lines):  # the end of the file, after its last line break
             line, column = len(self.lines), len(self.lines[-1]) + 1
         return Place(self.name, line, column, width, self.lines[line - 1])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stagedkd.errors import StoreError, TrainingError, UsageError
-from stagedkd.models.build import build, load_pretrained, load_weights, own_function
+from stagedkd.models.build import build, load_pretrained, load_weights, user_function
 from stagedkd.models.network import Network
 from stagedkd.plan.work import PhaseWork, Weights, Work
 from stagedkd.spec.schema import Arch
@@ -72,7 +72,7 @@ def user_losses(context: Context, phases: Sequence[PhaseWork]) -> dict[str, Call
     for path in sorted({phase.losses.file.path for phase in phases if phase.losses.file}):
         context.listener.note(f"running code of your own: {path}")
         try:
-            found[path] = own_function(context.root / path, "loss")
+            found[path] = user_function(context.root / path, "loss")
         except Exception as error:
             message = f"{path} cannot be used: {type(error).__name__}: {error}"
             raise TrainingError(message, hint="it must have loss(student, teacher, **args) -> scalar") from error

@@ -247,5 +247,5 @@ def _done(
     data = context.inputs["data"]
     true = np.array(read_table(data.file("truth.parquet"))["label"], np.int64)[clips.numbers]  # for the report alone
     trusted = np.array(read_table(data.file("clips.parquet"))["trusted"], np.bool_)[clips.numbers]
-    seen = rules.figures(before.label, after, true, trusted & (true >= 0), clips.classes)
+    seen = rules.refinement_metrics(before.label, after, true, trusted & (true >= 0), clips.classes)
     return Result(metrics={"round": work.round, **facts, **seen}, run=run)

@@ -16,7 +16,7 @@ from torch import Tensor
 from stagedkd import losses
 from stagedkd.data.mix import Batch, as_input, strong_view
 from stagedkd.plan.work import PhaseWork
-from stagedkd.spec.schema import LOGITS, PAIRED, Input, Loss, Losses, Own
+from stagedkd.spec.schema import LOGITS, PAIRED, FileLoss, Input, Loss, Losses
 from stagedkd.train.adapters import FeatureAdapters, FeaturePair, pair_weights
 from stagedkd.train.guides import Forward, Guide, kept_guides
 from stagedkd.train.phases import ForwardPlan
@@ -218,6 +218,6 @@ def _feature_losses(
 def _function(models: StepModels, name: str, loss: Loss) -> Callable[..., Tensor]:
     """The function of a loss on logits or pairs, with its parameters: the user's own, or one of `losses`."""
     if name == "file":
-        own = cast(Own, loss)
+        own = cast(FileLoss, loss)
         return partial(models.user_losses[own.path], **own.args)
     return partial(losses.FUNCTIONS[name], **loss.params)

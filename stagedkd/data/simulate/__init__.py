@@ -1,4 +1,4 @@
-"""Simulated families of clips: `base` does what all share, each family is one file."""
+"""Simulated families of clips: `base` holds what is common to all, and each family is one file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if FAMILIES.keys() != families.FAMILIES.keys():
 
 
 def render(
-    index: npt.NDArray[np.int64], data: Simulated, split: str, frames: int, size: int, device: torch.device
+    clip_ids: npt.NDArray[np.int64], data: Simulated, split: str, frames: int, size: int, device: torch.device
 ) -> Tensor:
-    """Render clips of a set: uint8 (B, 3, T, H, W) on `device`. The same index gives the same clip in any batch.
+    """Render clips of a set: uint8 (B, 3, T, H, W) on `device`. A clip id gives the same clip in any batch.
 
     Args:
-        index: (B,) clip numbers. split: train, val or test, which decides how they look.
+        clip_ids: (B,). split: train, val or test, which decides how the clips look.
         frames, size: T, and H = W in pixels.
     """
-    return paint(FAMILIES[data.kind], index, data, data.domain_of(split), frames, size, device)
+    return paint(FAMILIES[data.kind], clip_ids, data, data.domain_of(split), frames, size, device)

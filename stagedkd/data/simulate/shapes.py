@@ -1,4 +1,4 @@
-"""Moving shapes: motion classes in time-reversal pairs, so that one frame tells nothing about the class.
+"""Moving shapes: motion classes in time-reversal pairs, so that one frame does not tell the class.
 
 Positions are uniform on a torus, sizes and angles uniform, for every class; only their course in time differs.
 
@@ -18,11 +18,11 @@ from stagedkd.data.simulate.slots import Slot
 
 _TRAVEL = {("right", "left"): (1.0, 0.0), ("down", "up"): (0.0, 1.0), ("diagonal_down", "diagonal_up"): (0.75, 0.75)}
 _BACKWARDS = ("left", "up", "orbit_ccw", "spin_ccw", "shrink", "diagonal_up")
-_SIZES = (0.13, 0.26)  # half extent, as a share of the frame
+_SIZES = (0.13, 0.26)  # half extent, as a fraction of the frame
 
 
 def course(scene: Scene, body: int) -> tuple[Array, Array, Array, Array]:
-    """x, y, half size and angle, (B, T) each; a distractor (body > 0) stands still."""
+    """Return x, y, half size and angle, (B, T) each; a distractor (body > 0) does not move."""
 
     def draw(slot: int) -> Array:
         return scene.draw(slot, body)
@@ -32,7 +32,7 @@ def course(scene: Scene, body: int) -> tuple[Array, Array, Array, Array]:
     reach = scene.data.amplitude
     x, y, phase = (draw(slot) + 0 * pace for slot in (Slot.X, Slot.Y, Slot.SIZE))
     angle = 2 * math.pi * draw(Slot.ANGLE) + 0 * pace
-    flat = np.cos(scene.view)  # seen from the side, the way across is shorter
+    flat = np.cos(scene.view)  # seen from the side, horizontal distances are shorter
     for names, (dx, dy) in _TRAVEL.items():
         moves = scene.is_any(*names)
         x = x + np.where(moves, flat * dx * 0.6 * reach * pace, 0)
@@ -47,10 +47,10 @@ def course(scene: Scene, body: int) -> tuple[Array, Array, Array, Array]:
     return x, y, half * scene.domain.line, angle
 
 
-def bodies(scene: Scene, number: int) -> Iterator[Body]:
-    """One shape: a bar, a wedge or a bowl."""
-    x, y, half, angle = course(scene, number)
-    form = scene.to_device(np.floor(3 * scene.draw(Slot.FORM, number)))
+def bodies(scene: Scene, index: int) -> Iterator[Body]:
+    """Yield one shape: a bar, a wedge or a bowl."""
+    x, y, half, angle = course(scene, index)
+    form = scene.to_device(np.floor(3 * scene.draw(Slot.FORM, index)))
     at_x, at_y, half_ = scene.to_device(x), scene.to_device(y), scene.to_device(half)
     cos, sin = scene.to_device(np.cos(angle)), scene.to_device(np.sin(angle))
     dx = (torch.remainder(scene.x - at_x + 0.5, 1.0) - 0.5) / scene.to_device(np.cos(scene.view))

@@ -1,5 +1,4 @@
-"""The sections of a spec: frozen, strict, closed models. A field's docstring says what it means; docs/spec.md is made
-of them."""
+"""The sections of a spec: frozen, strict, closed models. The docstrings of sections and fields make docs/spec.md."""
 
 from __future__ import annotations
 
@@ -24,12 +23,12 @@ from stagedkd.spec.schema.losses import (
     WITH_TEACHER,
     Ce,
     Crd,
+    FileLoss,
     GaussianW2,
     Hint,
     Kd,
     Loss,
     Losses,
-    Own,
     Pseudo,
     Sp,
 )
@@ -73,6 +72,7 @@ __all__ = [
     "Distill",
     "Domain",
     "Evaluate",
+    "FileLoss",
     "FoldSplit",
     "Folder",
     "GaussianW2",
@@ -88,7 +88,6 @@ __all__ = [
     "Losses",
     "NetworkFields",
     "Noise",
-    "Own",
     "PairFlip",
     "Phase",
     "Pseudo",

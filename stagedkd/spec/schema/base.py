@@ -1,4 +1,4 @@
-"""What all sections share, and the number types of the language."""
+"""The base of all sections, and the number types of the language."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -18,13 +18,16 @@ class Section(BaseModel):
     """Base of all sections: frozen, strict, no unknown keys. A docstring below a field is its entry in docs/spec.md."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-    unkeyed: ClassVar[frozenset[str]] = frozenset()  # fields that change no number, and so stay out of keys
-    bare: ClassVar[str | None] = None  # the field that a bare number stands for
+    unkeyed: ClassVar[frozenset[str]] = frozenset()  # fields that change no result, and so stay out of keys
+    bare: ClassVar[str | None] = None  # the field that a bare number sets
 
 
-def by_form(wanted: str) -> Discriminator:
-    """A union told apart by form (number, word, list, map), so that an error speaks of one arm, not of all."""
-    return Discriminator(_form, custom_error_type="form", custom_error_message=f"must be {wanted}")
+def by_form(expected: str) -> Discriminator:
+    """Choose the arm of a union by form (number, word, list, map), so that an error names one arm, not all of them.
+
+    `expected` says in words what a value must be.
+    """
+    return Discriminator(_form, custom_error_type="form", custom_error_message=f"must be {expected}")
 
 
 def _form(value: Any) -> str:

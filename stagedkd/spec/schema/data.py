@@ -1,4 +1,4 @@
-"""Sections `data`, `labels`, `refine`: the clips, and with which labels the networks see them."""
+"""Sections `data`, `labels`, `refine`: the clips, and the labels with which networks are trained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from stagedkd.spec.schema.base import Epochs, Section, Seed, Share, Word
+from stagedkd.spec.schema.base import Epochs, Fraction, Section, Seed, Word
 from stagedkd.spec.schema.simulated import Simulated
 from stagedkd.spec.schema.videos import Videos
 
@@ -15,100 +15,104 @@ Data: TypeAlias = Annotated[Simulated | Videos, Field(discriminator="kind")]
 
 
 class Symmetric(Section):
-    """Symmetric noise: a label is replaced by another class, all equally likely."""
+    """Symmetric noise: a label is replaced by another class, and all other classes are equally likely."""
 
     kind: Literal["symmetric"]
     """The noise model."""
-    rate: Share
-    """Chance that a label is replaced."""
+    rate: Fraction
+    """Probability that a label is replaced."""
 
 
 class PairFlip(Section):
-    """Pair-flip noise: a label is replaced by the next class, the last by the first."""
+    """Pair-flip noise: a label is replaced by the next class, and the last class by the first."""
 
     kind: Literal["pair_flip"]
     """The noise model."""
-    rate: Share
-    """Chance that a label is replaced."""
+    rate: Fraction
+    """Probability that a label is replaced."""
 
 
 class Asymmetric(Section):
-    """Asymmetric noise: a class is taken for a certain other one."""
+    """Asymmetric noise: a class is mistaken for one certain other class."""
 
     kind: Literal["asymmetric"]
     """The noise model."""
-    rate: Share
-    """Chance that a label of a class in `confusions` is replaced."""
+    rate: Fraction
+    """Probability that a label of a class in `confusions` is replaced."""
     confusions: Annotated[Mapping[Word, Word], Field(min_length=1)]
-    """Class to the class that it is taken for; others stay."""
+    """Map from a class to the class that it is mistaken for. Other classes keep their labels."""
 
 
 class InstanceDependent(Section):
-    """Instance-dependent noise after Xia et al. 2020: every clip has its own chance of a wrong label, and its look
-    decides which one."""
+    """Instance-dependent noise after Xia et al. 2020: every clip has its own probability of a wrong label, and its
+    appearance decides which label that is."""
 
     kind: Literal["instance"]
     """The noise model."""
-    rate: Share
-    """Mean chance that a label is replaced; that of a clip is normal around it, deviation 0.1."""
+    rate: Fraction
+    """Mean probability that a label is replaced. The probability of a clip is normally distributed around it, with
+    standard deviation 0.1."""
 
 
 Noise: TypeAlias = Annotated[Symmetric | PairFlip | Asymmetric | InstanceDependent, Field(discriminator="kind")]
 
 
 class Labels(Section):
-    """Which training labels the networks get, as shares per class; the rest is unlabelled."""
+    """The training labels that the networks get, as fractions of each class. The rest is unlabelled."""
 
-    clean: Share = 1.0
-    """Share of clips with their true label."""
-    noisy: Share = 0.0
-    """Share of clips with a label that went through `noise`."""
+    clean: Fraction = 1.0
+    """Fraction of clips that keep their true label."""
+    noisy: Fraction = 0.0
+    """Fraction of clips whose label goes through `noise`."""
     noise: Noise | None = None
-    """How noisy labels go wrong; wanted where `noisy` is above 0."""
+    """Model of the label noise; required if `noisy` is above 0."""
     by: Literal["clip", "group"] = "clip"
-    """What is drawn: clips, or whole groups, so that near copies share their fate; shares then hold as nearly as groups
-    allow."""
+    """Unit of the random choice: single clips, or whole groups, so that near copies are treated alike. With groups, the
+    fractions hold as closely as the sizes of the groups allow."""
     seed: Seed = 0
-    """Seed of the choice and of the noise."""
+    """Seed of the random choice and of the noise."""
 
     @model_validator(mode="after")
     def _shares(self) -> Labels:
         if self.clean + self.noisy > 1 + 1e-9:
-            raise ValueError(f"clean {self.clean:g} and noisy {self.noisy:g} are more than 1 together")
+            raise ValueError(f"clean {self.clean:g} and noisy {self.noisy:g} add up to more than 1")
         if self.noisy > 0 and self.noise is None:
             raise ValueError("noisy labels need noise: {kind: symmetric, rate: ...}")
         return self
 
 
 class Refine(Section):
-    """Labels made anew from out-of-fold predictions (our formulation on Confident Learning, Northcutt et al. 2021).
-    Clean labels stay as they are."""
+    """Refinement of the labels by out-of-fold predictions (our formulation, based on Confident Learning, Northcutt et
+    al. 2021). Clean labels stay as they are."""
 
-    # What a round needs of these stands in its work: so a round more or less moves no other round's key.
+    # The work of a round holds what it needs of these fields, so that adding a round changes no other round's key.
     unkeyed: ClassVar[frozenset[str]] = frozenset({"rounds", "by", "epochs", "between_hops"})
     kind: Literal["noise_model", "ema"]
-    """The rule: posteriors under an estimated noise model; or, for comparison, a moving average of labels and
-    predictions, which at a `decay` of 0.5 and more cannot flip a label in the first round."""
+    """The rule. noise_model: posteriors under an estimated noise model. ema, for comparison: a moving average of labels
+    and predictions, which at a `decay` of 0.5 or more cannot change a label in the first round."""
     rounds: Annotated[int, Field(ge=1, le=10)] = 3
-    """Largest number of rounds; each trains on the labels of the one before."""
+    """Maximum number of rounds. Each round trains on the labels of the round before."""
     folds: Annotated[int, Field(ge=2, le=20)] = 4
-    """Folds of the out-of-fold predictions, by group."""
+    """Number of folds of the out-of-fold predictions. A group is never split between folds."""
     by: Literal["teacher", "student", "both"] = "teacher"
-    """Which architecture is trained out of fold; both: a mixture, weighted clip by clip by how sure each of them is."""
+    """Architecture that is trained out of fold. both: a mixture of the two, weighted for each clip by their
+    confidence."""
     epochs: Epochs | None = None
-    """Epochs of a training out of fold; unset: those of the network."""
+    """Epochs of each out-of-fold training. Unset: the epochs of the network."""
     accept: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    """Posterior from which a label is accepted; by both, where the two agree, too."""
+    """Smallest posterior at which a label is accepted. With `by: both`, the two networks must also agree."""
     threshold: Literal["fixed", "flexmatch"] = "fixed"
-    """flexmatch: lower for classes that few clips have reached yet (Zhang et al. 2021)."""
+    """fixed: `accept` for all classes. flexmatch: a lower threshold for classes that few clips have reached yet (Zhang
+    et al. 2021)."""
     targets: Literal["soft", "hard"] = "soft"
-    """What the loss pseudo is given: the posterior, or its class."""
-    align: Share = 0.0
-    """Exponent that draws the posteriors' classes towards their shares among the clean labels; 0 unless these shares
-    are right."""
-    decay: Share = 0.7
-    """Share of the old label that stays in a round, under ema."""
+    """Targets of the loss `pseudo`: the posterior (soft), or its most probable class (hard)."""
+    align: Fraction = 0.0
+    """Exponent of a correction that moves the class frequencies of the posteriors towards those of the clean labels.
+    Keep 0 unless the clean labels have the right frequencies."""
+    decay: Fraction = 0.7
+    """Weight of the old label in a round of `kind: ema`."""
     between_hops: bool = False
-    """Hop i takes the labels of round i, made by the network above it, instead of every hop those of the last round."""
+    """Hop i uses the labels of round i, made by the network above it. Otherwise every hop uses those of the last
+    round."""
     seed: Seed = 0
-    """Seed of the folds and of the trainings out of fold."""
+    """Seed of the folds and of the out-of-fold trainings."""

@@ -1,4 +1,4 @@
-"""Section `distill`: what is held against what, and the phases."""
+"""Section `distill`: the pairs of substages that are compared, and the phases."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ PhaseName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$",
 
 
 class Phase(Section):
-    """A span of epochs with its own trained substages and losses."""
+    """A span of epochs with the substages and losses that it trains."""
 
     epochs: Epochs | None = None
-    """Epochs (of each substage under one_by_one); unset: what the student's `epochs` leave."""
+    """Epochs of the phase; under one_by_one, epochs of each substage. Unset: the rest of the student's `epochs`."""
     losses: Losses
     """The losses, by name."""
     ramp: Annotated[float, Field(gt=0, le=100_000)] | None = None
-    """Epochs over which a pair's feature losses rise from 0, one pair after the other: pair j, from 0, begins at epoch
-    j * ramp. Unset: all at once."""
+    """Epochs over which the feature losses of a pair rise from 0, one pair after the other: pair j, counted from 0,
+    starts at epoch j * ramp. Unset: all pairs count in full from the start."""
     substages: Trained = "all"
-    """Which substages are trained: all; one_by_one, a phase each with the earlier ones frozen; or their numbers,
-    counted from 1."""
+    """Substages that are trained. all: all of them. one_by_one: each in a phase of its own, with the earlier ones
+    frozen. Or a list of their numbers, counted from 1."""
     train: TrainPatch = TrainPatch()
     """Overrides of `train` for this phase."""
 
@@ -45,35 +45,40 @@ Pairing: TypeAlias = Annotated[
 
 
 class TeacherUse(Section):
-    """What a method wants of the teacher, whatever teacher it is."""
+    """Settings by which a method changes the teacher, whichever teacher the spec has."""
 
     stop: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Its training is stopped after this share of its epochs, with the schedule of them all (Cho & Hariharan 2019)."""
+    """Fraction of the teacher's epochs after which its training stops. The learning-rate schedule stays that of all
+    epochs (Cho & Hariharan 2019)."""
     labels: Literal["same"] | None = None
-    """same: it is trained on the student's weak labels, whatever `teacher.labels` says."""
+    """same: the teacher is trained on the student's weak labels, whatever `teacher.labels` is."""
     shuffle: bool = False
-    """A control that must not help: each clip is shown what the teacher says of another clip of the batch."""
+    """A control that must not help: each clip gets the teacher's outputs for another clip of the batch."""
 
 
 class Distill(Section):
-    """How each hop of the cascade is trained."""
+    """The training of each hop of the cascade."""
 
     pairing: Pairing = "auto"
-    """Which teacher substage each student substage is held against. auto: one to one, else by stride, else by depth;
-    stride: the same reduction of height and width; depth: the same share of the way; correlation: each teacher substage
-    against a mixture of the student's by measured correlation (our formulation); review: fused from deep to shallow
-    (Chen et al. 2021); or pairs of numbers, from 1."""
+    """The teacher substage that each student substage is compared with. auto: one to one if possible, else by stride,
+    else by depth. stride: the one with the same reduction of height and width. depth: the one at the same fraction of
+    the depth. correlation: each teacher substage is compared with a mixture of student substages, by measured
+    correlation (our formulation). review: student substages are fused from deep to shallow (Chen et al. 2021). Or a
+    list of pairs [student, teacher] of numbers, counted from 1."""
     pair_weights: Literal["uniform", "trust", "deficit"] = "uniform"
-    """Weights of the pairs: equal, more where correlation is high, or more where it is low (our formulation)."""
+    """Weights of the pairs. uniform: equal. trust: larger where correlation is high. deficit: larger where it is low
+    (our formulation)."""
     normalize: Literal["first_epoch"] | None = None
-    """first_epoch: each loss is divided by its mean over the first epoch of the phase, so that weights compare."""
+    """first_epoch: each loss is divided by its mean over the first epoch of the phase, so that weights are
+    comparable."""
     guides: Literal["previous", "dense"] = "previous"
-    """Whose logits guide a hop: the network above, or all networks above (DGKD, Son et al. 2021)."""
+    """Networks whose logits guide a hop. previous: the network above. dense: all networks above (DGKD, Son et al.
+    2021)."""
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Chance that a guide is left out of a step, where there are several; one always stays."""
+    """Probability that a guide is left out of a step, if there are several. At least one always stays."""
     warm_start: bool = False
-    """Every network of the cascade starts from the tensors of the network above that have the same name and shape."""
+    """Every network of the cascade starts from those tensors of the network above that have the same name and shape."""
     teacher: TeacherUse = TeacherUse()
-    """What the method wants of the teacher."""
+    """How the method changes the teacher."""
     phases: Annotated[Mapping[PhaseName, Phase], Field(min_length=1)]
-    """The phases by name, run in order."""
+    """The phases by name. They run in this order."""

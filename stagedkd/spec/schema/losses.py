@@ -1,4 +1,4 @@
-"""Losses: what a phase may name, with their parameters. A bare number stands for the weight."""
+"""The losses that a phase may name, with their parameters. A bare number is the weight."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ Temperature: TypeAlias = Annotated[float, Field(gt=0, le=1000)]
 Factor: TypeAlias = Annotated[float, Field(ge=0, le=1000)]
 Samples: TypeAlias = Literal["auto", "positions", "batch"]
 
-# What a loss compares: the student's logits with labels; both networks' logits; each pair of feature maps, as they are
-# or with the student's channels projected to the teacher's; all pairs at once; the deepest pair alone.
+# What a loss compares. labels: the student's logits with labels. logits: the logits of both networks. paired: each pair
+# of feature maps. projected: each pair, with the student's channels projected to the teacher's. substages: all pairs at
+# once. deepest: only the deepest pair.
 Compares: TypeAlias = Literal["labels", "logits", "paired", "projected", "substages", "deepest"]
 LOGITS: frozenset[Compares] = frozenset({"logits"})
 RESPONSES: frozenset[Compares] = frozenset({"labels", "logits"})  # these need the student's logits
@@ -25,19 +26,19 @@ WITH_TEACHER: frozenset[Compares] = LOGITS | FEATURES  # these need a teacher
 
 
 class Loss(Section):
-    """A loss with its weight, which may change over the phase; a bare number is a constant weight."""
+    """A loss with its weight, which may change over the phase. A bare number is a constant weight."""
 
     bare: ClassVar[str | None] = "weight"
-    compares: ClassVar[Compares]  # every loss says it, or `compared` tells it from the loss's fields
+    compares: ClassVar[Compares]  # every loss sets it, or defines `compared` by its fields
     takes_labels: ClassVar[bool] = False  # a loss on logits that is also given the labels
     weight: Weight = 1.0
-    """Factor of the loss in the sum."""
+    """Factor of the loss in the sum of losses."""
     schedule: Literal["linear", "cosine"] | None = None
-    """How the weight goes from `weight` to `to` over the phase; unset: it stays."""
+    """How the weight changes from `weight` to `to` over the phase. Unset: it is constant."""
     to: Annotated[float, Field(ge=0, lt=1e9)] | None = None
-    """Weight at the end of the phase, under `schedule`."""
+    """Weight at the end of the phase, if `schedule` is set."""
     warmup_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """Epochs over which the weight rises from 0 in a straight line, before and on top of `schedule`."""
+    """Epochs over which the weight rises linearly from 0. This factor is applied on top of `schedule`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -49,33 +50,33 @@ class Loss(Section):
     @model_validator(mode="after")
     def _both_ends(self) -> Self:
         if (self.schedule is None) != (self.to is None):
-            raise ValueError("schedule and to go together: {weight: 1, schedule: linear, to: 0}")
+            raise ValueError("schedule and to must be set together, for example {weight: 1, schedule: linear, to: 0}")
         return self
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if not {"compares", "compared"} & vars(cls).keys():
-            raise TypeError(f"the loss {cls.__name__} does not say what it compares: add compares = ...")
+            raise TypeError(f"the loss {cls.__name__} does not set what it compares: add compares = ...")
 
     @property
     def compared(self) -> Compares:
-        """What the loss compares."""
+        """The things that the loss compares."""
         return self.compares
 
     @property
     def least_batch(self) -> int:
-        """The smallest batch, in clips, that the loss can be computed on."""
+        """The smallest batch, in clips, on which the loss can be computed."""
         return 1
 
     @property
     def params(self) -> dict[str, Any]:
-        """The arguments of the loss function: all fields but those of the weight and of one's own file."""
+        """The arguments of the loss function: all fields except those of the weight and of the user's file."""
         return self.model_dump(exclude={*Loss.model_fields, "path", "on", "args", "digest"})
 
 
 class Ce(Loss):
-    """Cross-entropy on the given labels."""
+    """Cross-entropy on the labels of the clips."""
 
     compares = "labels"
 
@@ -84,23 +85,24 @@ class Ce(Loss):
 
 
 class Pseudo(Loss):
-    """Cross-entropy on refined labels, of the clips whose label was accepted; a mean over all clips of the batch."""
+    """Cross-entropy on refined labels, for the clips whose label was accepted. The mean is over all clips of the
+    batch."""
 
     compares = "labels"
 
 
 class Fixmatch(Loss):
-    """FixMatch, Sohn et al. 2020: cross-entropy of a strong view on the student's own class of the plain view, where
-    that is sure enough. The student runs twice."""
+    """FixMatch, Sohn et al. 2020: cross-entropy between the student's output for a strong view and the class that the
+    student predicts for the plain view, if that prediction is confident enough. The student runs twice."""
 
     compares = "labels"
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Probability from which the student's own class counts."""
+    """Smallest probability at which the predicted class is used."""
 
 
 class Kd(Loss):
-    """Hinton et al. 2015: temperature^2 * KL(teacher || student)."""
+    """Knowledge distillation, Hinton et al. 2015: temperature^2 * KL(teacher || student)."""
 
     compares = "logits"
 
@@ -109,35 +111,35 @@ class Kd(Loss):
 
 
 class Dkd(Loss):
-    """Decoupled KD, Zhao et al. 2022: the target class apart from the others. A clip without a label takes the
-    teacher's class as its target."""
+    """Decoupled KD, Zhao et al. 2022: separate terms for the target class and for the other classes. For a clip without
+    a label, the target is the class that the teacher predicts."""
 
     compares = "logits"
     takes_labels = True
 
     alpha: Factor = 1.0
-    """Weight of the target against the rest."""
+    """Weight of the term that compares the target class with all others."""
     beta: Factor = 8.0
-    """Weight of the other classes among themselves."""
+    """Weight of the term that compares the other classes with each other."""
     temperature: Temperature = 4.0
     """Divisor of the logits of both networks."""
 
 
 class Dist(Loss):
-    """DIST, Huang et al. 2022: one minus the correlation of probabilities, of each clip and of each class."""
+    """DIST, Huang et al. 2022: one minus the correlation of probabilities, over the classes and over the clips."""
 
     compares = "logits"
 
     beta: Factor = 1.0
-    """Weight of the correlation over the classes of a clip."""
+    """Weight of the correlation over the classes, for each clip."""
     gamma: Factor = 1.0
-    """Weight of the correlation over the clips of a class."""
+    """Weight of the correlation over the clips, for each class."""
     temperature: Temperature = 1.0
     """Divisor of the logits of both networks."""
 
 
 class LogitStd(Loss):
-    """KD on standardised logits, Sun et al. 2024."""
+    """Knowledge distillation on standardised logits, Sun et al. 2024."""
 
     compares = "logits"
 
@@ -152,39 +154,42 @@ class Hint(Loss):
 
 
 class At(Loss):
-    """Attention transfer, Zagoruyko & Komodakis 2017: squared difference of the attention maps."""
+    """Attention transfer, Zagoruyko & Komodakis 2017: squared difference between attention maps."""
 
     compares = "paired"
 
 
 class Review(Loss):
-    """ReviewKD's hierarchical context loss, Chen et al. 2021: mean squared error on coarser and coarser grids."""
+    """ReviewKD's hierarchical context loss, Chen et al. 2021: mean squared error on increasingly coarse grids."""
 
     compares = "projected"
 
 
 class GaussianW2(Loss):
-    """2-Wasserstein distance of channel Gaussians (our formulation; the feature part of WKD, Lv et al. 2024)."""
+    """2-Wasserstein distance between Gaussians of the channels (our formulation; the feature part of WKD, Lv et al.
+    2024)."""
 
     compares = "projected"
 
     gamma: Factor = 1.0
-    """Weight of the means against the deviations; 1: the closed form, 2: WKD-F."""
+    """Weight of the means relative to the deviations. 1: the closed form. 2: WKD-F."""
     samples: Samples = "auto"
-    """Axis of the statistics: positions of a clip, or the batch; auto: positions where a map has more than one."""
+    """Axis of the statistics. positions: the positions of a clip. batch: the clips of the batch. auto: positions if a
+    map has more than one."""
 
 
 class GaussianKl(Loss):
-    """KL divergence of channel Gaussians (our formulation)."""
+    """KL divergence between Gaussians of the channels (our formulation)."""
 
     compares = "projected"
 
     samples: Samples = "auto"
-    """Axis of the statistics: positions of a clip, or the batch; auto: positions where a map has more than one."""
+    """Axis of the statistics. positions: the positions of a clip. batch: the clips of the batch. auto: positions if a
+    map has more than one."""
 
 
 class Mmd(Loss):
-    """Squared maximum mean discrepancy with RBF kernels (Gretton et al. 2012), a paired U-statistic."""
+    """Squared maximum mean discrepancy with RBF kernels (Gretton et al. 2012), as a paired U-statistic."""
 
     compares = "projected"
 
@@ -195,22 +200,24 @@ class Mmd(Loss):
     )
     """Bandwidths of the kernels, in units of the mean squared distance."""
     samples: Samples = "auto"
-    """Samples: positions of each clip, or the clips' mean features; auto: positions where a map has more than one."""
+    """Samples of the distributions. positions: the positions of each clip. batch: the mean features of the clips. auto:
+    positions if a map has more than one."""
 
 
 class Nst(Loss):
-    """Neuron selectivity transfer, Huang & Wang 2017: MMD of the channels' maps with a polynomial kernel."""
+    """Neuron selectivity transfer, Huang & Wang 2017: MMD between the maps of the channels, with a polynomial
+    kernel."""
 
     compares = "paired"
 
 
 class Coral(Loss):
-    """Deep CORAL, Sun & Saenko 2016: difference of covariances, and of means (our addition)."""
+    """Deep CORAL, Sun & Saenko 2016: difference between covariances, and between means (our addition)."""
 
     compares = "projected"
 
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of the covariances' diagonal that is mixed in where there are no more samples than channels."""
+    """Fraction of the diagonal of the covariances that is mixed in if there are no more samples than channels."""
 
 
 class SlicedW2(Loss):
@@ -219,19 +226,20 @@ class SlicedW2(Loss):
     compares = "projected"
 
     directions: Annotated[int, Field(ge=1, le=10_000)] = 50
-    """Random directions of projection, drawn anew each step."""
+    """Number of random directions of projection, which are drawn again in each step."""
     samples: Samples = "auto"
-    """Samples: positions of each clip, or the clips' mean features; auto: positions where a map has more than one."""
+    """Samples of the distributions. positions: the positions of each clip. batch: the mean features of the clips. auto:
+    positions if a map has more than one."""
 
 
 class Sp(Loss):
-    """Similarity-preserving, Tung & Mori 2019: squared difference of the batch's Gram matrices."""
+    """Similarity-preserving KD, Tung & Mori 2019: squared difference between the Gram matrices of the batch."""
 
     compares = "paired"
 
 
 class Rkd(Loss):
-    """Relational KD, Park et al. 2019: distances and angles between the clips of a batch."""
+    """Relational KD, Park et al. 2019: differences of the distances and angles between the clips of a batch."""
 
     compares = "paired"
 
@@ -246,7 +254,8 @@ class Rkd(Loss):
 
 
 class Pkt(Loss):
-    """Probabilistic knowledge transfer, Passalis & Tefas 2018: neighbourhoods within the batch."""
+    """Probabilistic knowledge transfer, Passalis & Tefas 2018: divergence between the neighbourhoods within the
+    batch."""
 
     compares = "paired"
 
@@ -257,7 +266,7 @@ class Cka(Loss):
     compares = "paired"
 
     debiased: bool = True
-    """The debiased estimator (Nguyen et al. 2021), for batches of 4 or more."""
+    """Use the debiased estimator (Nguyen et al. 2021), which needs batches of 4 or more."""
 
     @property
     def least_batch(self) -> int:
@@ -265,12 +274,13 @@ class Cka(Loss):
 
 
 class StageCka(Loss):
-    """Squared difference of the two networks' matrices of alignment between their own substages (our formulation)."""
+    """Squared difference between two matrices, one for each network: the alignment between its substages (our
+    formulation)."""
 
     compares = "substages"
 
     debiased: bool = True
-    """The debiased estimator (Nguyen et al. 2021), for batches of 4 or more."""
+    """Use the debiased estimator (Nguyen et al. 2021), which needs batches of 4 or more."""
 
     @property
     def least_batch(self) -> int:
@@ -285,27 +295,29 @@ class Crd(Loss):
     embedding: Annotated[int, Field(ge=2, le=4096)] = 128
     """Width of the space in which features are compared."""
     negatives: Annotated[int, Field(ge=1, le=1_000_000)] = 256
-    """Other clips that each clip is told from."""
+    """Number of other clips with which each clip is contrasted."""
     temperature: Temperature = 0.07
     """Divisor of the similarities."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Share of a remembered embedding that stays when its clip is seen."""
+    """Weight of the old embedding of a clip in the memory when the clip is seen again."""
 
     @property
     def least_batch(self) -> int:
         return 2
 
 
-class Own(Loss):
-    """A loss of one's own. `check`, `plan` and `explain` never execute the file; `run` does."""
+class FileLoss(Loss):
+    """A loss of your own. `check`, `plan` and `explain` never execute the file; `run` does."""
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"path"})
     path: Word
-    """The file, below the project's folder, with `loss(student, teacher, **args)`, which gives a scalar."""
+    """The Python file, in the project folder, with a function `loss(student, teacher, **args)` that returns a
+    scalar."""
     on: Literal["logits", "features"] = "logits"
-    """What it is given: logits (B, N), or each pair of feature maps (B, C, T, H, W) on their common grid."""
+    """Arguments of the function. logits: the logits (B, N). features: each pair of feature maps (B, C, T, H, W), on
+    their common grid."""
     args: Mapping[str, Any] = Field(default_factory=dict[str, Any])
-    """Arguments of `loss`."""
+    """Further arguments of `loss`."""
     digest: str = Field(default="", repr=False)  # set by the loader: SHA-256 of the file, which enters the key
 
     @property
@@ -314,54 +326,54 @@ class Own(Loss):
 
 
 class Losses(Section):
-    """The losses of a phase: name to weight, or to {weight: ..., parameters}."""
+    """The losses of a phase, by name. A value is a weight, or {weight: ..., parameters}."""
 
     ce: Ce | None = None
-    """Cross-entropy on the given labels; on labelled clips alone."""
+    """Cross-entropy on labels, for labelled clips only."""
     pseudo: Pseudo | None = None
-    """Cross-entropy on refined labels; wants `refine`."""
+    """Cross-entropy on refined labels; needs `refine`."""
     fixmatch: Fixmatch | None = None
-    """Agreement of two views of all clips; needs no teacher."""
+    """Agreement between two views of each clip, for all clips; needs no teacher."""
     kd: Kd | None = None
-    """Knowledge distillation on logits; on all clips, labelled or not."""
+    """Knowledge distillation on logits, for all clips, labelled or not."""
     dkd: Dkd | None = None
-    """Decoupled knowledge distillation; on all clips."""
+    """Decoupled knowledge distillation, for all clips."""
     dist: Dist | None = None
-    """Correlations of probabilities; on all clips."""
+    """Correlation of probabilities, for all clips."""
     logit_std: LogitStd | None = None
-    """Knowledge distillation on standardised logits; on all clips."""
+    """Knowledge distillation on standardised logits, for all clips."""
     hint: Hint | None = None
-    """Mean squared error of paired features, through a projector."""
+    """Mean squared error between paired features, through a projector."""
     at: At | None = None
-    """Attention maps of paired features."""
+    """Difference between the attention maps of paired features."""
     review: Review | None = None
-    """Mean squared error of paired features on several grids, through a projector."""
+    """Mean squared error between paired features on several grids, through a projector."""
     gaussian_w2: GaussianW2 | None = None
-    """Distance of the distributions of paired features, through a projector."""
+    """Distance between the distributions of paired features, through a projector."""
     gaussian_kl: GaussianKl | None = None
-    """Divergence of the distributions of paired features, through a projector."""
+    """Divergence between the distributions of paired features, through a projector."""
     mmd: Mmd | None = None
-    """Discrepancy of the distributions of paired features, through a projector."""
+    """Discrepancy between the distributions of paired features, through a projector."""
     nst: Nst | None = None
-    """Discrepancy of the channels' maps of paired features."""
+    """Discrepancy between the channel maps of paired features."""
     coral: Coral | None = None
-    """Difference of the covariances of paired features, through a projector."""
+    """Difference between the covariances of paired features, through a projector."""
     sliced_w2: SlicedW2 | None = None
-    """Distance of the projected distributions of paired features, through a projector."""
+    """Distance between the projected distributions of paired features, through a projector."""
     sp: Sp | None = None
-    """Similarities within the batch, of paired features."""
+    """Difference between the similarities within the batch, for paired features."""
     rkd: Rkd | None = None
-    """Distances and angles within the batch, of paired features."""
+    """Difference between the distances and angles within the batch, for paired features."""
     pkt: Pkt | None = None
-    """Neighbourhoods within the batch, of paired features."""
+    """Difference between the neighbourhoods within the batch, for paired features."""
     cka: Cka | None = None
-    """Alignment within the batch, of paired features."""
+    """Alignment within the batch, for paired features."""
     stage_cka: StageCka | None = None
-    """Alignment between the substages of each network; wants two pairs or more."""
+    """Alignment between the substages of each network; needs two pairs or more."""
     crd: Crd | None = None
-    """Contrast of each clip with others, of the deepest pair."""
-    file: Own | None = None
-    """A loss of one's own, from a Python file."""
+    """Contrast of each clip with other clips, for the deepest pair."""
+    file: FileLoss | None = None
+    """A loss of your own, from a Python file."""
 
     @model_validator(mode="after")
     def _some(self) -> Losses:
@@ -370,18 +382,18 @@ class Losses(Section):
         return self
 
     def named(self) -> dict[str, Loss]:
-        """The losses that are set, by name."""
-        found = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: loss for name, loss in found.items() if loss is not None}
+        """Return the losses that are set, by name."""
+        losses = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: loss for name, loss in losses.items() if loss is not None}
 
     def comparing(self, kinds: Collection[Compares]) -> frozenset[str]:
-        """The names of the losses that are set and compare one of these kinds of things."""
+        """Return the names of the losses that are set and compare one of `kinds`."""
         return frozenset(name for name, loss in self.named().items() if loss.compared in kinds)
 
 
 def loss_sections() -> dict[str, type[Loss]]:
-    """The section of every loss, by the name that a spec gives it."""
-    found: dict[str, type[Loss]] = {}
+    """Return the section of every loss, by its name in a spec."""
+    sections: dict[str, type[Loss]] = {}
     for name, field in Losses.model_fields.items():
-        found[name] = next(arm for arm in get_args(field.annotation) if arm is not type(None))
-    return found
+        sections[name] = next(arm for arm in get_args(field.annotation) if arm is not type(None))
+    return sections

@@ -1,4 +1,4 @@
-"""Section `data` of simulated sets: clips rendered from (seed, index), of a family and with knobs for what is hard."""
+"""Section `data` of simulated sets: clips rendered from (seed, index), with settings for how hard they are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, Tag, model_validator
 
-from stagedkd.spec.schema.base import Count, Section, Seed, Share, Word, by_form
+from stagedkd.spec.schema.base import Count, Fraction, Section, Seed, Word, by_form
 
 Classes: TypeAlias = Annotated[
     Annotated[int, Field(ge=2, le=12), Tag("number")] | Annotated[tuple[Word, ...], Field(min_length=2), Tag("list")],
@@ -15,69 +15,73 @@ Classes: TypeAlias = Annotated[
 
 
 class Domain(Section):
-    """How simulated clips look, apart from what happens in them: change it between training and test."""
+    """The appearance of simulated clips, apart from their motion. It can differ between training and test."""
 
     palette: Literal["dark", "light", "grey", "any"] = "dark"
-    """Colours: bright bodies on dark ground, dark ones on light ground, both grey, or any colours."""
+    """Colours. dark: bright bodies on a dark background. light: dark bodies on a light background. grey: both grey.
+    any: any colours."""
     background: Literal["plain", "gradient", "checker", "clutter"] = "plain"
-    """What stands behind: one colour, a slope of two, squares, or standing boxes."""
+    """Background. plain: one colour. gradient: from one colour to another. checker: squares. clutter: boxes that do not
+    move."""
     blur: Annotated[float, Field(ge=0, le=0.2)] = 0.0
-    """Standard deviation of a Gaussian blur as a share of the frame."""
+    """Standard deviation of a Gaussian blur, as a fraction of the frame size."""
     line: Annotated[float, Field(gt=0, le=4)] = 1.0
-    """Thickness of limbs and bodies, relative."""
+    """Relative thickness of limbs and bodies."""
     fps: Annotated[float, Field(gt=0, le=1000)] = 25.0
-    """Frames that the simulated camera takes per second; where a clip has more, frames repeat."""
+    """Frames per second of the simulated camera. If a clip needs more, frames repeat."""
     viewpoint: Annotated[float, Field(ge=0, le=80)] = 0.0
-    """Largest angle in degrees by which the camera stands off its usual place, to either side."""
+    """Largest angle in degrees between the camera and its usual direction, to either side."""
 
 
 class Simulated(Section):
-    """Simulated clips, rendered from (seed, index) on the device. `shapes`: one moving shape, motion classes in
-    time-reversal pairs, so that one frame does not tell the class. `figures`: a stick figure in action."""
+    """Simulated clips, rendered from (seed, index) on the device. `shapes`: one moving shape; the classes are motions
+    in pairs of opposite time direction, so that a single frame does not reveal the class. `figures`: a stick figure
+    that performs actions."""
 
     kind: Literal["shapes", "figures"]
     """The family of simulated clips."""
     classes: Classes = 12
-    """The first so many classes of the family, or their names."""
+    """Number of classes, which takes the first ones of the family, or the names of the classes."""
     train: Count = 512
-    """Training clips."""
+    """Number of training clips."""
     val: Count = 160
-    """Validation clips."""
+    """Number of validation clips."""
     test: Count = 160
-    """Test clips."""
+    """Number of test clips."""
     seed: Seed = 0
     """Seed of the rendered clips."""
     seconds: Annotated[float, Field(gt=0, le=60)] = 2.0
-    """Seconds that a clip lasts, however many frames show it."""
+    """Length of a clip in seconds, whatever its number of frames."""
     speed: Annotated[float, Field(gt=0, le=4)] = 1.0
-    """Speed of the motion, relative."""
+    """Relative speed of the motion."""
     amplitude: Annotated[float, Field(gt=0, le=2)] = 1.0
-    """Extent of the motion, relative."""
-    noise: Share = 0.1
-    """Largest pixel noise, uniform, in units of the pixel range."""
+    """Relative extent of the motion."""
+    noise: Fraction = 0.1
+    """Largest value of the uniform pixel noise, in units of the pixel range."""
     contrast: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Contrast between body and background, relative."""
+    """Relative contrast between body and background."""
     distractors: Annotated[int, Field(ge=0, le=8)] = 0
-    """Bodies that stand still and mean nothing."""
-    occlusion: Share = 0.0
-    """Share of the frame's width that a standing bar hides."""
-    camera: Share = 0.0
-    """How far the camera drifts and shakes, as a share of the frame."""
+    """Number of bodies that do not move and carry no information about the class."""
+    occlusion: Fraction = 0.0
+    """Fraction of the frame's width that a fixed bar hides."""
+    camera: Fraction = 0.0
+    """Extent of the camera's drift and shake, as a fraction of the frame size."""
     texture: Literal["plain", "noise"] = "plain"
-    """noise: body and background are random dots of the same kind, and only motion tells them apart."""
-    drop: Share = 0.0
-    """Chance that a frame is lost and the one before it stays."""
+    """plain: plain colours. noise: body and background are random dots of the same kind, which only motion tells
+    apart."""
+    drop: Fraction = 0.0
+    """Probability that a frame is lost and replaced by the one before it."""
     domain: Domain = Domain()
-    """How the clips look."""
+    """The appearance of the clips."""
     test_domain: Domain | None = None
-    """How those of the test split look; unset: like the others."""
+    """The appearance of the clips of the test split. Unset: the same as that of the others."""
 
     @model_validator(mode="after")
     def _twice(self) -> Simulated:
         if isinstance(self.classes, tuple) and len(set(self.classes)) < len(self.classes):
-            raise ValueError("a class stands twice in classes")
+            raise ValueError("classes lists a class twice")
         return self
 
     def domain_of(self, split: str) -> Domain:
-        """How the clips of a split look."""
+        """Return the appearance of the clips of a split."""
         return self.test_domain if split == "test" and self.test_domain is not None else self.domain

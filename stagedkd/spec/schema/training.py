@@ -1,4 +1,4 @@
-"""Section `train`, and its overrides at a network or a phase."""
+"""Section `train`, and its overrides in a network or a phase."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ Norm: TypeAlias = Annotated[float, Field(ge=0, lt=1e9)]
 
 
 class Train(Section):
-    """How a network is trained. The schedule restarts with each phase."""
+    """The training of a network. The learning-rate schedule restarts with each phase."""
 
     batch: Batch = 32
-    """Clips in a step. An epoch is ceil(training clips / batch) steps, whichever clips a loss uses."""
+    """Number of clips in a step. An epoch is ceil(training clips / batch) steps, whichever clips a loss uses."""
     lr: Rate = 1e-3
     """Peak learning rate of the schedule."""
     weight_decay: Decay = 0.05
-    """Weight decay, decoupled in adamw (Loshchilov & Hutter 2019)."""
+    """Weight decay; decoupled in adamw (Loshchilov & Hutter 2019)."""
     optimizer: Optimizer = "adamw"
     """The optimizer."""
     momentum: Below1 = 0.9
     """Momentum of sgd."""
     schedule: Schedule = "cosine"
-    """cosine falls to 0 by the end of the phase; constant stays."""
+    """Schedule of the learning rate. cosine: falls to 0 by the end of the phase. constant: stays at `lr`."""
     warmup_epochs: Warmup = 0.0
     """Epochs of linear warm-up at the start of a phase."""
     precision: Precision = "fp32"
     """Precision of autocast; losses are computed in at least fp32."""
     clip_grad: Norm = 1.0
-    """Largest gradient norm; 0: none."""
+    """Largest gradient norm; larger gradients are scaled down. 0: no limit."""
     ema: Below1 = 0.0
-    """Decay of averaged weights, which restart with each phase and are the result where the last phase has them;
-    0: none."""
+    """Decay of the moving average of the weights. The average restarts with each phase. If the last phase has one, it
+    is the result. 0: no average."""
 
     def patched(self, *patches: TrainPatch) -> Train:
-        """This with the set fields of each patch laid over it, in order: nearest last."""
+        """Return these settings, overridden by the fields that each patch sets. The nearest patch comes last."""
         values = self.model_dump()
         for patch in patches:
             values |= patch.model_dump(exclude_none=True)
@@ -53,8 +53,8 @@ class Train(Section):
 
 
 class TrainPatch(Section):
-    """Overrides of `train` at one teacher, assistant, student or phase; the nearest wins. All fields of `train`, each
-    unset unless given."""
+    """Overrides of `train` for one teacher, assistant, student or phase. The nearest override wins. It has all fields
+    of `train`, which are unset by default."""
 
     batch: Batch | None = None
     lr: Rate | None = None

@@ -1,4 +1,4 @@
-"""Section `data` of real videos: where they lie, in which layout, and how they are split."""
+"""Section `data` of real videos: where they are, in which layout, and how they are split."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from stagedkd.spec.schema.base import Section, Seed, Share, Word
+from stagedkd.spec.schema.base import Fraction, Section, Seed, Word
 
 BadFiles: TypeAlias = Literal["quarantine", "strict"]
 
 
 class FoldSplit(Section):
-    """Videos on the disk, split by group: the groups are shuffled by `seed` and dealt into `folds` parts, class by
-    class as evenly as groups allow. Part `fold` (and the next ones) is validation. No group is ever in two splits."""
+    """Videos on the disk, split by group. The groups are shuffled by `seed` and distributed over `folds` parts, for
+    each class as evenly as the groups allow. Part `fold`, and the next ones if `val_folds` is above 1, are the
+    validation split. No group is ever in two splits."""
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"path"})
     path: Word
-    """Where they lie, below the data root."""
+    """Where the videos are, relative to the data root."""
     folds: Annotated[int, Field(ge=2, le=1000)] = 5
-    """Parts into which the groups are dealt."""
+    """Number of parts over which the groups are distributed."""
     fold: Annotated[int, Field(ge=0, le=999)] = 0
-    """The part, counted from 0, with which validation begins; rotate it for cross-validation."""
+    """The first part of the validation split, counted from 0. Change it for cross-validation."""
     val_folds: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Parts of the validation split."""
+    """Number of parts of the validation split."""
     seed: Seed = 0
-    """Seed of the shuffle of the groups."""
+    """Seed that shuffles the groups."""
     bad_files: BadFiles = "quarantine"
-    """quarantine lists unreadable files and goes on, up to 3 files or `bad_share`; strict stops at the first."""
-    bad_share: Share = 0.01
-    """Share of the files that may be bad under quarantine; raise it where many are known to be missing."""
+    """Treatment of unreadable files. quarantine: list and skip them, up to 3 files or `bad_share`. strict: stop at the
+    first one."""
+    bad_share: Fraction = 0.01
+    """Fraction of the files that may be bad under quarantine. Raise it if many files are known to be missing."""
 
     @property
     def left_for_test(self) -> int:
-        """Parts that are the test split."""
+        """Number of parts that are the test split."""
         return 0
 
     @property
@@ -55,7 +57,7 @@ class FoldSplit(Section):
     @model_validator(mode="after")
     def _parts(self) -> FoldSplit:
         if self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} of {self.folds} folds; it counts from 0 to {self.folds - 1}")
+            raise ValueError(f"fold {self.fold} does not exist: with {self.folds} folds, it is 0 to {self.folds - 1}")
         if self.val_folds + self.left_for_test >= self.folds:
             what = "val_folds + test_folds" if isinstance(self, Grouped) else "val_folds"
             raise ValueError(f"no part is left for training: {what} must be below folds")
@@ -63,10 +65,10 @@ class FoldSplit(Section):
 
 
 class Grouped(FoldSplit):
-    """Videos without a split of their own: the parts after those of validation are the test split."""
+    """Videos without an official split. The parts after those of the validation split are the test split."""
 
     test_folds: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Parts of the test split; 0: no test split."""
+    """Number of parts of the test split. 0: no test split."""
 
     @property
     def left_for_test(self) -> int:
@@ -74,17 +76,18 @@ class Grouped(FoldSplit):
 
 
 class Folder(Grouped):
-    """A folder of videos, one folder a class; every video is its own group."""
+    """A folder of videos with one folder for each class. Every video is a group of its own."""
 
     kind: Literal["folder"]
-    """Videos in one folder a class."""
+    """Videos in one folder for each class."""
     path: Word = "."
     """The folder, relative to the data root."""
 
 
 class Csv(Grouped):
-    """A table path,label[,group][,split][,clean]; paths relative to the table. An empty label means unlabelled;
-    `clean` is 1 for a label that can be trusted and 0 for a noisy one; `split` is train, val or test."""
+    """A table with the columns path,label[,group][,split][,clean]. Paths are relative to the table. An empty label
+    means unlabelled. `clean` is 1 for a label that can be trusted and 0 for a noisy one. `split` is train, val or
+    test."""
 
     kind: Literal["csv"]
     """Videos listed in a table."""
@@ -97,44 +100,45 @@ class Csv(Grouped):
 
 class Ucf101(FoldSplit):
     """UCF101 (Soomro et al. 2012) with its official lists: `UCF-101/<Class>/v_<Class>_gNN_cNN.avi` beside
-    `ucfTrainTestlist/`. Validation is carved from the official training list by group."""
+    `ucfTrainTestlist/`. The validation split is taken from the official training list, by group."""
 
     kind: Literal["ucf101"]
     """UCF101 in its official layout."""
     path: Word = "ucf101"
     """The folder that holds `UCF-101` and `ucfTrainTestlist`, relative to the data root."""
     split: Annotated[int, Field(ge=1, le=3)] = 1
-    """Which of the three official splits."""
+    """The official split, one of three."""
 
 
 class Hmdb51(FoldSplit):
     """HMDB51 (Kuehne et al. 2011) with its official 70/30 lists: `<class>/*.avi` beside `testTrainMulti_7030_splits/`;
-    tag 1 is training, 2 test, 0 unused. A group is a source video within a class. Validation is carved from the
-    official training clips."""
+    tag 1 is training, 2 test, 0 unused. A group is a source video within a class. The validation split is taken from
+    the official training clips."""
 
     kind: Literal["hmdb51"]
     """HMDB51 in its official layout."""
     path: Word = "hmdb51"
     """The folder that holds the classes and `testTrainMulti_7030_splits`, relative to the data root."""
     split: Annotated[int, Field(ge=1, le=3)] = 1
-    """Which of the three official splits."""
+    """The official split, one of three."""
 
 
 class Kinetics(FoldSplit):
-    """Kinetics (Kay et al. 2017): `train/` and `val/` with a folder a class, or official csv lists. A group is a source
-    video. Validation is carved from the official training clips; the test split is the official `test_from`."""
+    """Kinetics (Kay et al. 2017): `train/` and `val/` with a folder for each class, or official csv lists. A group is a
+    source video. The validation split is taken from the official training clips. The test split is the official split
+    `test_from`."""
 
     kind: Literal["kinetics"]
-    """Kinetics in class folders or by its csv lists."""
+    """Kinetics in class folders or with its csv lists."""
     path: Word = "kinetics400"
     """The folder that holds `train`, `val` and, for lists, `annotations`, relative to the data root."""
     lists: Literal["folders", "csv"] = "folders"
-    """folders: a folder a class below each split; csv: `annotations/<split>.csv` with the columns
-    label,youtube_id,time_start,time_end, the videos below `<split>/` with or without class folders."""
+    """Layout. folders: a folder for each class below each split. csv: `annotations/<split>.csv` with the columns
+    label,youtube_id,time_start,time_end, and the videos below `<split>/` with or without class folders."""
     test_from: Literal["val", "test"] = "val"
-    """The official split that is the test split here; papers report on val."""
+    """The official split that serves as the test split; papers report on val."""
     folds: Annotated[int, Field(ge=2, le=1000)] = 20
-    """Parts into which the training groups are dealt."""
+    """Number of parts over which the training groups are distributed."""
 
     @property
     def lock_mark(self) -> str:

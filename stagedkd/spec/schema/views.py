@@ -1,4 +1,4 @@
-"""Sections `clip` and `augment`: which frames and pixels of a video the networks see."""
+"""Sections `clip` and `augment`: the frames and pixels of a video that the networks see."""
 
 from __future__ import annotations
 
@@ -6,37 +6,39 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stagedkd.spec.schema.base import Count, Section, Share
+from stagedkd.spec.schema.base import Count, Fraction, Section
 
 
 class Clip(Section):
-    """The view of a video that all networks share; a network may make its own `input` of it."""
+    """The view of a video that all networks share. A network may derive its own `input` from it."""
 
     frames: Annotated[int, Field(ge=1, le=512)] = 16
-    """Frames of a clip."""
+    """Number of frames of a clip."""
     stride: Annotated[int, Field(ge=1, le=64)] = 1
-    """Every how many frames of the video one is taken, under `sampler: dense`."""
+    """Distance between the frames of a clip, under `sampler: dense`; 1 takes every frame of the video."""
     size: Annotated[int, Field(ge=8, le=1024)] = 112
     """Height and width in pixels."""
     resize: Annotated[int, Field(ge=8, le=2048)] | None = None
-    """Shorter side in pixels of the frames from which clips are cropped; unset: 8/7 of the size."""
+    """Shorter side, in pixels, of the frames from which clips are cropped. Unset: 8/7 of `size`."""
     sampler: Literal["dense", "segments"] = "dense"
-    """dense: a window of `frames` frames, every `stride` one. segments: the video in `frames` equal parts and one frame
-    of each (TSN, Wang et al. 2016)."""
+    """How the frames of a clip are chosen. dense: `frames` frames at a distance of `stride`. segments: the video is
+    divided into `frames` equal parts, and one frame is taken from each (TSN, Wang et al. 2016)."""
     sampling: Literal["count", "time"] = "count"
-    """What a stride counts: frames, or time at `rate`, which is right where frame rates differ or vary."""
+    """Unit of `stride`. count: frames of the video. time: ticks of `rate`, which is right if frame rates differ or
+    vary."""
     rate: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """Frames per second under `sampling: time`."""
+    """Ticks per second, under `sampling: time`."""
     short: Literal["loop", "pad", "refuse"] = "loop"
-    """What happens to a video with too few frames: it is looped, its last frame is repeated, or it is a bad file."""
+    """Treatment of a video with too few frames. loop: the video is looped. pad: its last frame is repeated. refuse: it
+    is a bad file."""
     views: Count | None = None
-    """Random views of a training clip that exist; each epoch shows one. Unset: a new one every epoch."""
+    """Number of different random views of each training clip; each epoch uses one. Unset: a new view in every epoch."""
     cache: Literal["raw", "jpeg", "none"] = "raw"
-    """Decoded frames are kept as they are, as JPEG of quality 95 (about a tenth of the size, and other pixels), or not
-    at all: then the videos are read again and again, for the same pixels as raw."""
+    """Cache of the decoded frames. raw: the frames as they are. jpeg: JPEG of quality 95, about a tenth of the size,
+    which changes the pixels. none: no cache; the videos are decoded every time, and the pixels are those of raw."""
     decoder: Literal["pyav", "torchcodec"] = "pyav"
-    """What reads the videos. torchcodec (an extra, for `cache: none`) seeks; a file where that gives other frames than
-    a sequential decode is a bad file."""
+    """Decoder of the videos. pyav: decodes in sequence. torchcodec (an extra, only with `cache: none`): seeks; a file
+    for which seeking gives other frames than a sequential decode is a bad file."""
 
     @model_validator(mode="after")
     def _room(self) -> Clip:
@@ -45,52 +47,56 @@ class Clip(Section):
         if self.sampling == "time" and self.rate is None:
             raise ValueError("sampling: time needs rate, in frames per second")
         if self.sampling == "count" and self.rate is not None:
-            raise ValueError("rate goes with sampling: time")
+            raise ValueError("rate needs sampling: time")
         return self
 
     @property
     def shorter_side(self) -> int:
-        """Shorter side of the decoded frames in pixels."""
+        """Shorter side of the decoded frames, in pixels."""
         return self.resize or round(self.size * 8 / 7)
 
     @property
     def span(self) -> int:
-        """Steps from the first frame of a clip to behind its last, in frames or ticks of `rate`."""
+        """Length of a clip, from its first frame to the end of its last, in frames or ticks of `rate`."""
         return self.frames if self.sampler == "segments" else (self.frames - 1) * self.stride + 1
 
-    def seen(self, by: Input | None) -> tuple[int, int]:
-        """Frames, and height = width in pixels, that reach a network with this `input`."""
-        return (by.frames if by and by.frames else self.frames), (by.size if by and by.size else self.size)
+    def seen(self, view: Input | None) -> tuple[int, int]:
+        """Return the clip that a network with the input `view` gets: its frames, and its height = width in pixels."""
+        frames = view.frames if view and view.frames else self.frames
+        return frames, (view.size if view and view.size else self.size)
 
 
 class Augment(Section):
-    """Random views of training clips, drawn by (seed, epoch, clip); mixing of clips, drawn by (seed, epoch, step)."""
+    """Augmentation of training clips. Random views are drawn by (seed, epoch, clip), and mixed clips by (seed, epoch,
+    step)."""
 
     crop: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """Smallest area of a random crop as a share of the frame; 1: the whole frame."""
+    """Smallest area of a random crop, as a fraction of the frame. 1: the whole frame."""
     ratio: Annotated[float, Field(ge=1, le=4)] = 4 / 3
-    """Largest ratio of the crop's sides, either way."""
-    flip: Share | None = None
-    """Chance of a mirror image; unset: 0.5, and 0 where classes are each other's mirror image (left and right)."""
-    jitter: Share = 0.2
+    """Largest ratio of the sides of a crop, in either direction."""
+    flip: Fraction | None = None
+    """Probability of a mirror image. Unset: 0.5, or 0 if classes are mirror images of each other, such as left and
+    right."""
+    jitter: Fraction = 0.2
     """Largest relative change of brightness, contrast and saturation."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Largest turn of the hue, in turns of the colour circle."""
+    """Largest rotation of the hue, in turns of the colour circle."""
     tempo: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest relative change of the stride."""
     mixup: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """Alpha of MixUp (Zhang et al. 2018), after the views; 0: none."""
+    """Alpha of MixUp (Zhang et al. 2018), applied after the views. 0: no MixUp."""
     cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """Alpha of CutMix (Yun et al. 2019), the same box in all frames; with mixup, each batch takes one of the two."""
+    """Alpha of CutMix (Yun et al. 2019), with the same box in all frames. If mixup is also set, each batch uses one of
+    the two. 0: no CutMix."""
 
 
 class Input(Section):
-    """What one network makes of the shared view, for example a teacher at 224 beside a student at 112."""
+    """The input that one network derives from the shared view, for example a teacher at 224 beside a student at 112."""
 
     frames: Annotated[int, Field(ge=1, le=512)] | None = None
-    """Frames, taken evenly from those of the view; unset: all."""
+    """Number of frames, taken evenly from those of the view. Unset: all of them."""
     size: Annotated[int, Field(ge=8, le=1024)] | None = None
-    """Height and width in pixels, scaled from the view's; unset: the view's."""
+    """Height and width in pixels, to which the view is scaled. Unset: those of the view."""
     normalize: Literal["kinetics", "imagenet", "half", "none"] = "kinetics"
-    """Mean and deviation that colours are brought to zero and one by: those of Kinetics, of ImageNet, one half each, or
-    none, which leaves 0 to 1."""
+    """Mean and standard deviation by which colours are normalised to mean 0 and deviation 1: those of Kinetics, those
+    of ImageNet, or one half each (half). none: the colours stay between 0 and 1."""

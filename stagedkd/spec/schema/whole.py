@@ -15,50 +15,51 @@ from stagedkd.spec.schema.views import Augment, Clip
 
 
 class Evaluate(Section):
-    """What is reported."""
+    """The evaluation that is reported."""
 
     split: Literal["val", "test"] = "val"
-    """The split on which figures are reported; test is for once, at the end."""
+    """Split whose metrics are reported. Use test only once, at the end."""
     clips: Annotated[int, Field(ge=1, le=100)] = 1
-    """Views of a video in time, averaged."""
+    """Number of views of a video along time, whose outputs are averaged."""
     crops: Literal[1, 3] = 1
-    """Views along the longer side, averaged."""
+    """Number of views along the longer side, whose outputs are averaged."""
     batch: Batch = 64
-    """Clips evaluated at once."""
+    """Number of clips evaluated at once."""
 
 
 class Spec(Section):
     """A whole experiment."""
 
     data: Data
-    """The clips: simulated, or videos on the disk."""
+    """The clips: simulated clips, or videos on the disk."""
     clip: Clip = Clip()
-    """What a network sees of a video."""
+    """The view of a video that networks see."""
     augment: Augment = Augment()
     """Random views of training clips."""
     labels: Labels = Labels()
-    """How many labels the training clips keep, and how noisy they are."""
+    """How many training clips keep their label, and how noisy the labels are."""
     refine: Refine | None = None
-    """How weak labels are made better."""
+    """How weak labels are refined. Unset: they are not refined."""
     train: Train = Train()
-    """How networks are trained, unless they say otherwise."""
+    """How networks are trained, unless they override it."""
     teacher: Teacher
     """The large network."""
     co_teachers: tuple[Teacher, ...] = ()
-    """More teachers, whose logits guide the first hop together with the teacher's (each loss is their mean, weighted by
-    `share`); features are held against the teacher's alone."""
+    """More teachers, whose logits guide the first hop together with those of the teacher. Each loss is the mean over
+    the teachers, weighted by `share`. Features are compared only with those of the teacher."""
     cascade: Cascade = ()
-    """Assistants between teacher and student (TAKD, Mirzadeh et al. 2020), largest first: shares of the teacher's
-    parameters to which the student is widened, or networks in full; auto: as few as keep every hop within 8x."""
+    """Assistants between teacher and student (TAKD, Mirzadeh et al. 2020), largest first. A number is a share of the
+    teacher's parameters, to which the student is widened; a map is a network in full. auto: as few assistants as keep
+    every hop within 8x."""
     student: Student
-    """The small network that is wanted."""
+    """The small network, which is the result."""
     distill: Distill
-    """Phases and losses of every hop."""
+    """The phases and losses of every hop."""
     evaluate: Evaluate = Evaluate()
-    """What is reported."""
+    """The evaluation that is reported."""
     control: Literal["ce"] | None = None
-    """ce adds a student trained by cross-entropy alone, for equal steps."""
+    """ce: also train a student by cross-entropy alone, for the same number of steps."""
     seed: Seed = 0
-    """Seed of the student's initialisation and order."""
+    """Seed of the student's initialisation and of the order of its clips."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.=,+-]*$", max_length=120)]
-    """Name of the results' folder; unset: the file's."""
+    """Name of the results folder. Unset: the name of the file."""

@@ -1,4 +1,4 @@
-"""Sections `teacher`, `student` and the members of `cascade`: one file per family of networks, and their unions."""
+"""Sections `teacher`, `student` and the items of `cascade`: one file for each family of networks, and their unions."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ _require_roles()
 
 
 def arch_of(network: Student | Teacher) -> Arch:
-    """The architecture alone, without weights, cut and training: what enters keys and is built."""
+    """Return only the architecture, without weights, cut and training: the part that enters keys and is built."""
     family = next(family for family in _FAMILIES if isinstance(network, family))
     return cast("Arch", family(**{name: getattr(network, name) for name in family.model_fields}))
 
 
 def family_of(tag: object) -> type[Architecture] | None:
-    """The family that `arch: tag` chooses; None where there is none of this name."""
+    """Return the family that `arch: tag` chooses; None if there is none of this name."""
     return next((family for family in _FAMILIES if tag in get_args(family.model_fields["arch"].annotation)), None)

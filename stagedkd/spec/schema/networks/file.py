@@ -1,4 +1,4 @@
-"""The family `file`: a network of the user's own, built by a Python file of the project."""
+"""The family `file`: a network that a Python file of the user builds."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from stagedkd.spec.schema.networks.base import Architecture, Cut, DigestOf, Stud
 
 
 class FileArch(Architecture):
-    """One's own network. `check`, `plan` and `explain` never execute the file; `run` does."""
+    """A network of your own. `check`, `plan` and `explain` never execute the file; `run` does."""
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"path", "params"})
     arch: Literal["file"]
-    """A network of one's own, from a Python file."""
+    """A network of your own, from a Python file."""
     path: Word
-    """The file, below the project's folder, with `build(classes, **args) -> nn.Module` whose named children are the
-    blocks, the last of them the head."""
+    """The Python file, in the project folder, with a function `build(classes, **args) -> nn.Module`. The named children
+    of the module are the blocks, and the last of them is the head."""
     args: Mapping[str, Any] = Field(default_factory=dict[str, Any])
-    """Arguments of `build`."""
+    """Further arguments of `build`."""
     params: Count | None = None
-    """Parameters without the head; wanted where a share of them is asked for."""
+    """Number of parameters without the head; needed for shares in `cascade` and for `cascade: auto`."""
     digest: str = Field(default="", repr=False)  # set by the loader: SHA-256 of the file, which enters the key
 
     @property
@@ -57,21 +57,23 @@ class FileArch(Architecture):
 
 
 class FileStudent(StudentFields, FileArch):
-    """A student or assistant of one's own."""
+    """A student or assistant of your own."""
 
 
 class FileTeacher(TeacherFields, FileArch):
-    """A teacher of one's own."""
+    """A teacher of your own."""
 
 
 def put_code_digest(values: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str, str]:
-    """Put the digest of the Python file `path` into the values of a network or loss of the user's own; see
-    `Architecture.put_digest`."""
+    """Put the digest of the Python file `path` into the values of the user's own network or loss.
+
+    See `Architecture.put_digest`.
+    """
     name = values.get("path")
     if not isinstance(name, str) or not name:
-        return "", "", ""  # for validation to refuse
+        return "", "", ""  # validation will refuse it
     digest = digest_of(root / name)
     if digest is None:
-        return "path", f"{name} is no file below the specs' root", "code of one's own lies in the project"
+        return "path", f"{name} is not a file in the project", "give the path of a Python file in the project"
     values["digest"] = digest
     return "", "", ""

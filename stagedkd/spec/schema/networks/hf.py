@@ -1,5 +1,7 @@
-"""The family `hf`: video classifiers of Hugging Face's transformers. `model:` is a folder of the project, told by its
-content, or an id of the hub."""
+"""The family `hf`: video classifiers of Hugging Face's transformers.
+
+`model:` is a folder of the project, identified by its content, or an id of the hub.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +28,21 @@ HUB = "hub:"  # before the id in a digest
 
 
 class HfArch(Architecture):
-    """A video classifier of Hugging Face's transformers: VideoMAE, TimeSformer, ViViT or V-JEPA 2. Needs the extra
+    """A video classifier of Hugging Face's transformers: VideoMAE, TimeSformer, ViViT or V-JEPA 2. It needs the extra
     `stagedkd[hf]`. `check`, `plan` and `explain` neither import transformers nor read the model."""
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"model", "params"})
     arch: Literal["hf"]
     """A video classifier of Hugging Face's transformers."""
     model: Word
-    """A folder below the project's with `config.json` and `.safetensors` files, keyed by their content; else an id of
-    the hub such as `owner/name`, keyed by the id."""
+    """A folder in the project with `config.json` and `.safetensors` files, keyed by their content; or an id of the hub
+    such as `owner/name`, keyed by the id."""
     layers: Annotated[int, Field(ge=1, le=1024)]
-    """Transformer layers of the model. A wrong number is refused before anything runs."""
+    """Number of transformer layers of the model. A wrong number is refused before anything runs."""
     pretrained: bool = True
-    """Start from the model's weights; false: a random start from its configuration."""
+    """true: start from the model's weights. false: start from random weights in its configuration."""
     params: Count | None = None
-    """Parameters without the head; wanted where a share of them is asked for."""
+    """Number of parameters without the head; needed for shares in `cascade` and for `cascade: auto`."""
     digest: str = Field(default="", repr=False)  # set by the loader: the folder's content or the hub's id
 
     @property
@@ -73,7 +75,7 @@ class HfArch(Architecture):
 
     @property
     def fixed_input(self) -> None:
-        return None  # config.json says it, and only the built network reads that
+        return None  # it is in config.json, which only the built network reads
 
     @property
     def user_files(self) -> UserFiles | None:
@@ -93,44 +95,44 @@ class HfTeacher(TeacherFields, HfArch):
 
 
 def transformer_blocks(layers: int) -> tuple[str, ...]:
-    """Block names of a network of `arch: hf`: stem (the embeddings), layer1 ... layerN."""
+    """Return the block names of a network of `arch: hf`: stem (the embeddings), layer1 ... layerN."""
     return ("stem", *(f"layer{i + 1}" for i in range(layers)))
 
 
 def transformer_cut(layers: int) -> Cut:
-    """Equal runs of layers into 4 substages, fewer where there are fewer layers; the stem stands with the first."""
+    """Cut the layers into 4 equal substages, or fewer if there are fewer layers. The stem is in the first one."""
     names = transformer_blocks(layers)
     return merge_cut((names[:2], *((name,) for name in names[2:])), min(4, layers))
 
 
 def put_model_digest(network: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str]:
-    """Put the digest of a network's `model` into its values. Nothing is imported or fetched.
+    """Put the digest of a network's `model` into its values. Nothing is imported or downloaded.
 
     Args:
-        network: the values of an `arch: hf` network, not validated yet.
+        network: the values of an `arch: hf` network, before validation.
         root: the project's folder.
-        digest_of: SHA-256 of a file below the root, None where it is not there or not ours to read.
+        digest_of: gives the SHA-256 of a file below the root; None if it is missing, unreadable or outside the root.
     Returns:
-        (fault, hint), both "" where there is none.
+        (message, hint); both are "" if there is no problem.
     """
     name = network.get("model")
     if not isinstance(name, str) or not name:
-        return "", ""  # for validation to refuse
+        return "", ""  # validation will refuse it
     folder = root / name
     if not _is_folder(folder):
         network["digest"] = HUB + name
-        hint = "a folder with config.json, or an id such as owner/name"
-        return ("", "") if HUB_ID.match(name) else (f"{name} is no folder below the specs' root", hint)
+        hint = "give a folder with config.json, or an id such as owner/name"
+        return ("", "") if HUB_ID.match(name) else (f"{name} is not a folder in the project", hint)
     files = [folder / "config.json"]
-    if network.get("pretrained") is not False:  # weights that are not read change nothing
+    if network.get("pretrained") is not False:  # weights that are not used enter no key
         files += sorted(folder.glob("*.safetensors"))
         if len(files) == 1:
-            return f"{name} has no .safetensors files", "save_pretrained writes them; or set pretrained: false"
-    found = {file.name: digest_of(file) for file in files}
-    missing = [name for name, digest in found.items() if digest is None]
+            return f"{name} has no .safetensors files", "write them with save_pretrained, or set pretrained: false"
+    digests = {file.name: digest_of(file) for file in files}
+    missing = [name for name, digest in digests.items() if digest is None]
     if missing:
-        return f"{name} has no {missing[0]} below the specs' root", "the folder is as save_pretrained writes it"
-    text = "\n".join(f"{file} {digest}" for file, digest in found.items())
+        return f"{missing[0]} of {name} is missing or outside the project", "write the folder with save_pretrained"
+    text = "\n".join(f"{file} {digest}" for file, digest in digests.items())
     network["digest"] = hashlib.sha256(text.encode()).hexdigest()
     return "", ""
 

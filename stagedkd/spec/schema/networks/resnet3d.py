@@ -18,11 +18,11 @@ class Resnet3dArch(Architecture):
     arch: Literal["resnet3d"]
     """A small 3-D ResNet of our zoo; its blocks are stem, layer1, layer2, ..."""
     width: Annotated[int, Field(ge=4, le=1024)] = 16
-    """Channels of the stem and layer1; each further layer doubles them."""
+    """Number of channels of the stem and layer1. Each further layer doubles it."""
     blocks: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=8)] = (1, 1, 1, 1)
-    """Residual blocks of each layer."""
+    """Number of residual blocks of each layer."""
     conv: Literal["full", "r2plus1d", "mixed"] = "full"
-    """Convolutions: full 3x3x3, factorised (2+1)D, or mixed (3-D in stem and layer1, 2-D after)."""
+    """Convolutions. full: 3x3x3. r2plus1d: factorised (2+1)D. mixed: 3-D in stem and layer1, 2-D in later layers."""
 
     @property
     def block_names(self) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ class Resnet3dTeacher(TeacherFields, Resnet3dArch):
 
 
 def resnet3d_trunk_params(width: int, blocks: Sequence[int], conv: str) -> int:
-    """Parameters of a resnet3d without its last layer, in closed form."""
+    """Return the number of parameters of a resnet3d without its last layer, in closed form."""
     total = 3 * width * 27 + 2 * width
     c_in = width
     for i, count in enumerate(blocks):
@@ -83,5 +83,5 @@ def _conv_params(c_in: int, c_out: int, kind: str) -> int:
 
 @lru_cache(maxsize=4096)
 def width_for(params: float, blocks: tuple[int, ...], conv: str) -> int:
-    """The multiple of 4 whose resnet3d has the trunk nearest to `params`; at least 4, at most 1024."""
+    """Return the width, a multiple of 4 from 4 to 1024, whose resnet3d has the trunk nearest to `params` parameters."""
     return min(range(4, 1025, 4), key=lambda width: abs(resnet3d_trunk_params(width, blocks, conv) - params))

@@ -1,5 +1,5 @@
-"""The video networks of torchvision, under its names, and the plain data of its zoo: block names, natural cuts,
-parameter counts and weight names. The tests hold these data equal to the built networks."""
+"""The video networks of torchvision, by its names, with their facts as plain data: block names, natural cuts, parameter
+counts and weight names. Tests compare these data with the built networks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stagedkd.spec.schema.networks.base import Architecture, Cut, StudentFields,
 
 
 class TorchvisionArch(Architecture):
-    """A video network of torchvision, under torchvision's name."""
+    """A video network of torchvision, by its name there."""
 
     arch: Literal[
         "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b"
@@ -24,7 +24,7 @@ class TorchvisionArch(Architecture):
 
     @property
     def natural_cut(self) -> Cut:
-        return ZOO[self.arch].stages
+        return ZOO[self.arch].substages
 
     @property
     def strides(self) -> dict[str, int]:
@@ -66,12 +66,16 @@ class TorchvisionTeacher(TeacherFields, TorchvisionArch):
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """`blocks` in order, without head; `stages` the natural cut; `trunk_params` without the head, which is the last
-    layer, or of a mobilenet all its linear layers; `input` the (frames, size) that a network is fixed to."""
+    """The facts of one network.
+
+    `blocks` are in order, without the head. `substages` is the natural cut. `trunk_params` counts the parameters
+    without the head, which is the last layer, or all linear layers in a mobilenet. `input` is the (frames, size) of the
+    only clip that the network takes; None if it takes others.
+    """
 
     family: Literal["resnet", "s3d", "mvit", "swin3d", "resnet2d", "mobilenet"]
     blocks: tuple[str, ...]
-    stages: Cut
+    substages: Cut
     trunk_params: int
     weights: tuple[str, ...]
     input: tuple[int, int] | None = None
@@ -79,22 +83,22 @@ class ZooEntry:
 
 def _resnet(params: int) -> ZooEntry:
     names = ("stem", "layer1", "layer2", "layer3", "layer4")
-    stages = (("stem", "layer1"), ("layer2",), ("layer3",), ("layer4",))
-    return ZooEntry("resnet", names, stages, params, ("KINETICS400_V1",))
+    substages = (("stem", "layer1"), ("layer2",), ("layer3",), ("layer4",))
+    return ZooEntry("resnet", names, substages, params, ("KINETICS400_V1",))
 
 
 def _mvit(params: int, weights: str, cuts: Sequence[int]) -> ZooEntry:
-    """`cuts`: the transformer blocks (from 1) at which a stage begins, where the grid is halved."""
+    """Return an MViT. `cuts` are the blocks, counted from 1, at which a substage begins: there the grid is halved."""
     names = ("stem", *(f"block{i}" for i in range(1, 17)))
     ends = [*cuts[1:], 17]
-    stages = [tuple(f"block{i}" for i in range(a, b)) for a, b in zip(cuts, ends, strict=True)]
-    return ZooEntry("mvit", names, (("stem", *stages[0]), *stages[1:]), params, (weights,), (16, 224))
+    substages = [tuple(f"block{i}" for i in range(a, b)) for a, b in zip(cuts, ends, strict=True)]
+    return ZooEntry("mvit", names, (("stem", *substages[0]), *substages[1:]), params, (weights,), (16, 224))
 
 
 def _swin(params: int, *weights: str) -> ZooEntry:
     names = ("stem", "layer1", "merge1", "layer2", "merge2", "layer3", "merge3", "layer4")
-    stages = (("stem", "layer1"), ("merge1", "layer2"), ("merge2", "layer3"), ("merge3", "layer4"))
-    return ZooEntry("swin3d", names, stages, params, weights)
+    substages = (("stem", "layer1"), ("merge1", "layer2"), ("merge2", "layer3"), ("merge3", "layer4"))
+    return ZooEntry("swin3d", names, substages, params, weights)
 
 
 _S3D = (
@@ -128,7 +132,7 @@ ZOO: dict[str, ZooEntry] = {
     "swin3d_b": _swin(87_638_984, "KINETICS400_V1", "KINETICS400_IMAGENET22K_V1"),
 }
 
-# Reduction of height and width behind the first block, and the blocks that halve them again.
+# Reduction of height and width after the first block, and the blocks that halve them again.
 HALVING: dict[str, tuple[int, frozenset[str]]] = {
     "resnet": (2, frozenset({"layer2", "layer3", "layer4"})),
     "s3d": (2, frozenset({"pool1", "pool2", "pool3", "pool4"})),

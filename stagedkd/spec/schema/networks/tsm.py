@@ -1,5 +1,5 @@
-"""The family `tsm`: 2-D networks of torchvision with temporal shifts, and the plain data of these backbones. The tests
-hold the data equal to the built networks."""
+"""The family `tsm`: 2-D networks of torchvision with temporal shifts, with the facts of these backbones as plain data.
+Tests compare the data with the built networks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from stagedkd.spec.schema.networks.torchvision import ZOO, ZooEntry
 
 
 class TsmArch(Architecture):
-    """A 2-D network of torchvision with the temporal shift module (Lin et al. 2019): each frame runs through the 2-D
-    network, residual branches see some channels of the frames before and after, and logits are averaged over frames."""
+    """A 2-D network of torchvision with the temporal shift module (Lin et al. 2019). Each frame runs through the 2-D
+    network, residual branches get some channels of the frames before and after, and logits are averaged over frames."""
 
     arch: Literal["tsm"]
     """A 2-D network of torchvision with temporal shifts."""
     backbone: Literal["mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2", "resnet18", "resnet50"]
-    """The 2-D network; its ImageNet weights fit."""
+    """The 2-D network. `weights` can name its ImageNet weights."""
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.125
-    """Share of a residual branch's input channels that comes from the frame after, and again from the frame before
-    (Lin et al. 2019: 1/8 each way); 0 makes a 2-D network."""
+    """Fraction of a residual branch's input channels that comes from the frame after, and again from the frame before
+    (Lin et al. 2019: 1/8 each). 0: a purely 2-D network."""
 
     @property
     def block_names(self) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ class TsmArch(Architecture):
 
     @property
     def natural_cut(self) -> Cut:
-        return TSM[self.backbone].stages
+        return TSM[self.backbone].substages
 
     @property
     def strides(self) -> None:
@@ -62,12 +62,12 @@ class TsmTeacher(TeacherFields, TsmArch):
 
 def _resnet2d(params: int, *weights: str) -> ZooEntry:
     video = ZOO["r3d_18"]
-    return ZooEntry("resnet2d", video.blocks, video.stages, params, weights)
+    return ZooEntry("resnet2d", video.blocks, video.substages, params, weights)
 
 
-def _mobilenet(params: int, stages: int, *weights: str) -> ZooEntry:
-    """Cut where the grid is halved; the first substage ends at a quarter of the input, as a resnet's layer1 does."""
-    names = ("stem", *(f"stage{i + 1}" for i in range(stages)))
+def _mobilenet(params: int, groups: int, *weights: str) -> ZooEntry:
+    """Return a mobilenet, cut where the grid is halved; as in a resnet, the first substage ends at 1/4 of the size."""
+    names = ("stem", *(f"stage{i + 1}" for i in range(groups)))
     first = len(names) - 3
     return ZooEntry("mobilenet", names, (names[:first], *((name,) for name in names[first:])), params, weights)
 
