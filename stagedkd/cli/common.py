@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from stagedkd.launch import Engine as EngineName
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +36,7 @@ Gpus = Annotated[
     typer.Option("--gpus", min=1, help="Split each training over this many processes, one per GPU; works on CPUs too."),
 ]
 Engine = Annotated[
-    Literal["in-process", "parsl"],
+    EngineName,
     typer.Option("--engine", help="Run stages one by one in this process, or many at once with Parsl."),
 ]
 ClusterFile = Annotated[

@@ -16,7 +16,7 @@ from stagedkd.data.decode import decode
 from stagedkd.data.index import Entry, require_classes, split_entries
 from stagedkd.data.layouts import list_clips
 from stagedkd.errors import DataError, UsageError
-from stagedkd.spec.schema import Csv, Folder, Grouped
+from stagedkd.spec.schema import Csv, Folder
 
 STEPS = 480  # training steps of the teacher and of each hop: enough to see an effect, minutes on two cores
 PARTS = ((5, 1), (4, 1), (3, 1), (3, 0), (2, 0))  # folds and test folds, the best first
@@ -42,7 +42,7 @@ def draft(folder: Path, data_dir: Path, root: Path) -> Draft:
         raise UsageError(f"{folder} is not a folder", hint="name a folder that has a folder of videos for each class")
     table = _table(folder)
     path = _written_path(table or folder, data_dir, root)
-    data: Grouped = Csv(kind="csv", path=path) if table else Folder(kind="folder", path=path)
+    data: Csv | Folder = Csv(kind="csv", path=path) if table else Folder(kind="folder", path=path)
     listing = list_clips(data, data_dir)
     base, entries, classes = listing.root, list(listing.entries), listing.classes
     if len(classes) < 2:
@@ -70,7 +70,7 @@ def _written_path(path: Path, data_dir: Path, root: Path) -> str:
     return path.as_posix()
 
 
-def _split(data: Grouped, entries: list[Entry], classes: Sequence[str]) -> tuple[Grouped, int]:
+def _split(data: Csv | Folder, entries: list[Entry], classes: Sequence[str]) -> tuple[Csv | Folder, int]:
     """Return the data section with the first of PARTS that has every class in training and in validation, and the
     number of training clips."""
     if any(entry.split for entry in entries):
@@ -98,14 +98,13 @@ def _usual_frames(base: Path, entries: Sequence[Entry]) -> int:
 
 
 def _text(
-    data: Grouped, folder: Path, entries: Sequence[Entry], classes: Sequence[str], train: int, frames: int
+    data: Csv | Folder, folder: Path, entries: Sequence[Entry], classes: Sequence[str], train: int, frames: int
 ) -> str:
     """Return the text of the spec."""
     clip_frames = max(2, min(16, frames))
     stride = max(1, min(8, frames // clip_frames))
     batch = max(4, min(32, 2 ** int(math.log2(max(4, train / 3)))))
     epochs = max(20, min(200, round(STEPS / math.ceil(train / batch))))
-    assert isinstance(data, Folder | Csv)
     groups = len({entry.group for entry in entries})
     fields = [f"kind: {data.kind}", f"path: {_scalar(data.path)}"]
     fields += [f"folds: {data.folds}"] if data.folds != 5 else []

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import assert_never
 
 from stagedkd.data.index import SPLITS, UNUSED, Entry, Listing, classes_of
 from stagedkd.errors import DataError, UsageError
-from stagedkd.spec.schema import Csv, Folder, Hmdb51, Kinetics, Simulated, Ucf101, Videos
+from stagedkd.spec.schema import Csv, Folder, Hmdb51, Kinetics, Ucf101, Videos
 
 VIDEO_SUFFIXES = frozenset(
     [".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".ts", ".3gp"]
@@ -26,7 +27,7 @@ _GROUP = re.compile(r"_(g\d+)_c\d+$")
 _TIMES = re.compile(r"_\d{6}_\d{6}$")
 
 
-def list_clips(data: Videos | Simulated, data_dir: Path) -> Listing:
+def list_clips(data: Videos, data_dir: Path) -> Listing:
     """List the clips of a data set on the disk.
 
     Raises:
@@ -44,7 +45,7 @@ def list_clips(data: Videos | Simulated, data_dir: Path) -> Listing:
         case Kinetics():
             return _list_kinetics(data_dir / data.path, data)
         case _:
-            raise AssertionError("simulated sets have no files")
+            assert_never(data)
 
 
 def _missing(path: Path, what: str, hint: str = "") -> UsageError:

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, assert_never
 
 from stagedkd.errors import Interrupted, StagedkdError
 from stagedkd.experiment.locking import lock_specs
+from stagedkd.launch import Engine
 from stagedkd.launch.cluster import Cluster, load_cluster
 from stagedkd.launch.torchrun import check_ranks, wants_ranks, work_in_ranks
 from stagedkd.plan.compile import compile_experiment, compile_plan
@@ -22,11 +23,9 @@ from stagedkd.plan.key import Key
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.schema import Spec
-from stagedkd.stages.context import Context, Listener, Result, Session, Silent, Stop, catching_signals
+from stagedkd.stages.context import Context, Do, Listener, Result, Session, Silent, Stop, catching_signals
 from stagedkd.stages.stage import get_alone, get_stage, store_of, work_on
 from stagedkd.store.store import Artifact, Store
-
-Engine: TypeAlias = Literal["in-process", "parsl"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def run_experiment(
     _check(plans, runtime, store, cluster)
     with catching_signals() as stop, store.at_work(plans.name, plans.unique) as mark:
         numbers = {key: i for i, key in enumerate(plans.unique, 1)}
-        runner = _Runner(store, runtime, listener, stop, numbers)
+        runner = _Runner(store, runtime, listener, stop, numbers, do=work_of(engine))
         if cluster is not None:
             from stagedkd.launch.parsl import run_in_workers
 
@@ -150,6 +149,15 @@ def locked_plan(spec: Spec, runtime: Runtime, listener: Listener) -> Plan:
 def do_here(context: Context) -> Result:
     """Do the work of a stage on this machine: in this process, or in `gpus` processes where it trains."""
     return work_in_ranks(context) if wants_ranks(context.stage, context.runtime) else work_on(context)
+
+
+def work_of(engine: Engine) -> Do:
+    """The function that does the work of the stages that this process makes."""
+    match engine:
+        case "in-process" | "parsl":  # under parsl, workers make most stages, and this process the others
+            return do_here
+        case _:
+            assert_never(engine)
 
 
 def _compile(experiment: Experiment, runtime: Runtime, listener: Listener) -> Plans:
@@ -250,6 +258,7 @@ class _Runner:
     failed: dict[Key, StagedkdError] = field(default_factory=dict[Key, StagedkdError])
     ran: list[Key] = field(default_factory=list[Key])
     waits: Literal["always", "once", "no"] = "always"
+    do: Do = do_here
 
     def run_plan(self, plan: Plan) -> Outcome:
         """Run every stage of a plan. The error of a stage is raised for every plan that needs the stage."""
@@ -286,7 +295,7 @@ class _Runner:
         session = Session(plan=graph, runtime=runtime, listener=self.listener, stop=self.stop)
         place = (self.numbers[stage.identity], len(self.numbers))
         waiting = partial(self._waiting, stage)
-        artifact, ran = get_stage(session, stage, inputs, self.store, do=do_here, place=place, waiting=waiting)
+        artifact, ran = get_stage(session, stage, inputs, self.store, do=self.do, place=place, waiting=waiting)
         self.ran += [stage.identity] if ran else []
         return artifact
 

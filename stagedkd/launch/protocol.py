@@ -21,7 +21,9 @@ from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.spec.schema import Clip, Section
-from stagedkd.stages.context import Listener, Silent, Stop
+from stagedkd.stages.context import Context, Listener, Silent, Stop
+from stagedkd.store.manifest import manifest_of
+from stagedkd.store.store import Store, Workspace
 
 PROGRESS_SECONDS = 0.1  # the shortest time between two lines of progress
 KINDS = (errors.UsageError, errors.LockError, errors.DataError, errors.StoreError)
@@ -59,6 +61,37 @@ class StageRequest(Section):
     def graph(self) -> Graph:
         """The stage with all stages above it."""
         return Graph(self.name, self.lock, self.stages, self.clip)
+
+
+class WorkRequest(StageRequest):
+    """A request to do the work of `stage`, whose lease the launcher holds. `files` and `scratch` are its workspace."""
+
+    files: str
+    scratch: str
+
+    @classmethod
+    def of_context(cls, context: Context, runtime: Runtime) -> Self:
+        """The request for the stage of a context."""
+        workspace = context.workspace
+        folders = {"files": str(workspace.files.resolve()), "scratch": str(workspace.scratch.resolve())}
+        return cls.of(context.plan, context.stage, runtime, **folders)
+
+    def context(self, listener: Listener, stop: Stop, rank: int = 0, ranks: int = 1) -> Context:
+        """The launcher's context, made again on the other side from the request and the store."""
+        graph, store = self.graph, Store(self.runtime.folder("store"))
+        stage = graph.stage(self.stage)
+        return Context(
+            plan=graph,
+            runtime=self.runtime,
+            listener=listener,
+            stop=stop,
+            stage=stage,
+            inputs={label: store.artifact(other) for label, other in graph.inputs(stage).items()},
+            workspace=Workspace(Path(self.files), Path(self.scratch)),
+            manifest=manifest_of(graph, stage),
+            rank=rank,
+            ranks=ranks,
+        )
 
 
 class ProgressWriter(Silent):

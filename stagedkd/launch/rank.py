@@ -25,11 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from stagedkd.files import write_whole
-from stagedkd.launch.protocol import ProgressWriter, error_as_json, stop_by_file
-from stagedkd.launch.torchrun import POLL_SECONDS, RanksRequest
-from stagedkd.stages.context import Context, Listener, Result, Silent, Stop
-from stagedkd.store.manifest import manifest_of
-from stagedkd.store.store import Store, Workspace
+from stagedkd.launch.protocol import ProgressWriter, WorkRequest, error_as_json, stop_by_file
+from stagedkd.launch.torchrun import POLL_SECONDS
+from stagedkd.stages.context import Listener, Result, Silent, Stop
 
 PR_SET_PDEATHSIG = 1
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -147,36 +145,18 @@ def _work(folder: Path, number: int, count: int) -> Result:
     from stagedkd.stages.networks import device_of
     from stagedkd.stages.stage import work_on
 
-    request = RanksRequest.read(folder / "request.json")
+    request = WorkRequest.read(folder / "request.json")
     cuda = device_of(request.runtime.device).type == "cuda"
     if cuda:
         torch.cuda.set_device(number)
     device = torch.device("cuda", number) if cuda else None
     dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE, device_id=device)
+    listener: Listener = ProgressWriter(folder / "progress.jsonl") if number == 0 else Silent()
     with stop_by_file(folder / "stop", Stop()) if number == 0 else nullcontext(Stop()) as stop:
-        result = work_on(_context(request, folder, number, count, stop))
+        result = work_on(request.context(listener, stop, number, count))
     dist.barrier()
     dist.destroy_process_group()
     return result
-
-
-def _context(request: RanksRequest, folder: Path, number: int, count: int, stop: Stop) -> Context:
-    """Rebuild the launcher's context in this rank from the request and the store."""
-    graph, store = request.graph, Store(request.runtime.folder("store"))
-    stage = graph.stage(request.stage)
-    listener: Listener = ProgressWriter(folder / "progress.jsonl") if number == 0 else Silent()
-    return Context(
-        plan=graph,
-        runtime=request.runtime,
-        listener=listener,
-        stop=stop,
-        stage=stage,
-        inputs={label: store.artifact(above) for label, above in graph.inputs(stage).items()},
-        workspace=Workspace(Path(request.files), Path(request.scratch)),
-        manifest=manifest_of(graph, stage),
-        rank=number,
-        ranks=count,
-    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
 from stagedkd.files import write_whole
-from stagedkd.launch.protocol import ProgressReader, StageRequest, error_from_json
+from stagedkd.launch.protocol import ProgressReader, WorkRequest, error_from_json
 from stagedkd.plan.graph import Stage
 from stagedkd.plan.runtime import Runtime
 from stagedkd.stages.context import Context, Result
@@ -32,13 +32,6 @@ POLL_SECONDS = 0.05
 STOP_SECONDS = 60.0  # from a signal until ranks that do not answer are ended; schedulers usually allow that long
 END_SECONDS = 5.0  # from closing stdin until the processes are killed
 LOOPBACK = "lo"
-
-
-class RanksRequest(StageRequest):
-    """A request to ranks, with the folders that they write to."""
-
-    files: str
-    scratch: str
 
 
 def check_ranks(stages: Iterable[Stage], runtime: Runtime) -> None:
@@ -84,9 +77,7 @@ def work_in_ranks(context: Context) -> Result:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     runtime = context.runtime.model_copy(update={"threads": _threads(context.runtime)})
-    plan, workspace = context.plan, context.workspace
-    folders = {"files": str(workspace.files.resolve()), "scratch": str(workspace.scratch.resolve())}
-    request = RanksRequest.of(plan, context.stage, runtime, **folders)
+    request = WorkRequest.of_context(context, runtime)
     (folder / "request.json").write_text(request.model_dump_json(), "utf-8")
     code = _launch(folder.resolve(), context, runtime)
     result = folder / "result.json"

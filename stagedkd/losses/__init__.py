@@ -7,6 +7,7 @@ module, has a memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from stagedkd.losses.distribution import coral, gaussian_kl, gaussian_w2, mmd, n
 from stagedkd.losses.feature import at, hint, pool_to, pool_to_common, review
 from stagedkd.losses.relation import cka, cka_distance, pkt, rkd, sp, stage_cka
 from stagedkd.losses.response import ce, dist, dkd, fixmatch, kd, logit_std, pseudo
-from stagedkd.spec.schema import PAIRED, FileLoss, Losses
+from stagedkd.spec.schema import PAIRED, FileLoss, Loss, Losses
 from stagedkd.spec.schema.losses import LOGITS, loss_sections
 
 __all__ = [
@@ -67,16 +68,22 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "pkt": pkt,
     "cka": cka_distance,
 }
+BY_NAME = frozenset({"ce", "pseudo", "fixmatch", "stage_cka", "crd"})  # train/terms.py computes these, each in its way
 
 
 def _require_functions() -> None:
-    """Raise ImportError if a loss of the spec on logits or pairs has no function, or a function has no such loss."""
-    named = {
-        name for name, kind in loss_sections().items() if kind is not FileLoss and kind.compares in LOGITS | PAIRED
-    }
-    for name in sorted(named ^ FUNCTIONS.keys()):
-        what = "has no function: add it to FUNCTIONS" if name in named else f"is not a field of {Losses.__name__}"
-        raise ImportError(f"the loss '{name}' {what}")
+    """Raise ImportError if a loss of the spec has no function, or a function has no loss of the spec."""
+    sections = {name: kind for name, kind in loss_sections().items() if kind is not FileLoss}
+    for name in sorted(sections.keys() ^ (FUNCTIONS.keys() | BY_NAME)):
+        if name not in sections:
+            raise ImportError(f"the loss '{name}' is not a field of {Losses.__name__}")
+        general = sections[name].compares in LOGITS | PAIRED
+        place = "FUNCTIONS" if general else "BY_NAME, and compute it in train/terms.py"
+        raise ImportError(f"the loss '{name}' has no function: add it to {place}")
+    for name, function in FUNCTIONS.items():
+        fields = sections[name].model_fields.keys() - Loss.model_fields.keys()
+        if unknown := sorted(fields - signature(function).parameters.keys()):
+            raise ImportError(f"the loss '{name}' has fields that its function does not take: {', '.join(unknown)}")
 
 
 _require_functions()

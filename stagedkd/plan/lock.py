@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from stagedkd.errors import LockError
 from stagedkd.files import write_whole
-from stagedkd.spec.schema import Architecture, Data, Kinetics, Section, Simulated, is_weight_file
+from stagedkd.spec.schema import Architecture, Data, Section, Simulated, is_weight_file
 
 
 class DataLock(Section):
@@ -53,8 +53,7 @@ def data_id(data: Data) -> str | None:
     """The name of a data set in the lock. None for simulated sets, which need no entry."""
     if isinstance(data, Simulated):
         return None
-    part = f":{data.test_from}" if isinstance(data, Kinetics) else ""
-    return f"{data.kind}:{data.path}{part}"
+    return f"{data.kind}:{data.path}{data.lock_mark}"
 
 
 def weights_id(name: str, arch: Architecture) -> str:

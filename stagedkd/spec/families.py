@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import get_args
 
-if TYPE_CHECKING:
-    from stagedkd.spec.schema import Simulated
+from stagedkd.spec.schema import Simulated
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "shapes": (  # in pairs; each class of a pair is the other one in reverse time
@@ -39,6 +38,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "stand_up",
     ),
 }
+if FAMILIES.keys() != {*get_args(Simulated.model_fields["kind"].annotation)}:
+    raise ImportError("the families of FAMILIES are not those of Simulated.kind")
 _SIDES = (("left", "right"), ("ccw", "cw"), ("anticlockwise", "clockwise"), ("counterclockwise", "clockwise"))
 
 

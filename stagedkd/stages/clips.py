@@ -13,7 +13,7 @@ from stagedkd.data.seek import SeekingFiles, proven, require_torchcodec
 from stagedkd.data.source import ClipSource, Reader, SimulatedClips, VideoClips, VideoFiles, videos_of
 from stagedkd.plan.lock import Lock, data_id
 from stagedkd.plan.runtime import Runtime
-from stagedkd.spec.schema import Clip, Csv, Simulated, Videos
+from stagedkd.spec.schema import Clip, Simulated, Videos
 from stagedkd.stages.context import Session
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Artifact
@@ -40,8 +40,7 @@ def _reader(session: Session, data: Videos, clip: Clip) -> Reader:
 
 def videos_root(data: Videos, runtime: Runtime) -> Path:
     """The folder that a data set's paths are relative to."""
-    path = runtime.folder("data_dir") / data.path
-    return path.parent if isinstance(data, Csv) else path
+    return data.folder_below(runtime.folder("data_dir"))
 
 
 def cache_spec(data: Videos, clip: Clip, lock: Lock, runtime: Runtime) -> CacheSpec:

@@ -35,7 +35,7 @@ from stagedkd.train.adapters import FeatureAdapters
 from stagedkd.train.compute import hop_flops
 from stagedkd.train.correlation import CLIPS, Probe
 from stagedkd.train.feed import Feed
-from stagedkd.train.guides import LiveGuide
+from stagedkd.train.guides import Guide, LiveGuide
 from stagedkd.train.job import Job
 from stagedkd.train.loop import fit
 from stagedkd.train.ranks import refuse_batch_statistics
@@ -101,9 +101,9 @@ def _guide_networks(context: Context, work: DistillWork, classes: int, device: t
 
 def _live_guides(
     context: Context, work: DistillWork, networks: Sequence[Network], device: torch.device
-) -> tuple[LiveGuide, ...]:
+) -> tuple[Guide, ...]:
     """The guides of the hop, the teacher first, each with its weight."""
-    ranks, guides = ranks_of(context, device), list[LiveGuide]()
+    ranks, guides = ranks_of(context, device), list[Guide]()
     weights = (work.share, *(guide.share for guide in work.guides))
     for network, (_, network_input), weight in zip(networks, _guide_archs(work), weights, strict=True):
         refuse_batch_statistics(network, ranks, "a guide")

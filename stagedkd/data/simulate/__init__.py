@@ -9,9 +9,12 @@ from torch import Tensor
 
 from stagedkd.data.simulate import figures, shapes
 from stagedkd.data.simulate.base import Family, paint
+from stagedkd.spec import families
 from stagedkd.spec.schema import Simulated
 
 FAMILIES: dict[str, Family] = {"shapes": shapes.FAMILY, "figures": figures.FAMILY}
+if FAMILIES.keys() != families.FAMILIES.keys():
+    raise ImportError("the families of FAMILIES are not those of spec/families.py")
 
 
 def render(

@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 
 from stagedkd.spec.schema.base import Epochs, Fraction, Section, Seed, Word
 from stagedkd.spec.schema.simulated import Simulated
-from stagedkd.spec.schema.videos import Csv, Folder, Hmdb51, Kinetics, Ucf101
+from stagedkd.spec.schema.videos import Videos
 
-Data: TypeAlias = Annotated[Simulated | Folder | Csv | Ucf101 | Hmdb51 | Kinetics, Field(discriminator="kind")]
+Data: TypeAlias = Annotated[Simulated | Videos, Field(discriminator="kind")]
 
 
 class Symmetric(Section):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -37,6 +38,21 @@ class FoldSplit(Section):
     def left_for_test(self) -> int:
         """Number of parts that are the test split."""
         return 0
+
+    @property
+    def lock_mark(self) -> str:
+        """The end of the data set's name in stagedkd.lock. It tells apart data sets that lie in one folder."""
+        return ""
+
+    def folder_below(self, data_dir: Path) -> Path:
+        """The folder that the paths of the clips are relative to. `data_dir` is the data root."""
+        return data_dir / self.path
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if clashes := sorted({"left_for_test", "lock_mark", "folder_below"} & cls.model_fields.keys()):
+            raise TypeError(f"{cls.__name__} has fields that are named as members of FoldSplit: {', '.join(clashes)}")
 
     @model_validator(mode="after")
     def _parts(self) -> FoldSplit:
@@ -77,6 +93,9 @@ class Csv(Grouped):
     """Videos listed in a table."""
     path: Word
     """The table, relative to the data root."""
+
+    def folder_below(self, data_dir: Path) -> Path:
+        return (data_dir / self.path).parent
 
 
 class Ucf101(FoldSplit):
@@ -120,6 +139,10 @@ class Kinetics(FoldSplit):
     """The official split that serves as the test split; papers report on val."""
     folds: Annotated[int, Field(ge=2, le=1000)] = 20
     """Number of parts over which the training groups are distributed."""
+
+    @property
+    def lock_mark(self) -> str:
+        return f":{self.test_from}"
 
 
 Videos: TypeAlias = Folder | Csv | Ucf101 | Hmdb51 | Kinetics

@@ -70,6 +70,19 @@ Cascade: TypeAlias = Annotated[
 _FAMILIES: tuple[type[Architecture], ...] = get_args(get_args(Arch)[0])
 
 
+def _require_roles() -> None:
+    """Fail at import where a family is not in all three unions."""
+    families = {*_FAMILIES, *Architecture.__subclasses__()}
+    for role, union in (("Arch", Arch), ("Student", Student), ("Teacher", Teacher)):
+        members: tuple[type[Architecture], ...] = get_args(get_args(union)[0])
+        for family in families:
+            if not any(issubclass(member, family) for member in members):
+                raise ImportError(f"the family {family.__name__} has no member of the union {role}")
+
+
+_require_roles()
+
+
 def arch_of(network: Student | Teacher) -> Arch:
     """Return only the architecture, without weights, cut and training: the part that enters keys and is built."""
     family = next(family for family in _FAMILIES if isinstance(network, family))
