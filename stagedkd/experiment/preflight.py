@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stagedkd import losses
 from stagedkd.errors import Problem, SpecError, StagedkdError
 from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.graph import Graph
@@ -16,6 +17,8 @@ from stagedkd.spec.cuts import cut_problems
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Arch, Simulated
 from stagedkd.stages.networks import build_or_refuse
+
+assert losses.FUNCTIONS  # imported here, so that a loss without a function fails before anything is trained
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.schema import Spec
 from stagedkd.stages.context import Context, Do, Listener, Result, Session, Silent, Stop, catching_signals
-from stagedkd.stages.stage import get_alone, get_stage, store_of, work_on
+from stagedkd.stages.stage import WAITING, get_alone, get_stage, store_of, work_on
 from stagedkd.store.store import Artifact, Store
 
 
@@ -304,4 +304,4 @@ class _Runner:
             raise _Busy(stage)
         if self.waits == "once":
             self.waits = "no"
-        self.listener.note(f"{stage.name} is being made by another run; waiting for it")
+        self.listener.note(WAITING.format(stage.name))

@@ -12,7 +12,7 @@ from stagedkd.plan.work import (
     Cut,
     DistillWork,
     EvaluateWork,
-    Guide,
+    GuideNetwork,
     PhaseWork,
     PrepareWork,
     Reading,
@@ -303,7 +303,9 @@ class _Compiler:
                 "distill.guides is dense, but without assistants there is only one guide: this is plain distillation"
             )
 
-    def _guides(self, row: Sequence[Teacher | Student], earlier: list[str]) -> tuple[list[str], tuple[Guide, ...]]:
+    def _guides(
+        self, row: Sequence[Teacher | Student], earlier: list[str]
+    ) -> tuple[list[str], tuple[GuideNetwork, ...]]:
         """The stages and the networks that guide a hop beside the hop's teacher. Co-teachers guide the first hop. Under
         `guides: dense`, co-teachers and all networks further above guide every hop."""
         if not any(phase.losses.comparing(LOGITS) for phase in self.spec.distill.phases.values()):
@@ -312,7 +314,7 @@ class _Compiler:
         networks: list[tuple[str, Teacher | Student]] = list(zip(earlier, row, strict=False)) if dense else []
         if dense or not earlier:
             networks += [(f"teacher-{i + 2}", teacher) for i, teacher in enumerate(co_teachers)]
-        guides = tuple(Guide(arch=arch_of(n), input=n.input, share=_guide_weight(n)) for _, n in networks)
+        guides = tuple(GuideNetwork(arch=arch_of(n), input=n.input, share=_guide_weight(n)) for _, n in networks)
         return [name for name, _ in networks], guides
 
     def _pairs_needed(self) -> bool:

@@ -235,7 +235,7 @@ class TeachWork(WorkSection):
         return self.clip
 
 
-class Guide(Section):
+class GuideNetwork(Section):
     """A further guide of a hop: a network whose logits teach beside the teacher's. `share` is its weight among all
     guides, the teacher included."""
 
@@ -305,7 +305,7 @@ class DistillWork(WorkSection):
     teacher_input: Input | None
     teacher_cut: Cut
     share: float = 1.0
-    guides: tuple[Guide, ...] = ()
+    guides: tuple[GuideNetwork, ...] = ()
     drop: float = 0.0
     pairing: Literal["pairs", "correlation", "review"] = "pairs"
     pair_weights: Literal["uniform", "trust", "deficit"] = "uniform"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import assert_never
 
 from stagedkd.errors import StagedkdError, StoreError, TrainingError
@@ -20,6 +21,8 @@ from stagedkd.stages.provenance import environment, several_environments
 from stagedkd.store.leases import Lease
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Artifact, Store
+
+WAITING = "{} is being made by another run; waiting for it"
 
 
 def work_on(context: Context) -> Result:
@@ -62,14 +65,14 @@ def get_stage(
     *,
     do: Do = work_on,
     place: tuple[int, int] = (1, 1),
-    waiting: Callable[[], None] = lambda: None,
+    waiting: Callable[[], None] | None = None,
 ) -> tuple[Artifact, bool]:
     """Get the artifact of a stage from the store, or make it while this process holds the lease of its key.
 
     Args:
         inputs: the artifacts that the stage needs, by the names of their stages.
         do: does the work. place: the stage's number and the number of all stages, for the listener.
-        waiting: called once if another run holds the lease; it may raise.
+        waiting: called once if another run holds the lease; it may raise. None: the listener gets a note.
     Returns:
         the artifact, and whether it was made just now.
     Raises:
@@ -82,6 +85,7 @@ def get_stage(
         artifact = store.artifact(stage)
         artifact.verify()
         return artifact, False
+    waiting = waiting or partial(session.listener.note, WAITING.format(stage.name))
     with store.held(stage, waiting, session.stop.check) as lease, session.stop.guarded(lease):
         state = store.state(stage)
         session.listener.stage(*place, stage, state)
