@@ -14,24 +14,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import stagedkd.report  # noqa: F401 - binds the folder to its name now, so that the function below keeps the name
 from stagedkd._version import __version__
 
 if TYPE_CHECKING:
     from stagedkd.experiment.run import run
     from stagedkd.plan.compile import compile_plan
+    from stagedkd.plan.graph import Plan
+    from stagedkd.plan.runtime import Runtime
+    from stagedkd.report.collect import Results
     from stagedkd.report.write import write_report
-    from stagedkd.report.write import write_report as report
     from stagedkd.spec.load import load_spec
 
 __all__ = ["__version__", "compile_plan", "load_spec", "report", "run", "write_report"]
 
 _HOME = {
-    "load_spec": ("stagedkd.spec.load", "load_spec"),
-    "compile_plan": ("stagedkd.plan.compile", "compile_plan"),
-    "run": ("stagedkd.experiment.run", "run"),
-    "write_report": ("stagedkd.report.write", "write_report"),
-    "report": ("stagedkd.report.write", "write_report"),  # the same function, by the name of its command
+    "load_spec": "stagedkd.spec.load",
+    "compile_plan": "stagedkd.plan.compile",
+    "run": "stagedkd.experiment.run",
+    "write_report": "stagedkd.report.write",
 }
+
+
+def report(plan: Plan, runtime: Runtime | None = None) -> Results:
+    """Write the report of a plan: `write_report`, under the name of its command."""
+    from stagedkd.report.write import write_report
+
+    return write_report(plan, runtime)
 
 
 def __getattr__(name: str) -> Any:
@@ -39,8 +48,5 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     if name in _HOME:
-        module, function = _HOME[name]
-        # Bind the function: `report` is also the name of a folder, which Python would bind here.
-        globals()[name] = getattr(importlib.import_module(module), function)
-        return globals()[name]
+        return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'stagedkd' has no attribute '{name}'")

@@ -123,7 +123,7 @@ BAD = [  # overrides, exit code, words
     (["train.lrr=1"], 2, "did you mean 'lr'?"),
     (["student.width=wide"], 2, "must be a whole number"),
     (["student.substages=[[stem, layer1], [layer7]]"], 2, "there is no block 'layer7'"),
-    (["student.substages=[[stem, layer1], [layer1, layer2]]"], 2, "in substage 1 already"),
+    (["student.substages=[[stem, layer1], [layer1, layer2]]"], 2, "is already in substage 1"),
     (["data={kind: folder, path: nowhere}", "augment={}"], 2, "does not exist"),
     (["teacher.weights=none.safetensors"], 2, "none.safetensors does not exist"),
     (["student={arch: file, path: nets/own.py, substages: [[stem], [middle]]}"], 2, "stem, mid"),
