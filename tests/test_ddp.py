@@ -175,7 +175,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def ranks_of(folder: Path) -> dict[str, int]:
-    """Processes that work below a folder, by rank; torchrun itself is `lead`."""
+    """Processes that work below a folder, by rank; torchrun itself is `torchrun`."""
     found: dict[str, int] = {}
     for entry in Path("/proc").iterdir():
         try:
@@ -185,7 +185,7 @@ def ranks_of(folder: Path) -> dict[str, int]:
             variables = dict(v.partition(b"=")[::2] for v in (entry / "environ").read_bytes().split(b"\0"))
         except OSError:
             continue  # gone in between
-        found["lead" if b"lead" in words else variables[b"RANK"].decode()] = int(entry.name)
+        found["torchrun" if b"torchrun" in words else variables[b"RANK"].decode()] = int(entry.name)
     return found
 
 
@@ -236,7 +236,7 @@ def test_killed_and_stopped_trainings_go_on_to_the_same_bits(place: Path) -> Non
     store = "killed"
     process = start(place, store)
     ranks = wait_for_training(place, store, process, 0)
-    assert set(ranks) == {"lead", "0", "1"}
+    assert set(ranks) == {"torchrun", "0", "1"}
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 10
@@ -271,7 +271,7 @@ def test_a_signal_to_all_is_a_stop_after_which_one_process_goes_on(place: Path) 
     store = "mixed"
     process = start(place, store)
     ranks = wait_for_training(place, store, process, 0)
-    for number in (ranks["0"], ranks["1"], ranks["lead"], process.pid):
+    for number in (ranks["0"], ranks["1"], ranks["torchrun"], process.pid):
         os.kill(number, signal.SIGTERM)
     code, errors = ended(process)
     assert code == 143 and "checkpoint written" in errors and "Traceback" not in errors, errors
