@@ -216,7 +216,7 @@ def test_a_mixture_is_the_softmax_of_correlation() -> None:
     rho = torch.tensor([[0.9, 0.2], [0.6, 0.7]])
     student = {0: torch.randn(2, 3, 4, 8, 8), 1: torch.randn(2, 5, 2, 4, 4)}
     teacher = {0: torch.randn(2, 4, 4, 6, 6), 1: torch.randn(2, 6, 2, 2, 2)}
-    found = adapters.compare(work, student, teacher, rho)
+    found = adapters.make_pairs(work, student, teacher, rho)
     assert [pair.teacher.shape[1:] for pair in found] == [(4, 2, 4, 4), (6, 2, 2, 2)]
     weight = torch.exp(torch.tensor([9.0, 6.0]))
     share = weight / weight.sum()
@@ -248,7 +248,7 @@ def test_review_fuses_from_deep_to_shallow() -> None:
     adapters = FeatureAdapters("review", (work,), {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}).eval()
     student = {k: torch.randn(2, 4 * 2**k, 4, 8 // 2**k, 8 // 2**k, requires_grad=True) for k in range(3)}
     teacher = {k: torch.randn(2, 8 * 2**k, 4, 8 // 2**k, 8 // 2**k) for k in range(3)}
-    found = adapters.compare(work, student, teacher, None)
+    found = adapters.make_pairs(work, student, teacher, None)
     assert [pair.student.shape for pair in found] == [pair.teacher.shape for pair in found]
     for place, reached in ((0, {0, 1, 2}), (1, {1, 2}), (2, {2})):
         grads = torch.autograd.grad(

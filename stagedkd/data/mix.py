@@ -72,7 +72,7 @@ def mix(batch: Batch, augment: Augment, seed: int, epoch: int, step: int) -> Bat
     return replace(batch, clip_B3THW=mixed, order_B=order, fraction=1 - tall * wide / (height * width))
 
 
-def strong_view(clip_B3THW: Tensor, seed: int, epoch: int, step: int, first: int = 0, whole: int = 0) -> Tensor:
+def strong_view(clip_B3THW: Tensor, seed: int, phase: int, step: int, first: int = 0, whole: int = 0) -> Tensor:
     """Return the strong view of the clips for FixMatch: brightness, contrast and saturation change by up to a half, and
     a grey square of half the side replaces the same place in all frames (our choice after Cubuk et al. 2020 and DeVries
     & Taylor 2017).
@@ -81,7 +81,7 @@ def strong_view(clip_B3THW: Tensor, seed: int, epoch: int, step: int, first: int
         first, whole: if the clips are a part of a batch, the index of the first one in it and the size of the batch.
     """
     whole, (height, width) = whole or len(clip_B3THW), clip_B3THW.shape[-2:]
-    dice = uniform(seed, Stream.STRONG_VIEW, epoch, step, np.arange(whole * 5)).reshape(5, whole)
+    dice = uniform(seed, Stream.STRONG_VIEW, phase, step, np.arange(whole * 5)).reshape(5, whole)
     dice = dice[:, first : first + len(clip_B3THW)]
     light, contrast, colour = torch.from_numpy(0.5 + dice[:3]).to(clip_B3THW)[:, :, None, None, None, None]
     clip = clip_B3THW * light

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,10 +74,9 @@ def distill(context: Context, work: DistillWork) -> Result:
     )
     warn_of_half_precision(context, work.phases, device)
     before = _correlation(context, job, probe)
-    started = time.monotonic()
     with naming_stage(context):
         progress = fit(job)
-    result = save_result(context, job, progress, started, extra)
+    result = save_result(context, job, progress, extra)
     if probe is not None and before is not None and context.first:
         _write_correlation(context, work, before, _correlation(context, job, probe), probe)
     return result

@@ -123,7 +123,7 @@ def _make(session: Session, stage: Stage, inputs: Mapping[str, Artifact], store:
     """Do the work of a stage whose lease is held, and publish the artifact.
 
     Raises:
-        StagedkdError: the work or the publishing failed. The message names the stage.
+        StagedkdError: the work or the publishing failed.
     """
     started = time.time()
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from stagedkd.models.shapes import measure
 from stagedkd.plan.work import TeachWork
 from stagedkd.stages.context import Context, Result
@@ -35,7 +33,6 @@ def teach(context: Context, work: TeachWork) -> Result:
     job = label_job(context, network.to(device), work.phase, work.input, feed, device, context.workspace.scratch)
     shape = measure(lambda: build_or_refuse(work.arch, classes, context.root), *work.clip.seen(work.input))
     flops = train_flops(work.phase, plan_forward(work.phase, (), ()), feed.steps(work.phase), shape)
-    started = time.monotonic()
     with naming_stage(context):
         progress = fit(job)
-    return save_result(context, job, progress, started, {"labels": work.labels, "train_flops": flops})
+    return save_result(context, job, progress, {"labels": work.labels, "train_flops": flops})

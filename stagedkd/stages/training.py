@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,11 +57,13 @@ def label_job(
 
 
 def execution_of(context: Context, device: torch.device, scratch: Path) -> Execution:
-    """Set up how the trainings of a stage are run."""
+    """Set up how a training of a stage is run. `scratch` is the folder of its checkpoints."""
+    part = "" if scratch == context.workspace.scratch else f"/{scratch.name}"  # a training out of fold
+    name = context.stage.folder + part
     return Execution(
         device=device,
         scratch=scratch,
-        log=open_log(scratch, muted=not context.first),
+        log=open_log(scratch, name, muted=not context.first),
         compile=context.runtime.compile,
         checkpoint_seconds=context.runtime.checkpoint_seconds,
         interrupted=context.stop.get,
@@ -88,17 +89,17 @@ def naming_stage(context: Context) -> Generator[None]:
         raise TrainingError(f"stage {context.stage.name}: {error.message}", hint=error.hint) from error
 
 
-def save_result(context: Context, job: Job, progress: Progress, started: float, extra: Mapping[str, Any]) -> Result:
+def save_result(context: Context, job: Job, progress: Progress, extra: Mapping[str, Any]) -> Result:
     """Save the trained student and give the result of the stage.
 
     Args:
-        progress: from `fit`. started: when the training was started, from `time.monotonic`. extra: further metrics.
+        progress: from `fit`. extra: further metrics.
     """
     save_network(context, job.student)
     labelled = int((job.feed.labels >= 0).sum())
     metrics = {"steps": progress.total, "labelled_clips": labelled, "clips": len(job.feed.clip_ids), **extra}
     metrics["losses"] = {phase: dict(means) for phase, means in progress.last.items()}
-    facts = run_facts(job.execution.device, time.monotonic() - started, progress.waited, context.ranks)
+    facts = run_facts(job.execution.device, progress.seconds, progress.waited, context.ranks)
     return Result(metrics=metrics, run=facts)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,10 @@ from stagedkd.losses import pool_to
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import PROJECTED
 
-SHARPNESS = 0.1  # temperature of the soft matching by correlation
+MIXTURE_TEMPERATURE = 0.1  # of the softmax over correlations; lower is sharper
+
+Pairing: TypeAlias = Literal["pairs", "correlation", "review"]
+PairWeights: TypeAlias = Literal["uniform", "trust", "deficit"]
 
 
 @dataclass(frozen=True)
@@ -42,20 +46,20 @@ class FeatureAdapters(nn.Module):
 
     def __init__(
         self,
-        pairing: str = "pairs",
+        pairing: Pairing = "pairs",
         phases: Sequence[PhaseWork] = (),
-        student: Mapping[int, int] | None = None,
-        teacher: Mapping[int, int] | None = None,
+        student_channels: Mapping[int, int] | None = None,
+        teacher_channels: Mapping[int, int] | None = None,
         clips: int = 0,
     ) -> None:
         """
         Args:
-            pairing, phases: those of the hop. student, teacher: number of channels by substage. clips: number of
+            pairing, phases: those of the hop. student_channels, teacher_channels: by substage. clips: number of
                 training clips, whose features `crd` remembers.
         """
         super().__init__()
-        student, teacher = student or {}, teacher or {}
-        self.pairing = pairing
+        student, teacher = student_channels or {}, teacher_channels or {}
+        self.pairing: Pairing = pairing
         pairs = sorted({pair for phase in phases if _projects(pairing, phase) for pair in phase.pairs})
         self.projectors = nn.ModuleDict({_name(k, m): _projector(student[k], teacher[m]) for k, m in pairs})
         self.fusions, self.contrasts = nn.ModuleDict(), nn.ModuleDict()
@@ -88,7 +92,7 @@ class FeatureAdapters(nn.Module):
         """The contrast of a phase's deepest pair."""
         return self.contrasts[_name(*phase.pairs[-1])]
 
-    def compare(
+    def make_pairs(
         self, phase: PhaseWork, student: Mapping[int, Tensor], teacher: Mapping[int, Tensor], rho_KM: Tensor | None
     ) -> list[FeaturePair]:
         """Make the pairs of a phase.
@@ -103,8 +107,10 @@ class FeatureAdapters(nn.Module):
                 assert rho_KM is not None, "the loop measures them"
                 rows = {m: [k for k, other in phase.pairs if other == m] for m in sorted({m for _, m in phase.pairs})}
                 return [self._mixture(ks, m, student, teacher, rho_KM) for m, ks in rows.items()]
-            case _:
+            case "review":
                 return self._reviewed(phase.pairs, student, teacher, rho_KM)
+            case _:
+                assert_never(self.pairing)
 
     def _pair(
         self,
@@ -126,7 +132,7 @@ class FeatureAdapters(nn.Module):
         over the allowed pairs."""
         maps = [*(student[k] for k in ks), teacher[m]]
         grid = [min(sizes) for sizes in zip(*(list(f.shape[2:]) for f in maps), strict=True)]
-        weights_k = F.softmax(rho_KM[list(ks), m] / SHARPNESS, dim=0)
+        weights_k = F.softmax(rho_KM[list(ks), m] / MIXTURE_TEMPERATURE, dim=0)
         mixed = torch.stack(
             [
                 weight * self.projectors[_name(k, m)](pool_to(student[k], grid))
@@ -173,15 +179,16 @@ class Fusion(nn.Module):
         return self.leave(fused), fused
 
 
-def pair_weights(pairs: Sequence[FeaturePair], kind: str) -> list[Tensor | float]:
+def pair_weights(pairs: Sequence[FeaturePair], kind: PairWeights) -> list[Tensor | float]:
     """The weights of the pairs, with mean 1: uniform, `trust` (softmax of rho) or `deficit` (softmax of -rho)."""
     if kind == "uniform":
         return [1.0] * len(pairs)
     rho = torch.stack([pair.rho for pair in pairs if pair.rho is not None])
+    assert len(rho) == len(pairs), "the loop measures the correlation of all pairs"
     return list(len(rho) * F.softmax(rho if kind == "trust" else -rho, dim=0))
 
 
-def _projects(pairing: str, phase: PhaseWork) -> bool:
+def _projects(pairing: Pairing, phase: PhaseWork) -> bool:
     """Whether a phase projects the student's channels: a mixture always does, pairs do if a loss needs it."""
     if pairing == "correlation":
         return bool(phase.pairs)

@@ -49,8 +49,12 @@ def predict(
 def metrics_of(
     scores: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """The metrics top1, top5 (left out below six classes), per_class and ece, all in 0..1. Ties go to the lower class
-    id."""
+    """The metrics top1, top5 (left out below six classes), per_class and ece, all in 0..1, and the number of `clips`.
+    Ties go to the lower class id.
+
+    Args:
+        scores: class probabilities (n, N). labels: class ids (n,). classes: names in the order of their ids.
+    """
     order = np.argsort(-scores, axis=1, kind="stable")
     right = order[:, 0] == labels
     metrics: dict[str, Any] = {"clips": len(labels), "top1": float(right.mean())}
@@ -65,7 +69,11 @@ def metrics_of(
 def expected_calibration_error(
     confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_], bins: int = 15
 ) -> float:
-    """ECE, Guo et al. 2017: the mean gap between confidence and accuracy over equal bins, weighted by clips."""
+    """ECE, Guo et al. 2017: the mean gap between confidence and accuracy over equal bins, weighted by clips.
+
+    Args:
+        confidence: the highest probability of each clip, (n,) in 0..1. right: whether its class is right, (n,).
+    """
     bin_n = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [
         abs(float(confidence[bin_n == b].mean()) - float(right[bin_n == b].mean())) * float((bin_n == b).mean())
@@ -76,7 +84,9 @@ def expected_calibration_error(
 
 
 def latency(network: Network, frames: int, size: int, device: torch.device, repeats: int = 10) -> float:
-    """The median time in seconds of a forward pass of one clip, after two passes of warm-up."""
+    """The median time in seconds of a forward pass of one clip, after two passes of warm-up. Puts the network into
+    eval mode."""
+    network.eval()
     clip = torch.zeros(1, 3, frames, size, size, device=device)
     seconds: list[float] = []
     with torch.inference_mode():
@@ -85,5 +95,7 @@ def latency(network: Network, frames: int, size: int, device: torch.device, repe
             network(clip)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
+            if device.type == "mps":
+                torch.mps.synchronize()
             seconds.append(time.perf_counter() - started)
     return float(np.median(seconds[2:]))

@@ -64,15 +64,16 @@ class Job:
 class Progress:
     """The progress of a training.
 
-    `step` counts in the phase, `total` over all phases. `seconds` is the training time, `waited` the part of it that
-    was spent on making batches. `sums` are the sums of the losses over `summed` steps of this epoch, `last` the means
-    of the last epoch of each phase. `rho` is the last measured correlation of substages. `scales` holds the sum and the
-    number of values of each loss in the first epoch of the phase.
+    `step` counts in the phase, `total` over all phases; `clips` are the clips of all steps. `seconds` is the training
+    time, `waited` the part of it that was spent on making batches. `sums` are the sums of the losses over `summed`
+    steps of this epoch, `last` the means of the last epoch of each phase. `rho` is the last measured correlation of
+    substages. `scales` holds, under `normalize`, the sum of the absolute values of each loss and their number.
     """
 
     phase: int = 0
     step: int = 0
     total: int = 0
+    clips: int = 0
     seconds: float = 0.0
     waited: float = 0.0
     sums: dict[str, float] = field(default_factory=dict[str, float])

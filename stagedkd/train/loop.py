@@ -41,17 +41,20 @@ Weigh: TypeAlias = Callable[[Mapping[str, float]], Mapping[str, float]]
 def fit(job: Job) -> Progress:
     """Train `job.student` in place. If the last phase has `ema`, the averaged weights are the result.
 
+    Returns:
+        where the training stands at its end.
     Raises:
-        TrainingError: a loss is not finite, or memory or disk space is used up; the last checkpoint stays. With several
-            ranks: a BatchNorm on the CPU would use the statistics of the local clips.
-        Interrupted: a signal came; a checkpoint of the current step was written.
+        TrainingError: a loss is not finite, memory or disk space is used up, or the checkpoint cannot be read; the last
+            checkpoint stays. With several ranks: a BatchNorm on the CPU would use the statistics of the local clips.
+        StoreError: the lease of the stage is lost.
+        Interrupted: a signal came, and a checkpoint of the current step was written. With several ranks the first one
+            raises it alone.
     """
     training = _Training(job)
     training.sync_ranks()
     training.resume()
     while training.progress.phase < len(job.phases):
-        training.phase()
-        training.progress.phase, training.progress.step = training.progress.phase + 1, 0
+        training.run_phase()
     if training.average is not None and job.phases[-1].train.ema:
         job.student.load_state_dict(training.average.state_dict())
     return training.progress
@@ -77,7 +80,8 @@ def train_step(
     Returns:
         the unweighted value of every loss, and their weighted sum as `total`.
     Raises:
-        TrainingError: a loss is not finite; nothing was updated.
+        TrainingError: a loss is not finite. No parameter was updated, but statistics of BatchNorm and the memory of
+            `crd` were.
     """
     dtype = AUTOCAST.get(phase.train.precision)
     with torch.autocast(state.models.device.type, dtype=dtype, enabled=dtype is not None):
@@ -113,14 +117,14 @@ def sound_backend(device: torch.device, precision: str) -> Generator[None]:
 
 
 class _Training:
-    """A training that is being run. `average` holds the averaged weights, `saved` the checkpoint from which it resumes,
-    `saved_at` the time of the last checkpoint."""
+    """A training that is being run. `average` holds the averaged weights, `loaded` the checkpoint from which it resumes
+    until its phase begins, `last_write` the time of the start or of the last checkpoint."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.execution, self.progress = job, job.execution, Progress()
         self.average: Network | None = None
-        self.saved: dict[str, Any] | None = None
-        self.saved_at = time.monotonic()
+        self.loaded: dict[str, Any] | None = None
+        self.last_write = time.monotonic()
         forward = job.student.run
         self.student = StepModel(torch.compile(forward) if self.execution.compile else forward, job.input)
 
@@ -137,23 +141,24 @@ class _Training:
 
     def resume(self) -> None:
         """Continue from the last checkpoint, if there is one."""
-        self.saved = checkpoint.load(self.execution.scratch)
-        if self.saved is None:
+        self.loaded = checkpoint.load(self.execution.scratch)
+        if self.loaded is None:
             self.execution.log.truncate(0)
             return
-        job, saved = self.job, self.saved
-        self.progress = Progress(**saved["at"])
-        job.student.load_state_dict(saved["student"])
-        job.adapters.load_state_dict(saved["adapters"])
-        if saved["average"] is not None:
+        job, loaded = self.job, self.loaded
+        self.progress = Progress(**loaded["at"])
+        job.student.load_state_dict(loaded["student"])
+        job.adapters.load_state_dict(loaded["adapters"])
+        if loaded["average"] is not None:
             self.average = copy.deepcopy(job.student)
-            self.average.load_state_dict(saved["average"])
-        checkpoint.set_rng_state(saved["rng"], self.execution.device)
-        self.execution.log.truncate(saved["events"])
-        self.execution.log.write("resumed", phase=job.phases[self.progress.phase].name, step=self.progress.step)
+            self.average.load_state_dict(loaded["average"])
+        checkpoint.set_rng_state(loaded["rng"], self.execution.device)
+        self.execution.log.truncate(loaded["events"])
+        at = self.progress
+        self.execution.log.write("resumed", phase=job.phases[at.phase].name, step=at.total, phase_step=at.step)
 
-    def phase(self) -> None:
-        """Train one phase from the current step to its end."""
+    def run_phase(self) -> None:
+        """Train the current phase from the current step to its end, and move on to the next."""
         job, progress = self.job, self.progress
         phase = job.phases[progress.phase]
         set_modes(job.student, job.adapters, phase, job.cut)
@@ -163,14 +168,16 @@ class _Training:
             self.average = None  # like the schedule, the average restarts with each phase
             progress.scales = {}
         state = self._state(phase)
-        if self.saved is not None:
-            state.optimizer.load_state_dict(self.saved["optimizer"])
-            state.scaler.load_state_dict(self.saved["scaler"])
-            self.saved = None
+        if self.loaded is not None:
+            state.optimizer.load_state_dict(self.loaded["optimizer"])
+            state.scaler.load_state_dict(self.loaded["scaler"])
+            self.loaded = None
         plan = plan_forward(phase, job.cut, job.teacher_cut)
         batches = job.feed.batches(phase, progress.phase, progress.step, self.execution.device, self.execution.ranks)
         with sound_backend(self.execution.device, phase.train.precision), closing(batches):
             self._steps(phase, state, plan, batches)
+        progress.phase += 1
+        progress.step = 0
 
     def _state(self, phase: PhaseWork) -> StepState:
         """Build what a step of the phase uses, with a fresh optimizer."""
@@ -187,71 +194,82 @@ class _Training:
         self, phase: PhaseWork, state: StepState, plan: ForwardPlan, batches: Iterator[tuple[Batch, float]]
     ) -> None:
         """Take the steps of a phase from the current one to its end."""
-        progress, steps = self.progress, self.job.feed.steps(phase)  # steps of an epoch
-        while progress.step < phase.run_epochs * steps:
-            if phase.pairs and self.job.probe is not None and (progress.step % steps == 0 or progress.rho is None):
+        progress, epoch_steps = self.progress, self.job.feed.steps(phase)
+        phase_steps = phase.epochs * epoch_steps  # of the schedule, of which a stopped teacher runs fewer
+        while progress.step < phase.run_epochs * epoch_steps:
+            if (
+                phase.pairs
+                and self.job.probe is not None
+                and (progress.step % epoch_steps == 0 or progress.rho is None)
+            ):
                 self._measure(self.job.probe)
-            rate = learning_rate(phase.train, progress.step, phase.epochs * steps, steps)
+            rate = learning_rate(phase.train, progress.step, phase_steps, epoch_steps)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
             started = time.monotonic()
             try:
                 batch, waited = next(batches)
-                values = train_step(state, phase, plan, batch, self._info(steps), partial(self._weigh, phase, steps))
+                info, weigh = self._info(epoch_steps), partial(self._weigh, phase, epoch_steps)
+                values = train_step(state, phase, plan, batch, info, weigh)
             except TrainingError as error:
-                raise TrainingError(f"{error.message} at {self._place(phase, steps)}", hint=NAN_HINT) from None
+                raise TrainingError(f"{error.message} at {self._place(phase, epoch_steps)}", hint=NAN_HINT) from None
             except torch.OutOfMemoryError:
                 hint = "lower train.batch or clip.size, or set train.precision: bf16"
-                raise TrainingError(f"out of memory at {self._place(phase, steps)}", hint=hint) from None
+                raise TrainingError(f"out of memory at {self._place(phase, epoch_steps)}", hint=hint) from None
             self._average(phase.train)
-            progress.seconds, progress.waited = progress.seconds + time.monotonic() - started, progress.waited + waited
-            self._report(phase, steps, values, rate)
-            self._save(state, epoch_ends=progress.step % steps == 0)
+            progress.seconds += time.monotonic() - started
+            progress.waited += waited
+            self._report(phase, epoch_steps, values, rate)
+            self._save(state, epoch_ends=progress.step % epoch_steps == 0)
 
     def _measure(self, probe: Probe) -> None:
         """Measure the correlation of substages."""
         self.progress.rho = self.execution.ranks.broadcast(probe.correlation(self.job.student)).tolist()
 
-    def _info(self, steps: int) -> StepInfo:
+    def _info(self, epoch_steps: int) -> StepInfo:
         progress = self.progress
         rho_KM = torch.tensor(progress.rho, device=self.execution.device) if progress.rho is not None else None
-        return StepInfo(progress.phase, progress.step / steps, progress.total, rho_KM)
+        return StepInfo(progress.phase, progress.step / epoch_steps, progress.total, rho_KM)
 
-    def _weigh(self, phase: PhaseWork, steps: int, values: Mapping[str, float]) -> dict[str, float]:
-        """The current weight of each loss: its scheduled weight, divided by its mean over the first epoch under
-        `normalize`."""
+    def _weigh(self, phase: PhaseWork, epoch_steps: int, values: Mapping[str, float]) -> dict[str, float]:
+        """The current weight of each loss: its scheduled weight. Under `normalize` it is divided by the mean of the
+        loss's absolute values other than zero, from the first of them for as many steps as an epoch has; the sums are
+        kept in `progress.scales`."""
         progress, named = self.progress, phase.losses.named()
-        weights = {name: loss_weight(named[name], progress.step / steps, phase.epochs) for name in values}
+        weights = {name: loss_weight(named[name], progress.step / epoch_steps, phase.epochs) for name in values}
         if not self.job.normalize:
             return weights
         for name, value in values.items():
             total, count = progress.scales.get(name, [0.0, 0.0])
-            if value and count < steps:  # zeros do not count towards the first epoch of a loss
+            if value and count < epoch_steps:  # zeros do not count towards the first epoch of a loss
                 progress.scales[name] = [total + abs(value), count + 1]
         means = {name: total / count for name, (total, count) in progress.scales.items()}
         return {name: weight / means.get(name, 1.0) for name, weight in weights.items()}
 
-    def _place(self, phase: PhaseWork, steps: int) -> str:
-        return f"phase {phase.name}, epoch {self.progress.step // steps + 1}, step {self.progress.step + 1}"
+    def _place(self, phase: PhaseWork, epoch_steps: int) -> str:
+        return f"phase {phase.name}, epoch {self.progress.step // epoch_steps + 1}, step {self.progress.step + 1}"
 
-    def _report(self, phase: PhaseWork, steps: int, values: dict[str, float], rate: float) -> None:
+    def _report(self, phase: PhaseWork, epoch_steps: int, values: dict[str, float], rate: float) -> None:
         """Count the step, tell the listener, and write the event of an epoch at its end."""
         progress = self.progress
-        progress.step, progress.total, progress.summed = progress.step + 1, progress.total + 1, progress.summed + 1
+        progress.step += 1
+        progress.total += 1
+        progress.summed += 1
+        progress.clips += phase.train.batch
         for name, value in values.items():
             progress.sums[name] = progress.sums.get(name, 0.0) + value
         means = {name: value / progress.summed for name, value in progress.sums.items()}
         row = {
             "phase": phase.name,
-            "epoch": (progress.step - 1) // steps + 1,
+            "epoch": (progress.step - 1) // epoch_steps + 1,
             "epochs": phase.run_epochs,
             "step": progress.total,
             "lr": rate,
             "losses": means,
-            "clips_per_s": progress.total * phase.train.batch / max(progress.seconds, 1e-9),
+            "clips_per_s": progress.clips / max(progress.seconds, 1e-9),
         }
         self.execution.on_step({**row, "done": progress.total / max(1, self._all_steps()), "seconds": progress.seconds})
-        if progress.step % steps == 0:
+        if progress.step % epoch_steps == 0:
             self.execution.log.write("epoch", **row)
             progress.last[phase.name] = means
             progress.sums, progress.summed = {}, 0
@@ -284,10 +302,10 @@ class _Training:
         if not execution.ranks.first:
             return
         signal_number = execution.interrupted()
-        due = epoch_ends and time.monotonic() - self.saved_at >= execution.checkpoint_seconds
+        due = epoch_ends and time.monotonic() - self.last_write >= execution.checkpoint_seconds
         if not due and signal_number is None:
             return
-        saved = {
+        contents = {
             "at": dict(self.progress.__dict__),
             "student": job.student.state_dict(),
             "adapters": job.adapters.state_dict(),
@@ -297,8 +315,9 @@ class _Training:
             "rng": checkpoint.rng_state(execution.device),
             "events": execution.log.size(),
         }
-        checkpoint.save(execution.scratch, saved)
-        self.saved_at = time.monotonic()
+        checkpoint.save(execution.scratch, contents)
+        self.last_write = time.monotonic()
         if signal_number is not None:
-            where = f"phase {job.phases[self.progress.phase].name}, step {self.progress.step}"
+            phase = job.phases[self.progress.phase]
+            where = f"phase {phase.name}, step {self.progress.step}"
             raise Interrupted(signal_number, f"stopped by signal {signal_number} at {where}; checkpoint written")

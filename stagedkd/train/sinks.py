@@ -50,6 +50,11 @@ class EventLog:
             stream.truncate(size)
 
 
-def open_log(folder: Path, *, muted: bool = False) -> EventLog:
-    """Open the event log of a training in `folder`, with all sinks."""
+def open_log(folder: Path, name: str = "", *, muted: bool = False) -> EventLog:
+    """Open the event log of a training, with all sinks.
+
+    Args:
+        folder: where the file of JSON lines goes; it is removed when the stage is published.
+        name: of the training, such as distill-1183da6ced05, for sinks that need one.
+    """
     return EventLog(folder / "events.jsonl", muted=muted, sinks=())

@@ -17,7 +17,7 @@ from stagedkd import losses
 from stagedkd.data.mix import Batch, as_input, strong_view
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import LOGITS, PAIRED, FileLoss, Input, Loss, Losses
-from stagedkd.train.adapters import FeatureAdapters, FeaturePair, pair_weights
+from stagedkd.train.adapters import FeatureAdapters, FeaturePair, PairWeights, pair_weights
 from stagedkd.train.guides import Forward, Guide, kept_guides
 from stagedkd.train.phases import ForwardPlan
 from stagedkd.train.ranks import Ranks
@@ -41,7 +41,7 @@ class DistillOptions:
 
     drop: float = 0.0
     shuffle: bool = False
-    pair_weights: str = "uniform"
+    pair_weights: PairWeights = "uniform"
     seed: int = 0
 
 
@@ -87,7 +87,7 @@ def step_losses(
     if phase.pairs:
         student = {k: student_maps[name] for k, name in plan.student_taps.items()}
         teacher = {m: teacher_maps[name] for m, name in plan.teacher_taps.items()}
-        pairs = models.adapters.compare(phase, student, teacher, info.rho_KM)
+        pairs = models.adapters.make_pairs(phase, student, teacher, info.rho_KM)
         parts |= _feature_losses(models, phase, pairs, batch, info)
         if phase.losses.stage_cka:
             rows = one_to_one(phase.pairs, info.rho_KM)
