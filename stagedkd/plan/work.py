@@ -202,18 +202,13 @@ class WeakenWork(UntrainedWork):
         return None  # no network sees `clip`
 
 
-class TeachWork(WorkSection):
-    """Train one network by cross-entropy; without a `phase`, use its weights as they are. `labels` says whether it
-    learns from the labels of the other networks ("same") or from the true labels of all training clips ("all")."""
+class NetworkWork(WorkSection):
+    """Work that trains one network `arch` on clips and keeps it. The training starts from the file `weights`, if
+    given, else from the seed."""
 
-    network_file: ClassVar[str | None] = "teacher.safetensors"
-    kind: Literal["teach"] = "teach"
-    version: Literal[2] = 2
     arch: Arch
     input: Input | None
     weights: Weights | None
-    labels: Literal["same", "all"]
-    phase: PhaseWork | None
     clip: Clip
     augment: Augment
     seed: int
@@ -223,16 +218,27 @@ class TeachWork(WorkSection):
         return OutputNetwork(self.arch, self.input)
 
     @property
-    def trainings(self) -> tuple[PhaseWork, ...]:
-        return (self.phase,) if self.phase else ()
-
-    @property
     def weight_files(self) -> tuple[tuple[Arch, Weights], ...]:
         return ((self.arch, self.weights),) if self.weights else ()
 
     @property
     def view(self) -> Clip:
         return self.clip
+
+
+class TeachWork(NetworkWork):
+    """Train one network by cross-entropy; without a `phase`, use its weights as they are. `labels` says whether it
+    learns from the labels of the other networks ("same") or from the true labels of all training clips ("all")."""
+
+    network_file: ClassVar[str | None] = "teacher.safetensors"
+    kind: Literal["teach"] = "teach"
+    version: Literal[2] = 2
+    labels: Literal["same", "all"]
+    phase: PhaseWork | None
+
+    @property
+    def trainings(self) -> tuple[PhaseWork, ...]:
+        return (self.phase,) if self.phase else ()
 
 
 class GuideNetwork(Section):
@@ -289,7 +295,7 @@ class RefineWork(WorkSection):
         return self.rule.folds * super().epochs_run
 
 
-class DistillWork(WorkSection):
+class DistillWork(NetworkWork):
     """One hop of the cascade: a student is trained in phases by a teacher and further guides, which are the inputs
     guide-1, guide-2, ... `share` is the teacher's weight among all guides. `drop` is each guide's probability to be
     left out of a step; one always stays."""
@@ -297,9 +303,6 @@ class DistillWork(WorkSection):
     network_file: ClassVar[str | None] = "student.safetensors"
     kind: Literal["distill"] = "distill"
     version: Literal[4] = 4
-    arch: Arch
-    input: Input | None
-    weights: Weights | None
     cut: Cut
     teacher: Arch
     teacher_input: Input | None
@@ -313,13 +316,6 @@ class DistillWork(WorkSection):
     warm_start: bool = False
     shuffle: bool = False
     phases: tuple[PhaseWork, ...]
-    clip: Clip
-    augment: Augment
-    seed: int
-
-    @property
-    def network(self) -> OutputNetwork:
-        return OutputNetwork(self.arch, self.input)
 
     @property
     def guide_inputs(self) -> tuple[str, ...]:
@@ -329,14 +325,6 @@ class DistillWork(WorkSection):
     @property
     def trainings(self) -> tuple[PhaseWork, ...]:
         return self.phases
-
-    @property
-    def weight_files(self) -> tuple[tuple[Arch, Weights], ...]:
-        return ((self.arch, self.weights),) if self.weights else ()
-
-    @property
-    def view(self) -> Clip:
-        return self.clip
 
 
 class EvaluateWork(UntrainedWork):
