@@ -142,8 +142,8 @@ class TrainingError(StagedkdError):
 
 
 class Interrupted(StagedkdError):
-    """A signal asked the run to stop; the checkpoint has been written."""
+    """A signal asked the run to stop; what was written stays. The hint names a checkpoint only where there is one."""
 
-    def __init__(self, signal_number: int, message: str) -> None:
-        super().__init__(message, hint="run the same command to resume from the checkpoint")
+    def __init__(self, signal_number: int, message: str, *, hint: str = "run the same command to continue") -> None:
+        super().__init__(message, hint=hint)
         self.exit_code = 128 + signal_number

@@ -17,6 +17,7 @@ from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageErro
 from stagedkd.experiment.reproduce import runtime_like_original
 from stagedkd.experiment.run import run_stage
 from stagedkd.launch import torchrun as ranks
+from stagedkd.launch.protocol import error_as_json, error_from_json
 from stagedkd.plan.compile import compile_plan
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.runtime import load_runtime
@@ -93,6 +94,17 @@ def test_ranks_that_a_signal_ended_are_no_failure(context: Context, monkeypatch:
     stopped_after(context, 0.1, signal.SIGINT)
     error = ended(context)
     assert isinstance(error, Interrupted) and error.exit_code == 130
+
+
+def test_a_stop_names_a_checkpoint_only_where_there_is_one() -> None:
+    """A run that waits or decodes has none. What another process wrote keeps its hint."""
+    with pytest.raises(Interrupted) as waiting:
+        Stop(number=signal.SIGINT).check()
+    assert "checkpoint" not in waiting.value.hint and waiting.value.exit_code == 130
+    for hint in (waiting.value.hint, "resume from the checkpoint"):
+        error = Interrupted(signal.SIGTERM, "stopped", hint=hint)
+        again = error_from_json(error_as_json(error))
+        assert isinstance(again, Interrupted) and (again.hint, again.exit_code) == (hint, 143)
 
 
 def test_ranks_that_end_unasked_are_a_failure(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,6 @@ def error_as_json(error: BaseException) -> dict[str, Any]:
 def error_from_json(values: Mapping[str, Any]) -> StagedkdError:
     """The error of stagedkd that another process raised."""
     if values["kind"] == Interrupted.__name__:
-        return Interrupted(values["signal"], values["message"])
+        return Interrupted(values["signal"], values["message"], hint=values["hint"])
     kind = next((known for known in KINDS if known.__name__ == values["kind"]), TrainingError)
     return kind(values["message"], hint=values["hint"])

@@ -320,4 +320,5 @@ class _Training:
         if signal_number is not None:
             phase = job.phases[self.progress.phase]
             where = f"phase {phase.name}, step {self.progress.step}"
-            raise Interrupted(signal_number, f"stopped by signal {signal_number} at {where}; checkpoint written")
+            message = f"stopped by signal {signal_number} at {where}; checkpoint written"
+            raise Interrupted(signal_number, message, hint="run the same command to resume from the checkpoint")
