@@ -65,6 +65,12 @@ class Address:
         return re.compile(re.escape(before) + number + re.escape(after))
 
 
+def without_part(text: str) -> tuple[str, str]:
+    """Split an address into its path, and its part as text ("" if it names all frames)."""
+    match = _PART.search(text)
+    return (text[: match.start()], match[0]) if match else (text, "")
+
+
 def is_plain(path: str) -> bool:
     """Return whether the path of a file would be read as that file alone."""
-    return _PART.search(path) is None and _PATTERN.search(path.rpartition("/")[2]) is None
+    return not without_part(path)[1] and _PATTERN.search(path.rpartition("/")[2]) is None

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from av.video.frame import VideoFrame
 
-from stagedkd.data.layouts import HMDB_LISTS, UCF_LISTS, UCF_VIDEOS
+from stagedkd.data.layouts.official import HMDB_LISTS, UCF_LISTS, UCF_VIDEOS
 from stagedkd.data.simulate import render
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Simulated

@@ -7,8 +7,10 @@ lists the folders.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+from stagedkd.data.address import Address
 from stagedkd.data.layouts import list_clips
 from stagedkd.errors import LockError
 from stagedkd.files import write_whole
@@ -39,6 +41,27 @@ class HashMemo:
             self.changed = True
         return stat.st_size, entry[1]
 
+    def pictures(self, folder: Path, pattern: re.Pattern[str]) -> tuple[int, str]:
+        """Return the size of the numbered pictures in a folder together, and the SHA-256 over their names and contents.
+        They are read again if any of them has changed."""
+        found = sorted(
+            ((p.name, p.stat(), p) for p in folder.iterdir() if pattern.fullmatch(p.name)), key=lambda x: x[0]
+        )
+        mark = digest([[name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat, _ in found])
+        known = f"{folder}/{pattern.pattern}"
+        entry = self.known.get(known)
+        if not entry or entry[0] != mark:
+            entry = self.known[known] = [mark, digest([[name, file_digest(path)] for name, _, path in found])]
+            self.changed = True
+        return sum(stat.st_size for _, stat, _ in found), entry[1]
+
+    def clip(self, address: Address) -> tuple[int, str]:
+        """Return the size and the SHA-256 of what an address names; -1 and "" if it does not exist."""
+        pattern = address.pictures
+        if pattern is not None and address.file.parent.is_dir():
+            return self.pictures(address.file.parent, pattern)
+        return self.sha256(address.file) if address.file.is_file() else (-1, "")
+
     def save(self) -> None:
         """Write the JSON file if it has changed."""
         if self.changed:
@@ -47,17 +70,18 @@ class HashMemo:
 
 
 def fingerprint(data: Videos, data_dir: Path, memo: HashMemo) -> DataLock:
-    """Return the entry of the lock for a data set. A listed file that does not exist has size -1 and no hash."""
+    """Return the entry of the lock for a data set. A listed clip that does not exist has size -1 and no hash."""
     listing = list_clips(data, data_dir)
     files: dict[str, str] = {}
     for entry in listing.entries:
-        path = listing.root / entry.path
-        size, sha256 = memo.sha256(path) if path.is_file() else (-1, "")
+        size, sha256 = memo.clip(Address.read(listing.root, entry.path))
         files[entry.path] = f"{size}:{sha256}"
     lists = {name: "{}:{}".format(*memo.sha256(path)) for name, path in sorted(listing.lists.items())}
     table = next(iter(lists.values())) if len(lists) == 1 else digest(lists) if lists else ""
     memo.save()
-    mark = digest([table, sorted(files.items())])
+    # Classes that are sorted as text say nothing new; so data sets that were locked before keep their fingerprint.
+    order = [] if listing.classes == tuple(sorted(listing.classes)) else [listing.classes]
+    mark = digest([table, sorted(files.items()), *order])
     return DataLock(fingerprint=mark, classes=listing.classes, clips=len(files), files=files, table=table)
 
 
@@ -68,6 +92,7 @@ def require_equal(name: str, locked: DataLock, current: DataLock) -> None:
     changed = sorted(f for f in locked.files.keys() & current.files.keys() if locked.files[f] != current.files[f])
     rows = [f"changed  {f}" for f in changed]
     rows += ["changed  the table or lists"] if locked.table != current.table else []
+    rows += ["changed  the order of the classes"] if locked.classes != current.classes else []
     rows += [f"missing  {f}" for f in sorted(locked.files.keys() - current.files.keys())]
     rows += [f"new      {f}" for f in sorted(current.files.keys() - locked.files.keys())]
     lines = rows[:20] + ([f"... and {len(rows) - 20} more"] if len(rows) > 20 else [])

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from stagedkd.data.address import without_part
 from stagedkd.data.draws import Stream, bits, permutation
 from stagedkd.errors import DataError
 from stagedkd.spec.schema import FoldSplit
 
 SPLITS = ("train", "val", "test")
+NOT_LISTED = "not listed"  # the reason for which a clip on the disk is left out
 UNUSED = "unused"  # the split of clips that an official list leaves out
 
 
@@ -20,9 +22,10 @@ UNUSED = "unused"  # the split of clips that an official list leaves out
 class Entry:
     """One clip.
 
-    path: relative to the root of the listing. label: a class name, "" if there is none. group: clips of a group belong
-    to one split. split: "" until it is drawn; the training clips of an official list are then dealt to training and
-    validation; an official list may also give `unused`. trusted: False if the label may be wrong (noisy).
+    path: its address (data/address.py), relative to the root of the listing. label: a class name, "" if there is none.
+    group: clips of a group belong to one split. split: "" until it is drawn; the training clips of an official list are
+    then dealt to training and validation; an official list may also give `unused`. trusted: False if the label may be
+    wrong (noisy).
     """
 
     path: str
@@ -37,27 +40,29 @@ class Listing:
     """The clips of a data set.
 
     entries: the clips, sorted by path, relative to `root`. classes: the class names in the order of their ids.
-    lists: the table or list files that define the data set, by name. unlisted: videos below the root that no list
-    names.
+    lists: the table or list files that define the data set, by name. left_out: reason -> the files that are no clips,
+    relative to `root`. notes: what a user should know, in sentences.
     """
 
     root: Path
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
     lists: Mapping[str, Path] = field(default_factory=dict[str, Path])
-    unlisted: tuple[str, ...] = ()
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    notes: tuple[str, ...] = ()
 
-
-def classes_of(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Return the class names in the order of their ids; without a list that gives ids, they are sorted."""
-    return tuple(sorted({e.label for e in entries} - {""}))
+    @property
+    def unlisted(self) -> tuple[str, ...]:
+        """The clips below the root that no list names."""
+        return self.left_out.get(NOT_LISTED, ())
 
 
 def split_entries(entries: Sequence[Entry], data: FoldSplit) -> list[Entry]:
     """Assign a split to each entry that has none, so that no group is in two splits; drop the `unused` entries.
 
     Groups are shuffled by seed and dealt one by one to the fold that has the fewest clips of the group's classes.
-    A split that an entry already has wins, and its whole group follows.
+    A split that an entry already has wins, and its whole group follows. A validation or test split that entries have
+    gets no further clips.
 
     Raises:
         DataError: a group is in two splits.
@@ -68,12 +73,14 @@ def split_entries(entries: Sequence[Entry], data: FoldSplit) -> list[Entry]:
     if torn:
         raise DataError(f"group {torn[0]} is in more than one split", hint="put all clips of a group into one split")
     folds = _deal([e for e in entries if e.group not in fixed], data)
+    val_folds = 0 if "val" in fixed.values() else data.val_folds
+    test_folds = 0 if "test" in fixed.values() else data.left_for_test
 
     def split_of(entry: Entry) -> str:
         if entry.group in fixed:
             return entry.split or fixed[entry.group]
         turn = (folds[entry.group] - data.fold) % data.folds
-        return "val" if turn < data.val_folds else "test" if turn < data.val_folds + data.left_for_test else "train"
+        return "val" if turn < val_folds else "test" if turn < val_folds + test_folds else "train"
 
     placed = [replace(e, split=split_of(e)) for e in entries]
     return [e for e in placed if e.split == "train" or (e.label and e.trusted)]  # judged by true labels alone
@@ -110,9 +117,9 @@ def _cost(
 
 def copies_across(entries: Sequence[Entry], files: Mapping[str, str]) -> list[list[str]]:
     """Find sets of paths with the same content in several splits. `files`: path -> "size:sha256", from the lock."""
-    rows: dict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        rows[files.get(entry.path, entry.path)].append(entry)
+    rows: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for entry in entries:  # two parts of a video are no copies of each other
+        rows[files.get(entry.path, entry.path), without_part(entry.path)[1]].append(entry)
     return [sorted(e.path for e in row) for row in rows.values() if len({e.split for e in row}) > 1]
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stagedkd.data.address import Address, without_part
 from stagedkd.data.fingerprint import HashMemo
 from stagedkd.data.index import SPLITS, UNUSED, Entry, split_entries
 from stagedkd.data.layouts import list_clips
@@ -27,7 +28,8 @@ class Survey:
 
     `counts`: class -> split -> number of clips; `groups`: split -> number of groups. `duplicates`: sets of paths with
     the same content; the first `leaks` of them are in several splits. `missing` files are listed and do not exist;
-    `unlisted` ones exist and are not listed. `unlabelled` and `unused` clips are counted apart.
+    `unlisted` ones exist and are not listed. `unlabelled` and `unused` clips are counted apart. `clips`: the number of
+    clips that are listed; `left_out`: reason -> the number of files that are no clips; `notes`: sentences.
     """
 
     counts: Mapping[str, Mapping[str, int]]
@@ -38,6 +40,9 @@ class Survey:
     unlisted: tuple[str, ...]
     unlabelled: int
     unused: int
+    clips: int
+    left_out: Mapping[str, int]
+    notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         """The survey as plain JSON values."""
@@ -58,17 +63,17 @@ def survey(spec: Spec, runtime: Runtime, listener: Listener) -> Survey:
             name: {s: sum((starts[s] + k) % len(names) == i for k in range(n)) for s, n in sizes.items()}
             for i, name in enumerate(names)
         }
-        return Survey(counts, sizes, (), 0, (), (), 0, 0)
+        return Survey(counts, sizes, (), 0, (), (), 0, 0, sum(sizes.values()), {}, ())
     listing = list_clips(data, runtime.folder("data_dir"))
     memo = HashMemo(runtime.folder("cache") / "hashes.json")
-    contents: dict[str, list[Entry]] = defaultdict(list)
+    contents: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     missing: list[str] = []
     used = [e for e in listing.entries if e.split != UNUSED]
     entries = {e.path: e for e in split_entries(used, data)}
     for done, entry in enumerate(used, 1):
-        path = listing.root / entry.path
-        if path.is_file():
-            contents[memo.sha256(path)[1]].append(entries.get(entry.path, entry))
+        sha256 = memo.clip(Address.read(listing.root, entry.path))[1]
+        if sha256:
+            contents[sha256, without_part(entry.path)[1]].append(entries.get(entry.path, entry))
         else:
             missing.append(entry.path)
         listener.count("files read", done, len(used))
@@ -86,6 +91,9 @@ def survey(spec: Spec, runtime: Runtime, listener: Listener) -> Survey:
         unlisted=listing.unlisted,
         unlabelled=sum(not e.label for e in used),
         unused=len(listing.entries) - len(used),
+        clips=len(listing.entries),
+        left_out={reason: len(paths) for reason, paths in listing.left_out.items()},
+        notes=listing.notes,
     )
 
 

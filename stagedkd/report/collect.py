@@ -104,6 +104,7 @@ class Results:
     correlations: Mapping[str, Correlation] = field(default_factory=dict[str, Correlation])
     refinements: tuple[Refinement, ...] = ()
     co_teachers: tuple[NetworkResult, ...] = ()
+    data_notes: tuple[str, ...] = ()
 
     @property
     def networks(self) -> tuple[NetworkResult, ...]:
@@ -134,11 +135,19 @@ class Results:
             rows.append(f"the teacher has seed {self.plan.spec.teacher.seed} for every seed of the student")
         if self.labels.get("noisy") and self.labels_right is not None:
             rows.append(f"{self.labels_right:.1%} of the given labels are right, measured against the hidden truth")
+        rows += self.data_notes
         rows += [f"copies in more than one split: {' = '.join(paths)}" for paths in self.data["leaks"]]
         rows += [f"bad file {row['path']}: {row['reason']}" for row in self.data["bad_files"]]
         if self.without_run:
             rows.append(f"time and device are unknown, because run.json is missing: {', '.join(self.without_run)}")
         return tuple(rows)
+
+
+def _data_notes(run: Mapping[str, Any]) -> tuple[str, ...]:
+    """The notes on the listing of the data set: what the reader must know, and the files that are no clips."""
+    left_out: Mapping[str, Mapping[str, Any]] = run.get("left_out", {})
+    rows = [f"left out: {row['files']:,} {reason}, such as {row['such_as']}" for reason, row in left_out.items()]
+    return (*run.get("data_notes", ()), *rows)
 
 
 def collect(plan: Plan, store: Store) -> Results:
@@ -168,6 +177,7 @@ def collect(plan: Plan, store: Store) -> Results:
         split=evaluation["split"],
         views=evaluation["views"],
         data=json.loads(artifacts["data"].file("data.json").read_text("utf-8")),
+        data_notes=_data_notes(artifacts["data"].run or {}),
         labels=dict(artifacts["labels"].manifest.metrics["labels"]),
         labels_right=artifacts["labels"].manifest.metrics.get("labels_right"),
         curves={s.name: read_events(artifacts[s.name].events) for s in trained},

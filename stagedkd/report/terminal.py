@@ -224,7 +224,11 @@ def survey_lines(survey: Mapping[str, Any]) -> list[str]:
         if paths:
             lines.append(f"{len(paths):,} videos {what}")
             lines += [f"  {path}" for path in paths[:10]] + (["  ..."] if len(paths) > 10 else [])
-    return lines or ["no video is missing, and there are no copies"]
+    lines = lines or ["no video is missing, and there are no copies"]
+    if survey["left_out"]:
+        rows = ", ".join(f"{count:,} {reason}" for reason, count in survey["left_out"].items())
+        lines.append(f"{survey['clips']:,} clips; files that are none: {rows}")
+    return [*survey["notes"], *lines]
 
 
 class RunProgress:

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from stagedkd.data.index import UNUSED, Entry, copies_across, require_classes, split_entries
+from stagedkd.data.index import UNUSED, Entry, Listing, copies_across, require_classes, split_entries
 from stagedkd.data.layouts import list_clips
+from stagedkd.data.layouts.walk import shown
 from stagedkd.errors import DataError
 from stagedkd.plan.lock import data_id
 from stagedkd.plan.work import PrepareWork, Reading
@@ -31,17 +32,20 @@ def prepare(context: Context, work: PrepareWork) -> Result:
     bad_files: list[dict[str, str]] = []
     footages: dict[str, Footage] = {}
     leaks: list[list[str]] = []
+    seen: dict[str, object] = {}
     if isinstance(work.data, Simulated):
         entries, classes = _simulated(work.data)
     else:
         assert isinstance(work.data, Videos) and work.reading is not None
         listing = list_clips(work.data, context.runtime.folder("data_dir"))
         classes, listed = listing.classes, [e for e in listing.entries if e.split != UNUSED]
+        seen = _said(context, listing)
         usable, footages, bad_files = _usable(context, work.data, work.reading, listed)
         entries = split_entries(usable, work.data)
         reason = "no trusted label, and not in training"
         bad_files += [{"path": e.path, "reason": reason} for e in _left_out(usable, entries)]
         require_classes(entries, classes)
+        _note_unvalidated(context, entries, classes)
         leaks = copies_across(entries, context.plan.lock.data[str(data_id(work.data))].files)
         if leaks:
             context.listener.note(f"{len(leaks)} videos have a copy in another split, such as {' = '.join(leaks[0])}")
@@ -66,7 +70,25 @@ def prepare(context: Context, work: PrepareWork) -> Result:
     summary = {"classes": list(classes), "clips": counts, "bad_files": bad_files, "leaks": leaks}
     text = json.dumps(summary, indent=1, ensure_ascii=False)
     (context.workspace.files / "data.json").write_text(text + "\n", "utf-8")
-    return Result(metrics={"classes": len(classes), "clips": counts, "bad_files": len(bad_files)})
+    return Result({"classes": len(classes), "clips": counts, "bad_files": len(bad_files)}, run=seen)
+
+
+def _said(context: Context, listing: Listing) -> dict[str, object]:
+    """Say what is to be known of a listing. Returns it for run.json: files that are no clips are not in the lock, so
+    they may differ from run to run."""
+    left_out = {reason: {"files": len(paths), "such_as": shown(paths[0])} for reason, paths in listing.left_out.items()}
+    rows = [f"{row['files']:,} {reason}, such as {row['such_as']}" for reason, row in left_out.items()]
+    for note in (*listing.notes, *(f"left out: {row}" for row in rows)):
+        context.listener.note(note)
+    return {"data_notes": list(listing.notes), "left_out": left_out}
+
+
+def _note_unvalidated(context: Context, entries: Sequence[Entry], classes: Sequence[str]) -> None:
+    """Say which classes no validation clip shows: results tell nothing of them."""
+    absent = sorted(set(classes) - {e.label for e in entries if e.split == "val"}, key=list(classes).index)
+    if absent and len(absent) < len(classes):
+        some = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        context.listener.note(f"no validation clip of class {some}: results tell nothing of it")
 
 
 def _footage_columns(entries: Sequence[Entry], footages: Mapping[str, Footage]) -> dict[str, list[object]]:

@@ -47,7 +47,7 @@ from stagedkd.spec.schema.networks import (
 )
 from stagedkd.spec.schema.simulated import Domain, Simulated
 from stagedkd.spec.schema.training import Train, TrainPatch
-from stagedkd.spec.schema.videos import Csv, Folder, FoldSplit, Grouped, Hmdb51, Kinetics, Ucf101, Videos
+from stagedkd.spec.schema.videos import Csv, Folder, FoldSplit, Grouped, Hmdb51, Jester, Kinetics, Ssv2, Ucf101, Videos
 from stagedkd.spec.schema.views import Augment, Clip, Input
 from stagedkd.spec.schema.whole import Evaluate, Spec
 
@@ -81,6 +81,7 @@ __all__ = [
     "Hmdb51",
     "Input",
     "InstanceDependent",
+    "Jester",
     "Kd",
     "Kinetics",
     "Labels",
@@ -96,6 +97,7 @@ __all__ = [
     "Simulated",
     "Sp",
     "Spec",
+    "Ssv2",
     "Student",
     "StudentFields",
     "Symmetric",

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from stagedkd.spec.schema.base import Fraction, Section, Seed, Word
 
 BadFiles: TypeAlias = Literal["quarantine", "strict"]
+Column: TypeAlias = Literal["path", "label", "group", "split", "clean", "frames", "offset", "start", "end", "ignore"]
+
+
+def _as_words(value: Any) -> Any:
+    """Return a list of class names as words: the classes 0, 1, 2 may be written without quotes."""
+    if not isinstance(value, list | tuple):
+        return value
+    items: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
+    return tuple(str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in items)
+
+
+def _short(value: str | tuple[str, ...]) -> str:
+    """Return a value for a name in the lock: a list is stood for by eight digits of its hash."""
+    return value if isinstance(value, str) else hashlib.sha256("\n".join(value).encode()).hexdigest()[:8]
+
+
+Pictures: TypeAlias = Annotated[str, Field(pattern=r"^[^/{}]*\{(:0?[1-9]d?)?\}[^/{}]*$")]
 
 
 class FoldSplit(Section):
@@ -18,6 +36,9 @@ class FoldSplit(Section):
     validation split. No group is ever in two splits."""
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"path"})
+    listed_by: ClassVar[tuple[str, ...]] = (
+        "classes",
+    )  # fields beside `path` that decide which clips are listed, and how
     path: Word
     """Where the videos are, relative to the data root."""
     folds: Annotated[int, Field(ge=2, le=1000)] = 5
@@ -28,6 +49,9 @@ class FoldSplit(Section):
     """Number of parts of the validation split."""
     seed: Seed = 0
     """Seed that shuffles the groups."""
+    classes: Annotated[tuple[Word, ...] | Word, BeforeValidator(_as_words)] | None = None
+    """The classes in the order of their ids: a list of names, or a file with one name a line (also `NUMBER NAME`, or
+    JSON), relative to the data root. Labels may then be numbers. Unset: the classes are sorted, numbers as numbers."""
     bad_files: BadFiles = "quarantine"
     """Treatment of unreadable files. quarantine: list and skip them, up to 3 files or `bad_share`. strict: stop at the
     first one."""
@@ -42,7 +66,8 @@ class FoldSplit(Section):
     @property
     def lock_mark(self) -> str:
         """The end of the data set's name in stagedkd.lock. It tells apart data sets that lie in one folder."""
-        return ""
+        given = ((name, getattr(self, name)) for name in self.listed_by)
+        return "".join(f":{name}={_short(value)}" for name, value in given if value is not None)
 
     def folder_below(self, data_dir: Path) -> Path:
         """The folder that the paths of the clips are relative to. `data_dir` is the data root."""
@@ -76,26 +101,57 @@ class Grouped(FoldSplit):
 
 
 class Folder(Grouped):
-    """A folder of videos with one folder for each class. Every video is a group of its own."""
+    """A folder of videos with one folder for each class, or with such folders below `train`, `val` and `test`. A clip
+    is a video, or a folder of numbered pictures. Every clip is a group of its own."""
 
+    listed_by: ClassVar[tuple[str, ...]] = ("folders", "pictures", "classes")
     kind: Literal["folder"]
     """Videos in one folder for each class."""
     path: Word = "."
     """The folder, relative to the data root."""
+    folders: Literal["classes", "splits"] | None = None
+    """What the folders are. classes: each is a class. splits: `train`, `val` (or `valid`, `validation`) and `test`,
+    with the classes below. Unset: told by their names and content."""
+    pictures: Pictures | None = None
+    """Names of the pictures of a clip, such as `img_{:05}.jpg`. Unset: told by what a folder holds, without optical
+    flow."""
 
 
 class Csv(Grouped):
-    """A table with the columns path,label[,group][,split][,clean]. Paths are relative to the table. An empty label
-    means unlabelled. `clean` is 1 for a label that can be trusted and 0 for a noisy one. `split` is train, val or
-    test."""
+    """A table with the columns path,label[,group][,split][,clean], or a list without a header, as SlowFast, VideoMAE
+    and mmaction2 write it. An empty label means unlabelled. `clean` is 1 for a label that can be trusted and 0 for a
+    noisy one. `split` is train, val or test. `start` and `end` (in seconds), or `offset` and `frames` of a folder of
+    pictures, make a part of it a clip."""
 
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"path", "val", "test", "videos"})
+    listed_by: ClassVar[tuple[str, ...]] = ("val", "test", "videos", "columns", "pictures", "classes")
     kind: Literal["csv"]
     """Videos listed in a table."""
     path: Word
     """The table, relative to the data root."""
+    val: Word | None = None
+    """A second table, with the validation clips; the clips of `path` are then for training. Relative to the data
+    root."""
+    test: Word | None = None
+    """A table with the test clips, relative to the data root."""
+    videos: Word | None = None
+    """The folder that paths in the tables are relative to, itself relative to the data root. Unset: the folder of the
+    table `path`."""
+    columns: tuple[Column, ...] | None = None
+    """The columns of the tables, in order, if they have no header or another one. Unset: told by the header or the
+    content."""
+    pictures: Pictures | None = None
+    """Names of the pictures of a clip that is a folder, such as `img_{:05}.jpg`. Unset: told by what it holds."""
 
     def folder_below(self, data_dir: Path) -> Path:
-        return (data_dir / self.path).parent
+        return data_dir / self.videos if self.videos is not None else (data_dir / self.path).parent
+
+    @model_validator(mode="after")
+    def _columns(self) -> Csv:
+        named = [name for name in self.columns or () if name != "ignore"]
+        if self.columns is not None and ("path" not in named or "label" not in named or len(named) > len(set(named))):
+            raise ValueError("columns must name path and label, and each column once")
+        return self
 
 
 class Ucf101(FoldSplit):
@@ -142,7 +198,32 @@ class Kinetics(FoldSplit):
 
     @property
     def lock_mark(self) -> str:
-        return f":{self.test_from}"
+        return f":{self.test_from}{super().lock_mark}"
 
 
-Videos: TypeAlias = Folder | Csv | Ucf101 | Hmdb51 | Kinetics
+class Ssv2(FoldSplit):
+    """Something-Something v2 (Goyal et al. 2017): `20bn-something-something-v2/ID.webm` beside the official json lists.
+    A class is a template. The test split is the official validation split; validation is taken from the official
+    training clips."""
+
+    kind: Literal["ssv2"]
+    """Something-Something v2 in its official layout."""
+    path: Word = "ssv2"
+    """The folder that holds the videos' folder and the lists (or `labels` with them), relative to the data root."""
+    folds: Annotated[int, Field(ge=2, le=1000)] = 20
+    """Number of parts over which the training clips are distributed."""
+
+
+class Jester(FoldSplit):
+    """Jester (Materzynska et al. 2019): `20bn-jester-v1/ID/00001.jpg` beside the official csv lists. The test split is
+    the official validation split; validation is taken from the official training clips."""
+
+    kind: Literal["jester"]
+    """Jester in its official layout."""
+    path: Word = "jester"
+    """The folder that holds the clips' folder and the lists (or `labels` with them), relative to the data root."""
+    folds: Annotated[int, Field(ge=2, le=1000)] = 20
+    """Number of parts over which the training clips are distributed."""
+
+
+Videos: TypeAlias = Folder | Csv | Ucf101 | Hmdb51 | Kinetics | Ssv2 | Jester

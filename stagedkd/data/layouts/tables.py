@@ -1,0 +1,331 @@
+"""Read tables of clips as people write them: with or without a header, separated by tabs, commas, semicolons or blanks.
+
+A row is strict: it has as many cells as the others, and a quote ends on its own line. Torch-free.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from stagedkd.data.layouts.walk import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from stagedkd.errors import DataError
+
+Column = Literal["path", "label", "group", "split", "clean", "frames", "offset", "start", "end", "ignore"]
+COLUMNS: tuple[str, ...] = get_args(Column)
+ALSO = {  # names of columns in the tables of other tools
+    "file_name": "path",
+    "filename": "path",
+    "filepath": "path",
+    "file": "path",
+    "video": "path",
+    "video_path": "path",
+    "class": "label",
+    "class_name": "label",
+    "time_start": "start",
+    "start_time": "start",
+    "time_end": "end",
+    "end_time": "end",
+    "start_frame": "offset",
+    "num_frames": "frames",
+    "total_frames": "frames",
+}
+_INTEGER = re.compile(r"[+-]?\d+")
+_DECIMAL = re.compile(r"\d+(\.\d*)?([eE][+-]?\d+)?")
+_NAMES = {"\t": "tab", ";": "semicolon", ",": "comma", " ": "blank"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: the number of its line, counted from 1, and its cells by column, without outer blanks."""
+
+    line: int
+    cells: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table. columns: its columns in order. rows: those that are not empty. notes: what was dropped or renamed."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Lines split into cells by one separator."""
+
+    separator: str
+    rows: tuple[tuple[int, list[str]], ...]
+
+
+def read_table(path: Path, columns: Sequence[str] | None, root: Path) -> Table:
+    """Read a table of clips.
+
+    Args:
+        columns: the names of the columns in order; None takes the header, or tells the columns by what is in them.
+        root: the folder that paths in the table are relative to; a path that exists there helps to tell a separator.
+    Raises:
+        DataError: the table cannot be read; names the file and the line.
+    """
+    lines = read_lines(path)
+    if not lines:
+        raise DataError(f"{path} lists no clips")
+    header = None if columns else _header(lines[0][1])
+    if header == " ":
+        columns, lines = _names(lines[0][1].split()), lines[1:]
+    elif header:
+        return _with_header(path, lines, header)
+    split = _best_split(path, lines, root, columns)
+    width = len(split.rows[0][1])
+    _require_width(path, split.rows, width, "the first row", split.separator)
+    rows = split.rows
+    if columns:
+        if len(columns) != width:
+            raise DataError(
+                f"{path}:{rows[0][0]}: data.columns has {len(columns)} names, but the row has {width} cells"
+            )
+        if _names(rows[0][1]) == [ALSO.get(name, name) for name in columns] or not _is_clip(rows[0], columns, root):
+            rows = rows[1:]
+    else:
+        columns = _told_by_content(path, rows, root)
+    if "path" not in columns or len(rows) == 0:
+        raise DataError(f"{path} has no column path" if rows else f"{path} lists no clips")
+    return Table(path, tuple(columns), tuple(Row(n, _cells(columns, cells)) for n, cells in rows))
+
+
+def read_columns(path: Path, separator: str, columns: Sequence[str], *, header: bool = True) -> tuple[Row, ...]:
+    """Read an official table, which has these columns and maybe others. Without a header it has these alone.
+
+    Raises:
+        DataError: a column is missing, or a row has another number of cells; names file and line.
+    """
+    lines = read_lines(path)
+    rows = _split(path, lines, separator)
+    names: Sequence[str] = columns
+    if header:
+        names, rows = [name.strip().lower() for name in rows[0][1]] if rows else [], rows[1:]
+        if not set(columns) <= set(names):
+            raise DataError(f"{path}:1: columns {', '.join(sorted(columns))} are needed")
+    _require_width(path, rows, len(names), "the header" if header else "it must have", separator)
+    return tuple(Row(line, _cells(names, cells)) for line, cells in rows)
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a text that are not empty, with their numbers counted from 1. Raises DataError."""
+    return [(number, line) for number, line in enumerate(_text(path).split("\n"), 1) if line.strip()]
+
+
+def _text(path: Path) -> str:
+    """Return the text of a table, with line ends as \\n."""
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        hint = "save the table in UTF-8"
+        raise DataError(f"{path}:{line} cannot be read as a table in UTF-8: {error.reason}", hint=hint) from None
+    if "\0" in text:
+        raise DataError(f"{path} is not text in UTF-8: it holds zero bytes", hint="save the table in UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+# ---------------------------------------------------------------- with a header
+
+
+def _header(line: str) -> str | None:
+    """Return the separator of a line that is a header, or None."""
+    for separator in "\t;,":
+        if {"path", "label"} & set(_names(line.split(separator))):
+            return separator
+    return " " if {"path", "label"} <= set(_names(line.split())) else None
+
+
+def _names(cells: Sequence[str]) -> list[str]:
+    """Return the names of columns, in our words."""
+    plain = [cell.strip().strip('"').lower() for cell in cells]
+    return [ALSO.get(name, name) for name in plain]
+
+
+def _with_header(path: Path, lines: Sequence[tuple[int, str]], separator: str) -> Table:
+    rows = _split(path, lines, separator)
+    (first, header), rows = rows[0], rows[1:]
+    written, names, notes = [cell.strip() for cell in header], _names(header), list[str]()
+    for number, name in enumerate(names):
+        if name == "" or re.fullmatch(r"unnamed: \d+", name):
+            cells = {cells[number].strip() for _, cells in rows if len(cells) == len(names)}
+            if cells - {""} and not all(_INTEGER.fullmatch(cell) for cell in cells):
+                raise DataError(f"{path}:{first}: column {number + 1} has no name", hint="name it, or remove it")
+            names[number] = "ignore"
+            notes.append(f"{path.name}: column {number + 1}, which has no name and only counts rows, is not read")
+        elif name not in COLUMNS:
+            hint = f"the columns are {', '.join(COLUMNS[:-1])}; data.columns gives other names, or 'ignore'"
+            raise DataError(f"{path}:{first}: unknown column '{written[number]}'", hint=hint)
+        elif name != written[number].lower():
+            notes.append(f"{path.name}: column {written[number]} is read as {name}")
+    if twice := [name for name in names if name != "ignore" and names.count(name) > 1]:
+        raise DataError(f"{path}:{first}: two columns are '{twice[0]}'")
+    if not {"path", "label"} <= set(names):
+        hint = "the columns are path,label[,group][,split][,clean]"
+        raise DataError(f"{path}:{first}: columns path and label are needed", hint=hint)
+    _require_width(path, rows, len(names), "the header", separator)
+    return Table(path, tuple(names), tuple(Row(n, _cells(names, cells)) for n, cells in rows), tuple(notes))
+
+
+def _cells(columns: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    return {name: cell.strip() for name, cell in zip(columns, cells, strict=True) if name != "ignore"}
+
+
+def _require_width(path: Path, rows: Sequence[tuple[int, list[str]]], width: int, example: str, separator: str) -> None:
+    """Raise DataError at the first row that has another number of cells."""
+    for line, cells in rows:
+        if len(cells) != width:
+            what = "more" if len(cells) > width else "fewer"
+            hint = f'put a cell that holds a {_NAMES[separator]} into quotes: "..."'
+            raise DataError(
+                f"{path}:{line}: the row has {len(cells)} cells, {what} than {example} ({width})", hint=hint
+            )
+
+
+def _split(path: Path, lines: Sequence[tuple[int, str]], separator: str) -> tuple[tuple[int, list[str]], ...]:
+    """Split each line into cells. A quoted cell must end on its line.
+
+    Raises:
+        DataError: a quote is not closed on its line, or text follows it.
+    """
+    rows: list[tuple[int, list[str]]] = []
+    for line, text in lines:
+        try:
+            rows.append((line, _split_line(text, separator)))
+        except csv.Error:
+            hint = 'close the quote on its line, or write a quote within a quoted cell twice: ""'
+            raise DataError(f"{path}:{line}: a stray quote: {_excerpt(text)}", hint=hint) from None
+    return tuple(rows)
+
+
+def _split_line(text: str, separator: str) -> list[str]:
+    """Split one line. Blanks separate from the right, since paths may hold some. Raises csv.Error for a stray quote."""
+    if separator != " ":
+        return next(csv.reader([text], delimiter=separator, strict=True, skipinitialspace=True))
+    if text.lstrip().startswith('"'):
+        quoted, end, rest = text.lstrip()[1:].partition('"')
+        if not end:
+            raise csv.Error
+        return [quoted, *rest.split()]
+    return text.split()
+
+
+def _excerpt(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# ---------------------------------------------------------------- without a header
+
+
+def _best_split(path: Path, lines: Sequence[tuple[int, str]], root: Path, columns: Sequence[str] | None) -> _Split:
+    """Split a list without a header by the separator under which the first cells are clips.
+
+    Raises:
+        DataError: under none of the separators they are.
+    """
+    best, most = None, -1.0
+    for separator in "\t;, ":
+        if separator != " " and not all(separator in text for _, text in lines):
+            continue
+        rows = _split(path, lines, separator)
+        if separator == " ":
+            rows = _joined_paths(rows, columns)
+        sample = rows[:: max(1, len(rows) // 50)]
+        share = sum(looks_like_clip(cells[0], root) for _, cells in sample) / len(sample)
+        if share > most and len(rows[0][1]) > 1:
+            best, most = _Split(separator, rows), share
+    if best is None or most == 0:
+        line, text = lines[0]
+        hint = "a row is PATH LABEL, or PATH FRAMES LABEL, or a header names the columns: path,label"
+        raise DataError(f"{path}:{line}: neither a header nor a clip with its label: {_excerpt(text)}", hint=hint)
+    return best
+
+
+def _joined_paths(
+    rows: Sequence[tuple[int, list[str]]], columns: Sequence[str] | None
+) -> tuple[tuple[int, list[str]], ...]:
+    """Join the words of paths that hold blanks. The label is the last word; the numbers before it that every row has
+    are columns, too."""
+    if columns is None:
+        numbers = min(_trailing_numbers(words) for _, words in rows)
+    elif columns[0] == "path":
+        numbers = len(columns) - 2
+    else:
+        return tuple(rows)
+    return tuple((n, [" ".join(words[: -1 - numbers]), *words[-1 - numbers :]]) for n, words in rows)
+
+
+def _trailing_numbers(words: Sequence[str]) -> int:
+    """Return how many words before the last one, at most 3, are numbers; one word at least is left for the path."""
+    count = 0
+    while count < min(3, len(words) - 2) and _DECIMAL.fullmatch(words[-2 - count]):
+        count += 1
+    return count
+
+
+def looks_like_clip(cell: str, root: Path) -> bool:
+    """Return whether a cell is the path of a clip: it has the suffix of a video or of a picture, or it exists."""
+    suffix = Path(cell.strip()).suffix.lower()
+    return suffix in VIDEO_SUFFIXES | PICTURE_SUFFIXES or (bool(cell.strip()) and (root / cell.strip()).exists())
+
+
+def _is_clip(row: tuple[int, list[str]], columns: Sequence[str], root: Path) -> bool:
+    return "path" in columns and looks_like_clip(row[1][columns.index("path")], root)
+
+
+def _told_by_content(path: Path, rows: Sequence[tuple[int, list[str]]], root: Path) -> tuple[str, ...]:
+    """Tell the columns of a list without a header: the orders that SlowFast, VideoMAE and mmaction2 write.
+
+    Raises:
+        DataError: the cells fit no order, or several.
+    """
+    width = len(rows[0][1])
+    forms = "".join(
+        _form([cells[i] for _, cells in rows]) for i in range(1, width)
+    )  # i: integers, n: numbers, w: words
+    pictures = any((root / cells[0]).is_dir() for _, cells in rows[:50])
+    told = {
+        "i": ("path", "label"),
+        "n": ("path", "label"),
+        "w": ("path", "label"),
+        "ii": ("path", "frames", "label"),
+        "iw": ("path", "frames", "label"),
+        "wi": ("path", "label", "frames"),
+        "inn": ("path", "label", "start", "end"),
+        "iin": ("path", "label", "start", "end"),
+        "wnn": ("path", "label", "start", "end"),
+        "wni": ("path", "label", "start", "end"),
+        "win": ("path", "label", "start", "end"),
+        "wii": ("path", "label", "start", "end"),
+        "nni": ("path", "start", "end", "label"),
+        "nnw": ("path", "start", "end", "label"),
+        "niw": ("path", "start", "end", "label"),
+        "inw": ("path", "start", "end", "label"),
+        **(
+            {"iii": ("path", "offset", "frames", "label"), "iiw": ("path", "offset", "frames", "label")}
+            if pictures
+            else {}
+        ),
+    }
+    if forms in told:
+        return told[forms]
+    hint = "name them in the spec, such as data: {columns: [path, label, start, end]}; 'ignore' skips one"
+    raise DataError(f"{path}:{rows[0][0]}: the meaning of its {width} columns cannot be told", hint=hint)
+
+
+def _form(cells: Sequence[str]) -> str:
+    """Return i for integers, n for numbers of which one is no integer, w for words."""
+    if all(_INTEGER.fullmatch(cell.strip()) for cell in cells):
+        return "i"
+    return "n" if all(_DECIMAL.fullmatch(cell.strip()) for cell in cells) else "w"
