@@ -182,7 +182,7 @@ for path in sorted(Path("specs").glob("*.yaml")):
 import stagedkd.losses, stagedkd.models.build, stagedkd.data.layouts, stagedkd.data.simulate
 """
 IMPORT_ALL = "import stagedkd.spec.families, stagedkd.losses, stagedkd.data.simulate"
-CHECK = "import sys; sys.argv[1:] = ['check', 'specs/ssv2.yaml']; from stagedkd.cli import main; main()"
+CHECK = "import sys; sys.argv[1:] = ['check', 'specs/diving48.yaml']; from stagedkd.cli import main; main()"
 
 FORGOTTEN = [
     ("stagedkd/losses/__init__.py", '"cosine": cosine', "the loss 'cosine' has no function: add it to FUNCTIONS"),
@@ -261,10 +261,10 @@ def test_with_the_guide_followed_everything_imports_and_every_spec_compiles(outc
     assert said.splitlines() == [
         "c3d c3d shapes ce kd hint",
         "cosine resnet3d shapes ce kd cosine",
+        "diving48 resnet3d diving48 ce kd",
         "mirrored resnet3d shapes ce kd",
         "pulses resnet3d pulses ce kd",
         "small resnet3d shapes ce kd",
-        "ssv2 resnet3d ssv2 ce kd",
     ]
 
 
@@ -275,7 +275,7 @@ def test_a_forgotten_place_fails_at_import(outcomes: list[tuple[int, str]]) -> N
 
 def test_a_layout_that_is_in_no_union_is_unknown(outcomes: list[tuple[int, str]]) -> None:
     code, said = outcomes[-1]
-    assert code == 2 and "ssv2" in said and "data.kind" in said.replace("'", ""), said
+    assert code == 2 and "diving48" in said and "data.kind" in said.replace("'", ""), said
 
 
 # ---------------------------------------------------------------- its commands and its types
@@ -283,14 +283,13 @@ def test_a_layout_that_is_in_no_union_is_unknown(outcomes: list[tuple[int, str]]
 
 def put_videos(root: Path) -> None:
     """Videos in the layout of the guide's example."""
-    for name, count in (("train", 20), ("validation", 8)):
-        rows = [{"id": f"{name}{i}", "template": f"Moving [something] {('up', 'down')[i % 2]}"} for i in range(count)]
+    home = root / "data" / "diving48"
+    (home / "rgb").mkdir(parents=True)
+    for part, count in (("train", 20), ("test", 8)):
+        rows = [{"vid_name": f"{part}{i}", "label": (31, 7)[i % 2]} for i in range(count)]
         for row in rows:
-            write_video(root / "made.avi", 8, noisy=True)
-            (root / "data" / "ssv2" / "videos").mkdir(parents=True, exist_ok=True)
-            (root / "made.avi").replace(root / "data" / "ssv2" / "videos" / f"{row['id']}.webm")
-        (root / "data" / "ssv2" / "labels").mkdir(parents=True, exist_ok=True)
-        (root / "data" / "ssv2" / "labels" / f"{name}.json").write_text(json.dumps(rows), "utf-8")
+            write_video(home / "rgb" / f"{row['vid_name']}.mp4", 8, noisy=True)
+        (home / f"Diving48_V2_{part}.json").write_text(json.dumps(rows), "utf-8")
 
 
 @pytest.mark.slow
@@ -305,7 +304,7 @@ def test_the_commands_of_the_guide_run(tmp_path: Path) -> None:
             said[section] = said.get(section, "") + found.stdout
     assert all("joint 1/1: ce " in said[section] for section in ("A loss", "A launcher")), "the example of a sink"
     assert "tally" in said["A kind of work"]
-    assert "teacher.mirror" in said["A guide"] and "Moving something up" in said["A data layout"]
+    assert "teacher.mirror" in said["A guide"] and re.search(r"^7 .*\n31 ", said["A data layout"], re.M)
 
 
 TOUCHED = sorted({block.path for block in blocks() if block.path.startswith("stagedkd/")})
@@ -334,7 +333,7 @@ def test_a_forgotten_case_is_told_by_pyright(tmp_path: Path) -> None:
     """The cases of all closed unions are left out at once, and pyright names each file."""
     cases = {
         "stagedkd/models/build.py": "C3dArch",
-        "stagedkd/data/layouts.py": "Ssv2",
+        "stagedkd/data/layouts/__init__.py": "Diving48",
         "stagedkd/stages/stage.py": "TallyWork",
         "stagedkd/experiment/run.py": "Literal['fresh']",
     }

@@ -32,7 +32,8 @@ class Part:
     def __str__(self) -> str:
         if self.unit == "frames":
             return f"#f={int(self.start)},{int(self.end)}"
-        return f"#t={self.start:.6g},{self.end:.6g}"
+        start, end = (f"{seconds:.6f}".rstrip("0").rstrip(".") for seconds in (self.start, self.end))
+        return f"#t={start},{end}"
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def name_notes(raw: Iterable[str], classes: Sequence[str]) -> list[str]:
         forms[clean_name(label)].add(label)
     for name, spellings in sorted(forms.items()):
         if len(spellings) > 1:
-            written = ", ".join(sorted(ascii(s) for s in spellings))
+            written = ", ".join(ascii(s) for s in sorted(spellings))
             notes.append(f"the class '{name}' is written in {len(spellings)} ways ({written}): they are one class")
     cases: dict[str, list[str]] = defaultdict(list)
     for name in classes:

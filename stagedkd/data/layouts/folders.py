@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from stagedkd.data.index import Entry, Listing
-from stagedkd.data.layouts.walk import DOCUMENT_SUFFIXES, HIDDEN, NO_SEQUENCE, Walk, shown, walk
+from stagedkd.data.layouts.walk import DOCUMENT_SUFFIXES, HIDDEN, NO_SEQUENCE, Walk, is_hidden, shown, walk
 from stagedkd.errors import DataError
 from stagedkd.spec.schema import Folder
 
@@ -149,9 +149,6 @@ def lost_classes(root: Path, depth: int, addresses: Sequence[str], left_out: Map
 
 def _folders_at(root: Path, depth: int) -> list[str]:
     """Return the folders at a depth below the root that are not hidden."""
-    pattern = "/".join(["*"] * depth)
-    return sorted(
-        p.relative_to(root).as_posix()
-        for p in root.glob(pattern)
-        if p.is_dir() and not any(part.startswith(".") or part == "__MACOSX" for part in p.relative_to(root).parts)
-    )
+    paths = [p for p in root.glob("/".join(["*"] * depth)) if p.is_dir()]
+    names = sorted(p.relative_to(root).as_posix() for p in paths)
+    return [name for name in names if not any(is_hidden(part) for part in name.split("/"))]

@@ -41,7 +41,8 @@ def list_csv(table: Path, root: Path, data: Csv, data_dir: Path) -> Listing:
         some = f"{len(paths.outside)} clips lie outside of the data root, such as {paths.outside[0]}"
         notes.append(f"{some}: keys and stagedkd.lock hold folders of this machine")
     notes += paths.spelled.notes()
-    left_out = left_out_of(walk(_common_folder(root, entries), data.pictures), root, entries)
+    folder = _common_folder(root, entries)
+    left_out = left_out_of(walk(folder, data.pictures) if folder.is_dir() else None, root, entries)
     return Listing(root, tuple(entries), (), files, left_out, tuple(notes))
 
 

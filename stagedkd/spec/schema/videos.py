@@ -27,7 +27,7 @@ def _short(value: str | tuple[str, ...]) -> str:
     return value if isinstance(value, str) else hashlib.sha256("\n".join(value).encode()).hexdigest()[:8]
 
 
-Pictures: TypeAlias = Annotated[str, Field(pattern=r"^[^/{}]*\{(:0?[1-9]d?)?\}[^/{}]*$")]
+Pictures: TypeAlias = Annotated[str, Field(pattern=r"^[^/{}]*\{(:0[1-9]d?)?\}[^/{}]*$")]
 
 
 class FoldSplit(Section):
