@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from stagedkd import load_spec, run
+from stagedkd.data.address import Address
 from stagedkd.data.cache import CacheSpec, open_cache
 from stagedkd.data.decode import probe
 from stagedkd.data.seek import SeekingFiles, require_torchcodec
@@ -54,7 +55,7 @@ def real(root: Path, cache: Path, clip: Clip, rounds: int, device: torch.device)
     """Clips per second of every reader, rounds in turn, frames only and with the view made on the device."""
     paths = sorted(p.relative_to(root).as_posix() for p in (root / "weizmann").rglob("*.avi"))[::3]
     side = clip.shorter_side
-    videos = [Video(n, side, round(side * w / h)) for n, h, w in (probe(root / p) for p in paths)]
+    videos = [Video(n, side, round(side * w / h)) for n, h, w in (probe(Address.read(root, p)) for p in paths)]
     seconds: dict[str, list[float]] = {}
     sources = {
         name: VideoClips(r, paths, videos, clip, device) for name, r in readers(root, cache, paths, side).items()

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from stagedkd import load_spec, run
+from stagedkd.data.address import Address
 from stagedkd.data.decode import decode
 from stagedkd.data.layouts import list_clips
 from stagedkd.data.source import VideoClips, VideoFiles
@@ -71,7 +72,7 @@ def main() -> None:
     assert isinstance(classes, tuple)
     listed = list_clips(Csv(kind="csv", path="weizmann/clips.csv"), root)
     entries = [e for e in listed.entries if e.label in WEIZMANN]
-    shapes = [decode(listed.root / e.path, SEEN.size) for e in entries]
+    shapes = [decode(Address.read(listed.root, e.path), SEEN.size) for e in entries]
     videos = [Video(len(s.frames_THWC), *s.frames_THWC.shape[1:3], s.footage.times) for s in shapes]
     source = VideoClips(
         VideoFiles(listed.root, SEEN.size), [e.path for e in entries], videos, SEEN, torch.device("cpu")

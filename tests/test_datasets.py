@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stagedkd.data.address import Address
 from stagedkd.data.cache import CacheSpec, open_cache
 from stagedkd.data.decode import inspect
 from stagedkd.data.index import split_entries
@@ -68,7 +69,7 @@ def exported(stagedkd: Command, name: str, *arguments: str) -> None:
 def test_an_exported_set_is_read_trained_on_and_verified(figures: Path, stagedkd: Command) -> None:
     exported(stagedkd, "sim", "--size", "40x32", "--frames", "10")
     first = figures / "data/sim/UCF-101/walk/v_walk_g01_c01.avi"
-    held = inspect(first)
+    held = inspect(Address(first))
     assert (held.frames, held.height, held.width, held.fault) == (10, 32, 40, "")
     spec = figures / "specs" / "sim.yaml"
     spec.write_text("extends: figures.yaml\ndata: {$replace: {kind: ucf101, path: sim, folds: 3}}\n", "utf-8")
@@ -253,10 +254,10 @@ def torchcodec() -> None:
 
 def test_torchcodec_is_used_where_it_is_proven(clips: Path) -> None:
     torchcodec()
-    wrong = proven(clips / "odd" / "ucf101_packed_bframes.avi")
+    wrong = proven(Address(clips / "odd" / "ucf101_packed_bframes.avi"))
     assert wrong.frames == 0 and re.search(r"torchcodec gives frame \d+ for frame \d+", wrong.fault)
     path = "weizmann/run/ido_run.avi"
-    assert proven(clips / path) == inspect(clips / path)
+    assert proven(Address(clips / path)) == inspect(Address(clips / path))
     sought = SeekingFiles(clips, 48).frames(path, [3, 17, 9])
     ours = VideoFiles(clips, 48).frames(path, [3, 17, 9])
     assert sought.shape == ours.shape and np.abs(sought.astype(int) - ours).mean() < 3
@@ -265,7 +266,7 @@ def test_torchcodec_is_used_where_it_is_proven(clips: Path) -> None:
 @pytest.mark.slow
 def test_every_weizmann_clip_is_proven_for_torchcodec(clips: Path) -> None:
     torchcodec()
-    assert not [path for path in (clips / "weizmann").rglob("*.avi") if proven(path).fault]
+    assert not [path for path in (clips / "weizmann").rglob("*.avi") if proven(Address(path)).fault]
 
 
 def test_a_cache_without_videos_left_is_still_read(tmp_path: Path) -> None:

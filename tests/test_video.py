@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagedkd.data import cache as caches
+from stagedkd.data.address import Address
 from stagedkd.data.cache import CacheSpec, ClipCache, open_cache
 from stagedkd.data.decode import decode, inspect, iter_frames, pixels, probe
 from stagedkd.data.mix import Batch, mix
@@ -43,12 +45,12 @@ def spec_of(root: Path, side: int = 16, form: caches.Form = "raw") -> CacheSpec:
 
 def test_frames_are_counted_in_order(tmp_path: Path) -> None:
     write_video(tmp_path / "a.avi", 12)
-    found = decode(tmp_path / "a.avi", 16)
+    found = decode(Address(tmp_path / "a.avi"), 16)
     assert found.fault == "" and found.frames_THWC.shape == (12, 16, 20, 3)
     assert np.allclose(found.frames_THWC.mean((1, 2, 3)), 20 + 10 * np.arange(12), atol=4)
     assert found.footage.times == pytest.approx([i / 10 for i in range(12)])
-    assert inspect(tmp_path / "a.avi") == found.footage and probe(tmp_path / "a.avi") == (12, 32, 40)
-    some = decode(tmp_path / "a.avi", 16, {3, 7})
+    assert inspect(Address(tmp_path / "a.avi")) == found.footage and probe(Address(tmp_path / "a.avi")) == (12, 32, 40)
+    some = decode(Address(tmp_path / "a.avi"), 16, {3, 7})
     assert np.array_equal(some.frames_THWC, found.frames_THWC[[3, 7]])
 
 
@@ -64,7 +66,7 @@ def assert_frames_are_ffmpegs(path: Path) -> int:
     """Luma and chroma of every frame against framemd5, by frame number."""
     rows = ffmpeg("-i", str(path), "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "framemd5", "-").decode()
     wanted = [row.split(",")[-1].strip() for row in rows.splitlines() if row and not row.startswith("#")]
-    found = [hashlib.md5(planes(frame)).hexdigest() for frame in iter_frames(path)]
+    found = [hashlib.md5(planes(shown.frame)).hexdigest() for shown in iter_frames(Address(path))]
     assert found == wanted, path
     return len(found)
 
@@ -90,8 +92,8 @@ def reference(path: Path, side: int) -> np.ndarray:
         "-i", str(path), "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "yuv420p", "-"
     )
     left, made = memoryview(raw), list[np.ndarray]()
-    for frame in iter_frames(path):  # for what the pixels mean: colour space, place of the chroma
-        theirs = frame.reformat(format="yuv420p")
+    for shown in iter_frames(Address(path)):  # for what the pixels mean: colour space, place of the chroma
+        theirs = shown.frame.reformat(format="yuv420p")
         for plane in theirs.planes:
             rows = np.zeros((plane.height, plane.line_size), np.uint8)
             rows[:, : plane.width] = np.frombuffer(left[: plane.height * plane.width], np.uint8).reshape(
@@ -99,7 +101,7 @@ def reference(path: Path, side: int) -> np.ndarray:
             )
             plane.update(rows.tobytes())
             left = left[plane.height * plane.width :]
-        made.append(pixels(theirs, side))
+        made.append(pixels(replace(shown, frame=theirs), side))
     assert not left
     return np.stack(made)
 
@@ -151,19 +153,19 @@ def test_sampled_frames_of_all_weizmann_clips_are_ffmpegs(tmp_path: Path, clips:
 )
 def test_odd_files_are_read(clips: Path, name: str, frames: int, height: int, width: int) -> None:
     """Rotated ones upright, the best stream of several, frames that the edit list takes out not counted."""
-    found = inspect(clips / "odd" / name)
+    found = inspect(Address(clips / "odd" / name))
     assert (found.frames, found.height, found.width, found.fault) == (frames, height, width, "")
     assert list(found.times) == sorted(found.times)
 
 
 def test_frames_before_the_first_error_count(clips: Path) -> None:
-    found = inspect(clips / "odd" / "corrupted.mp4")
+    found = inspect(Address(clips / "odd" / "corrupted.mp4"))
     assert found.frames == 28 and found.fault.startswith("cut after 28 frames: ")
 
 
 def test_rotation_is_applied(clips: Path) -> None:
-    upright = decode(clips / "odd" / "nasa_13013.mp4", 32).frames_THWC
-    turned = decode(clips / "odd" / "nasa_13013_rotated.mp4", 32).frames_THWC
+    upright = decode(Address(clips / "odd" / "nasa_13013.mp4"), 32).frames_THWC
+    turned = decode(Address(clips / "odd" / "nasa_13013_rotated.mp4"), 32).frames_THWC
     assert upright.shape[1] < upright.shape[2] and turned.shape[1] > turned.shape[2]
     same = np.abs(np.rot90(upright[0], 1).astype(int) - turned[0]).mean()
     other = np.abs(np.rot90(upright[0], 3).astype(int) - turned[0]).mean()
@@ -177,11 +179,11 @@ def test_bad_files_are_named_and_never_raise(tmp_path: Path) -> None:
     kinds = bad_files(tmp_path)
     assert len(kinds) >= 16
     for name, reason in kinds.items():
-        found = decode(tmp_path / name, 16)
+        found = decode(Address(tmp_path / name), 16)
         assert found.fault and reason in found.fault, (name, found.fault)
-        assert found.footage == inspect(tmp_path / name) and len(probe(tmp_path / name)) == 3
+        assert found.footage == inspect(Address(tmp_path / name)) and len(probe(Address(tmp_path / name))) == 3
         assert len(found.frames_THWC) == found.footage.frames
-    assert decode(tmp_path / "good.avi", 16).fault == "" == decode(tmp_path / "good.mp4", 16).fault
+    assert decode(Address(tmp_path / "good.avi"), 16).fault == "" == decode(Address(tmp_path / "good.mp4"), 16).fault
 
 
 def test_foreign_words_in_the_metadata_are_no_fault(tmp_path: Path) -> None:
@@ -195,7 +197,10 @@ def test_foreign_words_in_the_metadata_are_no_fault(tmp_path: Path) -> None:
     blob = (tmp_path / "a.avi").read_bytes()
     assert b"XXXXXXXX" in blob
     (tmp_path / "b.avi").write_bytes(blob.replace(b"XXXXXXXX", b"M\xfcnchen\xff"))  # Latin-1, not UTF-8
-    assert inspect(tmp_path / "b.avi") == inspect(tmp_path / "a.avi") and probe(tmp_path / "b.avi")[0] == 4
+    assert (
+        inspect(Address(tmp_path / "b.avi")) == inspect(Address(tmp_path / "a.avi"))
+        and probe(Address(tmp_path / "b.avi"))[0] == 4
+    )
 
 
 def flipped(clips: Path, folder: Path, count: int) -> list[Path]:
@@ -216,12 +221,12 @@ def assert_damage_is_listed(paths: list[Path]) -> int:
     """Every file that FFmpeg itself complains of is listed; the others decode to the end."""
     listed = 0
     for path in paths:
-        found = inspect(path)
+        found = inspect(Address(path))
         said = subprocess.run(
             ["ffmpeg", "-v", "error", "-i", str(path), "-f", "null", "-"], capture_output=True, timeout=60, check=False
         )
         assert found.fault or not said.stderr, (path, said.stderr[:200])
-        assert len(decode(path, 16).frames_THWC) == found.frames
+        assert len(decode(Address(path), 16).frames_THWC) == found.frames
         listed += bool(found.fault)
     return listed
 
@@ -256,7 +261,7 @@ def test_the_cache_holds_the_decoded_frames_for_any_number_of_workers(
     four = opened(tmp_path / "four", spec, 4)
     assert steps == [(i + 1, 5) for i in range(5)] and "takes about" in notes[0] and "are free" in notes[0]
     for name in spec.files:
-        fresh = decode(tmp_path / "v" / name, 16)
+        fresh = decode(Address(tmp_path / "v" / name), 16)
         assert np.array_equal(one.frames(name), fresh.frames_THWC)
         assert np.array_equal(four.frames(name, [3, 0, 3]), fresh.frames_THWC[[3, 0, 3]])
         assert one.clips[name].footage == fresh.footage == four.clips[name].footage
@@ -284,7 +289,7 @@ def test_a_killed_build_goes_on_with_the_shards_it_has(tmp_path: Path, monkeypat
     cache = open_cache(tmp_path / "c", spec, 2, lambda done, _of: seen.append(done), lambda _: None)
     assert seen == [5, 6]  # the third shard alone
     assert kept == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "c" / spec.name).glob("shard-0000[01]*")}
-    assert all(np.array_equal(cache.frames(n), decode(tmp_path / "v" / n, 16).frames_THWC) for n in spec.files)
+    assert all(np.array_equal(cache.frames(n), decode(Address(tmp_path / "v" / n), 16).frames_THWC) for n in spec.files)
 
 
 def test_a_damaged_cache_is_refused(tmp_path: Path) -> None:
@@ -339,7 +344,7 @@ def test_bad_files_are_in_the_cache_with_their_reasons(tmp_path: Path) -> None:
 
 def test_uneven_times_are_kept(tmp_path: Path) -> None:
     for times in ([0.0, 0.1, 0.5, 0.6], [0.0, 0.04, 0.08], [0.5], []):
-        footage = inspect(tmp_path / "none")
+        footage = inspect(Address(tmp_path / "none"))
         made = type(footage)(len(times), 4, 4, tuple(times), "")
         back = caches._footage(json.loads(json.dumps(caches._packed(made))))
         assert back.times == pytest.approx(made.times)

@@ -24,6 +24,7 @@ import torch
 from filelock import FileLock
 from torchvision.io import decode_jpeg, encode_jpeg
 
+from stagedkd.data.address import Address
 from stagedkd.data.decode import DECODER_VERSION, Decoded, Footage, decode, probe, scaled
 from stagedkd.errors import DataError, StoreError, UsageError
 from stagedkd.plan.key import digest
@@ -151,7 +152,7 @@ def estimate(spec: CacheSpec, shards: Sequence[int]) -> int:
     """Estimate the bytes of shards from the headers of at most 64 files spread over them."""
     paths = [path for i in shards for path in spec.shards[i]]
     step = max(1, len(paths) // 64)
-    headers = [probe(spec.root / path) for path in paths[::step]]
+    headers = [probe(Address.read(spec.root, path)) for path in paths[::step]]
     sizes = [n * 3 * (s := scaled(h, w, spec.shorter_side))[0] * s[1] for n, h, w in headers if n]
     fraction = 1.0 if spec.form == "raw" else JPEG_FRACTION
     return int(fraction * len(paths) * sum(sizes) / len(sizes)) if sizes else 0
@@ -257,7 +258,7 @@ def _footage(row: dict[str, Any]) -> Footage:
     """Return the footage that `_packed` packed."""
     times = row["times"]
     unpacked = _even(times["from"], times["to"], row["frames"]) if isinstance(times, dict) else times
-    return Footage(row["frames"], row["height"], row["width"], tuple(unpacked), row["fault"])
+    return Footage(row["frames"], row["height"], row["width"], tuple(unpacked), row["fault"], row["note"])
 
 
 def _in_order(
@@ -265,8 +266,8 @@ def _in_order(
 ) -> Iterator[tuple[str, Decoded]]:
     """Decode in parallel and yield in order, with at most `ahead` clips in memory."""
     waiting = iter(paths)
-    queue = [(p, pool.submit(decode, spec.root / p, spec.shorter_side)) for p in islice(waiting, ahead)]
+    queue = [(p, pool.submit(decode, Address.read(spec.root, p), spec.shorter_side)) for p in islice(waiting, ahead)]
     while queue:
         path, future = queue.pop(0)
         yield path, future.result()
-        queue += [(p, pool.submit(decode, spec.root / p, spec.shorter_side)) for p in islice(waiting, 1)]
+        queue += [(p, pool.submit(decode, Address.read(spec.root, p), spec.shorter_side)) for p in islice(waiting, 1)]

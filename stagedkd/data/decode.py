@@ -1,43 +1,51 @@
-"""Decode the frames of a video file in sequence and count them. Seeking by time is wrong on packed B-frames.
+"""Decode the frames of a clip in sequence and count them. Seeking by time is wrong on packed B-frames.
+
+A clip is a video, a part of one, or a folder of numbered pictures; its address says which.
 
 Shape legend: T frames, H, W pixels, 3 = RGB.
 """
 
 from __future__ import annotations
 
-import stat
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import av
 import numpy as np
 import numpy.typing as npt
-from av import logging
-from av.codec.context import ThreadType
-from av.error import FFmpegError
-from av.video.frame import VideoFrame
+from PIL import Image
 
-DECODER_VERSION = 2  # raised when decoded pixels change; part of the cache's key
+from stagedkd.data.address import Address, Part
+from stagedkd.data.pictures import PictureReader, numbered
+from stagedkd.data.video import FrameReader, Picture, VideoReader, probe_video
+
+DECODER_VERSION = 3  # raised when decoded pixels change; part of the cache's key
 LONGEST = 1_000_000  # frames: a file with more is not a clip
 
 
 @dataclass(frozen=True)
 class Footage:
-    """What a file holds: the number of frames that decode before the first error, height and width of the upright
-    picture in pixels, the time of each frame in seconds, and what is wrong with the file ("" if nothing is)."""
+    """What a clip holds.
+
+    Attributes:
+        frames: the number of frames that decode before the first error.
+        height, width: of the upright picture, in pixels.
+        times: the time of each frame in seconds, never falling; () for pictures, which have no clock.
+        fault: what is wrong with the clip; "" if nothing is.
+        note: what was done to make its frames whole and its clock run on; "" if nothing was.
+    """
 
     frames: int
     height: int
     width: int
     times: tuple[float, ...]
     fault: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Decoded frames, uint8 (T, H, W, 3), and what the file holds."""
+    """Decoded frames, uint8 (T, H, W, 3), and what the clip holds."""
 
     frames_THWC: npt.NDArray[np.uint8]
     footage: Footage
@@ -47,90 +55,109 @@ class Decoded:
         return self.footage.fault
 
 
-def iter_frames(path: Path) -> Generator[VideoFrame, None, Footage]:
-    """Yield the frames of the best video stream in order, up to the first error; return what the file holds.
+def iter_frames(address: Address) -> Generator[Picture, None, Footage]:
+    """Yield the frames of a clip in order, up to the first error; return what it holds. A bad clip raises nothing.
 
-    A frame that the decoder had to conceal errors in counts as an error, and so does a packet that it refuses. A bad
-    file raises nothing.
+    Decoding ends with the part that the address names.
     """
-    logging.set_level(logging.PANIC)
-    unreadable = _unreadable(path)
-    if unreadable:
-        return Footage(0, 0, 0, (), unreadable)
-    times: list[float] = []
-    shape, promised, fault = (0, 0), 0, ""
-    try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                return Footage(0, 0, 0, (), "no video stream")
-            rate = float(getattr(stream, "average_rate", None) or 25)
-            codec = cast("Any", stream).codec_context
-            if codec is None:
-                return Footage(0, 0, 0, (), "no decoder for its codec")
-            codec.thread_type = ThreadType.NONE  # so that an error is reported with the frame it belongs to
-            discarded = [0]
-            for frame in _frames(container, stream, discarded):
-                size = _upright_size(frame)
-                if frame.is_corrupt:
-                    fault = "a damaged picture"
-                elif times and size != shape:
-                    fault = "the picture changes its size"
-                elif len(times) >= LONGEST:
-                    fault = f"more than {LONGEST:,} frames"
-                if fault:
-                    break
-                shape = size
-                times.append(frame.time if frame.time is not None else len(times) / rate)
-                yield frame
-            promised = stream.frames - discarded[0]
-    except (FFmpegError, ValueError, MemoryError, OverflowError, EOFError, OSError) as error:
-        fault = _reason(error)
-    if fault:
-        fault = f"cut after {len(times)} frames: {fault}" if times else f"cannot be decoded: {fault}"
-    elif not times:
-        fault = "no frame can be decoded"
-    elif promised - len(times) > max(2, 0.05 * promised):  # the headers of intact files are off by one or two
-        fault = f"cut: {len(times)} of {promised} frames"
-    return Footage(len(times), *shape, tuple(times), fault)
+    pattern, part = address.pictures, address.part
+    if pattern is not None and part is not None and part.unit == "seconds":
+        return Footage(0, 0, 0, (), "pictures have no clock: name the part by its frames")
+    reader = VideoReader(address.file) if pattern is None else PictureReader(address.file.parent, pattern)
+    decoding, cut = reader.pictures(), _Cut(part)
+    size, times, count = (0, 0), list[float](), 0
+    while not cut.over and (picture := next(decoding, None)) is not None:
+        if not cut.holds(picture):
+            continue
+        if count >= LONGEST:
+            reader.fault = f"more than {LONGEST:,} frames"
+            break
+        size, count = picture.size, count + 1
+        if picture.time is not None:
+            times.append(picture.time)
+        yield picture
+    decoding.close()
+    if len(times) > 1 and times[0] == times[-1]:  # a file without times
+        times = [i * reader.step for i in range(len(times))]
+    return Footage(count, *size, tuple(times), _fault(reader, cut, count), reader.note)
 
 
-def _frames(container: Any, stream: Any, discarded: list[int]) -> Iterator[VideoFrame]:
-    """Decode packet by packet, and count in `discarded` the packets that the container's edit list removes."""
-    for packet in container.demux(stream):
-        discarded[0] += bool(packet.is_discard)
-        yield from packet.decode()
+class _Cut:
+    """Finds the frames of a part."""
+
+    def __init__(self, part: Part | None) -> None:
+        self.part, self.read = part, 0
+        self.start = self.last = 0.0  # the times of the first frame of the video, and of the last one that was read
+        self.over = False  # whether the part is complete
+
+    def holds(self, picture: Picture) -> bool:
+        """Return whether the next frame of the video lies in the part."""
+        index, self.read = self.read, self.read + 1
+        self.last = picture.time or 0.0
+        self.start = self.last if not index else self.start
+        if self.part is None:
+            return True
+        place = index if self.part.unit == "frames" else self.last - self.start
+        # the frame that follows a part by frames need not be decoded
+        self.over = place >= self.part.end - (1 if self.part.unit == "frames" else 0)
+        return self.part.start <= place < self.part.end
+
+    def shortage(self, count: int, step: float) -> str:
+        """Return what a part lacks of which all `count` frames were read; "" if nothing."""
+        if self.part is None or self.over:
+            return ""
+        if self.part.unit == "frames":
+            return f"cut: {count} of {int(self.part.end - self.part.start)} frames"
+        seconds = self.last - self.start + step
+        if seconds >= self.part.end - step:  # tables round to tenths of a second, and longer than the video
+            return ""
+        return f"cut: {count} frames, since the video ends after {seconds:.2f} of {self.part.end:g} seconds"
 
 
-def decode(path: Path, shorter_side: int, wanted: Collection[int] | None = None) -> Decoded:
+def _fault(reader: FrameReader, cut: _Cut, count: int) -> str:
+    """Return what is wrong with a clip of which `count` frames were read; "" if nothing is."""
+    if reader.refused:
+        return reader.refused
+    if reader.fault:
+        return f"cut after {count} frames: {reader.fault}" if count else f"cannot be decoded: {reader.fault}"
+    if not cut.read:
+        return "no frame can be decoded"
+    short = cut.shortage(count, reader.step)
+    if not count:
+        return short.replace("cut: 0 frames, since", "no frame in this part:") or "no frame lies in this part"
+    return short or (f"cut: {count} of {count + reader.missing} frames" if reader.missing else "")
+
+
+def decode(address: Address, shorter_side: int, wanted: Collection[int] | None = None) -> Decoded:
     """Decode the frames before the first error, upright, the shorter side scaled to `shorter_side` pixels.
 
     Args:
-        wanted: indices of the frames to keep (None: all); they are returned in order. Decoding ends after the last.
+        wanted: indices of the frames to keep (None: all); they are returned in order. Decoding ends after the last, and
+            no other frame is converted.
     """
     frames: list[npt.NDArray[np.uint8]] = []
     last = max(wanted, default=-1) if wanted is not None else None
-    decoding, index, footage = iter_frames(path), 0, Footage(0, 0, 0, (), "")
+    decoding, index, footage = iter_frames(address), 0, Footage(0, 0, 0, (), "")
     while True:
         try:
-            frame = next(decoding)
+            picture = next(decoding)
         except StopIteration as end:
             footage = end.value
             break
         if wanted is None or index in wanted:
-            frames.append(pixels(frame, shorter_side))
+            frames.append(pixels(picture, shorter_side))
         if index == last:
             decoding.close()
-            footage = Footage(index + 1, *_upright_size(frame), (), "")
+            footage = Footage(index + 1, *picture.size, (), "")
             break
         index += 1
     stacked = np.stack(frames) if frames else np.zeros((0, 1, 1, 3), np.uint8)
     return Decoded(stacked, footage)
 
 
-def inspect(path: Path) -> Footage:
-    """Decode a file to see what it holds, without keeping a pixel."""
-    decoding = iter_frames(path)
+def inspect(address: Address) -> Footage:
+    """Decode a clip to see what it holds, without keeping a pixel."""
+    decoding = iter_frames(address)
     while True:
         try:
             next(decoding)
@@ -144,61 +171,30 @@ def scaled(height: int, width: int, shorter_side: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def pixels(frame: VideoFrame, shorter_side: int) -> npt.NDArray[np.uint8]:
-    """Return a frame as uint8 (H, W, 3), upright and scaled."""
+def pixels(picture: Picture, shorter_side: int) -> npt.NDArray[np.uint8]:
+    """Return a picture as uint8 (H, W, 3), upright and scaled."""
+    frame = picture.frame
     height, width = scaled(frame.height, frame.width, shorter_side)
-    picture = cast(
+    stored = cast(
         "npt.NDArray[np.uint8]",
         frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray(),
     )
-    turns = _turns(frame)
-    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+    return picture.upright.apply(stored)
 
 
-def _turns(frame: VideoFrame) -> int:
-    """Return the quarter turns, counter-clockwise, that set a frame upright."""
-    return round((frame.rotation or 0) / 90) % 4  # the display matrix gives degrees counter-clockwise
-
-
-def _upright_size(frame: VideoFrame) -> tuple[int, int]:
-    """Return height and width of the upright picture."""
-    return (frame.width, frame.height) if _turns(frame) % 2 else (frame.height, frame.width)
-
-
-def _unreadable(path: Path) -> str:
-    """Return why a file must not be opened, or "" if it can be. FFmpeg would wait for ever on a pipe."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return "not a file"
-        if status.st_size == 0:
-            return "zero bytes"
-        with path.open("rb"):
-            return ""
-    except FileNotFoundError:
-        return "a link to nothing" if path.is_symlink() else "missing"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of an error's message, at most 80 characters."""
-    message = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(message).splitlines()[0][:80]
-
-
-def probe(path: Path) -> tuple[int, int, int]:
-    """Return frames, height and width as a file's header states them; zeros if it cannot be read."""
-    logging.set_level(logging.PANIC)
-    if _unreadable(path):
-        return 0, 0, 0
-    try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                return 0, 0, 0
-            seconds = float(container.duration or 0) / 1_000_000
-            frames = stream.frames or round(seconds * float(getattr(stream, "average_rate", None) or 25))
-            return frames, int(getattr(stream, "height", 0)), int(getattr(stream, "width", 0))
-    except (FFmpegError, ValueError, MemoryError, OverflowError, EOFError, OSError):
-        return 0, 0, 0
+def probe(address: Address) -> tuple[int, int, int]:
+    """Return frames, height and width of a clip as the header of its file states them; zeros if it cannot be read."""
+    pattern, part = address.pictures, address.part
+    if pattern is None:
+        frames, height, width, rate = probe_video(address.file)
+    else:
+        paths, rate = [path for _, path in numbered(address.file.parent, pattern)], 0.0
+        try:
+            with Image.open(paths[0]) as picture:
+                frames, (width, height) = len(paths), picture.size
+        except (IndexError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return 0, 0, 0
+    if part is not None:
+        unit = rate if part.unit == "seconds" else 1.0
+        frames = max(0, min(frames, round(part.end * unit)) - round(part.start * unit))
+    return frames, height, width

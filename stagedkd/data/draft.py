@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from stagedkd.data.decode import decode
+from stagedkd.data.address import Address
+from stagedkd.data.decode import inspect
 from stagedkd.data.index import Entry, require_classes, split_entries
 from stagedkd.data.layouts import list_clips
 from stagedkd.errors import DataError, UsageError
@@ -90,7 +91,7 @@ def _split(data: Csv | Folder, entries: list[Entry], classes: Sequence[str]) -> 
 def _usual_frames(base: Path, entries: Sequence[Entry]) -> int:
     """Return the median number of decodable frames of at most 7 clips spread over the set."""
     step = max(1, len(entries) // 7)
-    counts = [len(decode(base / entry.path, 16).frames_THWC) for entry in entries[::step][:7]]
+    counts = [inspect(Address.read(base, entry.path)).frames for entry in entries[::step][:7]]
     counts = [count for count in counts if count]
     if not counts:
         raise DataError(f"none of the {min(7, len(entries))} videos below {base} that were tried can be decoded")

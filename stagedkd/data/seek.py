@@ -6,9 +6,10 @@ UCF101). So each file is compared with the sequential decode when the data set i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from stagedkd.data.decode import Footage, decode, scaled
+from stagedkd.data.address import Address
+from stagedkd.data.decode import Footage, inspect, iter_frames, pixels, scaled
 from stagedkd.errors import UsageError
 
 THUMB = 16  # pixels of the shorter side, for comparison
@@ -35,7 +37,9 @@ class SeekingFiles:
         self, path: str, frame_indices: Sequence[int] | npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[np.uint8]:
         """Return the frames with these indices (None: all of them), uint8 (T, H, W, 3)."""
-        frames_T3HW = sought(self.root / path, None if frame_indices is None else [int(i) for i in frame_indices])
+        frames_T3HW = sought(
+            Address.read(self.root, path), None if frame_indices is None else [int(i) for i in frame_indices]
+        )
         size = scaled(frames_T3HW.shape[-2], frames_T3HW.shape[-1], self.shorter_side)
         return tv.resize(frames_T3HW, list(size), antialias=True).permute(0, 2, 3, 1).contiguous().numpy()
 
@@ -49,30 +53,91 @@ def require_torchcodec() -> None:
         raise UsageError(f"clip.decoder: torchcodec cannot be used: {str(error).splitlines()[0]}", hint=hint) from None
 
 
-def sought(path: Path, frame_indices: Sequence[int] | None) -> Tensor:
-    """Read frames by random access (None: all of them), uint8 (T, 3, H, W)."""
+def sought(address: Address, frame_indices: Sequence[int] | None) -> Tensor:
+    """Read frames of a clip by random access (None: all of them), uint8 (T, 3, H, W)."""
+    decoder, first, count = _opened(address)
+    return decoder.get_frames_at([first + i for i in (range(count) if frame_indices is None else frame_indices)]).data
+
+
+def _opened(address: Address) -> tuple[Any, int, int]:
+    """Return torchcodec's decoder of a video, the first frame of the clip in it, and the clip's number of frames."""
     from torchcodec.decoders import VideoDecoder  # pyright: ignore
 
-    decoder = VideoDecoder(str(path), seek_mode="exact")
-    return decoder.get_frames_at(list(range(len(decoder))) if frame_indices is None else list(frame_indices)).data
+    decoder = VideoDecoder(str(address.file), seek_mode="exact")
+    if address.part is None:
+        return decoder, 0, len(decoder)
+    first = int(address.part.start)
+    return decoder, first, max(0, min(int(address.part.end), len(decoder)) - first)
 
 
-def proven(path: Path) -> Footage:
-    """Return what a file holds, with a fault if torchcodec gives other frames than a sequential decode."""
-    decoded = decode(path, THUMB)
-    footage, count = decoded.footage, decoded.footage.frames
-    if not count:
+def proven(address: Address) -> Footage:
+    """Return what a clip holds, with a fault if torchcodec gives other frames than a sequential decode."""
+    advice = "use clip.decoder: pyav"
+    if address.pictures is not None:
+        return replace(inspect(address), frames=0, fault=f"torchcodec reads no folders of pictures: {advice}")
+    if address.part is not None and address.part.unit == "seconds":
+        return replace(inspect(address), frames=0, fault=f"torchcodec reads no parts by seconds: {advice}")
+    probes, error, total = _probes(address)
+    decoding, rows = iter_frames(address), list[list[float]]()
+    own: dict[int, Tensor] = {}
+    while True:
+        try:
+            thumb = torch.from_numpy(pixels(next(decoding), THUMB)).permute(2, 0, 1).float()
+        except StopIteration as end:
+            footage: Footage = end.value
+            break
+        if len(rows) in probes:
+            own[len(rows)] = thumb
+        rows.append([_gap(thumb, picture) for picture in probes.values()])
+    if not footage.frames:
         return footage
-    frame_indices = sorted({int(i) for i in np.linspace(0, count - 1, min(count, PROBES))})
+    if error and not (footage.fault and probes):  # where a file is damaged, torchcodec may fail, too
+        return replace(footage, frames=0, fault=f"torchcodec cannot read it: {error}")
+    fault = _difference(probes, own, np.array(rows))
+    if not fault and not footage.fault and total != footage.frames:
+        fault = f"torchcodec counts {total} frames, not {footage.frames}"
+    return replace(footage, frames=0, fault=f"{fault}: {advice}") if fault else footage
+
+
+def _probes(address: Address) -> tuple[dict[int, Tensor], str, int]:
+    """Read up to 24 frames with torchcodec, one at a time.
+
+    Returns:
+        small pictures, float32 (3, H, W), by frame index, up to the first that cannot be read; why that cannot be read,
+        or ""; and the number of all frames.
+    """
+    probes: dict[int, Tensor] = {}
+    total = 0
     try:
-        thumbs = tv.resize(sought(path, frame_indices).float(), list(decoded.frames_THWC.shape[1:3]), antialias=True)
+        decoder, first, total = _opened(address)
+        for index in sorted({int(i) for i in np.linspace(0, total - 1, min(total, PROBES))}):
+            picture = decoder.get_frames_at([first + index]).data[0]
+            size = scaled(picture.shape[-2], picture.shape[-1], THUMB)
+            probes[index] = tv.resize(picture.float(), list(size), antialias=True)
     except Exception as error:
-        return replace(footage, frames=0, fault=f"torchcodec cannot read it: {str(error).splitlines()[0][:80]}")
-    sequential = torch.from_numpy(decoded.frames_THWC).permute(0, 3, 1, 2).float()
-    for index, thumb in zip(frame_indices, thumbs, strict=True):
-        gaps = (sequential - thumb).abs().mean((1, 2, 3))
-        nearest = int(gaps.argmin())
-        if float(gaps[index] - gaps[nearest]) > SLACK:
-            fault = f"torchcodec gives frame {nearest} for frame {index}: use clip.decoder: pyav"
-            return replace(footage, frames=0, fault=fault)
-    return footage
+        return probes, str(error).splitlines()[0][:80], total
+    return probes, "", total
+
+
+def _gap(one_3HW: Tensor, other_3HW: Tensor) -> float:
+    """Return the mean difference of two pictures, of 255; 255 if they have different shapes."""
+    return float((one_3HW - other_3HW).abs().mean()) if one_3HW.shape == other_3HW.shape else 255.0
+
+
+def _difference(probes: Mapping[int, Tensor], own: Mapping[int, Tensor], gaps_TP: npt.NDArray[np.float64]) -> str:
+    """Return how a frame by torchcodec differs from the sequential decode; "" if all are the same pictures."""
+    for column, (index, picture) in enumerate(probes.items()):
+        if index not in own:
+            continue
+        gap, nearest = gaps_TP[index, column], int(gaps_TP[:, column].argmin())
+        if gap - gaps_TP[nearest, column] > SLACK:
+            return f"torchcodec gives frame {nearest} for frame {index}"
+        if gap > SLACK + min(_gap(own[index], turned) for turned in _turned(picture)):
+            return f"torchcodec does not set frame {index} upright"
+    return ""
+
+
+def _turned(picture_3HW: Tensor) -> list[Tensor]:
+    """Return the seven other orientations of a picture."""
+    both = (picture_3HW, picture_3HW.transpose(1, 2))
+    return [one.flip(dims) for one in both for dims in ((), (1,), (2,), (1, 2))][1:]

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from stagedkd.data.address import Address
 from stagedkd.data.decode import decode, scaled
 from stagedkd.data.simulate import render
 from stagedkd.data.views import Video, View, apply_view, eval_views, train_view
@@ -149,9 +150,9 @@ class VideoFiles:
             DataError: the file has fewer frames than when it was indexed.
         """
         if frame_indices is None:
-            return decode(self.root / path, self.shorter_side).frames_THWC
+            return decode(Address.read(self.root, path), self.shorter_side).frames_THWC
         needed = np.unique(np.asarray(frame_indices))
-        decoded = decode(self.root / path, self.shorter_side, set(needed.tolist()))
+        decoded = decode(Address.read(self.root, path), self.shorter_side, set(needed.tolist()))
         if len(decoded.frames_THWC) < len(needed):
             why = decoded.fault or f"only {decoded.footage.frames} frames are left"
             hint = "restore the file, or accept it as it is: stagedkd lock SPEC"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from stagedkd.data.address import Address
 from stagedkd.data.cache import CacheSpec, ClipCache, open_cache
 from stagedkd.data.decode import Footage, inspect
 from stagedkd.data.seek import SeekingFiles, proven, require_torchcodec
@@ -77,7 +78,9 @@ def footage_of(session: Session, data: Videos, clip: Clip) -> dict[str, Footage]
     paths = sorted(session.plan.lock.data[str(data_id(data))].files)
     footages: dict[str, Footage] = {}
     with ThreadPoolExecutor(workers(session.runtime)) as pool:
-        for path, footage in zip(paths, pool.map(inspect_file, [root / path for path in paths]), strict=True):
+        for path, footage in zip(
+            paths, pool.map(inspect_file, [Address.read(root, path) for path in paths]), strict=True
+        ):
             footages[path] = footage
             session.listener.count("clips inspected", len(footages), len(paths))
             if session.stop.get() is not None:

@@ -129,8 +129,10 @@ def _usable(
     bad_files: list[dict[str, str]] = []
     for entry in listed:
         problem, short = problem_of(footages[entry.path], reading)
-        if problem:
-            bad_files.append({"path": entry.path, "reason": problem + ("" if short else "; used up to there")})
+        used = "; used up to there" if problem and not short else ""
+        reason = "; ".join(text for text in (problem + used, footages[entry.path].note) if text)
+        if reason:
+            bad_files.append({"path": entry.path, "reason": reason})
         if not short:
             usable.append(entry)
     skipped = len(listed) - len(usable)
@@ -150,6 +152,8 @@ def _usable(
 def problem_of(footage: Footage, reading: Reading) -> tuple[str, bool]:
     """Find the problem of a file ("" if it has none), and whether it has too few frames to be used."""
     steps = float(footage.frames)
+    if reading.rate is not None and footage.frames and not footage.times:
+        return "pictures have no clock, which clip.sampling: time needs: use clip.sampling: count", True
     if reading.rate is not None and footage.frames > 1:
         steps = (footage.times[-1] - footage.times[0]) * footage.frames / (footage.frames - 1) * reading.rate
     short = steps < (reading.span if footage.fault or reading.refuse else min(1, reading.span)) or not footage.frames
