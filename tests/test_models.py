@@ -13,16 +13,17 @@ from torch import nn
 from torchvision.models import get_model
 
 from stagedkd.errors import DataError
-from stagedkd.models.build import build, load_weights
+from stagedkd.models.build import build
 from stagedkd.models.network import Network
 from stagedkd.models.resnet3d import resnet3d
 from stagedkd.models.shapes import measure
 from stagedkd.models.torchvision_video import meta_trunk_params, torchvision_video
-from stagedkd.spec.schema.networks import FileArch, TorchvisionArch
+from stagedkd.spec.schema.networks import FileArch, Resnet3dArch, TorchvisionArch
 from stagedkd.spec.schema.networks.base import merge_cut
 from stagedkd.spec.schema.networks.resnet3d import resnet3d_trunk_params, width_for
 from stagedkd.spec.schema.networks.torchvision import ZOO
 from tests.conftest import OWN_NET
+from tests.tools import load_weights
 
 SIZE = {"mvit": (16, 224), "swin3d": (8, 64), "s3d": (16, 64), "resnet": (8, 32)}
 CONFIGS = [(8, (1, 1, 1), "full"), (16, (2, 1), "r2plus1d"), (12, (1, 2, 1, 1), "mixed"), (4, (1,), "full")]
@@ -110,7 +111,7 @@ def test_weights_keep_torchvisions_names_and_the_head_is_replaced(tmp_path: Path
         path = tmp_path / f"r3d{suffix}"
         save_file(plain.state_dict(), path) if suffix == ".safetensors" else torch.save(plain.state_dict(), path)
         network = torchvision_video("r3d_18", 5)
-        assert load_weights(network, path) == ["fc.bias", "fc.weight"]
+        assert load_weights(network, path, TorchvisionArch(arch="r3d_18")) == ["fc.bias", "fc.weight"]
         assert torch.equal(
             network.net.state_dict()["layer4.1.conv2.1.weight"], plain.state_dict()["layer4.1.conv2.1.weight"]
         )
@@ -118,12 +119,13 @@ def test_weights_keep_torchvisions_names_and_the_head_is_replaced(tmp_path: Path
 
 
 def test_wrong_weights_are_listed(tmp_path: Path) -> None:
+    small = Resnet3dArch(arch="resnet3d", width=4, blocks=(1,))
     save_file({"stem.0.weight": torch.zeros(1), "other": torch.zeros(2)}, tmp_path / "w.safetensors")
     with pytest.raises(DataError, match=r"(?s)other is not in the network.*missing in the file"):
-        load_weights(resnet3d(4, (1,), "full", 3), tmp_path / "w.safetensors")
+        load_weights(resnet3d(4, (1,), "full", 3), tmp_path / "w.safetensors", small)
     (tmp_path / "bad.pth").write_bytes(b"\x80\x04cos\nsystem\n")
     with pytest.raises(DataError, match="cannot be read"):
-        load_weights(resnet3d(4, (1,), "full", 3), tmp_path / "bad.pth")
+        load_weights(resnet3d(4, (1,), "full", 3), tmp_path / "bad.pth", small)
 
 
 def test_a_wrong_input_names_the_right_one() -> None:

@@ -20,8 +20,8 @@ from stagedkd import compile_plan, load_spec, run
 from stagedkd.errors import DataError, SpecError, UsageError
 from stagedkd.experiment.locking import lock_specs
 from stagedkd.experiment.preflight import preflight
-from stagedkd.models.build import build, load_weights
-from stagedkd.models.hf import hf, load_pretrained
+from stagedkd.models.build import build
+from stagedkd.models.hf import hf
 from stagedkd.models.network import Network, channels_last
 from stagedkd.models.shapes import measure
 from stagedkd.models.tsm import temporal_shift, tsm
@@ -31,7 +31,7 @@ from stagedkd.plan.work import DistillWork, TeachWork
 from stagedkd.spec.schema.networks import HfArch, HfStudent, TsmArch, TsmStudent
 from stagedkd.spec.schema.networks.hf import transformer_cut
 from stagedkd.spec.schema.networks.tsm import TSM
-from tests.tools import file_bytes
+from tests.tools import file_bytes, load_pretrained, load_weights
 
 BACKBONES = [
     "mobilenet_v3_small",
@@ -225,7 +225,10 @@ def test_imagenet_weights_load_by_their_own_names(tmp_path: Path) -> None:
         for name in ("old.pth", "new.safetensors"):
             network = tsm(backbone, 0.125, 5)
             head = "fc" if backbone.startswith("resnet") else "classifier.3" if "v3" in backbone else "classifier.1"
-            assert load_weights(network, tmp_path / name) == [f"{head}.bias", f"{head}.weight"]
+            assert load_weights(network, tmp_path / name, TsmArch(arch="tsm", backbone=backbone)) == [
+                f"{head}.bias",
+                f"{head}.weight",
+            ]
             own = network.net.state_dict()
             assert all(torch.equal(own[n], t) for n, t in given.items() if not n.startswith(head))
 

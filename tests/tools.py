@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stagedkd.models.build import class_dims, read_pretrained
+from stagedkd.models.head import Given, Head, fit_head
+from stagedkd.models.network import Network
+from stagedkd.models.weights import read_weights
+from stagedkd.spec.schema import Arch
 from stagedkd.stages.context import Silent
 
 
@@ -27,3 +32,26 @@ class Heard(Silent):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+def head_of(network: Network, arch: Arch, root: Path = Path()) -> Head:
+    """The head of a network for classes named c0, c1, ..."""
+    count = len([*network.net.state_dict().values()][-1])  # the last layer's bias
+    return Head(tuple(f"c{i}" for i in range(count)), class_dims(network, arch, count, root))
+
+
+def load_weights(network: Network, path: Path, arch: Arch) -> list[str]:
+    """Load a weight file; give the names of the tensors that stay new."""
+    head = head_of(network, arch)
+    return _load(network, read_weights(path, network, head), head)
+
+
+def load_pretrained(network: Network, arch: Arch, root: Path) -> list[str]:
+    """Load the weights that a model comes with; give the names of the tensors that stay new."""
+    return _load(network, read_pretrained(network, arch, root), head_of(network, arch, root))
+
+
+def _load(network: Network, given: Given, head: Head) -> list[str]:
+    fitted = fit_head(given, head)
+    fitted.load(network.net)
+    return list(fitted.new)

@@ -1,4 +1,4 @@
-"""Build the network of an architecture in the spec, and load a weight file into it."""
+"""Build the network of an architecture in the spec, and read the weights that a model comes with."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any, assert_never
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from stagedkd.errors import DataError
+from stagedkd.models.head import Given
 from stagedkd.models.network import Anatomy, Network
 from stagedkd.models.resnet3d import resnet3d
 from stagedkd.spec.schema.networks import Arch, FileArch, HfArch, Resnet3dArch, TorchvisionArch, TsmArch
-
-HEAD_NAMES = ("fc.", "head.", "classifier.")
 
 
 def build(arch: Arch, classes: int, *, root: Path) -> Network:
@@ -50,18 +47,40 @@ def build(arch: Arch, classes: int, *, root: Path) -> Network:
             assert_never(arch)
 
 
-def load_pretrained(network: Network, arch: Arch, root: Path) -> list[str]:
-    """Load the weights of `arch.pretrained_from` into a network that `build` made from `arch`.
+def read_pretrained(network: Network, arch: Arch, root: Path) -> Given:
+    """Read what the weights of `arch.pretrained_from` give a network that `build` made from `arch`.
 
-    Returns:
-        the names of the head's tensors that were not loaded.
     Raises:
         DataError: the weights cannot be read or are incomplete. UsageError: see `build`.
     """
     assert isinstance(arch, HfArch), "no other family comes with weights"
     from stagedkd.models import hf  # transformers takes seconds to import
 
-    return hf.load_pretrained(network, arch, root)
+    return hf.read_pretrained(network, arch, root)
+
+
+def class_dims(network: Network, arch: Arch, classes: int, root: Path) -> dict[str, int]:
+    """Find the tensors of a network that have a part for each class, by building it for one class more on the meta
+    device. `network` was built from `arch` for `classes`.
+
+    Returns:
+        for each of these tensors, the dimension that counts the classes; none where the user's own code does not build
+        for another number.
+    """
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            wider = build(arch, classes + 1, root=root).net.state_dict()
+    except Exception:
+        if arch.user_files is None or not arch.user_files.code:
+            raise
+        return {}
+    dims: dict[str, int] = {}
+    for name, tensor in network.net.state_dict().items():
+        sizes = enumerate(zip(tensor.shape, wider[name].shape if name in wider else tensor.shape, strict=False))
+        grown = [dim for dim, (size, other) in sizes if size != other]
+        if len(grown) == 1 and tensor.shape[grown[0]] == classes:
+            dims[name] = grown[0]
+    return dims
 
 
 _loaded = itertools.count()
@@ -92,45 +111,3 @@ def _user_network(arch: FileArch, classes: int, root: Path) -> Network:
 
 def _finish_user_network(net: nn.Module, state: Tensor) -> Tensor:
     return list(net.children())[-1](state)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors file, or of a .pth file through `weights_only=True`. Raises DataError."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        hint = "use a .safetensors file, or a .pth file that holds only tensors"
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint=hint) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise DataError(f"{path} does not hold a state dict", hint="save the weights of a network: net.state_dict()")
-    return state
-
-
-def load_weights(network: Network, path: Path) -> list[str]:
-    """Load a weight file. Tensors of the head are skipped if their shape differs (another number of classes). The batch
-    counters of norms may be missing, as they are in old files.
-
-    Returns:
-        the names of the head's tensors that were skipped.
-    Raises:
-        DataError: other names or shapes do not match; the message lists them.
-    """
-    saved, current = read_weights(path), network.net.state_dict()
-    unequal = [n for n in saved if n in current and saved[n].shape != current[n].shape]
-    skipped = [n for n in sorted(unequal) if n.startswith(HEAD_NAMES)]
-    problems = [f"{n} is not in the network" for n in saved if n not in current]
-    absent = [n for n in current if n not in saved and not n.endswith(".num_batches_tracked")]
-    problems += [f"{n} is missing in the file" for n in absent]
-    problems += [
-        f"{n}: {tuple(saved[n].shape)} in the file, {tuple(current[n].shape)} in the network"
-        for n in unequal
-        if n not in skipped
-    ]
-    if problems:
-        more = f"\n    and {len(problems) - 12} more" if len(problems) > 12 else ""
-        raise DataError(f"{path} does not fit the network:\n    " + "\n    ".join(problems[:12]) + more)
-    network.net.load_state_dict({**current, **{n: t for n, t in saved.items() if n not in skipped}})
-    return skipped

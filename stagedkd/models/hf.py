@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from stagedkd.errors import DataError, UsageError
+from stagedkd.models.head import Given, by_output
 from stagedkd.models.network import Anatomy, Network, State
 from stagedkd.spec.schema.networks.hf import HUB, HfArch
 
@@ -102,18 +103,18 @@ def hf(arch: HfArch, classes: int, root: Path) -> Network:
     )
 
 
-def load_pretrained(network: Network, arch: HfArch, root: Path) -> list[str]:
-    """Load the weights of `arch.model` into a network that `hf` made from the same `arch`. The head is not loaded if
-    the number of classes differs or the model has none. A folder's weights are read only from .safetensors.
+def read_pretrained(network: Network, arch: HfArch, root: Path) -> Given:
+    """Read what the weights of `arch.model` give a network that `hf` made from the same `arch`. The head is new if the
+    number of classes differs or the model has none. A folder's weights are read only from .safetensors. The names of
+    the outputs are those of `id2label` in config.json.
 
-    Returns:
-        the names of the head's tensors that were not loaded.
     Raises:
         DataError: the weights cannot be read or are incomplete. UsageError: see `hf`.
     """
     current = network.net.state_dict()
     classes = len(current["classifier.bias"])
     model_type, config = _configuration(arch, classes, root)
+    labels = by_output(_raw_configuration(arch, root).get("id2label"))
     kind = getattr(_transformers(), f"{FAMILIES[model_type].name}ForVideoClassification")
     folder = _folder(arch, root)
     local: dict[str, Any] = {"use_safetensors": True, "local_files_only": True} if folder else {}
@@ -129,14 +130,14 @@ def load_pretrained(network: Network, arch: HfArch, root: Path) -> list[str]:
             )
     except Exception as error:
         raise DataError(f"the weights of {arch.model} cannot be read: {_first_line(error)}") from error
-    mismatched = {name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]}
-    new = sorted((set(info["missing_keys"]) | mismatched) & current.keys())
+    mismatched = {name: int(saved[0]) for name, saved, _ in info["mismatched_keys"] if len(saved)}
+    new = sorted((set(info["missing_keys"]) | mismatched.keys()) & current.keys())
     wrong = [name for name in new if not name.startswith(tuple(f"{path}." for path in network.anatomy.head))]
     if wrong:
         raise DataError(f"the weights of {arch.model} do not fit its config.json: {', '.join(wrong[:12])}")
-    loaded = {name: tensor for name, tensor in pretrained.state_dict().items() if name in current and name not in new}
-    network.net.load_state_dict({**current, **loaded})
-    return new
+    tensors = {name: tensor for name, tensor in pretrained.state_dict().items() if name in current and name not in new}
+    outputs = classes if not new else next(iter(mismatched.values()), None)
+    return Given(tensors, tuple(new), outputs, labels if len(labels) == classes else ())
 
 
 def _transformers() -> ModuleType:
@@ -163,16 +164,8 @@ def _configuration(arch: HfArch, classes: int, root: Path) -> tuple[str, Any]:
 
     Only the fields that describe the network are used. A config.json may also name other code, kernels or number
     formats to load; these are ignored."""
-    transformers, folder = _transformers(), _folder(arch, root)
-    try:
-        if folder is not None:
-            raw = json.loads((folder / "config.json").read_text("utf-8"))
-        else:
-            raw = transformers.PreTrainedConfig.get_config_dict(arch.model)[0]
-    except (OSError, ValueError) as error:
-        what = "has no config.json" if folder else "is neither a folder of the project nor available from the hub"
-        raise UsageError(f"{arch.model} {what}: {_first_line(error)}") from error
-    model_type = str(raw.get("model_type")) if isinstance(raw, dict) else "none"
+    transformers, raw = _transformers(), _raw_configuration(arch, root)
+    model_type = str(raw.get("model_type"))
     if model_type not in FAMILIES:
         raise ValueError(f"{arch.model} is a {model_type}, which is not supported: use one of {', '.join(FAMILIES)}")
     kind = getattr(transformers, f"{FAMILIES[model_type].name}Config")
@@ -191,6 +184,20 @@ def _configuration(arch: HfArch, classes: int, root: Path) -> tuple[str, Any]:
     # set explicitly, since the last bits differ
     config._attn_implementation = "eager" if model_type == "timesformer" else "sdpa"
     return model_type, config
+
+
+def _raw_configuration(arch: HfArch, root: Path) -> dict[str, Any]:
+    """Return the content of config.json; {} if it is no map. Raises UsageError: there is none."""
+    folder = _folder(arch, root)
+    try:
+        if folder is not None:
+            raw = json.loads((folder / "config.json").read_text("utf-8"))
+        else:
+            raw = _transformers().PreTrainedConfig.get_config_dict(arch.model)[0]
+    except (OSError, ValueError) as error:
+        what = "has no config.json" if folder else "is neither a folder of the project nor available from the hub"
+        raise UsageError(f"{arch.model} {what}: {_first_line(error)}") from error
+    return raw if isinstance(raw, dict) else {"model_type": "none"}
 
 
 def _first_line(error: Exception) -> str:

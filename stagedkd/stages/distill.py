@@ -44,15 +44,15 @@ from stagedkd.train.terms import DistillOptions
 def distill(context: Context, work: DistillWork) -> Result:
     """Train the student of a hop, and measure the correlation of its substages with the teacher's before and after."""
     classes, device = classes_of(context), training_device(context)
-    guides = _guide_networks(context, work, classes, device)
-    student = new_network(context, work.arch, classes, work.weights, work.seed)
+    guides = _guide_networks(context, work, len(classes), device)
     check_weights(context, work.weights, work.arch)
+    student = new_network(context, work.arch, classes, work.weights, work.seed)
     extra: dict[str, Any] = {"labels": "same"}
     if work.warm_start:
         extra["warm_started"] = _warm_start(context, student, guides[0])
     feed = feed_of(context, work, "same", device)
     shapes = [
-        measure(lambda arch=arch: build_or_refuse(arch, classes, context.root), *work.clip.seen(network_input))
+        measure(lambda arch=arch: build_or_refuse(arch, len(classes), context.root), *work.clip.seen(network_input))
         for arch, network_input in ((work.arch, work.input), *_guide_archs(work))
     ]
     extra["train_flops"] = hop_flops(work, shapes, len(feed.clip_ids))

@@ -12,13 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stagedkd.errors import StoreError, TrainingError, UsageError
-from stagedkd.models.build import build, load_pretrained, load_weights, user_function
+from stagedkd.errors import DataError, StoreError, TrainingError, UsageError
+from stagedkd.models.build import build, class_dims, read_pretrained, user_function
+from stagedkd.models.head import Fitted, Head, fit_head
 from stagedkd.models.network import Network
+from stagedkd.models.weights import read_weights
+from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import PhaseWork, Weights, Work
 from stagedkd.spec.schema import Arch
 from stagedkd.stages.context import Context
-from stagedkd.stages.weights import weights_file
+from stagedkd.stages.weights import weight_classes, weights_file
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.store import Artifact
 
@@ -34,22 +37,53 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def new_network(context: Context, arch: Arch, classes: int, weights: Weights | None, seed: int) -> Network:
-    """Build a network on the CPU, initialised from `seed`, then from its weight file or its model's weights."""
+def new_network(
+    context: Context, arch: Arch, classes: Sequence[str], weights: Weights | None, seed: int, *, trained: bool = True
+) -> Network:
+    """Build a network on the CPU, initialised from `seed`, then from its weight file or its model's weights.
+
+    Args:
+        classes: of the data, in the order of the outputs. trained: whether a training follows.
+    Raises:
+        DataError: the weights cannot be used; or the head would be new, and no training follows.
+    """
     torch.manual_seed(seed)
     if arch.user_files is not None and arch.user_files.code:
         context.listener.note(f"running your own code: {arch.user_files.path}")
-    network = build_or_refuse(arch, classes, context.root)
-    skipped, source = list[str](), ""
-    if weights is not None:
-        source = weights.name
-        skipped = load_weights(network, weights_file(weights.name, arch, context.runtime))
-    elif arch.pretrained_from:
-        source = arch.pretrained_from
-        skipped = load_pretrained(network, arch, context.root)
-    if skipped:
-        context.listener.note(f"{source}: the head is newly initialised ({', '.join(skipped)} not loaded)")
+    network = build_or_refuse(arch, len(classes), context.root)
+    source = weights.name if weights is not None else arch.pretrained_from
+    if source:
+        fitted = fit_weights(network, arch, classes, weights, context.runtime, trained=trained)
+        fitted.load(network.net)
+        for note in fitted.notes:
+            context.listener.note(f"{source}: {note}")
     return network
+
+
+def fit_weights(
+    network: Network, arch: Arch, classes: Sequence[str], weights: Weights | None, runtime: Runtime, *, trained: bool
+) -> Fitted:
+    """Read the weights with which a network starts, with its head in the order of `classes`. The network is not
+    changed; it may be on the meta device.
+
+    Raises:
+        DataError: see `new_network`. UsageError: the file does not exist.
+    """
+    root = Path(runtime.root)
+    head = Head(tuple(classes), class_dims(network, arch, len(classes), root))
+    if weights is not None:
+        path, named = weights_file(weights.name, arch, runtime), weight_classes(weights.name, arch)
+        given, source = read_weights(path, network, head, named), weights.name
+    else:
+        given, source = read_pretrained(network, arch, root), arch.pretrained_from
+    try:
+        fitted = fit_head(given, head)
+    except DataError as error:
+        raise DataError(f"{source}: {error.message}", hint=error.hint) from None
+    if fitted.reason and not trained:
+        message = f"{source}: with epochs: 0 the head would stay random: {fitted.reason}"
+        raise DataError(message, hint=f"raise epochs, or give weights for the {len(classes)} classes of the data")
+    return fitted
 
 
 def build_or_refuse(arch: Arch, classes: int, root: Path) -> Network:

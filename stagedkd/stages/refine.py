@@ -208,7 +208,7 @@ def _predict_fold(
         raise DataError("a fold leaves no labelled clip to train on", hint="lower refine.folds, or raise labels.clean")
     draw = bits(work.rule.seed, Stream.FOLD_SEED, work.round, fold, trainee.by == "student")
     seed = int(draw.item() >> np.uint64(33))
-    network = new_network(context, trainee.arch, len(clips.classes), trainee.weights, seed).to(device)
+    network = new_network(context, trainee.arch, clips.classes, trainee.weights, seed).to(device)
     views, threads = work.clip.views, workers(context.runtime)
     feed = Feed(source, clips.clip_ids[~held_out], labels, work.augment, order_seed(seed), views, threads)
     scratch = context.workspace.scratch / f"fold-{trainee.by}-{fold}"

@@ -135,10 +135,10 @@ def warn_of_half_precision(context: Context, phases: tuple[PhaseWork, ...], devi
         context.listener.note(f"{' and '.join(half)} on the CPU runs without oneDNN and is slow; fp32 is faster")
 
 
-def classes_of(context: Context) -> int:
-    """Number of classes of the data set."""
+def classes_of(context: Context) -> tuple[str, ...]:
+    """The classes of the data set, in the order of their ids."""
     text = context.inputs["data"].file("data.json").read_text("utf-8")
-    return len(json.loads(text)["classes"])
+    return tuple(json.loads(text)["classes"])
 
 
 def feed_of(

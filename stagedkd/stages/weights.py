@@ -19,11 +19,23 @@ def weights_file(name: str, arch: Architecture, runtime: Runtime) -> Path:
     """
     if is_weight_file(name):
         path = Path(runtime.root) / name
+        if path.is_dir():
+            hint = "name the weight file in it; for a model of transformers, use arch: hf with this folder as model"
+            raise UsageError(f"weight file {path} is a folder", hint=hint)
         if not path.is_file():
             raise UsageError(f"weight file {path} does not exist", hint="give a path relative to the project's folder")
         return path
     assert arch.torchvision_name is not None, "check_rules allows weight names for torchvision's networks only"
     return _torchvision_file(arch.torchvision_name, name)
+
+
+def weight_classes(name: str, arch: Architecture) -> tuple[str, ...]:
+    """Return the classes of torchvision's weights, in the order of the outputs; () for a file, which names its own."""
+    if is_weight_file(name) or arch.torchvision_name is None:
+        return ()
+    from torchvision.models import get_model_weights  # pyright: ignore[reportMissingTypeStubs]
+
+    return tuple(get_model_weights(arch.torchvision_name)[name].meta["categories"])
 
 
 def _torchvision_file(arch: str, name: str) -> Path:

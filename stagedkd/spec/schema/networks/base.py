@@ -17,6 +17,7 @@ from stagedkd.spec.schema.views import Input
 
 Cut: TypeAlias = tuple[tuple[str, ...], ...]
 DigestOf: TypeAlias = Callable[[Path], str | None]
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pyth", ".bin", ".ckpt", ".tar")  # in any case; .tar: .pth.tar
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class StudentFields(NetworkFields):
 
 def is_weight_file(name: str) -> bool:
     """Return whether `weights: name` is a path, and not one of torchvision's names."""
-    return PurePath(name).suffix in (".safetensors", ".pth", ".pt")
+    return PurePath(name).suffix.lower() in WEIGHT_SUFFIXES
 
 
 def merge_cut(substages: Cut, parts: int) -> Cut:
