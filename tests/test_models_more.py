@@ -544,9 +544,16 @@ def test_a_wrong_number_of_layers_is_found_before_anything_runs(project: Path) -
     plan = compile_plan(load_spec("specs/tiny.yaml", [*BOTH, "teacher.layers=12"]))
     with pytest.raises(SpecError, match="teacher: hf cannot be used: net has 5 layers, not 12: set layers: 5"):
         preflight(plan, project)
-    plan = compile_plan(load_spec("specs/tiny.yaml", [*BOTH, "clip.frames=8"]))
-    with pytest.raises(SpecError, match="this videomae runs at 4x16x16 only, not 8x16x16"):
+    with pytest.raises(SpecError, match="hf net takes only clips of 4x16x16") as caught:
+        load_spec("specs/tiny.yaml", [*BOTH, "clip.frames=8"])
+    assert caught.value.problems[0].hint.startswith("set clip: {frames: 4, size: 16}, and an input:")
+    config = json.loads((project / "net/config.json").read_text("utf-8"))
+    del config["image_size"]  # then only the built network knows it
+    (project / "net/config.json").write_text(json.dumps(config), "utf-8")
+    plan = compile_plan(load_spec("specs/tiny.yaml", BOTH))
+    with pytest.raises(SpecError, match="this videomae runs at 4x224x224 only, not 4x16x16"):
         preflight(plan, project)
+    saved(project / "net")
     own = "teacher.input={frames: 4, size: 16}"
     assert preflight(compile_plan(load_spec("specs/tiny.yaml", [*BOTH, "clip.size=32", "clip.frames=8", own])), project)
 

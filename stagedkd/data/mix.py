@@ -74,8 +74,8 @@ def mix(batch: Batch, augment: Augment, seed: int, epoch: int, step: int) -> Bat
 
 def strong_view(clip_B3THW: Tensor, seed: int, phase: int, step: int, first: int = 0, whole: int = 0) -> Tensor:
     """Return the strong view of the clips for FixMatch: brightness, contrast and saturation change by up to a half, and
-    a grey square of half the side replaces the same place in all frames (our choice after Cubuk et al. 2020 and DeVries
-    & Taylor 2017).
+    a grey box of half the height and width replaces the same place in all frames (our choice after Cubuk et al. 2020
+    and DeVries & Taylor 2017).
 
     Args:
         first, whole: if the clips are a part of a batch, the index of the first one in it and the size of the batch.

@@ -3,7 +3,7 @@
 `load` runs on the host, in any thread; `finish` runs on the device, in the training thread. Together they are a pure
 function of the views, so neither the batch, nor its order, nor the number of workers changes a pixel.
 
-Shape legend: B clips, 3 = RGB, T frames, H, W pixels, S the size of the view.
+Shape legend: B clips, 3 = RGB, T frames, H, W pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stagedkd.data.decode import decode, scaled
 from stagedkd.data.simulate import render
 from stagedkd.data.views import Video, View, apply_view, eval_views, train_view
 from stagedkd.errors import DataError
-from stagedkd.spec.schema import Augment, Clip, Simulated
+from stagedkd.spec.schema import Augment, Clip, Simulated, sides
 
 RENDER_CACHE_BYTES = 1 << 29  # uint8 clips kept in memory: rendering them once is cheaper than in every epoch
 Indices = npt.NDArray[np.int64]
@@ -53,7 +53,7 @@ class ClipSource(Protocol):
         ...
 
     def finish(self, clip_ids: Sequence[int], views: Sequence[View], loaded: Sequence[Tensor]) -> Tensor:
-        """Apply the views on the device: float32 (B, 3, T, S, S) in 0..1."""
+        """Apply the views on the device: float32 (B, 3, T, H, W) in 0..1, of the size of the view."""
         ...
 
     def views(self, clip_ids: Sequence[int], clips: int, crops: Literal[1, 3]) -> list[Tensor]:
@@ -62,27 +62,29 @@ class ClipSource(Protocol):
 
 
 class SimulatedClips:
-    """Clips of a simulator, rendered on the device. `splits[clip_id]` decides how a clip looks."""
+    """Clips of a simulator, rendered on the device as squares. `splits[clip_id]` decides how a clip looks."""
 
     loads = False
 
     def __init__(self, data: Simulated, splits: Sequence[str], clip: Clip, device: torch.device) -> None:
         self.data, self.splits, self.clip, self.device = data, splits, clip, device
+        self.size, _ = sides(clip.size)  # the rules of a spec refuse other shapes
         self.cached: dict[int, Tensor] = {}
-        self.capacity = RENDER_CACHE_BYTES // (3 * clip.frames * clip.size**2)
+        self.capacity = RENDER_CACHE_BYTES // (3 * clip.frames * self.size**2)
 
     def train_view(self, clip_id: int, augment: Augment, seed: int, epoch: int) -> View:
-        plain = Clip(frames=self.clip.frames, size=self.clip.size)
-        return train_view(plain, augment, seed, epoch, clip_id, Video(plain.frames, plain.size, plain.size))
+        plain = Clip(frames=self.clip.frames, size=self.size)
+        return train_view(plain, augment, seed, epoch, clip_id, Video(plain.frames, self.size, self.size))
 
     def load(self, clip_ids: Sequence[int], views: Sequence[View]) -> list[Tensor]:
         return []
 
     def finish(self, clip_ids: Sequence[int], views: Sequence[View], loaded: Sequence[Tensor]) -> Tensor:
-        size, pictures = self.clip.size, self._render(clip_ids)
-        if all(view.is_plain(size) for view in views):
+        pictures = self._render(clip_ids)
+        if all(view.is_plain(self.size) for view in views):
             return torch.stack(pictures).to(torch.float32) / 255
-        return torch.stack([apply_view(p.transpose(0, 1), view, size) for p, view in zip(pictures, views, strict=True)])
+        pairs = zip(pictures, views, strict=True)
+        return torch.stack([apply_view(picture.transpose(0, 1), view, self.size) for picture, view in pairs])
 
     def views(self, clip_ids: Sequence[int], clips: int, crops: Literal[1, 3]) -> list[Tensor]:
         return [torch.stack(self._render(clip_ids)).to(torch.float32) / 255]
@@ -93,7 +95,7 @@ class SimulatedClips:
         fresh: dict[int, Tensor] = {}
         for split in sorted({self.splits[i] for i in missing}):
             members = [i for i in missing if self.splits[i] == split]
-            rendered = render(np.array(members), self.data, split, self.clip.frames, self.clip.size, self.device)
+            rendered = render(np.array(members), self.data, split, self.clip.frames, self.size, self.device)
             fresh |= dict(zip(members, rendered, strict=True))
         for clip_id, picture in fresh.items():
             if len(self.cached) < self.capacity:

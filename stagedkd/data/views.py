@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from stagedkd.data.draws import Stream, uniform
-from stagedkd.spec.schema import Augment, Clip, Input
+from stagedkd.spec.schema import Augment, Clip, Input, Size, sides
 
 STATISTICS = {  # mean and standard deviation of the channels, as published weights expect them
     "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
@@ -53,10 +53,10 @@ class View:
     saturation: float = 1.0
     hue: float = 0.0
 
-    def is_plain(self, size: int) -> bool:
-        """Return whether the view leaves a picture of `size` x `size` pixels unchanged."""
+    def is_plain(self, size: Size) -> bool:
+        """Return whether the view leaves a picture of this size (as in `Clip.size`) unchanged."""
         factors = (self.brightness, self.contrast, self.saturation)
-        return self.box == (0, 0, size, size) and not self.flip and factors == (1, 1, 1) and self.hue == 0
+        return self.box == (0, 0, *sides(size)) and not self.flip and factors == (1, 1, 1) and self.hue == 0
 
 
 def train_view(clip: Clip, augment: Augment, seed: int, epoch: int, clip_id: int, video: Video) -> View:
@@ -72,25 +72,34 @@ def train_view(clip: Clip, augment: Augment, seed: int, epoch: int, clip_id: int
     brightness, contrast, saturation = (1 + augment.jitter * (2 * d - 1) for d in draw[5:8])
     flip = draw[4] < (augment.flip or 0.0)
     hue = augment.hue * (2 * draw[8] - 1)
-    box = _draw_crop(augment, video, draw)
+    box = _draw_crop(clip, augment, video, draw)
     return View(_frames_at(clip, video, places), box, flip, brightness, contrast, saturation, hue)
 
 
-def _draw_crop(augment: Augment, video: Video, draw: Sequence[float]) -> tuple[int, int, int, int]:
+def largest_box(clip: Clip, video: Video) -> tuple[int, int]:
+    """Return height and width of the largest box in the frame that has the view's shape, to the nearest pixel."""
+    height, width = sides(clip.size)
+    if video.height * width <= video.width * height:
+        return video.height, max(1, round(video.height * width / height))
+    return max(1, round(video.width * height / width)), video.width
+
+
+def _draw_crop(clip: Clip, augment: Augment, video: Video, draw: Sequence[float]) -> tuple[int, int, int, int]:
     """Return the crop box: top, left, height and width in pixels."""
-    side = min(video.height, video.width)
+    tall, wide = largest_box(clip, video)
     if augment.crop < 1:
-        side *= (augment.crop + (1 - augment.crop) * draw[1]) ** 0.5
-    # stretch is the root of the aspect ratio
-    stretch = math.exp((draw[9] - 0.5) * math.log(augment.ratio)) if augment.crop < 1 else 1.0
-    tall, wide = (max(1, round(side / stretch)), max(1, round(side * stretch)))
+        scale = (augment.crop + (1 - augment.crop) * draw[1]) ** 0.5
+        # stretch is the root of the ratio of the sides, relative to that of the view
+        stretch = math.exp((draw[9] - 0.5) * math.log(augment.ratio))
+        tall, wide = max(1, round(tall * scale / stretch)), max(1, round(wide * scale * stretch))
     tall, wide = min(video.height, tall), min(video.width, wide)
     return int(draw[2] * (video.height - tall + 1)), int(draw[3] * (video.width - wide + 1)), tall, wide
 
 
 def eval_views(clip: Clip, clips: int, crops: Literal[1, 3], video: Video) -> list[View]:
-    """Return `clips` x `crops` views: evenly spaced in time, squares along the longer side (one crop: the centre)."""
-    side = min(video.height, video.width)
+    """Return `clips` x `crops` views: evenly spaced in time; the largest boxes of the view's shape, along the side that
+    leaves them room (one crop: the centre)."""
+    tall, wide = largest_box(clip, video)
     rows: list[npt.NDArray[np.float64]]
     if clip.sampler == "segments":
         rows = [_in_segments(clip, video, np.full(clip.frames, (i + 0.5) / clips)) for i in range(clips)]
@@ -102,7 +111,7 @@ def eval_views(clip: Clip, clips: int, crops: Literal[1, 3], video: Video) -> li
         steps = np.arange(clip.frames, dtype=np.float64) * clip.stride
         rows = [steps + start for start in starts]
     places = [0.5] if crops == 1 else [0.0, 0.5, 1.0]
-    boxes = [(round(p * (video.height - side)), round(p * (video.width - side)), side, side) for p in places]
+    boxes = [(round(p * (video.height - tall)), round(p * (video.width - wide)), tall, wide) for p in places]
     return [View(_frames_at(clip, video, row), box) for row in rows for box in boxes]
 
 
@@ -136,17 +145,19 @@ def _frames_at(clip: Clip, video: Video, places: npt.NDArray[np.float64]) -> npt
     return np.maximum(np.searchsorted(times, places / clip.rate + 1e-6, side="right") - 1, 0).astype(np.int64)
 
 
-def apply_view(frames_T3HW: Tensor, view: View, size: int) -> Tensor:
+def apply_view(frames_T3HW: Tensor, view: View, size: Size) -> Tensor:
     """Crop, mirror and colour the uint8 frames of a view.
 
+    Args:
+        size: as in `Clip.size`.
     Returns:
-        float32 (3, T, size, size), values in 0..1.
+        float32 (3, T, height, width), values in 0..1.
     """
     top, left, height, width = view.box
-    if (height, width) == (size, size):
+    if (height, width) == sides(size):
         picture = tv.crop(frames_T3HW, top, left, height, width)
     else:
-        picture = tv.resized_crop(frames_T3HW, top, left, height, width, [size, size], antialias=True)
+        picture = tv.resized_crop(frames_T3HW, top, left, height, width, list(sides(size)), antialias=True)
     if view.flip:
         picture = tv.horizontal_flip(picture)
     picture = picture.to(torch.float32) / 255
@@ -169,12 +180,12 @@ def fit_input(clip_B3THW: Tensor, wanted: Input | None) -> Tensor:
         wanted: the network's `input` section; None takes the defaults.
     """
     wanted = wanted or Input()
-    _, _, frames, height, _ = clip_B3THW.shape
+    _, _, frames, height, width = clip_B3THW.shape
     if wanted.frames and wanted.frames != frames:
         odd = torch.arange(wanted.frames, device=clip_B3THW.device) * 2 + 1  # the middles of equal parts
         clip_B3THW = clip_B3THW[:, :, odd * frames // (2 * wanted.frames)]
-    if wanted.size and wanted.size != height:
-        flat = tv.resize(clip_B3THW.transpose(1, 2).flatten(0, 1), [wanted.size, wanted.size], antialias=True)
+    if wanted.size and sides(wanted.size) != (height, width):
+        flat = tv.resize(clip_B3THW.transpose(1, 2).flatten(0, 1), list(sides(wanted.size)), antialias=True)
         clip_B3THW = flat.unflatten(0, (len(clip_B3THW), -1)).transpose(1, 2)
     mean, std = (clip_B3THW.new_tensor(v).view(1, 3, 1, 1, 1) for v in STATISTICS[wanted.normalize])
     return (clip_B3THW - mean) / std

@@ -15,7 +15,7 @@ from stagedkd.plan.lock import data_id
 from stagedkd.plan.work import Cut, DistillWork
 from stagedkd.spec.cuts import cut_problems
 from stagedkd.spec.families import class_names
-from stagedkd.spec.schema import Arch, Simulated
+from stagedkd.spec.schema import Arch, Simulated, Size
 from stagedkd.stages.networks import build_or_refuse
 
 assert losses.FUNCTIONS  # imported here, so that a loss without a function fails before anything is trained
@@ -89,7 +89,7 @@ def class_count(plan: Graph) -> int:
 
 
 def _measure(
-    arch: Arch, view: tuple[int, int], classes: int, root: Path, seen: dict[str, NetworkShape] | None
+    arch: Arch, view: tuple[int, Size], classes: int, root: Path, seen: dict[str, NetworkShape] | None
 ) -> NetworkShape:
     """Measure a network, or take its shape from `seen`."""
     shapes = {} if seen is None else seen

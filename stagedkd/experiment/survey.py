@@ -18,7 +18,7 @@ from stagedkd.plan.compile import compile_plan
 from stagedkd.plan.lock import read_lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.spec.families import class_names
-from stagedkd.spec.schema import Simulated, Spec
+from stagedkd.spec.schema import Simulated, Spec, sides
 from stagedkd.stages.context import Listener, Session, Stop
 
 
@@ -142,7 +142,8 @@ def preview(spec: Spec, runtime: Runtime, listener: Listener, folder: Path, clip
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "contact.png"]
     first = [row[0] for row in rows.values()]
-    size = f"{spec.clip.frames} frames of {spec.clip.size} x {spec.clip.size}"
+    height, width = sides(spec.clip.size)
+    size = f"{spec.clip.frames} frames of {height} x {width}"
     contact_sheet(first, written[0], f"{spec.name}: {len(rows)} classes, {size}, training clips")
     for label, row in rows.items():
         written.append(folder / (_file_name(label) + ".webp"))

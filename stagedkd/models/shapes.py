@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from stagedkd.models.network import Network, State
+from stagedkd.spec.schema import Size, sides
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class NetworkShape:
         return blocks + (self.flops - sum(self.block_flops.values()) if head else 0)
 
 
-def measure(build: Callable[[], Network], frames: int, size: int) -> NetworkShape:
-    """Build a network on the meta device and run one clip of `frames` x `size` x `size` through it.
+def measure(build: Callable[[], Network], frames: int, size: Size) -> NetworkShape:
+    """Build a network on the meta device and run one clip of `frames` and `size` (as in `Clip.size`) through it.
 
     Raises:
         ValueError: the network cannot take clips of this size.
     """
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         network = build().eval()
-        clip = torch.empty(1, 3, frames, size, size)
+        clip = torch.empty(1, 3, frames, *sides(size))
     maps: dict[str, Tensor] = {}
     block_flops: dict[str, int] = {}
     network.run(clip, head=False)  # raises ValueError for sizes that the network cannot take

@@ -70,10 +70,9 @@ def _finish_s3d(net: nn.Module, x_BCTHW: Tensor) -> Tensor:
 
 
 def _s3d_input_problem(size: tuple[int, int, int]) -> str:
-    """Return why s3d cannot take a clip: five halvings in space and three in time leave nothing of a smaller one."""
-    frames, height, width = size
-    too_small = frames < 8 or min(height, width) < 32
-    return f"s3d needs at least 8 frames of 32x32, not {frames}x{height}x{width}" if too_small else ""
+    (frames, height, width), (least, side) = size, ZOO["s3d"].least
+    too_small = frames < least or min(height, width) < side
+    return f"s3d needs at least {least} frames of {side}x{side}, not {frames}x{height}x{width}" if too_small else ""
 
 
 def _finish_swin(net: nn.Module, x_BTHWC: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from stagedkd.errors import Place, Problem, SpecError, UsageError
+from stagedkd.spec.fields import HIDDEN
 from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid
 from stagedkd.spec.inherit import NOT_INHERITED, RECIPES, Source, read_recipe, read_source, specs_root, with_recipe
 from stagedkd.spec.merge import Merger, overlay, without
@@ -257,9 +258,9 @@ class _Loader:
         putters = [(path, network, family.put_digest) for path, network, family in networks if family]
         putters += [(path, loss, put_code_digest) for path, loss in _user_losses(values)]
         for path, section, put_digest in putters:
-            if "digest" in section:
-                message = "'digest' cannot be set: it is computed from the file"
-                problems.append(problem_at(tree, (*path, "digest"), message, "remove it", key=True))
+            for hidden in sorted(HIDDEN & section.keys()):
+                message = f"'{hidden}' cannot be set: it is computed from the file"
+                problems.append(problem_at(tree, (*path, hidden), message, "remove it", key=True))
             name, message, hint = put_digest(section, self.root, self._digest)
             problems += [problem_at(tree, (*path, name), message, hint)] if message else []
         return problems

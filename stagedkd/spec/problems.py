@@ -5,14 +5,24 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from stagedkd.errors import Place, Problem
-from stagedkd.spec.fields import TAGS, chosen, field_names, is_section, nearest, slot_at, tag_values, without_union_tags
+from stagedkd.spec.fields import (
+    TAGS,
+    arms_of,
+    chosen,
+    field_names,
+    is_section,
+    nearest,
+    slot_at,
+    tag_values,
+    without_union_tags,
+)
 from stagedkd.spec.schema import Section, Spec
 from stagedkd.spec.yaml import Node, Path_
 
@@ -73,6 +83,10 @@ def problem_of(detail: ErrorDetails, tree: Node, root: type[Section] = Spec) -> 
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         return problem_at(tree, path, f"unknown key '{name}'", _known_keys(path, tree, root), key=True)
+    if kind == "missing" and path and isinstance(path[-1], int):
+        node, above = tree.at(path[:-1]), ".".join(map(str, path[:-1]))
+        items = f"{len(typing.get_args(_lists(path[:-1], root)[0]))} items, not {len(node.items) if node else 0}"
+        return problem_at(tree, path[:-1], f"'{above}' needs {items}", "")
     if kind == "missing" and path:
         words = [str(word) for word in _literals(path, root)]
         return problem_at(
@@ -128,7 +142,8 @@ def _wrong_value(detail: ErrorDetails, path: Path_, root: type[Section]) -> tupl
     if kind in LIMITS:
         return f"must be {LIMITS[kind]} {_limit(next(iter(context.values())))}, not {_as_written(value)}", allowed
     if kind == "form":
-        return f"{detail['msg']}, not {_as_written(value)}", ""
+        # if the field can be a list, this one has another length, and its items show what is wrong
+        return f"{detail['msg']}, not {_listed(value) if _lists(path, root) else _as_written(value)}", ""
     if kind in ("too_short", "string_too_short"):
         least = int(context["min_length"])
         return "must not be empty" if least == 1 else f"needs at least {least} items", ""
@@ -151,6 +166,19 @@ def _as_written(value: Any) -> str:
         return "a list"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _listed(value: Any) -> str:
+    """Return a value as a user would write it, a list with its items, cut to 60 characters."""
+    if not isinstance(value, tuple):
+        return _as_written(value)
+    text = f"[{', '.join(_as_written(item) for item in cast('tuple[Any, ...]', value))}]"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _lists(path: Path_, root: type[Section]) -> list[Any]:
+    """Return the arms of the field at a path that are lists."""
+    return [arm for arm in slot_at(path, root=root) if typing.get_origin(arm) is tuple]
 
 
 def _literals(path: Path_, root: type[Section]) -> list[Any]:
@@ -250,9 +278,7 @@ def _nested(annotation: Any) -> list[Any]:
 
 def _item(annotation: Any) -> tuple[list[Any], Any]:
     """Return the limits and the annotation of a list's items."""
-    for arm in (annotation, *typing.get_args(annotation)):
-        if typing.get_origin(arm) is typing.Annotated:
-            arm = typing.get_args(arm)[0]
+    for arm in arms_of(annotation):
         if typing.get_origin(arm) is tuple:
             return _nested(typing.get_args(arm)[0]), typing.get_args(arm)[0]
     return [], Any

@@ -17,6 +17,7 @@ from stagedkd.spec.schema import (
     FEATURES,
     RESPONSES,
     Asymmetric,
+    Clip,
     NetworkFields,
     Phase,
     Simulated,
@@ -26,6 +27,8 @@ from stagedkd.spec.schema import (
     Teacher,
     TeacherFields,
     is_weight_file,
+    sides,
+    size_text,
 )
 from stagedkd.spec.yaml import Path_
 
@@ -41,7 +44,7 @@ def check_rules(spec: Spec) -> list[PathProblem]:
 def warnings(spec: Spec) -> list[PathProblem]:
     """Return what is allowed but probably not meant, for a spec without problems."""
     networks: list[Teacher | Student] = [spec.teacher, *assistants(spec), spec.student]
-    sizes, problems = [network.trunk_params for network in networks], list[PathProblem]()
+    sizes, problems = [network.trunk_params for network in networks], [*_squeezed(spec)]
     for hop in range(1, len(networks)):
         above, below = sizes[hop - 1], sizes[hop]
         path: Path_ = ("student",) if hop == len(networks) - 1 else ("cascade",)
@@ -74,20 +77,46 @@ def _networks(spec: Spec) -> Iterator[PathProblem]:
         if network.substages is not None and names is not None:
             for problem in cut_problems(network.substages, names):
                 yield problem._replace(path=(*path, "substages", *problem.path))
-        if network.fixed_input and network.fixed_input != spec.clip.seen(network.input):
-            frames, size = network.fixed_input
-            hint = f"set clip: {{frames: {frames}, size: {size}}}, and an input: for networks that need less"
-            yield PathProblem(f"{network.arch} takes only clips of {frames}x{size}x{size}", (*path, "arch"), hint)
-        for field, most in (("frames", spec.clip.frames), ("size", spec.clip.size)):
-            value = getattr(network.input, field, None)
-            if value and value > most:
-                message = f"input.{field} is {value}, but clip.{field} is only {most}"
-                hint = f"raise clip.{field}; the other networks can have an input of their own"
-                yield PathProblem(message, (*path, "input", field), hint)
+        yield from _input(spec.clip, path, network)
         yield from _weights(path, network)
         started = network.epochs or network.weights or network.pretrained_from
         if isinstance(network, TeacherFields) and not started:
             yield PathProblem("a teacher of 0 epochs needs weights", (*path, "epochs"), "add weights: or raise epochs")
+
+
+def _input(clip: Clip, path: Path_, network: Teacher | Student) -> Iterator[PathProblem]:
+    """Check that a network takes the clips that it sees, and that they are no larger than the view."""
+    frames, size = clip.seen(network.input)
+    (least, side), (height, width) = network.least_input, sides(size)
+    if network.fixed_input and network.fixed_input != (frames, size):
+        wanted, only = network.fixed_input
+        hint = f"set clip: {{frames: {wanted}, size: {size_text(only)}}}, and an input: for networks that need less"
+        message = f"{network.title} takes only clips of {wanted}x{'x'.join(map(str, sides(only)))}"
+        yield PathProblem(message, (*path, "arch"), hint)
+    elif frames < least or min(height, width) < side:
+        message = f"{network.arch} needs at least {least} frames of {side}x{side}, not {frames}x{height}x{width}"
+        hint = f"set clip.frames to {least} or more, and both sides of clip.size to {side} or more"
+        yield PathProblem(message, (*path, "arch"), hint)
+    if frames > clip.frames:
+        message = f"input.frames is {frames}, but clip.frames is only {clip.frames}"
+        hint = "raise clip.frames; the other networks can have an input of their own"
+        yield PathProblem(message, (*path, "input", "frames"), hint)
+    if any(mine > most for mine, most in zip((height, width), sides(clip.size), strict=True)):
+        message = f"input.size is {size_text(size)}, but clip.size is only {size_text(clip.size)}"
+        hint = "raise clip.size; the other networks can have an input of their own"
+        yield PathProblem(message, (*path, "input", "size"), hint)
+
+
+def _squeezed(spec: Spec) -> Iterator[PathProblem]:
+    """Find inputs of another shape than the view, which distort its pictures."""
+    tall, wide = sides(spec.clip.size)
+    for path, network in _all_networks(spec):
+        height, width = sides(spec.clip.seen(network.input)[1])
+        if abs(height - width * tall / wide) > 1 and abs(width - height * wide / tall) > 1:
+            message = f"input.size {height}x{width} distorts pictures: the view is {tall}x{wide}"
+            kept = size_text((height, max(8, round(height * wide / tall))))
+            hint = "" if network.fixed_input else f"{kept} keeps the shape"
+            yield PathProblem(message, (*path, "input", "size"), hint)
 
 
 def _weights(path: Path_, network: Teacher | Student) -> Iterator[PathProblem]:
@@ -204,6 +233,10 @@ def _views(spec: Spec) -> Iterator[PathProblem]:
         hint = "set cache: none (pyav fills a cache once, in sequence)"
         yield PathProblem("decoder: torchcodec works only without a cache", ("clip", "decoder"), hint)
     if isinstance(spec.data, Simulated):
+        if not isinstance(spec.clip.size, int):
+            message = f"simulated clips are squares, and clip.size is {size_text(spec.clip.size)}"
+            hint = "write one number; videos can have any shape, also those of stagedkd data export"
+            yield PathProblem(message, ("clip", "size"), hint)
         if spec.evaluate.clips > 1 or spec.evaluate.crops > 1:
             yield PathProblem("a simulated clip has only one view", ("evaluate",), "set clips: 1 and crops: 1")
         mirrored = mirror_pairs(class_names(spec.data))

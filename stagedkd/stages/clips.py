@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from stagedkd.data.cache import CacheSpec, ClipCache, open_cache
 from stagedkd.data.decode import Footage, inspect
 from stagedkd.data.seek import SeekingFiles, proven, require_torchcodec
 from stagedkd.data.source import ClipSource, Reader, SimulatedClips, VideoClips, VideoFiles, videos_of
+from stagedkd.data.views import Video, largest_box
 from stagedkd.plan.lock import Lock, data_id
 from stagedkd.plan.runtime import Runtime
-from stagedkd.spec.schema import Clip, Simulated, Videos
+from stagedkd.spec.schema import Clip, Simulated, Videos, sides
 from stagedkd.stages.context import Session
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Artifact
@@ -28,7 +30,19 @@ def open_source(session: Session, data: Artifact, clip: Clip, device: torch.devi
         return SimulatedClips(section, table["split"], clip, device)
     assert isinstance(section, Videos)
     videos = videos_of(table, clip)
+    _note_enlarged(session, clip, videos)
     return VideoClips(_reader(session, section, clip), table["path"], videos, clip, device)
+
+
+def _note_enlarged(session: Session, clip: Clip, videos: Sequence[Video]) -> None:
+    """Say so if the decoded frames are too small for crops of the view's size. That takes a `clip.resize` below the
+    longer side of the view, and videos of another shape."""
+    height, width = sides(clip.size)
+    boxes = [largest_box(clip, video) for video in videos]
+    small = [(tall, wide) for tall, wide in boxes if tall < height - 1 or wide < width - 1]
+    if small:
+        text = f"crops of {len(small)} of {len(videos)} videos are enlarged, from {small[0][0]}x{small[0][1]} or so to"
+        session.listener.note(f"{text} {height}x{width}: raise clip.resize, which is {clip.resize}")
 
 
 def _reader(session: Session, data: Videos, clip: Clip) -> Reader:

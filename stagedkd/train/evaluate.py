@@ -16,7 +16,7 @@ import torch
 from stagedkd.data.source import ClipSource
 from stagedkd.data.views import fit_input
 from stagedkd.models.network import Network
-from stagedkd.spec.schema import Input
+from stagedkd.spec.schema import Input, Size, sides
 
 
 def predict(
@@ -83,11 +83,11 @@ def expected_calibration_error(
     return float(sum(gaps))
 
 
-def latency(network: Network, frames: int, size: int, device: torch.device, repeats: int = 10) -> float:
+def latency(network: Network, frames: int, size: Size, device: torch.device, repeats: int = 10) -> float:
     """The median time in seconds of a forward pass of one clip, after two passes of warm-up. Puts the network into
     eval mode."""
     network.eval()
-    clip = torch.zeros(1, 3, frames, size, size, device=device)
+    clip = torch.zeros(1, 3, frames, *sides(size), device=device)
     seconds: list[float] = []
     with torch.inference_mode():
         for _ in range(repeats + 2):

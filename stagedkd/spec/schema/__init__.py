@@ -48,7 +48,7 @@ from stagedkd.spec.schema.networks import (
 from stagedkd.spec.schema.simulated import Domain, Simulated
 from stagedkd.spec.schema.training import Train, TrainPatch
 from stagedkd.spec.schema.videos import Csv, Folder, FoldSplit, Grouped, Hmdb51, Jester, Kinetics, Ssv2, Ucf101, Videos
-from stagedkd.spec.schema.views import Augment, Clip, Input
+from stagedkd.spec.schema.views import Augment, Clip, Input, Size, sides, size_text
 from stagedkd.spec.schema.whole import Evaluate, Spec
 
 __all__ = [
@@ -95,6 +95,7 @@ __all__ = [
     "Refine",
     "Section",
     "Simulated",
+    "Size",
     "Sp",
     "Spec",
     "Ssv2",
@@ -110,4 +111,6 @@ __all__ = [
     "Videos",
     "arch_of",
     "is_weight_file",
+    "sides",
+    "size_text",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
@@ -22,15 +22,19 @@ class Section(BaseModel):
     bare: ClassVar[str | None] = None  # the field that a bare number sets
 
 
-def by_form(expected: str) -> Discriminator:
+def by_form(expected: str, length: int | None = None) -> Discriminator:
     """Choose the arm of a union by form (number, word, list, map), so that an error names one arm, not all of them.
 
-    `expected` says in words what a value must be.
+    Args:
+        expected: says in words what a value must be.
+        length: of lists; one of another length has no arm. None: any.
     """
-    return Discriminator(_form, custom_error_type="form", custom_error_message=f"must be {expected}")
 
+    def form(value: Any) -> str:
+        if isinstance(value, (int, float)):
+            return "number"
+        if isinstance(value, (tuple, list)):
+            return "list" if length in (None, len(cast("tuple[Any, ...]", value))) else "a list of another length"
+        return "word" if isinstance(value, str) else "map"
 
-def _form(value: Any) -> str:
-    if isinstance(value, (int, float)):
-        return "number"
-    return "word" if isinstance(value, str) else "list" if isinstance(value, (tuple, list)) else "map"
+    return Discriminator(form, custom_error_type="form", custom_error_message=f"must be {expected}")

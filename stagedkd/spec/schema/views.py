@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, Tag, model_validator
 
-from stagedkd.spec.schema.base import Count, Fraction, Section
+from stagedkd.spec.schema.base import Count, Fraction, Section, by_form
+
+Side = Annotated[int, Field(ge=8, le=1024)]
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Return height and width of a size: a square is one number."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def size_text(size: Size) -> str:
+    """Return a size as a user writes it in a spec: `112`, or `[64, 160]`."""
+    return str(size) if isinstance(size, int) else f"[{size[0]}, {size[1]}]"
+
+
+def _canonical(size: int | tuple[int, int]) -> int | tuple[int, int]:
+    """Return a square as one number, so that both ways to write it have the same key."""
+    height, width = sides(size)
+    return height if height == width else (height, width)
+
+
+Size: TypeAlias = Annotated[
+    Annotated[Side, Tag("number")] | Annotated[tuple[Side, Side], Tag("list")],
+    by_form("a whole number or [height, width]", length=2),
+    AfterValidator(_canonical),
+]
 
 
 class Clip(Section):
@@ -16,10 +41,11 @@ class Clip(Section):
     """Number of frames of a clip."""
     stride: Annotated[int, Field(ge=1, le=64)] = 1
     """Distance between the frames of a clip, under `sampler: dense`; 1 takes every frame of the video."""
-    size: Annotated[int, Field(ge=8, le=1024)] = 112
-    """Height and width in pixels."""
+    size: Size = 112
+    """Height and width in pixels: one number for squares, or [height, width]."""
     resize: Annotated[int, Field(ge=8, le=2048)] | None = None
-    """Shorter side, in pixels, of the frames from which clips are cropped. Unset: 8/7 of `size`."""
+    """Shorter side, in pixels, of the frames from which clips are cropped. Unset: 8/7 of `size`, or of its longer side,
+    so that no crop is enlarged, whatever the shape of the videos."""
     sampler: Literal["dense", "segments"] = "dense"
     """How the frames of a clip are chosen. dense: `frames` frames at a distance of `stride`. segments: the video is
     divided into `frames` equal parts, and one frame is taken from each (TSN, Wang et al. 2016)."""
@@ -42,8 +68,9 @@ class Clip(Section):
 
     @model_validator(mode="after")
     def _room(self) -> Clip:
-        if self.resize is not None and self.resize < self.size:
-            raise ValueError(f"resize {self.resize} is smaller than size {self.size}")
+        if self.resize is not None and self.resize < min(sides(self.size)):
+            of = "" if isinstance(self.size, int) else "the shorter side of "
+            raise ValueError(f"resize {self.resize} is smaller than {of}size {size_text(self.size)}")
         if self.sampling == "time" and self.rate is None:
             raise ValueError("sampling: time needs rate, in frames per second")
         if self.sampling == "count" and self.rate is not None:
@@ -53,15 +80,16 @@ class Clip(Section):
     @property
     def shorter_side(self) -> int:
         """Shorter side of the decoded frames, in pixels."""
-        return self.resize or round(self.size * 8 / 7)
+        return self.resize or round(max(sides(self.size)) * 8 / 7)
 
     @property
     def span(self) -> int:
         """Length of a clip, from its first frame to the end of its last, in frames or ticks of `rate`."""
         return self.frames if self.sampler == "segments" else (self.frames - 1) * self.stride + 1
 
-    def seen(self, view: Input | None) -> tuple[int, int]:
-        """Return the clip that a network with the input `view` gets: its frames, and its height = width in pixels."""
+    def seen(self, view: Input | None) -> tuple[int, Size]:
+        """Return the clip that a network with the input `view` gets: its frames, and its size in pixels (a number for
+        squares, else height and width)."""
         frames = view.frames if view and view.frames else self.frames
         return frames, (view.size if view and view.size else self.size)
 
@@ -71,9 +99,10 @@ class Augment(Section):
     step)."""
 
     crop: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """Smallest area of a random crop, as a fraction of the frame. 1: the whole frame."""
+    """Smallest area of a random crop, as a fraction of the largest box of the view's shape in the frame. 1: that
+    box."""
     ratio: Annotated[float, Field(ge=1, le=4)] = 4 / 3
-    """Largest ratio of the sides of a crop, in either direction."""
+    """Largest ratio of the sides of a crop to those of the view, in either direction."""
     flip: Fraction | None = None
     """Probability of a mirror image. Unset: 0.5, or 0 if classes are mirror images of each other, such as left and
     right."""
@@ -95,8 +124,9 @@ class Input(Section):
 
     frames: Annotated[int, Field(ge=1, le=512)] | None = None
     """Number of frames, taken evenly from those of the view. Unset: all of them."""
-    size: Annotated[int, Field(ge=8, le=1024)] | None = None
-    """Height and width in pixels, to which the view is scaled. Unset: those of the view."""
+    size: Size | None = None
+    """Height and width in pixels, to which the view is scaled: one number for squares, or [height, width]. Unset: those
+    of the view."""
     normalize: Literal["kinetics", "imagenet", "half", "none"] = "kinetics"
     """Mean and standard deviation by which colours are normalised to mean 0 and deviation 1: those of Kinetics, those
     of ImageNet, or one half each (half). none: the colours stay between 0 and 1."""

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from stagedkd.spec.schema.base import Epochs, Section, Seed, Weight, Word
 from stagedkd.spec.schema.training import TrainPatch
-from stagedkd.spec.schema.views import Input
+from stagedkd.spec.schema.views import Input, Size
 
 Cut: TypeAlias = tuple[tuple[str, ...], ...]
 DigestOf: TypeAlias = Callable[[Path], str | None]
@@ -88,9 +88,15 @@ class Architecture(Section):
         return ""
 
     @property
-    def fixed_input(self) -> tuple[int, int] | None:
-        """(frames, size in pixels) of the only clip that the network takes; None if it is not limited to one."""
+    def fixed_input(self) -> tuple[int, Size] | None:
+        """(frames, size) of the only clip that the network takes, the size as in `Clip.seen`; None if it takes others
+        or if only the built network knows."""
         return None
+
+    @property
+    def least_input(self) -> tuple[int, int]:
+        """(frames, height and width in pixels) of the smallest clip that the network takes."""
+        return 1, 8
 
     def widened(self, trunk_params: float) -> Self | None:
         """Return the same shape at the width whose trunk has about `trunk_params` parameters; None without a width."""

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
@@ -22,6 +23,7 @@ from stagedkd.spec.schema.networks.base import (
     UserFiles,
     merge_cut,
 )
+from stagedkd.spec.schema.views import Size
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 HUB = "hub:"  # before the id in a digest
@@ -29,9 +31,9 @@ HUB = "hub:"  # before the id in a digest
 
 class HfArch(Architecture):
     """A video classifier of Hugging Face's transformers: VideoMAE, TimeSformer, ViViT or V-JEPA 2. It needs the extra
-    `stagedkd[hf]`. `check`, `plan` and `explain` neither import transformers nor read the model."""
+    `stagedkd[hf]`. `check`, `plan` and `explain` neither import transformers nor build the model."""
 
-    unkeyed: ClassVar[frozenset[str]] = frozenset({"model", "params"})
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"model", "params", "takes"})
     arch: Literal["hf"]
     """A video classifier of Hugging Face's transformers."""
     model: Word
@@ -44,6 +46,7 @@ class HfArch(Architecture):
     params: Count | None = None
     """Number of parameters without the head; needed for shares in `cascade` and for `cascade: auto`."""
     digest: str = Field(default="", repr=False)  # set by the loader: the folder's content or the hub's id
+    takes: tuple[int, int, int] | None = Field(default=None, repr=False)  # set by the loader: see _clip_taken
 
     @property
     def block_names(self) -> tuple[str, ...]:
@@ -74,8 +77,11 @@ class HfArch(Architecture):
         return self.pretrained_from if self.digest.startswith(HUB) else ""
 
     @property
-    def fixed_input(self) -> None:
-        return None  # it is in config.json, which only the built network reads
+    def fixed_input(self) -> tuple[int, Size] | None:
+        if self.takes is None:
+            return None  # only the built network knows
+        frames, height, width = self.takes
+        return frames, height if height == width else (height, width)
 
     @property
     def user_files(self) -> UserFiles | None:
@@ -106,7 +112,8 @@ def transformer_cut(layers: int) -> Cut:
 
 
 def put_model_digest(network: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str]:
-    """Put the digest of a network's `model` into its values. Nothing is imported or downloaded.
+    """Put the digest of a network's `model`, and the clip that it takes, into its values. Nothing is imported or
+    downloaded.
 
     Args:
         network: the values of an `arch: hf` network, before validation.
@@ -134,7 +141,23 @@ def put_model_digest(network: dict[str, Any], root: Path, digest_of: DigestOf) -
         return f"{missing[0]} of {name} is missing or outside the project", "write the folder with save_pretrained"
     text = "\n".join(f"{file} {digest}" for file, digest in digests.items())
     network["digest"] = hashlib.sha256(text.encode()).hexdigest()
+    network["takes"] = _clip_taken(folder / "config.json")
     return "", ""
+
+
+def _clip_taken(config: Path) -> tuple[int, int, int] | None:
+    """Return frames, height and width of the clips of a model; None if its config.json does not say them, or is wrong,
+    which building the network reports."""
+    try:
+        fields: Any = json.loads(config.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    values = cast("dict[str, Any]", fields) if isinstance(fields, dict) else {}
+    names = ("frames_per_clip", "crop_size") if values.get("model_type") == "vjepa2" else ("num_frames", "image_size")
+    frames, size = (values.get(name) for name in names)
+    pair = tuple(cast("list[Any]", size)) if isinstance(size, list) else (size, size)
+    clip = tuple(number for number in (frames, *pair) if isinstance(number, int))
+    return (clip[0], clip[1], clip[2]) if len(clip) == len(pair) + 1 == 3 else None
 
 
 def _is_folder(path: Path) -> bool:

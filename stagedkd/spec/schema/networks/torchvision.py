@@ -55,6 +55,10 @@ class TorchvisionArch(Architecture):
     def fixed_input(self) -> tuple[int, int] | None:
         return ZOO[self.arch].input
 
+    @property
+    def least_input(self) -> tuple[int, int]:
+        return ZOO[self.arch].least
+
 
 class TorchvisionStudent(StudentFields, TorchvisionArch):
     """A student or assistant from torchvision."""
@@ -70,7 +74,7 @@ class ZooEntry:
 
     `blocks` are in order, without the head. `substages` is the natural cut. `trunk_params` counts the parameters
     without the head, which is the last layer, or all linear layers in a mobilenet. `input` is the (frames, size) of the
-    only clip that the network takes; None if it takes others.
+    only clip that the network takes; None if it takes others. `least` is that of the smallest one.
     """
 
     family: Literal["resnet", "s3d", "mvit", "swin3d", "resnet2d", "mobilenet"]
@@ -79,6 +83,7 @@ class ZooEntry:
     trunk_params: int
     weights: tuple[str, ...]
     input: tuple[int, int] | None = None
+    least: tuple[int, int] = (1, 8)
 
 
 def _resnet(params: int) -> ZooEntry:
@@ -124,7 +129,10 @@ ZOO: dict[str, ZooEntry] = {
     "r3d_18": _resnet(33_166_272),
     "mc3_18": _resnet(11_490_240),
     "r2plus1d_18": _resnet(31_300_125),
-    "s3d": ZooEntry("s3d", _S3D, (_S3D[:4], _S3D[4:7], _S3D[7:13], _S3D[13:]), 7_910_048, ("KINETICS400_V1",)),
+    # five halvings in space and three in time leave nothing of a smaller clip
+    "s3d": ZooEntry(
+        "s3d", _S3D, (_S3D[:4], _S3D[4:7], _S3D[7:13], _S3D[13:]), 7_910_048, ("KINETICS400_V1",), least=(8, 32)
+    ),
     "mvit_v1_b": _mvit(36_303_072, "KINETICS400_V1", (1, 2, 4, 15)),
     "mvit_v2_s": _mvit(34_230_144, "KINETICS400_V1", (1, 2, 4, 15)),
     "swin3d_t": _swin(27_850_470, "KINETICS400_V1"),
