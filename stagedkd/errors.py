@@ -13,8 +13,10 @@ StagedkdError                   exit 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -82,14 +84,53 @@ def _excerpt(text: str, column: int, limit: int = 100) -> tuple[str, int]:
     return prefix + text[start : start + limit], column - start + len(prefix)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The file of a spec and the options that it was loaded with, so that a hint can name them.
+
+    It is no part of what a spec means, so all origins are equal. `file` is "" if the spec is from no file. `options`
+    are those that every command on a spec takes (`--set`, `--cell`); `further` holds those that only some take, by
+    command.
+    """
+
+    file: str = field(default="", compare=False)
+    options: tuple[str, ...] = field(default=(), compare=False)
+    further: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]], compare=False)
+
+    def command(self, name: str) -> str:
+        """Return the command line that calls `stagedkd name` on the spec, quoted for the shell."""
+        if not self.file:
+            return f"stagedkd {name} SPEC"
+        file = f"./{self.file}" if self.file.startswith("-") else self.file
+        return shlex.join(["stagedkd", name, file, *self.options, *self.further.get(name, ())])
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A hint. If it has a `command`, it ends in that command on the spec at hand, which the error knows."""
+
+    words: str
+    command: Literal["", "lock", "plan", "report", "run"] = ""
+
+    def about(self, origin: Origin) -> str:
+        """Return the hint for a spec."""
+        return f"{self.words}: {origin.command(self.command)}" if self.command else self.words
+
+
 class StagedkdError(Exception):
-    """Base of all errors that a user can fix. `hint` is the next command or edit."""
+    """Base of all errors that a user can fix. `hint` is the next command or edit. `origin` is set by `about`."""
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str | Advice = "") -> None:
         super().__init__(message)
-        self.message, self.hint = message, hint
+        self.message, self.origin = message, Origin()
+        self.advice = hint if isinstance(hint, Advice) else Advice(hint)
+
+    @property
+    def hint(self) -> str:
+        """The next command or edit, which names the spec at hand."""
+        return self.advice.about(self.origin)
 
     def render(self) -> str:
         """Render the error as plain text for the terminal."""
@@ -144,6 +185,19 @@ class TrainingError(StagedkdError):
 class Interrupted(StagedkdError):
     """A signal asked the run to stop; what was written stays. The hint names a checkpoint only where there is one."""
 
-    def __init__(self, signal_number: int, message: str, *, hint: str = "run the same command to continue") -> None:
+    def __init__(
+        self, signal_number: int, message: str, *, hint: str | Advice = "run the same command to continue"
+    ) -> None:
         super().__init__(message, hint=hint)
         self.exit_code = 128 + signal_number
+
+
+@contextmanager
+def about(origin: Origin) -> Generator[None]:
+    """Inside, an error learns the spec that it is about, unless it knows one."""
+    try:
+        yield
+    except StagedkdError as error:
+        if not error.origin.file:
+            error.origin = origin
+        raise

@@ -111,7 +111,7 @@ def test_ranks_that_end_unasked_are_a_failure(context: Context, monkeypatch: pyt
     instead(monkeypatch, context.workspace.scratch, "exit 7\n")
     error = ended(context)
     assert isinstance(error, TrainingError) and "ended with exit code 7" in error.message
-    fault = '{"rank": 1, "ours": true, "kind": "DataError", "message": "no clips", "hint": ""}'
+    fault = '{"rank": 1, "ours": true, "kind": "DataError", "message": "no clips", "hint": "", "command": ""}'
     instead(monkeypatch, context.workspace.scratch, f"echo '{fault}' > work/ranks/error-1.json; exit 1\n")
     context = replace(context, stop=Stop(signal.SIGTERM))  # what they say of themselves goes before the signal
     assert ended(context).message == "no clips"

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from importlib.metadata import version as version_of
 from pathlib import Path
+from platform import python_version
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from stagedkd._version import __version__
 from stagedkd.cli import data as data_commands
 from stagedkd.cli import dvc as dvc_commands
 from stagedkd.cli import language as language_commands
@@ -22,6 +25,7 @@ from stagedkd.cli.common import (
     Baseline,
     Cells,
     ClusterFile,
+    Command,
     DataDir,
     Device,
     Engine,
@@ -46,7 +50,7 @@ from stagedkd.cli.common import (
     progress,
     runtime_of,
 )
-from stagedkd.errors import Problem, SpecError, StagedkdError, TrainingError, UsageError
+from stagedkd.errors import Origin, Problem, SpecError, StagedkdError, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from stagedkd.experiment.run import GridOutcome
@@ -58,8 +62,26 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Staged knowledge distillation for video classification, from one YAML spec.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    """Print the versions of the package, of Python and of torch, without importing torch."""
+    if wanted:
+        print(f"stagedkd {__version__} (Python {python_version()}, torch {version_of('torch')})")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print versions and exit."),
+    ] = False,
+) -> None:
+    """Staged knowledge distillation for video classification, from one YAML spec."""
 
 
 def init(
@@ -76,7 +98,7 @@ def init(
 
     project = init_project(folder, out)
     print_lines(project.lines)
-    print_lines([f"next: stagedkd run {project.spec}"])
+    print_lines([f"next: {Origin(str(project.spec)).command('run')}"])
 
 
 def check(
@@ -146,7 +168,7 @@ def plan(
         print_lines(phase_lines(plans))
     if "unlocked" in states.values():
         missing = "stagedkd.lock lacks data or weights of this spec, so some keys are not known"
-        print_notes([f"{missing}; on the machine that has them, run: stagedkd lock {spec}"])
+        print_notes([f"{missing}; on the machine that has them, run: {experiment.origin.command('lock')}"])
     print_notes([*map(one_line, experiment.notes), *_plan_notes(experiment, plans)])
 
 
@@ -284,7 +306,7 @@ for command in (
     dvc_commands.stage,
     store_commands.reproduce,
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(store_commands.app, name="store")
 app.add_typer(dvc_commands.app, name="dvc")
@@ -329,7 +351,7 @@ def _plan_notes(experiment: Experiment, plans: Plans) -> list[str]:
 def main() -> None:
     """Run the command line. Our own errors are printed without a traceback, unless -v asks for one."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="stagedkd", standalone_mode=False)
         if isinstance(code, int):  # the code of a typer.Exit
             sys.exit(code)
     except StagedkdError as error:

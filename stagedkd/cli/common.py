@@ -1,4 +1,4 @@
-"""Options that several commands take, and functions to load a spec and to print."""
+"""Options that several commands take, the commands on a spec, and functions to load a spec and to print."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
+from stagedkd.errors import Origin, StagedkdError
 from stagedkd.launch import Engine as EngineName
 
 if TYPE_CHECKING:
@@ -51,6 +53,45 @@ NoDvc = Annotated[bool, typer.Option("--no-dvc", help="Do not tell DVC about the
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print more, with full tracebacks.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors and results.")]
+
+REPEATED = {
+    "overrides": "--set",
+    "cells": "--cell",
+}  # a hint repeats these options, and those folders that its command takes
+FOLDERS = {"data_dir": "--data-dir", "store": "--store", "results": "--results"}
+
+
+class Command(TyperCommand):
+    """A command whose errors name the spec that it was called with, and the options that its hints must repeat."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except StagedkdError as error:
+            error.origin = origin_of(ctx) or error.origin
+            raise
+
+
+def origin_of(ctx: typer.Context) -> Origin | None:
+    """Return the spec that a command was called with, with the options that hints repeat; None if it takes no spec."""
+    if not isinstance(spec := ctx.params.get("spec"), Path):
+        return None
+    options = [
+        part for name, flag in REPEATED.items() for value in ctx.params.get(name) or () for part in (flag, value)
+    ]
+    given = {name: str(value) for name in FOLDERS if (value := ctx.params.get(name)) is not None}
+    group = ctx.find_root().command
+    commands = group.commands if isinstance(group, TyperGroup) else {}
+    further = {
+        name: tuple(
+            part
+            for option in command.params
+            if (value := given.get(str(option.name)))
+            for part in (FOLDERS[str(option.name)], value)
+        )
+        for name, command in commands.items()
+    }
+    return Origin(str(spec), tuple(options), further)
 
 
 def load_cells(path: Path, overrides: list[str] | None, cells: list[str] | None) -> Experiment:

@@ -11,6 +11,7 @@ import typer
 from stagedkd.cli.common import (
     AsJson,
     Cells,
+    Command,
     DataDir,
     Overrides,
     SpecPath,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Look at a data set, or export a simulated one as videos.")
 
 
-@app.command()
+@app.command(cls=Command)
 def index(
     spec: SpecPath,
     overrides: Overrides = None,
@@ -51,7 +52,7 @@ def index(
     print_lines(survey_lines(result.__dict__))
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(spec: SpecPath, overrides: Overrides = None, cells: Cells = None, data_dir: DataDir = None) -> None:
     """Compare the clip cache with a fresh decode of every file."""
     from stagedkd.experiment.survey import verify as compare
@@ -66,7 +67,7 @@ def verify(spec: SpecPath, overrides: Overrides = None, cells: Cells = None, dat
     print_lines([f"{count} cached clips equal a fresh decode"])
 
 
-@app.command()
+@app.command(cls=Command)
 def preview(
     spec: SpecPath,
     overrides: Overrides = None,
@@ -88,7 +89,7 @@ def preview(
     print_lines([f"wrote {sheet} and, beside it, {len(animations)} animations"])
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     spec: SpecPath,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Write to this new folder.", show_default=False)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,7 +22,7 @@ from stagedkd.cli.common import (
     print_notes,
     progress,
 )
-from stagedkd.errors import StagedkdError, StoreError, TrainingError, UsageError
+from stagedkd.errors import Origin, StagedkdError, StoreError, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from stagedkd.plan.graph import Plans
@@ -120,6 +121,7 @@ def why(
     from stagedkd.store.maintenance import find, users
 
     runtime, opened = _open_store(store)
+    given = ("--store", str(store)) if store else ()
     plans, notes = _compile_specs(specs, runtime, strict=bool(specs))
     match = find(opened, key)
     if match is not None:
@@ -131,7 +133,12 @@ def why(
         if specs:
             print_lines(comparison_lines(manifest, plans))
     elif not _explain_misses(key, plans, opened):
-        hint = "to list keys, run: stagedkd store ls, or: stagedkd plan SPEC"
+        files = [plan.spec.origin.file for each in plans.values() for plan in each.cells.values()][:1]
+        lists = [
+            shlex.join(["stagedkd", "store", "ls", *given]),
+            *(Origin(file, given).command("plan") for file in files),
+        ]
+        hint = f"to list keys, run: {', or: '.join(lists)}"
         raise UsageError(f"neither the store nor a spec has a key that starts with {key}", hint=hint)
     print_notes(notes if match is None else ())
 
@@ -273,7 +280,7 @@ def _compile_specs(specs: list[Path] | None, runtime: Runtime, *, strict: bool) 
             continue
         if any(stage.key is None for stage in plans.unique.values()):
             unknown = f"stagedkd.lock lacks data or weights of {path}, so its artifacts are not known"
-            notes.append(f"{unknown}; run: stagedkd lock {path}")
+            notes.append(f"{unknown}; run: {Origin(str(path)).command('lock')}")
         compiled[plans.name if plans.name not in compiled else path.as_posix()] = plans
     return compiled, notes
 

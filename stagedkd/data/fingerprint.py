@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stagedkd.data.address import Address
 from stagedkd.data.layouts import list_clips
-from stagedkd.errors import LockError
+from stagedkd.errors import Advice, LockError
 from stagedkd.files import write_whole
 from stagedkd.plan.key import digest
 from stagedkd.plan.lock import DataLock
@@ -97,4 +97,4 @@ def require_equal(name: str, locked: DataLock, current: DataLock) -> None:
     rows += [f"new      {f}" for f in sorted(current.files.keys() - locked.files.keys())]
     lines = rows[:20] + ([f"... and {len(rows) - 20} more"] if len(rows) > 20 else [])
     message = f"the data of {name} differ from stagedkd.lock:\n    " + "\n    ".join(lines)
-    raise LockError(message, hint="restore the files, or accept them as they are: stagedkd lock SPEC")
+    raise LockError(message, hint=Advice("restore the files, or accept them as they are", "lock"))

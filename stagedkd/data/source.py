@@ -23,7 +23,7 @@ from stagedkd.data.address import Address
 from stagedkd.data.decode import decode, scaled
 from stagedkd.data.simulate import render
 from stagedkd.data.views import Video, View, apply_view, eval_views, train_view
-from stagedkd.errors import DataError
+from stagedkd.errors import Advice, DataError
 from stagedkd.spec.schema import Augment, Clip, Simulated, sides
 
 RENDER_CACHE_BYTES = 1 << 29  # uint8 clips kept in memory: rendering them once is cheaper than in every epoch
@@ -157,7 +157,7 @@ class VideoFiles:
         decoded = decode(Address.read(self.root, path), self.shorter_side, set(needed.tolist()))
         if len(decoded.frames_THWC) < len(needed):
             why = decoded.fault or f"only {decoded.footage.frames} frames are left"
-            hint = "restore the file, or accept it as it is: stagedkd lock SPEC"
+            hint = Advice("restore the file, or accept it as it is", "lock")
             raise DataError(f"{self.root / path} has changed: {why}", hint=hint)
         return decoded.frames_THWC[np.searchsorted(needed, np.asarray(frame_indices))]
 

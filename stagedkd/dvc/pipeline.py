@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stagedkd.dvc.text import MADE_BY, MARK, Entry, quoted, read_stages, with_managed, without
-from stagedkd.errors import LockError, UsageError
+from stagedkd.errors import LockError, Origin, UsageError
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.key import Key
 
@@ -190,7 +190,7 @@ def _check(pipeline: Pipeline) -> None:
             raise UsageError(message, hint="set a different `name` in one of them, or list it only once in params.yaml")
         if any(not stage.locked for stage in source.plans.unique.values()):
             message = f"{source.path} has stages without keys: its data or weights are not in stagedkd.lock"
-            raise LockError(message, hint=f"run: stagedkd lock {source.path}")
+            raise LockError(message, hint=f"run: {Origin(source.path).command('lock')}")
 
 
 def _work_stages(pipeline: Pipeline) -> Iterable[DvcStage]:

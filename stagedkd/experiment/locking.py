@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from stagedkd.data.fingerprint import HashMemo, fingerprint, require_equal
-from stagedkd.errors import LockError, UsageError
+from stagedkd.errors import Advice, LockError, UsageError
 from stagedkd.plan.lock import Lock, data_id, read_lock, write_lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.spec.schema import Simulated, Spec, is_weight_file
@@ -107,7 +107,7 @@ def _with_weights(spec: Spec, runtime: Runtime, lock: Lock, *, accept: bool) -> 
                 continue
             raise
         if lock.weights.get(name, digest) != digest and not accept:
-            hint = "restore the file, or run: stagedkd lock SPEC"
+            hint = Advice("restore the file, or run", "lock")
             raise LockError(f"weights {name} differ from stagedkd.lock", hint=hint)
         lock = lock.with_weights(name, digest)
     return lock

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
-from stagedkd.errors import Interrupted, StagedkdError
+from stagedkd.errors import Interrupted, StagedkdError, about
 from stagedkd.experiment.locking import lock_specs
 from stagedkd.launch import Engine
 from stagedkd.launch.cluster import Cluster, load_cluster
@@ -84,9 +84,10 @@ def run_experiment(
     runtime = runtime or load_runtime(Path())
     listener = listener or Silent()
     cluster = load_cluster(runtime) if engine == "parsl" else None
-    plans, store = _compile(experiment, runtime, listener), store_of(runtime)
-    _check(plans, runtime, store, cluster)
-    with catching_signals() as stop, store.at_work(plans.name, plans.unique) as mark:
+    with about(experiment.origin):
+        plans, store = _compile(experiment, runtime, listener), store_of(runtime)
+        _check(plans, runtime, store, cluster)
+    with about(experiment.origin), catching_signals() as stop, store.at_work(plans.name, plans.unique) as mark:
         numbers = {key: i for i, key in enumerate(plans.unique, 1)}
         runner = _Runner(store, runtime, listener, stop, numbers, do=work_of(engine))
         if cluster is not None:
@@ -106,11 +107,18 @@ def run_stage(plan: Plan, stage: Stage, runtime: Runtime, listener: Listener) ->
         StoreError: an input is missing, or the artifact in the store is damaged. Also raises what `run` raises.
     """
     store = store_of(runtime)
-    if store.state(stage) != "hit":
-        if wants_ranks(stage, runtime):
-            check_ranks([stage], runtime)
-        lock_specs([plan.spec], runtime, accept=False)  # the stage may read the disk, which must agree with the plan
-    with catching_signals() as stop, store.at_work("", (above.identity for above in plan.closure(stage))):
+    with about(plan.spec.origin):
+        if store.state(stage) != "hit":
+            if wants_ranks(stage, runtime):
+                check_ranks([stage], runtime)
+            lock_specs(
+                [plan.spec], runtime, accept=False
+            )  # the stage may read the disk, which must agree with the plan
+    with (
+        about(plan.spec.origin),
+        catching_signals() as stop,
+        store.at_work("", (above.identity for above in plan.closure(stage))),
+    ):
         return get_alone(plan, stage, runtime, listener, stop, do_here)
 
 
@@ -262,7 +270,8 @@ class _Runner:
 
     def run_plan(self, plan: Plan) -> Outcome:
         """Run every stage of a plan. The error of a stage is raised for every plan that needs the stage."""
-        artifacts, ran = self.run_stages(plan), set(self.ran)
+        with about(plan.spec.origin):
+            artifacts, ran = self.run_stages(plan), set(self.ran)
         return Outcome(plan, artifacts, tuple(s.name for s in plan.stages if s.identity in ran), self.runtime)
 
     def run_stages(self, graph: Graph) -> dict[str, Artifact]:

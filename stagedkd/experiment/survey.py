@@ -13,7 +13,7 @@ from stagedkd.data.address import Address, without_part
 from stagedkd.data.fingerprint import HashMemo
 from stagedkd.data.index import SPLITS, UNUSED, Entry, split_entries
 from stagedkd.data.layouts import list_clips
-from stagedkd.errors import UsageError
+from stagedkd.errors import Advice, UsageError
 from stagedkd.plan.compile import compile_plan
 from stagedkd.plan.lock import read_lock
 from stagedkd.plan.runtime import Runtime
@@ -112,14 +112,14 @@ def verify(spec: Spec, runtime: Runtime, listener: Listener) -> tuple[int, list[
         raise UsageError("clip.cache is none: there is no cache to verify", hint="set clip.cache to raw or jpeg")
     plan = compile_plan(spec, read_lock(runtime.lock_path))
     if plan.stages[0].key is None:
-        raise UsageError("the data are not locked yet", hint="run: stagedkd lock SPEC")
+        raise UsageError("the data are not locked yet", hint=Advice("run", "lock"))
     from stagedkd.data.cache import ClipCache, differences
     from stagedkd.stages.clips import cache_spec, workers
 
     expected = cache_spec(data, spec.clip, plan.lock, runtime)
     folder = runtime.folder("cache") / expected.name
     if not (folder / f"shard-{len(expected.shards) - 1:05d}.json").is_file():
-        raise UsageError(f"the clip cache in {folder} is missing or incomplete", hint="run: stagedkd run SPEC")
+        raise UsageError(f"the clip cache in {folder} is missing or incomplete", hint=Advice("run", "run"))
     cache = ClipCache(folder, expected)
     progress = partial(listener.count, "clips compared")
     return len(cache.clips), list(differences(cache, expected, workers(runtime), progress))

@@ -170,11 +170,12 @@ def stop_by_file(path: Path, stop: Stop) -> Generator[Stop]:
 
 def error_as_json(error: BaseException) -> dict[str, Any]:
     """An error as plain values. `ours` says whether it is an error of stagedkd."""
-    values: dict[str, Any] = {"ours": isinstance(error, StagedkdError), "kind": type(error).__name__, "hint": ""}
+    values: dict[str, Any] = {"ours": isinstance(error, StagedkdError), "kind": type(error).__name__}
     if isinstance(error, StagedkdError):
-        values |= {"message": error.message, "hint": error.hint}
+        values |= {"message": error.message, "hint": error.advice.words, "command": error.advice.command}
     else:
-        values["message"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        message = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        values |= {"message": message, "hint": "", "command": ""}
     if isinstance(error, Interrupted):
         values["signal"] = error.exit_code - 128
     return values
@@ -182,7 +183,8 @@ def error_as_json(error: BaseException) -> dict[str, Any]:
 
 def error_from_json(values: Mapping[str, Any]) -> StagedkdError:
     """The error of stagedkd that another process raised."""
+    hint = errors.Advice(values["hint"], values["command"])
     if values["kind"] == Interrupted.__name__:
-        return Interrupted(values["signal"], values["message"], hint=values["hint"])
+        return Interrupted(values["signal"], values["message"], hint=hint)
     kind = next((known for known in KINDS if known.__name__ == values["kind"]), TrainingError)
-    return kind(values["message"], hint=values["hint"])
+    return kind(values["message"], hint=hint)

@@ -74,7 +74,7 @@ def read_lock(path: Path) -> Lock:
     except FileNotFoundError:
         return Lock()
     except (ValidationError, UnicodeDecodeError) as error:
-        hint = "restore it from git, or remove it and run: stagedkd lock SPEC"
+        hint = "restore it from git, or remove it: the next run writes it again"
         raise LockError(f"{path} is not a lock file: {str(error).splitlines()[0]}", hint=hint) from None
 
 

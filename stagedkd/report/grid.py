@@ -8,7 +8,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from stagedkd.errors import StoreError, UsageError
+from stagedkd.errors import Advice, StoreError, UsageError
 from stagedkd.plan.graph import Plans
 from stagedkd.report.collect import NetworkResult, Results, collect
 from stagedkd.report.comparison import SMALLEST_EFFECT, Comparison, Students, compare, compute_note, power_notes
@@ -218,7 +218,7 @@ def collect_grid(plans: Plans, store: Store, baseline: str = "") -> GridResults:
             missing[name] = error.message
     if not cells:
         name, reason = next(iter(missing.items()))
-        raise StoreError(f"no cell has finished; {name or plans.name}: {reason}", hint="run: stagedkd run SPEC")
+        raise StoreError(f"no cell has finished; {name or plans.name}: {reason}", hint=Advice("run", "run"))
     return GridResults(plans, cells, missing, number)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from stagedkd.dvc.pipeline import SUMMARY
-from stagedkd.errors import StoreError
+from stagedkd.errors import Advice, StoreError, about
 from stagedkd.files import replacing, write_whole
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.runtime import Runtime, load_runtime
@@ -22,6 +22,8 @@ from stagedkd.report.grid import as_json as grid_json
 from stagedkd.report.summary import grid_plots, grid_summary, plots, summary
 from stagedkd.store.store import Store
 
+SPACE = Advice("free some space, then", "report")
+
 
 def write_report(plan: Plan, runtime: Runtime | None = None) -> Results:
     """Collect the results of a plan that has run and write them to results/<name>/.
@@ -30,24 +32,27 @@ def write_report(plan: Plan, runtime: Runtime | None = None) -> Results:
         StoreError: a stage is missing from the store.
     """
     runtime = runtime or load_runtime(Path())
-    store = Store(runtime.folder("store"))
-    results = collect(plan, store)
-    folder = results_folder(plan, runtime)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "metrics.json", _json(as_json(results)))
-        write_whole(folder / "report.html", page(results))
-        write_whole(folder / SUMMARY, _json(summary(results)))
-        for name, rows in plots(results).items():
-            write_whole(folder / name, _json(rows))
-        student = store.artifact(plan.stage("student")).file("student.safetensors")
-        with replacing(folder / "student.safetensors") as copy:  # the file may be a link into DVC's cache
-            shutil.copyfile(student, copy)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write the report: {error}", hint="free some space, then: stagedkd report SPEC"
-        ) from error
+    with about(plan.spec.origin):
+        store = Store(runtime.folder("store"))
+        results = collect(plan, store)
+        try:
+            _write_files(results, store, results_folder(plan, runtime))
+        except OSError as error:
+            raise StoreError(f"cannot write the report: {error}", hint=SPACE) from error
     return results
+
+
+def _write_files(results: Results, store: Store, folder: Path) -> None:
+    """Write the files of a report. Raises OSError, StoreError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "metrics.json", _json(as_json(results)))
+    write_whole(folder / "report.html", page(results))
+    write_whole(folder / SUMMARY, _json(summary(results)))
+    for name, rows in plots(results).items():
+        write_whole(folder / name, _json(rows))
+    student = store.artifact(results.plan.stage("student")).file("student.safetensors")
+    with replacing(folder / "student.safetensors") as copy:  # the file may be a link into DVC's cache
+        shutil.copyfile(student, copy)
 
 
 def is_written(plan: Plan, runtime: Runtime) -> bool:
@@ -82,9 +87,7 @@ def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResul
         write_whole(folder / "table.tex", as_latex(grid))
         write_whole(folder / "report.html", grid_page(grid))
     except OSError as error:
-        raise StoreError(
-            f"cannot write the report: {error}", hint="free some space, then: stagedkd report SPEC"
-        ) from error
+        raise StoreError(f"cannot write the report: {error}", hint=SPACE) from error
     return grid
 
 

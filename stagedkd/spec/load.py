@@ -9,12 +9,13 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
 
-from stagedkd.errors import Place, Problem, SpecError, UsageError
+from stagedkd.errors import Origin, Place, Problem, SpecError, UsageError
 from stagedkd.spec.fields import HIDDEN
 from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid
 from stagedkd.spec.inherit import NOT_INHERITED, RECIPES, Source, read_recipe, read_source, specs_root, with_recipe
@@ -46,7 +47,7 @@ class Experiment:
 
     `axes` maps each axis to the labels that occur. `notes` are warnings and what a merge dropped, each with its place.
     `trees` holds the values of each cell with their places, by the name of the cell. `files` are the files of the
-    project that were read: the spec, its parents, recipes and the user's own code.
+    project that were read: the spec, its parents, recipes and the user's own code. `origin` is for hints.
     """
 
     name: str
@@ -55,11 +56,12 @@ class Experiment:
     notes: tuple[Problem, ...] = ()
     trees: Mapping[str, Node] = field(default_factory=dict[str, Node])
     files: tuple[Path, ...] = ()
+    origin: Origin = field(default_factory=Origin)
 
     @classmethod
     def of(cls, spec: Spec) -> Experiment:
         """Return the experiment of a single spec."""
-        return cls(spec.name, (Cell("", {}, spec),))
+        return cls(spec.name, (Cell("", {}, spec),), origin=spec.origin)
 
     @property
     def is_grid(self) -> bool:
@@ -134,7 +136,12 @@ class _Loader:
         name = cells[0].spec.name if not axes.axes else self._name_of("")
         labels = {a.name: tuple(dict.fromkeys(labels_of(p)[a.name] for p in points)) for a in axes.axes}
         notes = tuple(p for p in self._merged_problems(len(points)) if p.severity != "error")
-        return Experiment(name, tuple(cells), labels, notes, self.trees, self._files())
+        return Experiment(name, tuple(cells), labels, notes, self.trees, self._files(), self._origin(picked))
+
+    def _origin(self, picked: Sequence[str]) -> Origin:
+        """Return the file with the overrides and the picked cells."""
+        options = [("--set", override.text) for override in self.overrides] + [("--cell", cell) for cell in picked]
+        return Origin(str(self.path), tuple(chain.from_iterable(options)))
 
     def _files(self) -> tuple[Path, ...]:
         """Return the files of the project that were read. The recipes of the package are not among them."""
@@ -179,7 +186,7 @@ class _Loader:
         for problem in (*problems, *merger.notes):
             self._add(problem, cell)
         self.trees[cell] = tree
-        return Cell(cell, labels_of(point), spec) if spec else None
+        return Cell(cell, labels_of(point), spec.loaded_from(self._origin((cell,) if cell else ()))) if spec else None
 
     def _tree(self, point: Point, merger: Merger) -> Node:
         """Merge the cell's recipe, the cell and the overrides over the file."""

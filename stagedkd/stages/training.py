@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from stagedkd.data.draws import Stream, bits
-from stagedkd.errors import DataError, TrainingError
+from stagedkd.errors import Advice, DataError, TrainingError
 from stagedkd.models.network import Network, channels_last
 from stagedkd.plan.work import DistillWork, PhaseWork, TeachWork, Weights
 from stagedkd.spec.schema import Arch, Input
@@ -86,7 +86,7 @@ def naming_stage(context: Context) -> Generator[None]:
     try:
         yield
     except TrainingError as error:
-        raise TrainingError(f"stage {context.stage.name}: {error.message}", hint=error.hint) from error
+        raise TrainingError(f"stage {context.stage.name}: {error.message}", hint=error.advice) from error
 
 
 def save_result(context: Context, job: Job, progress: Progress, extra: Mapping[str, Any]) -> Result:
@@ -175,7 +175,7 @@ def check_weights(context: Context, weights: Weights | None, arch: Arch) -> None
         return
     path = weights_file(weights.name, arch, context.runtime)
     if file_digest(path) != weights.sha256:
-        raise DataError(f"{path} differs from stagedkd.lock", hint="restore the file, or run: stagedkd lock SPEC")
+        raise DataError(f"{path} differs from stagedkd.lock", hint=Advice("restore the file, or run", "lock"))
 
 
 def ranks_of(context: Context, device: torch.device) -> Ranks:

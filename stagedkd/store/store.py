@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from stagedkd.errors import Interrupted, StoreError
+from stagedkd.errors import Advice, Interrupted, StoreError
 from stagedkd.files import files_below
 from stagedkd.plan.graph import Stage
 from stagedkd.plan.key import Key
@@ -105,7 +105,7 @@ class Store:
         try:
             manifest = Manifest.model_validate_json((folder / "files" / MANIFEST).read_bytes(), strict=False)
         except FileNotFoundError:
-            raise StoreError(f"{folder} is missing", hint="run: stagedkd run SPEC") from None
+            raise StoreError(f"{folder} is missing", hint=Advice("run", "run")) from None
         except (ValidationError, ValueError):
             hint = f"remove {folder} and run again"
             raise StoreError(f"{folder / 'files' / MANIFEST} is not a manifest", hint=hint) from None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
+from stagedkd.errors import Origin
 from stagedkd.spec.schema.base import Section, Seed
 from stagedkd.spec.schema.data import Data, Labels, Refine
 from stagedkd.spec.schema.distill import Distill
@@ -63,3 +64,15 @@ class Spec(Section):
     """Seed of the student's initialisation and of the order of its clips."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.=,+-]*$", max_length=120)]
     """Name of the results folder. Unset: the name of the file."""
+    _origin: Origin = PrivateAttr(default=Origin())
+
+    @property
+    def origin(self) -> Origin:
+        """The file and the options that the spec was loaded with, for hints."""
+        return self._origin
+
+    def loaded_from(self, origin: Origin) -> Spec:
+        """Return the spec with its origin."""
+        spec = self.model_copy()
+        spec._origin = origin
+        return spec
