@@ -15,6 +15,7 @@ from stagedkd.spec.schema import FoldSplit
 
 SPLITS = ("train", "val", "test")
 NOT_LISTED = "not listed"  # the reason for which a clip on the disk is left out
+A_LIST = "a list of clips or classes"  # likewise, for the lists themselves
 UNUSED = "unused"  # the split of clips that an official list leaves out
 
 

@@ -146,7 +146,7 @@ class Results:
 def _data_notes(run: Mapping[str, Any]) -> tuple[str, ...]:
     """The notes on the listing of the data set: what the reader must know, and the files that are no clips."""
     left_out: Mapping[str, Mapping[str, Any]] = run.get("left_out", {})
-    rows = [f"left out: {row['files']:,} {reason}, such as {row['such_as']}" for reason, row in left_out.items()]
+    rows = [f"left out: {row['files']:,} ({reason}), such as {row['such_as']}" for reason, row in left_out.items()]
     return (*run.get("data_notes", ()), *rows)
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from stagedkd.data.index import UNUSED, Entry, Listing, copies_across, require_classes, split_entries
+from stagedkd.data.index import A_LIST, UNUSED, Entry, Listing, copies_across, require_classes, split_entries
 from stagedkd.data.layouts import list_clips
 from stagedkd.data.layouts.walk import shown
 from stagedkd.errors import DataError
@@ -76,9 +76,13 @@ def prepare(context: Context, work: PrepareWork) -> Result:
 def _said(context: Context, listing: Listing) -> dict[str, object]:
     """Say what is to be known of a listing. Returns it for run.json: files that are no clips are not in the lock, so
     they may differ from run to run."""
-    left_out = {reason: {"files": len(paths), "such_as": shown(paths[0])} for reason, paths in listing.left_out.items()}
-    rows = [f"{row['files']:,} {reason}, such as {row['such_as']}" for reason, row in left_out.items()]
-    for note in (*listing.notes, *(f"left out: {row}" for row in rows)):
+    left_out = {
+        reason: {"files": len(paths), "such_as": shown(paths[0])}
+        for reason, paths in listing.left_out.items()
+        if reason != A_LIST
+    }
+    rows = [f"left out: {row['files']:,} ({reason}), such as {row['such_as']}" for reason, row in left_out.items()]
+    for note in (*listing.notes, *rows):
         context.listener.note(note)
     return {"data_notes": list(listing.notes), "left_out": left_out}
 

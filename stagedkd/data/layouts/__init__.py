@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
-from stagedkd.data.index import Entry, Listing
+from stagedkd.data.index import A_LIST, Entry, Listing
 from stagedkd.data.layouts.classes import ClassList, clean_name, name_notes, read_classes, require_unique, with_classes
 from stagedkd.data.layouts.folders import list_folder
 from stagedkd.data.layouts.kinetics import list_kinetics
@@ -52,9 +52,7 @@ def _without_lists(listing: Listing, lists: Iterable[Path]) -> dict[str, tuple[s
     names = {os.path.relpath(path, listing.root) for path in lists}
     left_out = {r: tuple(p for p in paths if p not in names) for r, paths in listing.left_out.items()}
     found = tuple(sorted(p for paths in listing.left_out.values() for p in paths if p in names))
-    return {r: paths for r, paths in left_out.items() if paths} | (
-        {"a list of clips or classes": found} if found else {}
-    )
+    return {r: paths for r, paths in left_out.items() if paths} | ({A_LIST: found} if found else {})
 
 
 def _read(data: Videos, data_dir: Path) -> Listing:
