@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -14,16 +16,19 @@ import pytest
 from av.video.frame import VideoFrame
 from PIL import Image
 
+from stagedkd.data import cache as caches
+from stagedkd.data import shard
 from stagedkd.data.address import Address
-from stagedkd.data.cache import CacheSpec, open_cache
+from stagedkd.data.cache import CacheSpec, differences, open_cache
 from stagedkd.data.clock import Clock
 from stagedkd.data.decode import decode, inspect, pixels, probe
 from stagedkd.data.seek import proven, require_torchcodec
+from stagedkd.data.shard import Form
 from stagedkd.data.source import VideoFiles
 from stagedkd.data.upright import Orientation
 from stagedkd.data.video import Picture, VideoReader
 from stagedkd.data.views import Video, eval_views
-from stagedkd.errors import UsageError
+from stagedkd.errors import StoreError, UsageError
 from stagedkd.plan.work import Reading
 from stagedkd.spec.schema import Clip
 from stagedkd.stages.prepare import problem_of
@@ -600,3 +605,81 @@ def test_torchcodec_must_give_the_same_frames(tmp_path: Path, clips: Path) -> No
     for text in ("08_cut_mid_gop/up/cut.mkv", "08_cut_mid_gop/up/cut.mp4", "09_clock_jump/two_parts.ts"):
         footage = proven(Address.read(people, text))
         assert footage.frames == 0 and footage.fault.startswith("torchcodec ")
+
+
+# ---------------------------------------------------------------- long videos
+
+
+def many(folder: Path, frames: int = 80) -> CacheSpec:
+    for number in range(3):
+        write_video(folder / f"{number}.avi", frames + number, noisy=True)
+    return CacheSpec(folder, {f"{number}.avi": "mark" for number in range(3)}, 32)
+
+
+@pytest.mark.parametrize("form", ["raw", "jpeg"])
+def test_a_long_clip_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Form) -> None:
+    """The same frames as from a shard, and none of them in memory."""
+    spec = replace(many(tmp_path / "v"), form=form)
+    whole = open_cache(tmp_path / "a", spec, 1, lambda *_: None, lambda _: None)
+    monkeypatch.setattr(shard, "OWN", 20_000)
+    notes: list[str] = []
+    own = open_cache(tmp_path / "b", spec, 2, lambda *_: None, notes.append)
+    names = sorted(path.name for path in (tmp_path / "b" / spec.name).iterdir())
+    assert names == [*(f"shard-00000-0{k}.bin" for k in range(3)), "shard-00000.bin", "shard-00000.json"]
+    assert "of frames in memory" in notes[0]
+    for text in spec.files:
+        assert np.array_equal(own.frames(text), whole.frames(text)) and own.clips[text].crcs == whole.clips[text].crcs
+        assert np.array_equal(own.frames(text, [70, 3]), whole.frames(text)[[70, 3]])
+    assert list(differences(own, spec, 2, lambda *_: None)) == []
+    (tmp_path / "v" / "1.avi").write_bytes((tmp_path / "v" / "2.avi").read_bytes())
+    assert list(differences(own, spec, 2, lambda *_: None)) == ["1.avi: the cached frames differ from a fresh decode"]
+    longer = tmp_path / "b" / spec.name / "shard-00000-02.bin"
+    longer.write_bytes(longer.read_bytes()[:-1])
+    with pytest.raises(StoreError, match=r"shard-00000-02\.bin has another size"):
+        open_cache(tmp_path / "b", spec, 1, lambda *_: None, lambda _: None)
+
+
+@pytest.mark.parametrize("form", ["raw", "jpeg"])
+def test_only_the_blocks_that_are_read_are_checked(tmp_path: Path, form: Form) -> None:
+    spec = replace(many(tmp_path / "v"), form=form)
+    cache = open_cache(tmp_path / "c", spec, 1, lambda *_: None, lambda _: None)
+    clip = cache.clips["1.avi"]
+    assert len(clip.crcs) == 3 + (form == "jpeg")
+    whole, blob = cache.frames("1.avi"), tmp_path / "c" / spec.name / clip.file
+    broken = bytearray(blob.read_bytes())
+    broken[clip.offset + clip.size // 2] ^= 1  # in frames 32 to 63
+    blob.write_bytes(broken)
+    again = open_cache(tmp_path / "c", spec, 1, lambda *_: None, lambda _: None)
+    assert np.array_equal(again.frames("1.avi", [0, 31, 64, 80]), whole[[0, 31, 64, 80]])
+    with pytest.raises(StoreError, match=r"is damaged at 1\.avi"):
+        again.frames("1.avi", [31, 40])
+    (line,) = differences(again, spec, 1, lambda *_: None)
+    assert line.startswith("1.avi: the clip cache ") and line.endswith("is damaged at 1.avi")
+
+
+def test_a_build_stops_within_a_long_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the next one makes the same cache."""
+    spec = many(tmp_path / "v")
+    monkeypatch.setattr(shard, "OWN", 20_000)
+    monkeypatch.setattr(caches, "WAIT", 0.01)
+    decoded: list[int] = []
+    slow = shard.pixels
+
+    def waiting(picture: Picture, side: int) -> np.ndarray:
+        decoded.append(side)
+        time.sleep(0.01)
+        return slow(picture, side)
+
+    def stop(done: int, _of: int) -> None:
+        if len(decoded) > 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shard, "pixels", waiting)
+    with pytest.raises(KeyboardInterrupt):
+        open_cache(tmp_path / "c", spec, 2, stop, lambda _: None)
+    assert len(decoded) < 80
+    monkeypatch.setattr(shard, "pixels", slow)
+    for folder in ("c", "d"):
+        open_cache(tmp_path / folder, spec, 2, lambda *_: None, lambda _: None)
+    one, other = ({p.name: p.read_bytes() for p in (tmp_path / f / spec.name).glob("*.[bj]*")} for f in "cd")
+    assert one == other and len(one) == 5
