@@ -44,8 +44,7 @@ PLAIN = re.compile(  # what torch's reader takes beside tensors
     r"|collections\.(OrderedDict|Counter)|(__builtin__|builtins)\.(set|frozenset|bytearray|complex)|_codecs\.encode"
 )
 HARMLESS = re.compile(  # plain holders of values: a hint may name them to torch's reader
-    r"argparse\.Namespace|types\.SimpleNamespace|pathlib\.\w+|collections\.defaultdict|(__builtin__|builtins)\."
-    r"(int|float|str|bool|list|dict|tuple)|numpy\.(_?core\.(multiarray|numeric)\.\w+|dtype|ndarray)"
+    r"argparse\.Namespace|types\.SimpleNamespace|pathlib\.\w+|numpy\.(_?core\.(multiarray|numeric)\.\w+|dtype|ndarray)"
 )
 
 
@@ -64,7 +63,7 @@ def read_content(path: Path) -> Content:
     Raises:
         DataError: the file holds something else, or is damaged. The hint says how to come to the tensors.
     """
-    if shard := SHARD.search(path.name):
+    if (shard := SHARD.search(path.name)) and int(shard[1]) > 1:
         raise _unreadable(path, f"it is one of {int(shard[1])} parts of a network", _joining(path, shard[1]))
     try:
         with path.open("rb") as stream:
@@ -150,23 +149,19 @@ def _torch(path: Path) -> Content:
     except Exception:  # torch raises errors of many types; its words name a switch that would run the file
         pass
     classes = [name for name in wanted_classes(path) if not PLAIN.fullmatch(name)]
-    if not classes:
-        raise _unreadable(path, *_without_reason(path))
     some = ", ".join(shown(name) for name in classes[:3]) + (f" and {len(classes) - 3} more" if classes[3:] else "")
+    with path.open("rb") as stream:
+        of_torch = stream.read(len(LEGACY)).startswith((b"PK", LEGACY))
+    if not of_torch:
+        what = "it is a plain pickle" + (f" with objects of {some}" if some else "") + ", not a file of torch.save"
+        raise _unreadable(path, what, f"in the program that wrote it, where you trust it: {_saving(path)}")
+    if not classes:
+        raise _unreadable(path, "it is damaged, or was cut off before its end", AGAIN)
     if any(name.startswith("torch.nn.modules.") for name in classes):
         what = f"it holds a whole network as a pickled object ({some}), not its tensors alone"
         raise _unreadable(path, what, f"in the program that wrote it, where you trust it: {_saving(path)}")
     what = f"beside tensors, it holds pickled objects of {some}, and a pickle can run any code"
     raise _unreadable(path, what, _writing_again(path, classes))
-
-
-def _without_reason(path: Path) -> tuple[str, str]:
-    """Return why torch cannot read a file that wants no class, and what to do."""
-    with path.open("rb") as stream:
-        start = stream.read(len(LEGACY))
-    if start.startswith(b"PK") or start == LEGACY:
-        return "it is damaged, or was cut off before its end", AGAIN
-    return "it is a plain pickle, not a file of torch.save", f"in the program that wrote it: {_saving(path)}"
 
 
 def wanted_classes(path: Path) -> list[str]:
@@ -236,8 +231,8 @@ def _writing_again(path: Path, classes: list[str]) -> str:
     where = "write its tensors alone into a new file, where you trust it"
     if not all(HARMLESS.fullmatch(name) for name in classes):
         return f"{where}, in the program that wrote it: {_saving(path)}"
-    modules = sorted({"torch", *(name.split(".")[0].replace("__builtin__", "builtins") for name in classes)})
-    allowed = [f"({name.replace('__builtin__', 'builtins')}, '{name}')" for name in classes]
+    modules = sorted({"torch", *(name.split(".")[0] for name in classes)})
+    allowed = [f"({name}, '{name}')" for name in classes]  # by the name in the file: numpy has renamed its own
     if "numpy" in modules:
         allowed.append("*(type(numpy.dtype(c)) for c in '?bBhHiIlLqQefdU')")
     kept = "{k: keep(v) if isinstance(v, dict) else v for k, v in d.items() if isinstance(v, (dict, torch.Tensor))}"

@@ -253,7 +253,7 @@ def _notes(content: Content, fit: _Fit, others: Sequence[_Fit]) -> Iterator[str]
     left = [name for name in left if fit.place or not isinstance(content.tree[name], Tensor)]
     if left := [*left, *fit.steps]:
         more = f" and {len(left) - 8} more" if left[8:] else ""
-        yield f"not used: {', '.join(map(shown, left[:8]))}{more}"
+        yield f"not loaded: {', '.join(map(shown, left[:8]))}{more}"
     taken = {id(other.tensors) for other in others}
     if fit.copies and id(fit.tensors) not in taken:
-        yield f"not used: {len(fit.copies)} tensors of another copy of the network, such as {shown(fit.copies[0])}"
+        yield f"not loaded: {len(fit.copies)} tensors of another copy of the network, such as {shown(fit.copies[0])}"

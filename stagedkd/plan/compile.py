@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from stagedkd.errors import Problem, SpecError
 from stagedkd.plan.graph import Plan, Plans, Role, Stage
 from stagedkd.plan.key import stage_key
 from stagedkd.plan.lock import Lock, data_id, weights_id
@@ -28,7 +29,7 @@ from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.families import class_names, mirror_pairs
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.pairing import Matching, matching
-from stagedkd.spec.rules import warnings
+from stagedkd.spec.rules import missing_head, origin_of, warnings
 from stagedkd.spec.schedule import phase_epochs
 from stagedkd.spec.schema import (
     FEATURES,
@@ -59,13 +60,23 @@ def compile_plan(spec: Spec, lock: Lock | None = None) -> Plan:
         spec: from `load_spec`.
         lock: from `read_lock`. If it has no entry for the data or for weights, the keys of all stages downstream are
             None ("unlocked").
+    Raises:
+        SpecError: a network of 0 epochs has weights for another number of classes than the lock says.
     """
     return _Compiler(spec, lock or Lock()).plan()
 
 
 def compile_experiment(experiment: Experiment, lock: Lock | None = None) -> Plans:
-    """Compile every cell of an experiment. See `compile_plan`."""
-    cells = {cell.name: compile_plan(cell.spec, lock) for cell in experiment.cells}
+    """Compile every cell of an experiment. See `compile_plan`; the problems of all cells are reported together."""
+    cells: dict[str, Plan] = {}
+    problems: list[Problem] = []
+    for cell in experiment.cells:
+        try:
+            cells[cell.name] = compile_plan(cell.spec, lock)
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(list(dict.fromkeys(problems)))
     labels = {cell.name: cell.labels for cell in experiment.cells}
     return Plans(experiment.name, experiment.axes, cells, labels)
 
@@ -77,6 +88,7 @@ class _Compiler:
         self.spec, self.lock = spec, lock
         self.stages: dict[str, Stage] = {}
         self.notes: list[str] = []
+        self.problems: list[Problem] = []
 
     def plan(self) -> Plan:
         spec = self.spec
@@ -103,6 +115,8 @@ class _Compiler:
             if model := network.unpinned_model:
                 self._note(f"{model} is known only by its name: if its owner changes it, no key changes")
         self.notes += [message for message, _, _ in warnings(spec)]
+        if self.problems:
+            raise SpecError(self.problems)
         return Plan(spec.name, self.lock, tuple(self.stages.values()), spec.clip, spec, tuple(self.notes))
 
     def _add(self, role: Role, name: str, work: Work, needs: Mapping[str, str], *, locked: bool = True) -> str:
@@ -141,9 +155,7 @@ class _Compiler:
         """The clip and the augmentations as they enter keys. If `augment.flip` is unset, it becomes 0.5, or 0 if
         classes are each other's mirror image."""
         augment, data = self.spec.augment, self.spec.data
-        entry = self.lock.data.get(str(data_id(data)))
-        names = class_names(data) if isinstance(data, Simulated) else entry.classes if entry else ()
-        mirrored = mirror_pairs(names)
+        mirrored = mirror_pairs(self._classes())
         if augment.flip and mirrored:
             self._note(f"{' and '.join(mirrored[0])} are each other's mirror image, but augment.flip is not 0")
         if augment.flip is None:
@@ -151,6 +163,12 @@ class _Compiler:
             if mirrored and not isinstance(data, Simulated):
                 self._note(f"augment.flip is 0: {' and '.join(mirrored[0])} are each other's mirror image")
         return self._clip(), augment
+
+    def _classes(self) -> tuple[str, ...]:
+        """The classes of the data, from the simulator or the lock; () if neither knows them yet."""
+        data = self.spec.data
+        entry = self.lock.data.get(str(data_id(data)))
+        return class_names(data) if isinstance(data, Simulated) else entry.classes if entry else ()
 
     def _note(self, text: str) -> None:
         """Add a note to the plan, unless it has it already."""
@@ -167,21 +185,25 @@ class _Compiler:
         """Add the stage that trains a teacher or co-teacher. Returns its name."""
         use, (clip, augment) = self.spec.distill.teacher, self._views()
         weights, locked = self._weights(teacher)
-        label_source = use.labels or teacher.labels
+        label_source = use.labels or teacher.trains_on
         stop = max(1, round(use.stop * teacher.epochs)) if use.stop is not None and teacher.epochs else None
         work = TeachWork(
             arch=arch_of(teacher),
             input=teacher.input,
             weights=weights,
             labels=label_source,
+            declared=teacher.declared,
             clip=clip,
             augment=augment,
             phase=self._ce_phase(teacher, teacher.epochs, stop) if teacher.epochs else None,
             seed=teacher.seed,
         )
         self._add(role, name, work, {"data": data, "labels": labels}, locked=locked)
-        if label_source == "all":
+        if label_source == "all" and teacher.epochs:
             self.notes.append(f"the {name} is trained on the true labels of all training clips (teacher.labels: all)")
+        self.notes += [f"the {name} {origin}"] if (origin := origin_of(teacher)) else []
+        message, hint = missing_head(teacher, len(self._classes()))
+        self.problems += [Problem(f"{name}: {message}", None, hint)] if message else []
         return name
 
     def _refine(self, row: list[Teacher | Student], needs: dict[str, str]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 from pydantic import Field
 
 from stagedkd.plan.lock import data_id
-from stagedkd.spec.schema import Arch, Augment, Clip, Data, Input, Labels, Losses, Section, Train
+from stagedkd.spec.schema import Arch, Augment, Clip, Data, DeclaredLabels, Input, Labels, Losses, Section, Train
 from stagedkd.spec.schema import Refine as Rule
 
 KIND_FORM = "[a-z]+"  # the form of a kind's name, with which the names of folders begin
@@ -228,12 +228,15 @@ class NetworkWork(WorkSection):
 
 class TeachWork(NetworkWork):
     """Train one network by cross-entropy; without a `phase`, use its weights as they are. `labels` says whether it
-    learns from the labels of the other networks ("same") or from the true labels of all training clips ("all")."""
+    learns from the labels of the other networks ("same") or from the true labels of all training clips ("all").
+    `declared` are the labels behind its weights, as the user knows them, for reports alone."""
 
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"declared"})
     network_file: ClassVar[str | None] = "teacher.safetensors"
     kind: Literal["teach"] = "teach"
     version: Literal[2] = 2
     labels: Literal["same", "all"]
+    declared: DeclaredLabels | None = None
     phase: PhaseWork | None
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +11,22 @@ from typing import Any
 
 from stagedkd.plan.graph import Plan, Role, Stage
 from stagedkd.plan.work import DistillWork, TeachWork
-from stagedkd.report.statistics import wilson
+from stagedkd.report.statistics import near_chance, wilson
+from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Artifact, Store
 
 
 @dataclass(frozen=True)
 class NetworkResult:
-    """The result of one network of the experiment. Fractions are in 0..1. `flops` are 2 x multiply-adds of one clip.
-    `seconds` is the time of the training and `latency` the seconds of one clip; both are None where the store lacks
-    run.json. `top5` is None for fewer than five classes. `train_flops` are 2 x multiply-adds of the whole training,
-    forward and backward, including the part of its guides; None where the stage did not count them."""
+    """The result of one network of the experiment. Fractions are in 0..1.
+
+    top5: None for fewer than five classes. flops: 2 x multiply-adds of one clip. labels: those of its training here:
+    same, all (the true ones), or none where it was not trained here. weights: the name of those that it started from,
+    or "". declared: the labels behind these, in words. commonest: the share of the commonest class among the evaluated
+    clips, None where the store does not know it. train_flops: 2 x multiply-adds of the whole training, forward and
+    backward, including the part of its guides; None where the stage did not count them. seconds: the time of the
+    training. latency: the seconds of one clip; both are None where the store lacks run.json.
+    """
 
     name: str
     arch: str
@@ -38,6 +45,24 @@ class NetworkResult:
     seconds: float | None
     latency: float | None
     key: str
+    classes: int = 1
+    weights: str = ""
+    declared: str = ""
+    commonest: float | None = None
+
+    @property
+    def labels_used(self) -> str:
+        """The labels that made the network, in words, such as `120 of 1200`."""
+        true = " (true)" if self.labels == "all" else ""
+        here = "not trained here" if self.labels == "none" else f"{self.labelled_clips} of {self.training_clips}{true}"
+        if not self.declared:
+            return here
+        return self.declared if self.labels == "none" else f"{self.declared}, then {here}"
+
+    @property
+    def near_chance(self) -> bool:
+        """Whether it may be no better than a network that ignores the clips; see `statistics.near_chance`."""
+        return near_chance(self.interval, self.classes, self.commonest)
 
     def as_json(self, teacher: NetworkResult) -> dict[str, Any]:
         """Return plain values for metrics.json. `size_ratio` is the teacher's parameters over this network's."""
@@ -135,12 +160,30 @@ class Results:
             rows.append(f"the teacher has seed {self.plan.spec.teacher.seed} for every seed of the student")
         if self.labels.get("noisy") and self.labels_right is not None:
             rows.append(f"{self.labels_right:.1%} of the given labels are right, measured against the hidden truth")
+        rows += filter(None, map(self._chance_note, (self.teacher, *self.co_teachers, *self.assistants)))
         rows += self.data_notes
         rows += [f"copies in more than one split: {' = '.join(paths)}" for paths in self.data["leaks"]]
         rows += [f"bad file {row['path']}: {row['reason']}" for row in self.data["bad_files"]]
         if self.without_run:
             rows.append(f"time and device are unknown, because run.json is missing: {', '.join(self.without_run)}")
         return tuple(rows)
+
+    def _chance_note(self, network: NetworkResult) -> str:
+        """Return a note on a network that teaches and is near chance, with what is likely to be wrong; else ""."""
+        if not network.near_chance:
+            return ""
+        low, high = network.interval
+        chance = max(1 / network.classes, network.commonest or 0.0)
+        measured = f"top-1 {network.top1:.1%} (95% interval {low:.1%} to {high:.1%})"
+        guess = "naming the commonest class" if chance > 1 / network.classes else "guessing"
+        causes = "train it longer, or look at its labels"
+        if network.weights:
+            causes = (
+                f"do the classes of {network.weights} have this order, and were its clips normalised and sampled so?"
+            )
+            causes += " See input.normalize, clip.sampler, clip.stride and clip.size"
+        where = f"the {network.name} is near chance on the {self.split} split"
+        return f"{where}: {measured}, and {guess} gives {chance:.1%}. It has nothing to teach: {causes}"
 
 
 def _data_notes(run: Mapping[str, Any]) -> tuple[str, ...]:
@@ -159,7 +202,8 @@ def collect(plan: Plan, store: Store) -> Results:
     artifacts = {stage.name: store.artifact(stage) for stage in plan.stages}
     evaluations = {s.needs["network"]: artifacts[s.name] for s in plan.of_role("evaluate")}
     trained = [s for s in plan.stages if s.work.network]
-    networks = {s.name: _network_result(s, artifacts[s.name], evaluations[s.name]) for s in trained}
+    count = len(json.loads(artifacts["data"].file("data.json").read_text("utf-8"))["classes"])
+    networks = {s.name: _network_result(s, artifacts[s.name], evaluations[s.name], count) for s in trained}
 
     def of_role(role: Role) -> tuple[NetworkResult, ...]:
         return tuple(networks[s.name] for s in plan.of_role(role))
@@ -188,21 +232,27 @@ def collect(plan: Plan, store: Store) -> Results:
     )
 
 
-def _network_result(stage: Stage, training: Artifact, evaluation: Artifact) -> NetworkResult:
+def _network_result(stage: Stage, training: Artifact, evaluation: Artifact, classes: int) -> NetworkResult:
     trained, evaluated = training.manifest.metrics, evaluation.manifest.metrics
-    assert isinstance(stage.work, (TeachWork, DistillWork))
+    work = stage.work
+    assert isinstance(work, (TeachWork, DistillWork))
+    declared = work.declared if isinstance(work, TeachWork) else None
     clips = int(evaluated["clips"])
     return NetworkResult(
         name=stage.name,
-        arch=stage.work.arch.title,
+        arch=work.arch.title,
         top1=evaluated["top1"],
         interval=wilson(round(evaluated["top1"] * clips), clips),
         top5=evaluated.get("top5"),
         ece=evaluated["ece"],
         per_class=dict(evaluated["per_class"]),
+        classes=classes,
         params=evaluated["params"],
         flops=evaluated["flops"],
-        labels=trained["labels"],
+        labels=trained["labels"] if work.trainings else "none",
+        weights=work.weights.name if work.weights else work.arch.pretrained_from,
+        declared=declared.title if declared else "",
+        commonest=_commonest(evaluation),
         labelled_clips=trained.get("labelled_clips", 0),
         training_clips=trained.get("clips", 0),
         steps=trained["steps"],
@@ -211,6 +261,14 @@ def _network_result(stage: Stage, training: Artifact, evaluation: Artifact) -> N
         latency=(evaluation.run or {}).get("latency_seconds"),
         key=training.manifest.key,
     )
+
+
+def _commonest(evaluation: Artifact) -> float | None:
+    """Return the share of the commonest class among the clips of an evaluation; None where it is not kept."""
+    if "predictions.parquet" not in evaluation.manifest.files:
+        return None
+    labels = read_table(evaluation.file("predictions.parquet"))["label"]
+    return max(Counter(labels).values()) / len(labels) if labels else None
 
 
 def read_correlations(trained: Mapping[str, Artifact]) -> dict[str, Correlation]:

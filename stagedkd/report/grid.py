@@ -34,6 +34,8 @@ TIDY_COLUMNS = (
     "steps",
     "train_flops",
     "labels",
+    "weights",
+    "declared",
     "labelled_clips",
     "training_clips",
     "seconds",

@@ -23,6 +23,12 @@ def wilson(right: int, total: int, z: float = 1.959963985) -> tuple[float, float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def near_chance(interval: tuple[float, float], classes: int, commonest: float | None) -> bool:
+    """Return whether a network may be no better than one that ignores the clips: the lower end of its accuracy's
+    interval is not above 1 / `classes`, nor above the share of the commonest class among the clips (None: unknown)."""
+    return interval[0] <= max(1 / max(1, classes), commonest or 0.0)
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """Return Student's 95% interval of a mean over two or more seeds, clipped to 0..1."""
     from scipy.stats import t  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]

@@ -182,9 +182,8 @@ def results_table(results: Results) -> Table:
     return table
 
 
-def _network_row(n: NetworkResult, teacher: NetworkResult) -> tuple[str, ...]:
+def _network_row(n: NetworkResult, teacher: NetworkResult) -> tuple[str | Text, ...]:
     low, high = n.interval
-    labels = f"{n.labelled_clips} of {n.training_clips}" + (" (true)" if n.labels == "all" else "")
     return (
         n.name,
         f"{100 * n.top1:.1f}%",
@@ -192,7 +191,7 @@ def _network_row(n: NetworkResult, teacher: NetworkResult) -> tuple[str, ...]:
         f"{n.params:,}",
         f"{n.flops / 1e6:,.1f}",
         f"{teacher.params / n.params:.1f}x",
-        labels,
+        Text(n.labels_used),
         flops_text(n.train_flops),
     )
 

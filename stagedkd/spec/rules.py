@@ -30,9 +30,11 @@ from stagedkd.spec.schema import (
     sides,
     size_text,
 )
+from stagedkd.spec.schema.networks.base import WEIGHT_SUFFIXES
 from stagedkd.spec.yaml import Path_
 
 CUT = "add student.substages"
+SUFFIXES = f"{', '.join(WEIGHT_SUFFIXES[:-1])} or {WEIGHT_SUFFIXES[-1]}"
 
 
 def check_rules(spec: Spec) -> list[PathProblem]:
@@ -82,6 +84,37 @@ def _networks(spec: Spec) -> Iterator[PathProblem]:
         started = network.epochs or network.weights or network.pretrained_from
         if isinstance(network, TeacherFields) and not started:
             yield PathProblem("a teacher of 0 epochs needs weights", (*path, "epochs"), "add weights: or raise epochs")
+        if isinstance(network, TeacherFields):
+            yield from _ready(path, network, spec)
+
+
+def _ready(path: Path_, teacher: Teacher, spec: Spec) -> Iterator[PathProblem]:
+    """Check a teacher against what it says about its weights."""
+    message, hint = missing_head(teacher, len(class_names(spec.data)) if isinstance(spec.data, Simulated) else 0)
+    if message:
+        yield PathProblem(message, (*path, "weights"), hint)
+    if teacher.declared and not (teacher.weights or teacher.pretrained_from):
+        message = "labels are declared for weights that were made elsewhere, and this network has none"
+        yield PathProblem(message, (*path, "labels"), "add weights, or set labels: same or all")
+
+
+def missing_head(teacher: Teacher, classes: int) -> tuple[str, str]:
+    """Return what is wrong with a teacher that is not trained and whose torchvision weights have a head for another
+    number of classes than the data, and what to do; ("", "") if nothing is, or `classes` is 0: not known yet."""
+    name, count = teacher.weights, teacher.weight_classes
+    if teacher.epochs or name is None or is_weight_file(name) or count in (None, classes) or not classes:
+        return "", ""
+    message = f"with epochs: 0 the head would stay random: {name} has {count} classes, the data {classes}"
+    return message, f"raise epochs, or give weights for the {classes} classes of the data"
+
+
+def origin_of(teacher: Teacher) -> str:
+    """Return where a teacher comes from that starts from weights, and what is declared of their labels; "" else."""
+    source = teacher.weights or teacher.pretrained_from
+    undeclared = "not declared (teacher.labels: {source: ..., count: ...})"
+    labels = teacher.declared.title if teacher.declared else undeclared
+    further = "trained further here" if teacher.epochs else "not trained here"
+    return f"comes from {source} and is {further}; the labels behind its weights: {labels}" if source else ""
 
 
 def _input(clip: Clip, path: Path_, network: Teacher | Student) -> Iterator[PathProblem]:
@@ -129,7 +162,7 @@ def _weights(path: Path_, network: Teacher | Student) -> Iterator[PathProblem]:
     known = network.weight_names
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
-        choices = f"{', '.join(known)}{' or ' if known else ''}a .safetensors path"
+        choices = f"{', '.join(known)}{' or ' if known else ''}the path of a {SUFFIXES} file"
         hint = f"did you mean '{near[0]}'?" if near else f"use {choices}"
         yield PathProblem(f"there are no weights '{name}'", (*path, "weights"), hint)
 
@@ -221,7 +254,7 @@ def _labels(spec: Spec) -> Iterator[PathProblem]:
     for path, teacher in _all_networks(spec):
         if not isinstance(teacher, TeacherFields) or not teacher.epochs:
             continue
-        if (spec.distill.teacher.labels or teacher.labels) == "same":
+        if (spec.distill.teacher.labels or teacher.trains_on) == "same":
             hint = "raise labels.clean, or set labels: all"
             yield PathProblem(f"the teacher has no labels: {unlabelled}", path, hint)
     if spec.control:

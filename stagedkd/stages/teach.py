@@ -22,17 +22,23 @@ from stagedkd.train.phases import plan_forward
 
 
 def teach(context: Context, work: TeachWork) -> Result:
-    """Train a network on labels alone. Without a phase, keep its weights as they are."""
+    """Train a network on labels alone. Without a phase, keep its weights as they are.
+
+    Raises:
+        DataError: the weights cannot be used; or there is no phase, and they have no head for the classes of the data.
+    """
+    declared = {"declared_labels": work.declared.model_dump()} if work.declared else {}
     classes, device = classes_of(context), training_device(context)
     check_weights(context, work.weights, work.arch)
     network = new_network(context, work.arch, classes, work.weights, work.seed, trained=work.phase is not None)
     if work.phase is None:
         save_network(context, network)
-        return Result(metrics={"steps": 0, "labels": work.labels}, run=run_facts(device, 0.0))
+        return Result(metrics={"steps": 0, "labels": "none"}, run=run_facts(device, 0.0) | declared)
     feed = feed_of(context, work, work.labels, device)
     job = label_job(context, network.to(device), work.phase, work.input, feed, device, context.workspace.scratch)
     shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *work.clip.seen(work.input))
     flops = train_flops(work.phase, plan_forward(work.phase, (), ()), feed.steps(work.phase), shape)
     with naming_stage(context):
         progress = fit(job)
-    return save_result(context, job, progress, {"labels": work.labels, "train_flops": flops})
+    result = save_result(context, job, progress, {"labels": work.labels, "train_flops": flops})
+    return Result(result.metrics, {**result.run, **declared})

@@ -9,6 +9,7 @@ from pydantic import Field, Tag
 from stagedkd.spec.schema.base import by_form
 from stagedkd.spec.schema.networks.base import (
     Architecture,
+    DeclaredLabels,
     NetworkFields,
     StudentFields,
     TeacherFields,
@@ -25,6 +26,7 @@ __all__ = [
     "Architecture",
     "Cascade",
     "CascadeItem",
+    "DeclaredLabels",
     "FileArch",
     "FileStudent",
     "FileTeacher",

@@ -9,15 +9,15 @@ from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, Tag
 
-from stagedkd.spec.schema.base import Epochs, Section, Seed, Weight, Word
+from stagedkd.spec.schema.base import Count, Epochs, Section, Seed, Weight, Word, by_form
 from stagedkd.spec.schema.training import TrainPatch
 from stagedkd.spec.schema.views import Input, Size
 
 Cut: TypeAlias = tuple[tuple[str, ...], ...]
 DigestOf: TypeAlias = Callable[[Path], str | None]
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pyth", ".bin", ".ckpt", ".tar")  # in any case; .tar: .pth.tar
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pyth", ".bin", ".ckpt", ".tar")  # upper case, too; as in .pth.tar
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ class Architecture(Section):
     def weight_names(self) -> tuple[str, ...]:
         """The names of torchvision's weights that fit; () if there are none."""
         return ()
+
+    @property
+    def weight_classes(self) -> int | None:
+        """The number of classes of the weights of `weight_names`; None if there are none."""
+        return None
 
     @property
     def torchvision_name(self) -> str | None:
@@ -135,7 +140,7 @@ class NetworkFields(Section):
 
     weights: Word | None = None
     """Weights from which training starts: a name of torchvision's weights (for `tsm`, its ImageNet weights), or the
-    path of a .safetensors or .pth file."""
+    path of a file: .safetensors, .pth, .pt, .pyth, .bin or .ckpt."""
     substages: Annotated[tuple[Annotated[tuple[Word, ...], Field(min_length=1)], ...], Field(min_length=1)] | None = (
         None
     )
@@ -147,19 +152,49 @@ class NetworkFields(Section):
     """Overrides of `train` for this network."""
 
 
+class DeclaredLabels(Section):
+    """The labels behind weights that were made elsewhere, as you know them. They change no number: they are for the
+    report."""
+
+    source: Word
+    """The data set, such as Kinetics-400."""
+    count: Count
+    """Number of labelled clips."""
+
+    @property
+    def title(self) -> str:
+        """In words, such as `240,000 of Kinetics-400 (declared)`."""
+        return f"{self.count:,} of {self.source} (declared)"
+
+
 class TeacherFields(NetworkFields):
     """The teacher."""
 
     epochs: Annotated[int, Field(ge=0, le=100_000)]
-    """Epochs of its training by cross-entropy. 0: the weights are used as they are."""
-    labels: Literal["same", "all"] = "same"
+    """Epochs of its training by cross-entropy. 0: the weights are used as they are, and must be for the classes of the
+    data."""
+    labels: Annotated[
+        Annotated[Literal["same", "all"], Tag("word")] | Annotated[DeclaredLabels, Tag("map")],
+        by_form("same, all or a map of source and count"),
+    ] = "same"
     """Labels of its training. same: the weak labels of `labels`. all: the true labels of all training clips, as a
-    teacher from elsewhere would have; every report says so."""
+    teacher from elsewhere would have; every report says so. A map declares the labels behind its weights, such as
+    {source: Kinetics-400, count: 240000}: every report says so, and any further training gets the weak labels."""
     seed: Seed = 0
     """Seed of its initialisation and of the order of its clips. It is not the student's seed, so that all student seeds
     have the same teacher."""
     share: Weight = 1.0
     """Its weight among several teachers (`co_teachers`)."""
+
+    @property
+    def declared(self) -> DeclaredLabels | None:
+        """The labels behind its weights, where the spec declares them."""
+        return self.labels if isinstance(self.labels, DeclaredLabels) else None
+
+    @property
+    def trains_on(self) -> Literal["same", "all"]:
+        """The labels of its training here."""
+        return "same" if isinstance(self.labels, DeclaredLabels) else self.labels
 
 
 class StudentFields(NetworkFields):

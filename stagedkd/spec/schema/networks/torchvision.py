@@ -48,6 +48,10 @@ class TorchvisionArch(Architecture):
         return ZOO[self.arch].weights
 
     @property
+    def weight_classes(self) -> int:
+        return 400  # Kinetics-400
+
+    @property
     def torchvision_name(self) -> str:
         return self.arch
 

@@ -48,6 +48,10 @@ class TsmArch(Architecture):
         return TSM[self.backbone].weights
 
     @property
+    def weight_classes(self) -> int:
+        return 1000  # ImageNet-1K
+
+    @property
     def torchvision_name(self) -> str:
         return self.backbone
 
