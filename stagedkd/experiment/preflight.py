@@ -1,22 +1,25 @@
-"""Build every network on the meta device before anything is trained, and find wrong cuts and shapes."""
+"""Build every network on the meta device before anything is trained, and find wrong cuts, shapes and weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from stagedkd import losses
-from stagedkd.errors import Problem, SpecError, StagedkdError
+from stagedkd.errors import DataError, Problem, SpecError, StagedkdError
 from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.graph import Graph
-from stagedkd.plan.key import digest
+from stagedkd.plan.key import Key, digest
 from stagedkd.plan.lock import data_id
+from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import Cut, DistillWork
 from stagedkd.spec.cuts import cut_problems
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Arch, Simulated, Size
-from stagedkd.stages.networks import build_or_refuse
+from stagedkd.stages.networks import build_or_refuse, fit_weights
 
 assert losses.FUNCTIONS  # imported here, so that a loss without a function fails before anything is trained
 
@@ -79,13 +82,42 @@ def preflight(plan: Graph, root: Path, seen: dict[str, NetworkShape] | None = No
     return Preflight(networks, tuple(pairs))
 
 
+def check_weights(plan: Graph, keys: Container[Key], runtime: Runtime) -> None:
+    """Read the weights with which the stages of these keys start, and fit them to their networks and to the classes of
+    the data. Nothing is read where the lock does not know the classes yet.
+
+    Raises:
+        DataError: weights cannot be read or do not fit; or a network that is not trained gets no head.
+    """
+    classes, checked = _classes(plan), set[str]()
+    for stage in plan.stages if classes else ():
+        work, made = stage.work, stage.work.network
+        model = [(made.arch, None)] if made is not None and made.arch.pretrained_from and not work.weight_files else []
+        for arch, weights in [*work.weight_files, *model] if stage.identity in keys else ():
+            name = digest([arch, weights, bool(work.trainings)])
+            if name in checked:
+                continue
+            checked.add(name)
+            with torch.device("meta"):
+                network = build_or_refuse(arch, len(classes), Path(runtime.root))
+            try:
+                fit_weights(network, arch, classes, weights, runtime, trained=bool(work.trainings))
+            except DataError as error:
+                raise DataError(f"stage {stage.name}: {error.message}", hint=error.hint) from error
+
+
 def class_count(plan: Graph) -> int:
     """The number of classes of the plan's data, from the simulator or the lock; 2 if neither knows it yet."""
+    return len(_classes(plan)) or 2
+
+
+def _classes(plan: Graph) -> tuple[str, ...]:
+    """The classes of the plan's data, from the simulator or the lock; () if neither knows them yet."""
     data = next(stage.work.data_set for stage in plan.stages if stage.work.data_set is not None)
     if isinstance(data, Simulated):
-        return len(class_names(data))
+        return class_names(data)
     entry = plan.lock.data.get(str(data_id(data)))
-    return len(entry.classes) if entry else 2
+    return entry.classes if entry else ()
 
 
 def _measure(

@@ -180,11 +180,11 @@ def _compile(experiment: Experiment, runtime: Runtime, listener: Listener) -> Pl
 
 
 def _check(plans: Plans, runtime: Runtime, store: Store, cluster: Cluster | None) -> None:
-    """Check, before a stage runs, the device, the cluster, the networks, the cuts and the pairs."""
+    """Check, before a stage runs, the device, the cluster, the networks, the cuts, the pairs and the weights."""
     missing = [stage for stage in plans.unique.values() if store.state(stage) != "hit"]
     if not missing:
         return
-    from stagedkd.experiment.preflight import preflight
+    from stagedkd.experiment.preflight import check_weights, preflight
     from stagedkd.stages.networks import device_of
 
     if cluster is not None:
@@ -197,6 +197,7 @@ def _check(plans: Plans, runtime: Runtime, store: Store, cluster: Cluster | None
     shapes: dict[str, Any] = {}
     for plan in plans.cells.values():
         preflight(plan, Path(runtime.root), shapes)
+        check_weights(plan, {stage.identity for stage in missing}, runtime)
 
 
 def _run_cells(plans: Plans, runner: _Runner) -> tuple[dict[str, Outcome], dict[str, StagedkdError]]:

@@ -143,9 +143,9 @@ def _refuse_other_archives(path: Path) -> None:
 def _torch(path: Path) -> Content:
     """Read a file of torch.save. Its reader refuses all but tensors and plain values."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as stream:  # of a path, torch would look at the suffix
             warnings.simplefilter("ignore")  # about old forms, which are read all the same
-            return Content(torch.load(path, map_location="cpu", weights_only=True))
+            return Content(torch.load(stream, map_location="cpu", weights_only=True))
     except Exception:  # torch raises errors of many types; its words name a switch that would run the file
         pass
     classes = [name for name in wanted_classes(path) if not PLAIN.fullmatch(name)]

@@ -178,10 +178,8 @@ class Results:
         guess = "naming the commonest class" if chance > 1 / network.classes else "guessing"
         causes = "train it longer, or look at its labels"
         if network.weights:
-            causes = (
-                f"do the classes of {network.weights} have this order, and were its clips normalised and sampled so?"
-            )
-            causes += " See input.normalize, clip.sampler, clip.stride and clip.size"
+            causes = f"do the classes of {network.weights} have the order of the data, and were its clips normalised"
+            causes += " and sampled like these (input.normalize, clip.sampler, clip.stride)?"
         where = f"the {network.name} is near chance on the {self.split} split"
         return f"{where}: {measured}, and {guess} gives {chance:.1%}. It has nothing to teach: {causes}"
 
