@@ -59,9 +59,11 @@ def stage_changes(first: Plan, second: Plan) -> list[StageChange]:
 
 
 def _leaves(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    """Yield the keyed leaves of a work with their dotted paths."""
+    """Yield the keyed leaves of a work with their dotted paths. A list of numbers, such as a size, is one leaf."""
     if isinstance(value, BaseModel):
         value = {name: getattr(value, name) for name in type(value).model_fields if name in keyed_fields(type(value))}
+    if value and isinstance(value, tuple) and all(isinstance(item, int) for item in value):  # pyright: ignore[reportUnknownVariableType]
+        value = list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     if isinstance(value, tuple):
         value = dict(enumerate(value))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     if isinstance(value, Mapping):
