@@ -6,8 +6,9 @@ export OMP_NUM_THREADS ?= 2
 
 .PHONY: quickstart repro test test-fast coverage docs check check-gpu lock-requirements clean
 
+# Without DVC: dvc.lock is under version control, and other CPUs give other last bits, so other hashes.
 quickstart: .venv/ready          ## set up and run specs/quickstart.yaml
-	$(BIN)/stagedkd run specs/quickstart.yaml
+	$(BIN)/stagedkd run specs/quickstart.yaml --no-dvc
 
 repro: .venv/ready               ## set up and rebuild what dvc.yaml describes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
@@ -41,12 +42,16 @@ lock-requirements: .venv/bin/uv  ## update the pinned versions of what pyproject
 
 # The install with hashes comes first: a sync would remove the editable one, which hashes would refuse.
 .venv/ready: requirements.txt pyproject.toml .venv/bin/uv
-	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.txt
-	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@echo "[2/3] installing the pinned packages into .venv, among them torch with CUDA: 6.6 GB on the disk"
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.txt
+	@echo "[3/3] installing stagedkd itself, from this folder"
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
 	$(BIN)/python -m compileall -q stagedkd
-	touch $@
+	@touch $@
+	@echo "done: call .venv/bin/stagedkd, or first: . .venv/bin/activate"
 
 .venv/bin/uv:
+	@echo "[1/3] making .venv, and installing uv into it"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q uv
 

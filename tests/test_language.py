@@ -211,6 +211,7 @@ def test_init_writes_a_spec_that_loads_and_refuses_to_overwrite(
     found = stagedkd("init", "my videos")
     assert found.returncode == 0, found.stderr
     assert found.stdout.splitlines() == [
+        "read the table my videos/clips.csv",
         "wrote params.yaml: this folder is now a project",
         "wrote specs/my_videos.yaml: 90 clips of 10 classes, about "
         + found.stdout.split("about ")[1].split(" ")[0]

@@ -85,18 +85,23 @@ def options(
 
 
 def init(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Read videos from here, one folder per class.", show_default=False)
+    videos: Annotated[
+        Path,
+        typer.Argument(
+            metavar="VIDEOS",
+            help="A folder with a folder of videos for each class, or a table or list of videos.",
+            show_default=False,
+        ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="SPEC", help="Write the spec to this file instead of specs/<folder>.yaml."),
+        typer.Option("--out", metavar="SPEC", help="Write the spec to this file instead of specs/<name>.yaml."),
     ] = None,
 ) -> None:
-    """Write a small commented spec for a folder of your own videos."""
+    """Write a small commented spec for your own videos."""
     from stagedkd.experiment.init import init_project
 
-    project = init_project(folder, out)
+    project = init_project(videos, out)
     print_lines(project.lines)
     print_lines([f"next: {Origin(str(project.spec)).command('run')}"])
 

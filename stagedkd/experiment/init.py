@@ -1,15 +1,17 @@
-"""`stagedkd init`: write a spec that runs for a folder of videos."""
+"""`stagedkd init`: write a spec that runs for the user's videos."""
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stagedkd.data.draft import draft
+from stagedkd.data.draft import Draft, draft
 from stagedkd.errors import UsageError
+from stagedkd.files import write_whole
 from stagedkd.plan.runtime import load_runtime
-from stagedkd.spec.inherit import ROOT_MARKS
+from stagedkd.spec.inherit import in_project
 from stagedkd.spec.load import load_spec, specs_root
 
 PARAMS = """\
@@ -27,32 +29,41 @@ class NewProject:
     lines: tuple[str, ...]
 
 
-def init_project(folder: Path, out: Path | None) -> NewProject:
-    """Write a spec for the videos in `folder`, and params.yaml if the working folder is no project yet.
+def init_project(videos: Path, out: Path | None) -> NewProject:
+    """Write a spec for `videos` (a folder, a table or a list), and params.yaml if the folder is in no project yet.
 
     Args:
-        out: the file of the spec; specs/<folder>.yaml if None.
+        out: the file of the spec; specs/<name>.yaml in the working folder if None.
     Raises:
-        UsageError, DataError: there are no videos, a class has too few, or the spec exists already.
+        UsageError, DataError: there are no videos, a class has too few, or the spec exists or cannot be written.
     """
-    stem = re.sub(r"[^A-Za-z0-9_.-]", "_", folder.resolve().name).strip("._-") or "videos"
-    spec = out or Path("specs") / f"{stem}.yaml"
+    spec = out or Path("specs") / f"{_name(videos)}.yaml"
     if spec.exists():
-        raise UsageError(f"{spec} exists already", hint="name another file with --out")
-    root, lines = specs_root(Path.cwd() / spec), list[str]()
-    if not any((root / mark).exists() for mark in ROOT_MARKS):
-        root = Path.cwd()
-        params: Path | None = root / "params.yaml"
-    else:
-        params = None
-    data_dir = root if params else load_runtime(root).folder("data_dir")
-    new_spec = draft(folder, data_dir, root)
-    spec.parent.mkdir(parents=True, exist_ok=True)
-    spec.write_text(new_spec.text.replace("THIS_FILE", spec.as_posix()), "utf-8")
-    if params:
-        params.write_text(PARAMS, "utf-8")
-        lines.append("wrote params.yaml: this folder is now a project")
+        raise UsageError(f"{spec} exists already", hint="remove it, or name another file with --out")
+    here, target = Path.cwd(), (Path.cwd() / spec).resolve()
+    known = in_project(target)
+    root = specs_root(target) if known else here if target.is_relative_to(here) else target.parent
+    named = known or bool(os.environ.get("STAGEDKD_DATA"))
+    new_spec = draft(videos, load_runtime(root).folder("data_dir") if named else root, root, spec)
+    lines = [*new_spec.notes]
+    try:
+        spec.parent.mkdir(parents=True, exist_ok=True)
+        if not known:
+            write_whole(root / "params.yaml", PARAMS)
+            lines.append(f"wrote {os.path.relpath(root / 'params.yaml')}: this folder is now a project")
+        write_whole(spec, new_spec.text)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"{spec} cannot be written: {reason}", hint="name another file with --out") from error
     load_spec(spec)
-    size = f"{new_spec.clips} clips of {len(new_spec.classes)} classes, about {new_spec.frames} frames each"
-    lines.append(f"wrote {spec}: {size}")
-    return NewProject(spec, tuple(lines))
+    return NewProject(spec, (*lines, f"wrote {spec}: {_size(new_spec)}"))
+
+
+def _name(videos: Path) -> str:
+    """Return the name of a spec for videos, without what a file name should not have."""
+    found = videos.resolve()
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", found.stem if found.is_file() else found.name).strip("._-") or "videos"
+
+
+def _size(new_spec: Draft) -> str:
+    return f"{new_spec.clips} clips of {len(new_spec.classes)} classes, about {new_spec.frames} frames each"

@@ -41,10 +41,16 @@ class Source:
 def specs_root(path: Path) -> Path:
     """Return the project's folder: the nearest one above the spec with params.yaml, a lock, dvc.yaml or .git."""
     folder = path.resolve().parent
-    for candidate in (folder, *folder.parents):
-        if any((candidate / mark).exists() for mark in ROOT_MARKS):
-            return candidate
-    return folder
+    return next(filter(_is_root, (folder, *folder.parents)), folder)
+
+
+def in_project(path: Path) -> bool:
+    """Return whether a spec at `path` is in a project, so that some folder above it has one of these marks."""
+    return _is_root(specs_root(path))
+
+
+def _is_root(folder: Path) -> bool:
+    return any((folder / mark).exists() for mark in ROOT_MARKS)
 
 
 def read_source(path: Path, merger: Merger) -> Source:

@@ -105,7 +105,8 @@ class Store:
         try:
             manifest = Manifest.model_validate_json((folder / "files" / MANIFEST).read_bytes(), strict=False)
         except FileNotFoundError:
-            raise StoreError(f"{folder} is missing", hint=Advice("run", "run")) from None
+            what = f"{folder} is missing" if stage.key else "stagedkd.lock lacks data or weights of the spec"
+            raise StoreError(f"{stage.name} has not run: {what}", hint=Advice("run", "run")) from None
         except (ValidationError, ValueError):
             hint = f"remove {folder} and run again"
             raise StoreError(f"{folder / 'files' / MANIFEST} is not a manifest", hint=hint) from None

@@ -22,6 +22,7 @@ from stagedkd.data.layouts.twentybn import list_jester, list_ssv2
 from stagedkd.data.layouts.walk import missing
 from stagedkd.errors import DataError, UsageError
 from stagedkd.spec.schema import Csv, Folder, FoldSplit, Hmdb51, Jester, Kinetics, Ssv2, Ucf101, Videos
+from stagedkd.spec.schema.videos import below
 
 
 def list_clips(data: Videos, data_dir: Path) -> Listing:
@@ -42,7 +43,7 @@ def list_clips(data: Videos, data_dir: Path) -> Listing:
     notes = (*listing.notes, *name_notes((e.label for e in listing.entries if e.label), classes))
     lists = {**listing.lists}
     if isinstance(data.classes, str):
-        lists["classes"] = data_dir / data.classes
+        lists["classes"] = below(data_dir, data.classes)
     left_out = _without_lists(listing, lists.values())
     return replace(listing, entries=entries, classes=classes, lists=lists, left_out=left_out, notes=notes)
 
@@ -64,8 +65,8 @@ def _read(data: Videos, data_dir: Path) -> Listing:
         case Csv():
             for path in (data.path, data.val, data.test):
                 if path is not None:
-                    _require(data_dir / path, "table")
-            return list_csv(data_dir / data.path, root, data, data_dir)
+                    _require(below(data_dir, path), "table")
+            return list_csv(below(data_dir, data.path), root, data, data_dir)
         case Ucf101():
             return list_ucf101(root, data.split)
         case Hmdb51():
@@ -95,8 +96,9 @@ def _stated_classes(data: FoldSplit, data_dir: Path) -> ClassList | None:
     if data.classes is None:
         return None
     if isinstance(data.classes, str):
-        _require(data_dir / data.classes, "list of classes")
-        return read_classes(data_dir / data.classes)
+        path = below(data_dir, data.classes)
+        _require(path, "list of classes")
+        return read_classes(path)
     return ClassList(require_unique(tuple(map(clean_name, data.classes)), "data.classes"))
 
 

@@ -15,6 +15,7 @@ from stagedkd.data.layouts.tables import Row, Table, read_table
 from stagedkd.data.layouts.walk import Walk, shown, walk
 from stagedkd.errors import DataError
 from stagedkd.spec.schema import Csv
+from stagedkd.spec.schema.videos import below
 
 
 def list_csv(table: Path, root: Path, data: Csv, data_dir: Path) -> Listing:
@@ -25,7 +26,9 @@ def list_csv(table: Path, root: Path, data: Csv, data_dir: Path) -> Listing:
     Raises:
         DataError: a table is wrong; names file and line.
     """
-    files = {"table": table} | {s: data_dir / p for s, p in (("val", data.val), ("test", data.test)) if p is not None}
+    files = {"table": table} | {
+        s: below(data_dir, p) for s, p in (("val", data.val), ("test", data.test)) if p is not None
+    }
     tables = {name: read_table(path, data.columns, root) for name, path in files.items()}
     paths = _Paths(root, data_dir, data.pictures)
     entries: list[Entry] = []

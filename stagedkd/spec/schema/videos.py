@@ -30,6 +30,13 @@ def _short(value: str | tuple[str, ...]) -> str:
 Pictures: TypeAlias = Annotated[str, Field(pattern=r"^[^/{}]*\{(:0[1-9]d?)?\}[^/{}]*$")]
 
 
+def below(data_dir: Path, path: str) -> Path:
+    """Return the absolute place of a path of the spec, without `..`, which would lead through folders that need not
+    exist. Links are followed, but for the last name: the videos of a table lie beside the link to it."""
+    whole = data_dir / path
+    return whole.parent.resolve() / whole.name if whole.name != ".." else whole.resolve()
+
+
 class FoldSplit(Section):
     """Videos on the disk, split by group. The groups are shuffled by `seed` and distributed over `folds` parts, for
     each class as evenly as the groups allow. Part `fold`, and the next ones if `val_folds` is above 1, are the
@@ -71,7 +78,7 @@ class FoldSplit(Section):
 
     def folder_below(self, data_dir: Path) -> Path:
         """The folder that the paths of the clips are relative to. `data_dir` is the data root."""
-        return data_dir / self.path
+        return below(data_dir, self.path)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -144,7 +151,7 @@ class Csv(Grouped):
     """Names of the pictures of a clip that is a folder, such as `img_{:05}.jpg`. Unset: told by what it holds."""
 
     def folder_below(self, data_dir: Path) -> Path:
-        return data_dir / self.videos if self.videos is not None else (data_dir / self.path).parent
+        return below(data_dir, self.videos) if self.videos is not None else below(data_dir, self.path).parent
 
     @model_validator(mode="after")
     def _columns(self) -> Csv:
