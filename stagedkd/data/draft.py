@@ -13,15 +13,15 @@ from pathlib import Path
 
 from stagedkd.data.address import Address
 from stagedkd.data.decode import inspect
-from stagedkd.data.index import Entry, Listing, require_classes, split_entries
+from stagedkd.data.detect import detect
+from stagedkd.data.index import UNUSED, Entry, Listing, require_classes, split_entries
 from stagedkd.data.layouts import list_clips
-from stagedkd.data.layouts.walk import VIDEO_SUFFIXES
 from stagedkd.errors import DataError, Origin, SpecError, UsageError
-from stagedkd.spec.schema import Csv, Folder
+from stagedkd.spec.schema import Grouped, Videos
 from stagedkd.spec.yaml import parse_yaml
 
-HINT = "name a folder with a folder of videos for each class, or a table or list of videos"
 PARTS = ((5, 1), (4, 1), (3, 1), (3, 0), (2, 0))  # folds and test folds, the best first
+OFFICIAL = ((20, 0), (10, 0), (5, 0), (3, 0), (2, 0))  # likewise, where the test split is an official one
 FEW = 50  # with fewer validation clips, the 95% interval of an accuracy of 80% is wider than 22 points
 
 SIZE, FRAMES = 48, 8  # small enough for minutes without a GPU
@@ -47,7 +47,7 @@ class _Content:
     """What a spec is fitted to. `placed` are the clips with their splits, `drawn` says whether folds decide them."""
 
     name: str
-    data: Csv | Folder
+    data: Videos
     entries: Sequence[Entry]
     classes: tuple[str, ...]
     placed: Sequence[Entry]
@@ -73,7 +73,7 @@ def draft(videos: Path, data_dir: Path, root: Path, spec: Path = Path("specs/vid
     Raises:
         UsageError, DataError: there are no videos, or a class has too few to train and to validate.
     """
-    data, notes = find_data(videos, data_dir, root)
+    data, notes = detect(videos, lambda path: _written_path(path, data_dir, root))
     listing = list_clips(data, data_dir)
     if len(listing.classes) < 2:
         hint = "put the videos of each class into a folder of its name: CLASS/CLIP.mp4"
@@ -84,33 +84,6 @@ def draft(videos: Path, data_dir: Path, root: Path, spec: Path = Path("specs/vid
     content = _Content(videos.resolve().name, data, listing.entries, listing.classes, placed, drawn, frames)
     notes += [f"note: {note}" for note in listing.notes]
     return Draft(_text(content, spec), len(listing.entries), listing.classes, frames, tuple(notes))
-
-
-def find_data(videos: Path, data_dir: Path, root: Path) -> tuple[Csv | Folder, list[str]]:
-    """Return the section `data` for a table or list, or for a folder with a table or class folders, and notes.
-
-    Raises:
-        UsageError: there is no such folder or file, or it is a video.
-    """
-    if not videos.exists():
-        raise UsageError(f"{videos} is not a folder or a file: it does not exist", hint=HINT)
-    if videos.suffix.lower() in VIDEO_SUFFIXES and videos.is_file():
-        raise UsageError(f"{videos} is one video", hint=HINT)
-    table = videos if videos.is_file() else _table(videos)
-    path = _written_path(table or videos, data_dir, root)
-    if table is None:
-        return Folder(kind="folder", path=path), []
-    return Csv(kind="csv", path=path), [f"read the table {table}"] if table != videos else []
-
-
-def _table(folder: Path) -> Path | None:
-    """Find a table of clips in the folder, or None."""
-    for path in sorted(folder.glob("*.csv")):
-        with path.open("rb") as stream:
-            head = stream.readline(10_000).decode("utf-8-sig", "replace")
-        if {"path", "label"} <= {name.strip() for name in head.split(",")}:
-            return path
-    return None
 
 
 def _written_path(path: Path, data_dir: Path, root: Path) -> str:
@@ -128,10 +101,10 @@ def _written_path(path: Path, data_dir: Path, root: Path) -> str:
         raise UsageError(f"the name {str(path)!a} is not text in UTF-8", hint="rename the folder or file") from None
 
 
-def _split(data: Csv | Folder, listing: Listing) -> tuple[Csv | Folder, list[Entry]]:
+def _split(data: Videos, listing: Listing) -> tuple[Videos, list[Entry]]:
     """Return the data section with the first of PARTS that has every class in training and in validation, and the clips
     with their splits."""
-    entries, classes = listing.entries, listing.classes
+    entries, classes = [e for e in listing.entries if e.split != UNUSED], listing.classes
     if all(entry.split for entry in entries) or any(entry.split == "val" for entry in entries):
         placed = split_entries(entries, data)
         require_classes(placed, classes)
@@ -139,8 +112,9 @@ def _split(data: Csv | Folder, listing: Listing) -> tuple[Csv | Folder, list[Ent
             hint = "put clips of each class into val, or leave the split of training clips empty: it is then drawn"
             raise DataError(f"no clip of {listing.root} is for validation", hint=hint)
         return data, placed
-    for folds, test_folds in PARTS:
-        candidate = data.model_copy(update={"folds": folds, "test_folds": test_folds})
+    for folds, test_folds in PARTS if isinstance(data, Grouped) else OFFICIAL:
+        more = {"test_folds": test_folds} if isinstance(data, Grouped) else {}
+        candidate = data.model_copy(update={"folds": folds, **more})
         placed = split_entries(entries, candidate)
         if all({e.label for e in placed if e.split == split} >= set(classes) for split in ("train", "val")):
             return candidate, placed
@@ -203,7 +177,7 @@ def _text(content: _Content, spec: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _data(data: Csv | Folder) -> str:
+def _data(data: Videos) -> str:
     """Return the section `data` on one line: the fields that are set."""
     fields = {"kind": data.kind, "path": data.path} | data.model_dump(mode="json", exclude_defaults=True)
     return "{" + ", ".join(f"{name}: {_scalar(value)}" for name, value in fields.items()) + "}"

@@ -1,0 +1,150 @@
+"""Tell which layout videos lie in: `stagedkd init` writes the section `data` for it. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from stagedkd.data.layouts.classes import read_classes
+from stagedkd.data.layouts.folders import SPLIT_NAMES
+from stagedkd.data.layouts.official import HMDB_LISTS, UCF_LISTS
+from stagedkd.data.layouts.tables import Table, read_table
+from stagedkd.data.layouts.twentybn import JESTER, SSV2
+from stagedkd.data.layouts.walk import VIDEO_SUFFIXES
+from stagedkd.errors import DataError, UsageError
+from stagedkd.spec.schema import Csv, Folder, Hmdb51, Jester, Kinetics, Ssv2, Ucf101, Videos
+
+HINT = "name a folder with a folder of videos for each class, or a table or list of videos"
+TABLE_SUFFIXES = frozenset([".csv", ".tsv", ".txt", ".list", ".lst"])
+_CLASS_FILE = re.compile(
+    r"(classInd|class(es|_?names?)?|labels?|label_map\w*|\w*_classes)\.(txt|csv|json)", re.IGNORECASE
+)
+Written = Callable[[Path], str]
+
+
+def detect(videos: Path, written: Written) -> tuple[Videos, list[str]]:
+    """Return the section `data` for a folder, a table or a list, and notes on what was found.
+
+    Args:
+        written: returns a path as the spec writes it.
+    Raises:
+        UsageError: there is no such folder or file, or it is a video.
+    """
+    if not videos.exists():
+        raise UsageError(f"{videos} is not a folder or a file: it does not exist", hint=HINT)
+    if videos.is_file():
+        if videos.suffix.lower() in VIDEO_SUFFIXES:
+            raise UsageError(f"{videos} is one video", hint=HINT)
+        lists = _split_lists(videos.parent)
+        return _from_lists(lists if lists.get("train") == videos else {"train": videos}, written)
+    if official := _official(videos, written(videos)):
+        return official, [f"read {videos} as the official layout of {official.kind}"]
+    for folder in (videos, *(videos / name for name in ("annotations", "lists", "labels", "splits"))):
+        lists = _split_lists(folder)
+        if "train" in lists:
+            return _from_lists(lists, written)
+    table = next((path for path in _files(videos) if _has_header(path)), None)
+    if table is not None:
+        data, notes = _from_lists({"train": table}, written)
+        return data, [f"read the table {table}", *notes]
+    return Folder(kind="folder", path=written(videos)), []
+
+
+def _official(folder: Path, path: str) -> Videos | None:
+    """Return the section of an official layout, told by its lists."""
+    if (folder / UCF_LISTS).is_dir():
+        return Ucf101(kind="ucf101", path=path)
+    if (folder / HMDB_LISTS).is_dir():
+        return Hmdb51(kind="hmdb51", path=path)
+    if (folder / f"20bn-{SSV2}").is_dir():
+        return Ssv2(kind="ssv2", path=path)
+    if (folder / f"20bn-{JESTER}").is_dir():
+        return Jester(kind="jester", path=path)
+    lists = folder / "annotations" / "train.csv"
+    if lists.is_file() and "youtube_id" in _first_line(lists):
+        return Kinetics(kind="kinetics", path=path, lists="csv")
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the tables and texts directly in a folder, sorted."""
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [p for p in there if p.suffix.lower() in TABLE_SUFFIXES and p.is_file() and not p.name.startswith(".")]
+
+
+def _first_line(path: Path) -> str:
+    with path.open("rb") as stream:
+        return stream.readline(10_000).decode("utf-8-sig", "replace").lower()
+
+
+def _has_header(path: Path) -> bool:
+    """Return whether a file is a table with a header of ours."""
+    names = {name.strip().strip('"') for name in re.split(r"[,;\t]", _first_line(path))}
+    return "label" in names and bool({"path", "file_name"} & names)
+
+
+def _split_lists(folder: Path) -> dict[str, Path]:
+    """Return the lists of a folder by split: those whose names hold the name of one split, such as train.csv. If there
+    are several for a split, none is taken for it."""
+    found: dict[str, list[Path]] = {}
+    for path in _files(folder):
+        words = re.split(r"[^a-z]+", path.stem.lower())
+        splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+        if len(splits) == 1 and not _CLASS_FILE.fullmatch(path.name):
+            found.setdefault(splits.pop(), []).append(path)
+    return {split: paths[0] for split, paths in found.items() if len(paths) == 1}
+
+
+def _from_lists(lists: Mapping[str, Path], written: Written) -> tuple[Csv, list[str]]:
+    """Return the section for a table, or for one list a split."""
+    table, notes = lists["train"], list[str]()
+    root = _root(table)
+    rows = {split: read_table(path, None, root) for split, path in lists.items()}
+    taken = dict(lists)
+    if "test" in rows and "val" in rows and _paths(rows["test"]) == _paths(rows["val"]):
+        notes.append(f"{taken.pop('test')} lists the clips of {lists['val']}: there is no test split")
+    if len(taken) > 1:
+        notes.append("read the lists " + ", ".join(str(path) for path in taken.values()))
+    classes = _classes(table, [row.cells["label"] for read in rows.values() for row in read.rows])
+    if classes is not None:
+        notes.append(f"read the classes {classes}")
+    return (
+        Csv(
+            kind="csv",
+            path=written(table),
+            val=written(taken["val"]) if "val" in taken else None,
+            test=written(taken["test"]) if "test" in taken else None,
+            videos=None if root == table.parent else written(root),
+            classes=None if classes is None else written(classes),
+        ),
+        notes,
+    )
+
+
+def _root(table: Path) -> Path:
+    """Return the folder below which most paths of a table exist: that of the table, one above it, or the working
+    folder."""
+    folder = table.parent
+    candidates = [folder, folder.parent, Path(), *sorted(p for p in folder.parent.iterdir() if p.is_dir())]
+    rows = read_table(table, None, folder).rows
+    sample = [row.cells["path"] for row in rows[:: max(1, len(rows) // 50)]]
+    return max(candidates, key=lambda root: sum((root / path).exists() for path in sample))
+
+
+def _paths(table: Table) -> set[str]:
+    return {row.cells["path"] for row in table.rows}
+
+
+def _classes(table: Path, labels: Sequence[str]) -> Path | None:
+    """Return the list of classes beside a table whose labels are numbers, if it fits them."""
+    numbers = {int(label) for label in labels if label.isdecimal()}
+    if not numbers or not all(label.isdecimal() for label in labels if label):
+        return None
+    for path in sorted(p for p in table.parent.iterdir() if _CLASS_FILE.fullmatch(p.name) and p.is_file()):
+        try:
+            if max(numbers) <= len(read_classes(path).names):
+                return path
+        except DataError:
+            continue
+    return None
