@@ -15,6 +15,7 @@ from stagedkd.spec.explain import explain
 from stagedkd.spec.inherit import METHOD, read_recipe, shipped_recipes, with_recipe
 from stagedkd.spec.load import load_experiment, load_one
 from stagedkd.spec.merge import Merger
+from stagedkd.spec.schema import Csv, Folder
 from stagedkd.spec.yaml import Node, parse_yaml
 from tests.broken import FILES, INHERITED
 from tests.conftest import REPO, TINY
@@ -71,6 +72,20 @@ def test_a_changed_arch_drops_what_only_the_old_one_has_with_a_note(project: Pat
         "note: dropped 'teacher.width'" in notes[0].render()
         and "arch changes at specs/child.yaml:2:17" in notes[0].render()
     )
+
+
+def test_a_field_that_only_shares_its_name_is_dropped_when_the_kind_changes(project: Path) -> None:
+    """`classes` and `val` are numbers of simulated clips, but an order and a table of real ones."""
+    experiment = load_one(child(project, "extends: tiny.yaml\ndata: {kind: csv, path: clips.csv}\n"))
+    told = {note.message: note.hint for note in experiment.notes}
+    for name in ("classes", "val", "test"):
+        assert told[f"dropped 'data.{name}': kind is now csv"] == f"csv means something else by '{name}'"
+    assert told["dropped 'data.train': kind is now csv"] == "only shapes has it"
+    data = experiment.cells[0].spec.data
+    assert isinstance(data, Csv) and (data.classes, data.val, data.test) == (None, None, None)
+    below = "extends: child.yaml\ndata: {kind: folder, classes: [b, a]}\n"
+    data = load_spec(child(project, below, "grandchild")).data
+    assert isinstance(data, Folder) and (data.path, data.classes) == ("clips.csv", ("b", "a"))
 
 
 def test_a_bare_weight_and_a_map_of_the_same_loss_are_one_thing(project: Path) -> None:

@@ -566,7 +566,7 @@ def test_weights_of_one_name_are_a_file_for_each_network(project: Path, monkeypa
     for name in ("resnet18", "mobilenet_v3_small"):
         url: str = get_model_weights(name)["IMAGENET1K_V1"].url
         torch.save(get_model(name, weights=None).state_dict(), folder / url.rpartition("/")[2])
-    teacher = "teacher={$replace: {arch: tsm, backbone: resnet18, weights: IMAGENET1K_V1, epochs: 0}}"
+    teacher = "teacher={$replace: {arch: tsm, backbone: resnet18, weights: IMAGENET1K_V1, epochs: 1}}"
     spec = load_spec("specs/tiny.yaml", [*BOTH, teacher, "student.weights=IMAGENET1K_V1"])
     assert {stage.key for stage in compile_plan(spec).stages if stage.name in ("teacher", "student")} == {None}
     lock, lines = lock_specs([spec], Runtime(root=str(project)), accept=False)

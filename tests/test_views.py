@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from stagedkd import compile_plan, load_spec, losses, report, run
+from stagedkd.data.address import Address
 from stagedkd.data.decode import decode, scaled
 from stagedkd.data.draws import Stream, uniform
 from stagedkd.data.mix import Batch, mix, strong_view
@@ -234,7 +235,7 @@ def test_strips_keep_their_own_pixels(clips: Path) -> None:
     if not (clips / "miracl").is_dir():
         pytest.skip("no miracl here")
     path = sorted((clips / "miracl/words/hello").glob("*.mp4"))[0]
-    frames = decode(path, 64).frames_THWC
+    frames = decode(Address(path), 64).frames_THWC
     assert frames.shape[1:] == (64, 160, 3)
     clip = Clip(frames=4, size=(64, 160), resize=64)
     source = VideoClips(VideoFiles(path.parent, 64), [path.name], [Video(len(frames), 64, 160)], clip, CPU)

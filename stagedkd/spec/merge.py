@@ -1,6 +1,7 @@
 """Merge one spec over another: maps merge by key, lists and scalars replace, and every value keeps its place.
 
-- Where `kind` or `arch` changes, fields that only the old arm has are dropped, with a note.
+- Where `kind` or `arch` changes, fields that only the old arm has are dropped, with a note. So are fields that have
+  another type in the new arm: they only share a name, as `classes` of simulated clips and of videos do.
 - A bare number that meets a map of the same section is its main field (`kd: 0.5` is `kd: {weight: 0.5}`).
 - `$delete: true` removes a key; `$replace: ...` replaces a value as a whole.
 """
@@ -8,6 +9,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+
+from pydantic import BaseModel
 
 from stagedkd.errors import Problem
 from stagedkd.spec.fields import ROOT, TAGS, Slot, arm_tagged, child, chosen, is_section, nearest
@@ -79,7 +82,8 @@ class Merger:
         return below
 
     def _drop_old_fields(self, below: Node, above: Node, path: Path_, slot: Slot) -> list[str]:
-        """Return the keys of `below` to drop, with a note for each: `above` chooses another arm, which lacks them."""
+        """Return the keys of `below` to drop, with a note for each: `above` chooses another arm, which lacks them or
+        means something else by them."""
         for tag in TAGS:
             old, new = below.below(tag), above.below(tag)
             if old is None or new is None or old.value == new.value:
@@ -87,20 +91,29 @@ class Merger:
             was, now = arm_tagged(slot, tag, old.value), arm_tagged(slot, tag, new.value)
             if was is None or now is None:
                 continue
-            dropped = [n for n in below.map if n in was.model_fields and n not in now.model_fields]
+            dropped = [n for n in below.map if n in was.model_fields and not _same_field(was, now, n)]
             for name in dropped:
                 node, dotted = below.map[name], ".".join(map(str, (*path, name)))
                 self.notes.append(
                     Problem(
                         f"dropped '{dotted}': {tag} is now {new.value}",
                         node.key or node.place,
-                        f"only {old.value} has it",
+                        f"only {old.value} has it"
+                        if name not in now.model_fields
+                        else f"{new.value} means something else by '{name}'",
                         ((f"{tag} changes at", new.place),),
                         "note",
                     )
                 )
             return dropped
         return []
+
+
+def _same_field(was: type[BaseModel], now: type[BaseModel], name: str) -> bool:
+    """Return whether two arms have a field of this name and of one type. Other types are alternatives of a tag."""
+    if name not in now.model_fields:
+        return False
+    return name in TAGS or was.model_fields[name].annotation == now.model_fields[name].annotation
 
 
 def _as_map(node: Node, other: Node, slot: Slot) -> Node:
