@@ -21,7 +21,7 @@ from stagedkd.data.address import Address
 from stagedkd.data.decode import Footage, iter_frames, pixels
 
 BLOCK = 32  # frames that share a checksum, which is compared when one of them is first read
-OWN = 1 << 26  # bytes: a larger clip goes to a file of its own while it is decoded
+OWN = 1 << 25  # bytes: a larger clip goes to a file of its own while it is decoded
 QUALITY = 95
 Form = Literal["raw", "jpeg"]
 
