@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import struct
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import av
 import numpy as np
@@ -23,7 +25,7 @@ from stagedkd.data.cache import CacheSpec, differences, open_cache
 from stagedkd.data.clock import Clock
 from stagedkd.data.decode import decode, inspect, pixels, probe
 from stagedkd.data.seek import proven, require_torchcodec
-from stagedkd.data.shard import Form
+from stagedkd.data.shard import Form, store_clip
 from stagedkd.data.source import VideoFiles
 from stagedkd.data.upright import Orientation
 from stagedkd.data.video import Picture, VideoReader
@@ -683,3 +685,16 @@ def test_a_build_stops_within_a_long_clip(tmp_path: Path, monkeypatch: pytest.Mo
         open_cache(tmp_path / folder, spec, 2, lambda *_: None, lambda _: None)
     one, other = ({p.name: p.read_bytes() for p in (tmp_path / f / spec.name).glob("*.[bj]*")} for f in "cd")
     assert one == other and len(one) == 5
+
+
+@pytest.mark.parametrize("form", ["raw", "jpeg"])
+def test_a_frame_leaves_memory_when_it_is_stored(tmp_path: Path, form: Form) -> None:
+    """Without waiting for a garbage collection, which PyAV's `frame.side_data` would need."""
+    write_video(tmp_path / "a.avi", 60)
+    gc.collect()
+    gc.disable()
+    try:
+        store_clip(Address(tmp_path / "a.avi"), 16, form, None, Event())
+        assert not [each for each in gc.get_objects() if isinstance(each, VideoFrame)]
+    finally:
+        gc.enable()

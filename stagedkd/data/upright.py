@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 
 
@@ -25,7 +27,8 @@ class Orientation:
         the eight, such as a rotation by 10 degrees, counts as the nearest of them.
         """
         try:
-            matrix = frame.side_data.get("DISPLAYMATRIX")
+            # frame.side_data would keep the frame in memory until the next garbage collection: they refer to each other
+            matrix = cast("Any", SideDataContainer)(frame).get("DISPLAYMATRIX")
         except ValueError:  # side data of a type that PyAV does not know: its angle is all that can be read then
             return _TURNS[round(frame.rotation / 90) % 4] if frame.rotation else None
         if matrix is None:
