@@ -128,7 +128,8 @@ def test_the_commands_of_the_readme_work_on_ones_own_videos(
     environment.pop("STAGEDKD_DATA", None)
     short = ["--set", "teacher.epochs=1", "--set", "student.epochs=1", "--set", "train.warmup_epochs=0"]
     said: dict[str, str] = {}
-    for command in commands():
+    shown = commands() if place == "fresh clone" else commands()[:2]  # the wheel is shown to have what a run needs
+    for command in shown:
         more = short if command[0] == "run" else []
         found = subprocess.run(
             [sys.executable, "-m", "stagedkd", *command, *more],
@@ -143,7 +144,10 @@ def test_the_commands_of_the_readme_work_on_ones_own_videos(
     text = (work / "specs" / "my_videos.yaml").read_text("utf-8")
     assert kind in text and f"{clips} clips of 2 classes (down, up)" in text, text
     assert "recipe: kd" in text and "control-ce" in said["run specs/my_videos.yaml"]
-    assert (work / "results").is_dir() and "contact.png" in said["data preview"]
+    assert (work / "results").is_dir()
+    if place != "fresh clone":
+        return
+    assert "contact.png" in said["data preview"]
     table = said["data index"]
     expected = {"split folders": r"all +6 +4 +2", "SlowFast lists": r"all +6 +4 +0"}.get(
         layout, r"all +[4-9] +[2-4] +\d"
