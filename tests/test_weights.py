@@ -25,11 +25,11 @@ from torchvision.models import get_model_weights
 
 from stagedkd import compile_plan, load_spec
 from stagedkd.errors import DataError, SpecError, UsageError
-from stagedkd.models.build import class_dims
-from stagedkd.models.head import Head, fit_head, matched
+from stagedkd.models.build import build, class_dims, read_pretrained
+from stagedkd.models.head import Head, fit_head, matched, named_classes
 from stagedkd.models.network import Network
 from stagedkd.models.resnet3d import resnet3d
-from stagedkd.models.weight_file import read_content, wanted_classes
+from stagedkd.models.weight_file import Content, read_content, wanted_classes
 from stagedkd.models.weights import read_weights
 from stagedkd.plan.lock import DataLock, Lock
 from stagedkd.plan.runtime import Runtime
@@ -40,7 +40,10 @@ from stagedkd.spec.schema.networks import Resnet3dArch
 from stagedkd.spec.schema.networks.torchvision import ZOO, TorchvisionArch
 from stagedkd.spec.schema.networks.tsm import TSM, TsmArch
 from stagedkd.stages.weights import weights_file
+from stagedkd.store.manifest import manifest_of
 from tests.conftest import Command
+from tests.test_models_more import arch as hf_arch
+from tests.test_models_more import saved
 
 Tensors = dict[str, Tensor]
 HEAD = Head(("a", "b", "c"), {"fc.weight": 0, "fc.bias": 0})
@@ -243,6 +246,19 @@ def test_a_head_in_another_order_is_put_into_that_of_the_data(tmp_path: Path, na
     save_file(SAVED, tmp_path / "w.safetensors", metadata)
     again, said_again = loaded(tmp_path / "w.safetensors")
     assert equal(again, tensors) and said_again[-1] == said[-1]
+
+
+def test_a_head_that_cannot_be_moved_is_refused(tmp_path: Path) -> None:
+    """Where the user's own code builds for one number of classes alone, the head's tensors are not known."""
+    made, head = network(), Head(("a", "b", "c"), {})
+    torch.save({"model": SAVED, "classes": ["a", "b", "c"]}, tmp_path / "w.pth")
+    assert fit_head(read_weights(tmp_path / "w.pth", made, head), head).notes[-1] == NAMED
+    for names in (["b", "a", "c"], ["a", "b", "x"]):
+        torch.save({"model": SAVED, "classes": names}, tmp_path / "w.pth")
+        with pytest.raises(DataError) as error:
+            fit_head(read_weights(tmp_path / "w.pth", made, head), head)
+        outputs = ", ".join(f"output {i} is '{name}'" for i, name in enumerate(names))
+        assert error.value.message == f"the weights are for other classes, or another order: {outputs}"
 
 
 def test_names_are_matched_as_loosely_as_is_unique() -> None:
@@ -583,6 +599,39 @@ def test_a_folder_is_no_weight_file(tmp_path: Path) -> None:
 
 def test_the_tensors_with_a_part_for_each_class_are_found() -> None:
     assert class_dims(network(), Resnet3dArch(arch="resnet3d", width=4, blocks=(1,)), 3, Path()) == HEAD.dims
+
+
+@pytest.mark.slow
+def test_a_model_of_transformers_names_its_classes_in_config_json(tmp_path: Path) -> None:
+    plain = saved(tmp_path / "net", id2label={0: "c", 1: "a", 2: "b"})
+    arch, head = hf_arch(), Head(("a", "b", "c"), {"classifier.weight": 0, "classifier.bias": 0})
+    made, clip = build(arch, 3, root=tmp_path).eval(), torch.randn(2, 3, 4, 16, 16)
+    assert class_dims(made, arch, 3, tmp_path) == head.dims
+    fitted = fit_head(read_pretrained(made, arch, tmp_path), head)
+    fitted.load(made.net)
+    with torch.no_grad():
+        torch.testing.assert_close(made(clip), plain(clip.transpose(1, 2)).logits[:, [1, 2, 0]])
+    assert fitted.notes[0].startswith("the head is kept, and put into the order of the data: output 0 is 'a' (was 1)")
+    other = fit_head(read_pretrained(made, arch, tmp_path), Head(("x", "y", "z"), head.dims))
+    assert other.reason == "the weights are for other classes: 'c', 'a', 'b' of 3 are not in the data"
+    wide = build(arch, 5, root=tmp_path)
+    five = fit_head(read_pretrained(wide, arch, tmp_path), Head(tuple("abcde"), head.dims))
+    assert five.reason == "the weights have 3 classes, the data 5"
+
+
+def test_our_own_files_name_the_classes_of_their_data(project: Path) -> None:
+    plan = compile_plan(load_spec("specs/tiny.yaml"))
+    text = manifest_of(plan, plan.stage("student")).model_dump_json()
+    content = Content({}, {"stagedkd": text})
+    assert named_classes(content, 4, tuple("wxyz")) == ("right", "left", "down", "up")
+    (project / "specs" / "video.yaml").write_text(VIDEO.replace("epochs: 0", "epochs: 1"), "utf-8")
+    entry = DataLock(fingerprint="0" * 64, classes=("b", "a"), clips=9, files={"x": "1:0"})
+    lock = Lock(data={"folder:videos": entry}, weights={"r3d_18/KINETICS400_V1": "0" * 64})
+    plan = compile_plan(load_spec("specs/video.yaml"), lock)
+    content = Content({}, {"stagedkd": manifest_of(plan, plan.stage("teacher")).model_dump_json()})
+    assert named_classes(content, 2, ("a", "b")) == ("b", "a")
+    assert named_classes(content, 3, ("a", "b", "c")) == ()
+    assert named_classes(Content({}, {"stagedkd": "{}"}), 2, ("a", "b")) == ()
 
 
 def test_the_classes_of_torchvisions_weights_are_counted() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -75,28 +76,24 @@ def fit_head(given: Given, head: Head) -> Fitted:
     """Put the head of weights into the order of the data's classes. It is not kept if it is for other classes.
 
     Raises:
-        DataError: the order differs, and which tensors have a part for each class is not known.
+        DataError: the classes or their order differ, and which tensors have a part for each class is not known.
     """
     if given.new:
         reason = f"the weights have {given.outputs} classes, the data {len(head.classes)}"
         return _new(given, head, reason if given.outputs is not None else "the weights have none")
     if not given.classes or placeholders(given.classes, head.classes):
-        order = ", as the data order them: the weights name no classes"
-        return Fitted(
-            given.tensors, notes=(*given.notes, f"the head is kept: {_listed(_outputs(head.classes))}{order}")
-        )
+        return _kept(given, head, "as the data order them: the weights name no classes")
     rows = matched(head.classes, given.classes)
-    if rows is None:
-        return _new(given, head, f"the weights are for other classes: {_unlike(given.classes, head.classes)}")
-    if rows == list(range(len(rows))):
+    if rows == list(range(len(head.classes))):
         return _kept(given, head, "as the weights name them")
     if not head.dims:
-        message = f"the weights have the classes in another order than the data: {_listed(_outputs(given.classes))}"
+        message = f"the weights are for other classes, or another order: {_listed(_outputs(given.classes))}"
         hint = "build(classes) of your network must take other numbers, too, so that the head's tensors can be found"
         raise DataError(message, hint=hint)
-    moved = {
-        n: t.index_select(head.dims[n], t.new_tensor(rows).long()) for n, t in given.tensors.items() if n in head.dims
-    }
+    if rows is None:
+        return _new(given, head, f"the weights are for other classes: {_unlike(given.classes, head.classes)}")
+    parts = {name: tensor for name, tensor in given.tensors.items() if name in head.dims}
+    moved = {name: tensor.index_select(head.dims[name], torch.tensor(rows)) for name, tensor in parts.items()}
     outputs = [f"output {i} is '{shown(name)}' (was {rows[i]})" for i, name in enumerate(head.classes)]
     note = f"the head is kept, and put into the order of the data: {_listed(outputs)}"
     return Fitted({**given.tensors, **moved}, notes=(*given.notes, note))

@@ -73,7 +73,7 @@ def read_weights(path: Path, network: Network, head: Head, classes: Sequence[str
     fit, others = _choose(path, list(_fits(content.tree, current, head)))
     tensors, casts = _tensors(path, fit, current)
     counts = {fit.tensors[fit.names[n]].shape[d] for n, d in head.dims.items() if n in fit.names}
-    outputs = next(iter(counts)) if len(counts) == 1 else None
+    outputs = next(iter(counts)) if len(counts) == 1 else None if head.dims else len(head.classes)
     try:
         named = tuple(classes) or (named_classes(content, outputs, head.classes) if outputs else ())
     except DataError as error:
