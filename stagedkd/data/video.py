@@ -20,35 +20,16 @@ from av.video.stream import VideoStream
 from stagedkd.data.clock import Clock
 from stagedkd.data.upright import Orientation
 
-CONTAINERS = (  # FFmpeg's names of the formats that hold their own frames; no playlist, no list of pictures
-    *(
-        "3gp",
-        "amv",
-        "apng",
-        "asf",
-        "av1",
-        "avi",
-        "cavsvideo",
-        "dirac",
-        "dv",
-        "f4v",
-        "flv",
-        "gif",
-        "gxf",
-        "h261",
-        "h263",
-    ),
-    *("h264", "hevc", "ivf", "jpegxl_anim", "m4v", "matroska", "mjpeg", "mov", "mp4", "mpeg", "mpegts", "mpegvideo"),
-    *("mxf", "nsv", "nut", "nuv", "obu", "ogg", "rm", "swf", "vc1", "vc1test", "vvc", "webm", "webp_anim", "wtv"),
-    "yuv4mpegpipe",
+_CONTAINERS = (  # FFmpeg's names of the formats that hold their own frames; no playlist, no list of pictures
+    "3gp,amv,apng,asf,av1,avi,cavsvideo,dirac,dv,f4v,flv,gif,gxf,h261,h263,h264,hevc,ivf,jpegxl_anim,m4v,"
+    "matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nsv,nut,nuv,obu,ogg,rm,swf,vc1,vc1test,vvc,webm,"
+    "webp_anim,wtv,yuv4mpegpipe"
 )
-OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 # Decoders that start on a grey picture where the first key frame is missing. All others refuse, or wait for a frame
 # that is whole: a key frame, or the end of a recovery (H.264, HEVC, MPEG-2).
-GREY = {
-    *("flv1", "h261", "h263", "h263i", "h263p", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "rv10", "rv20", "rv30"),
-    *("rv40", "svq3", "vc1", "wmv1", "wmv2", "wmv3"),
-}
+_GREY = "flv1 h261 h263 h263i h263p mpeg4 msmpeg4v1 msmpeg4v2 msmpeg4v3 rv10 rv20 rv30 rv40 svq3 vc1 wmv1 wmv2 wmv3"
+GREY = frozenset(_GREY.split())
 ERRORS = (FFmpegError, ValueError, MemoryError, OverflowError, EOFError, OSError)
 
 
