@@ -603,7 +603,7 @@ def test_the_tensors_with_a_part_for_each_class_are_found() -> None:
 
 @pytest.mark.slow
 def test_a_model_of_transformers_names_its_classes_in_config_json(tmp_path: Path) -> None:
-    plain = saved(tmp_path / "net", id2label={0: "c", 1: "a", 2: "b"})
+    plain = saved(tmp_path / "net", num_labels=3, id2label={0: "c", 1: "a", 2: "b"})
     arch, head = hf_arch(), Head(("a", "b", "c"), {"classifier.weight": 0, "classifier.bias": 0})
     made, clip = build(arch, 3, root=tmp_path).eval(), torch.randn(2, 3, 4, 16, 16)
     assert class_dims(made, arch, 3, tmp_path) == head.dims
