@@ -21,6 +21,7 @@ from torch import Tensor
 
 from stagedkd.data.address import Address
 from stagedkd.data.decode import decode, scaled
+from stagedkd.data.keyframes import SOUGHT_FROM, KeyFrames, key_frames, window
 from stagedkd.data.simulate import render
 from stagedkd.data.views import Video, View, apply_view, eval_views, train_view
 from stagedkd.errors import Advice, DataError
@@ -140,10 +141,12 @@ class VideoClips:
 
 
 class VideoFiles:
-    """Decodes videos from their files at every call: the pixels of a raw cache, without its disk space."""
+    """Decodes videos from their files at every call: the pixels of a raw cache, without its disk space. A window far
+    from the beginning is decoded from a key frame before it, where that gives the same frames."""
 
     def __init__(self, root: Path, shorter_side: int) -> None:
         self.root, self.shorter_side = root, shorter_side
+        self.known: dict[Path, KeyFrames | None] = {}
 
     def frames(self, path: str, frame_indices: Sequence[int] | Indices | None = None) -> npt.NDArray[np.uint8]:
         """Return the frames with these indices (None: all of them), uint8 (T, H, W, 3).
@@ -153,13 +156,31 @@ class VideoFiles:
         """
         if frame_indices is None:
             return decode(Address.read(self.root, path), self.shorter_side).frames_THWC
-        needed = np.unique(np.asarray(frame_indices))
-        decoded = decode(Address.read(self.root, path), self.shorter_side, set(needed.tolist()))
+        needed, address = np.unique(np.asarray(frame_indices)), Address.read(self.root, path)
+        if (sought := self._window(address, needed)) is not None:
+            return sought[np.searchsorted(needed, np.asarray(frame_indices))]
+        decoded = decode(address, self.shorter_side, set(needed.tolist()))
         if len(decoded.frames_THWC) < len(needed):
             why = decoded.fault or f"only {decoded.footage.frames} frames are left"
             hint = Advice("restore the file, or accept it as it is", "lock")
             raise DataError(f"{self.root / path} has changed: {why}", hint=hint)
         return decoded.frames_THWC[np.searchsorted(needed, np.asarray(frame_indices))]
+
+    def _window(self, address: Address, needed: Indices) -> npt.NDArray[np.uint8] | None:
+        """Return frames by their rising indices from a key frame before them; None if they are near the beginning, or
+        must be decoded from there."""
+        part = address.part
+        if address.pictures is not None or (part is None and needed[0] < SOUGHT_FROM):
+            return None
+        if address.file not in self.known:
+            self.known[address.file] = key_frames(address.file)
+        found = self.known[address.file]
+        if found is None:
+            return None
+        start = 0 if part is None else int(part.start) if part.unit == "frames" else found.first_at(part.start)
+        if start + needed[0] < SOUGHT_FROM:
+            return None
+        return window(address.file, found, [start + int(i) for i in needed], self.shorter_side)
 
 
 def ahead(jobs: Iterator[Callable[[], T]], workers: int) -> Generator[T]:

@@ -86,7 +86,7 @@ class VideoReader(FrameReader):
         if self.refused:
             return
         try:
-            with _open(self.path) as container:
+            with open_video(self.path) as container:
                 stream = container.streams.best("video")
                 if not isinstance(stream, VideoStream):
                     self.refused = "no video stream"
@@ -198,7 +198,8 @@ def _decoding_time(frame: VideoFrame) -> float | None:
     return None if frame.dts is None or frame.time_base is None else float(frame.dts * frame.time_base)
 
 
-def _open(path: Path) -> InputContainer:
+def open_video(path: Path) -> InputContainer:
+    """Open a file as a video, if its format holds its own frames. Raises FFmpegError."""
     return av.open(f"file:{path}", options=dict(OPTIONS), metadata_errors="ignore")
 
 
@@ -249,7 +250,7 @@ def probe_video(path: Path) -> tuple[int, int, int, float]:
     if why_unreadable(path):
         return 0, 0, 0, 0.0
     try:
-        with _open(path) as container:
+        with open_video(path) as container:
             stream = container.streams.best("video")
             if stream is None:
                 return 0, 0, 0, 0.0

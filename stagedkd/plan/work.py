@@ -23,11 +23,13 @@ Cut: TypeAlias = tuple[tuple[str, ...], ...]
 
 
 class Weights(Section):
-    """A weight file: its name as the user wrote it, and its SHA-256; None if the lock does not have it."""
+    """A weight file: its name as the user wrote it, and its SHA-256; None if the lock does not have it. `version` is
+    raised when a file is fitted to a network in another way."""
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"name"})
     name: str
     sha256: str | None
+    version: Literal[2] = 2
 
 
 class PhaseWork(Section):
@@ -70,12 +72,14 @@ class Reading(Section):
             before its first error.
         rate: ticks per second; None if `span` counts frames.
         refuse: whether a sound file that is shorter than `span` is bad, too.
+        version: is raised when files are decoded in another way, since frames and sizes may then be others.
     """
 
     decoder: Literal["pyav", "torchcodec"]
     span: int
     rate: float | None
     refuse: bool
+    version: Literal[2] = 2
 
 
 @dataclass(frozen=True)
