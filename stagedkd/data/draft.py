@@ -129,11 +129,14 @@ def _usual_frames(listing: Listing) -> int:
     """Return the number of decodable frames that three of four clips have, told from at most 7 spread over the set."""
     entries = listing.entries
     step = max(1, len(entries) // 7)
-    counts = [inspect(Address.read(listing.root, entry.path)).frames for entry in entries[::step][:7]]
-    counts = sorted(count for count in counts if count)
+    tried = [Address.read(listing.root, entry.path) for entry in entries[::step][:7]]
+    footages = [inspect(address) for address in tried]
+    counts = sorted(footage.frames for footage in footages if footage.frames)
     if not counts:
+        first, fault = tried[0].file, footages[0].fault
+        hint = "paths in a table are relative to it, or to data.videos" if fault == "missing" else ""
         raise DataError(
-            f"none of the {min(7, len(entries))} videos below {listing.root} that were tried can be decoded"
+            f"none of the {len(tried)} clips that were tried can be read, such as {first}: {fault}", hint=hint
         )
     return counts[len(counts) // 4]
 
