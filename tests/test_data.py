@@ -51,7 +51,7 @@ def test_folder_and_csv_give_the_same_clips(tmp_path: Path) -> None:
         ("path,label,colour\na.avi,x,red\n", "unknown column 'colour'"),
         ("path,label\n", "lists no clips"),
         ("path,label\na.avi,x\na.avi,x\n", "a.avi is listed 2 times"),
-        ("path,label,split\na.avi,x,training\n", "clips.csv:2: split must be train, val or test, not 'training'"),
+        ("path,label,split\na.avi,x,holdout\n", "clips.csv:2: split must be train, val or test, not 'holdout'"),
         ("path,label,clean\na.avi,x,yes\n", "clips.csv:2: clean must be 0 or 1"),
         ("path,label,split\na.avi,,val\n", "clips.csv:2: a val clip needs a label"),
         ("path,label\n,x\n", "clips.csv:2: the path is missing"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stagedkd import load_spec
 from stagedkd.errors import Place, Problem, SpecError, UsageError
 from stagedkd.spec.explain import explain
-from stagedkd.spec.inherit import METHOD, read_recipe, shipped_recipes, with_recipe
+from stagedkd.spec.inherit import METHOD, in_project, read_recipe, shipped_recipes, specs_root, with_recipe
 from stagedkd.spec.load import load_experiment, load_one
 from stagedkd.spec.merge import Merger
 from stagedkd.spec.schema import Csv, Folder
@@ -388,3 +388,11 @@ def test_problems_are_shown_as_editors_want_them(project: Path) -> None:
         ],
     }
     assert Problem("no place").as_json() == {"severity": "error", "message": "no place", "hint": "", "related": []}
+
+
+def test_a_project_is_told_by_its_marks(project: Path, tmp_path: Path) -> None:
+    assert in_project(project / "specs" / "tiny.yaml")
+    alone = tmp_path / "alone"
+    assert in_project(alone / "x.yaml") is any(in_project(p / "x") for p in (tmp_path, *tmp_path.parents))
+    (alone / ".git").mkdir(parents=True)
+    assert in_project(alone / "specs" / "x.yaml") and specs_root(alone / "specs" / "x.yaml") == alone.resolve()

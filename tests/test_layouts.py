@@ -113,13 +113,46 @@ def test_an_unquoted_comma_is_refused_with_its_line(people: Path) -> None:
 # ---------------------------------------------------------------- split folders
 
 
-@pytest.mark.parametrize("names", ["train val test", "train valid test", "Training Validation Testing", "train dev"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        *("train val test", "train valid test", "Training Validation Testing", "train dev", "train eval test"),
+        *("videos_train videos_val", "rawframes_train rawframes_val", "train_256 val_256", "train_set validate_set"),
+    ],
+)
 def test_split_folders_are_splits(tmp_path: Path, names: str) -> None:
     lay(tmp_path, *(f"{name}/{c}/{i}.mp4" for name in names.split() for c in ("walk", "run") for i in range(2)))
     listing = listed(tmp_path, kind="folder")
     assert listing.classes == ("run", "walk")
     assert splits(listing) == dict.fromkeys(["train", "val", "test"][: len(names.split())], 4)
     assert "that no person or scene is in two is up to you" in listing.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "left_out", "note"),
+    [
+        (["train/stray.mp4"], {"in no class folder": 1}, ""),
+        (
+            ["test/0.mp4", "test/1.mp4"],
+            {"in no class folder": 2},
+            "test/ has no class folders: its clips have no label",
+        ),
+        (["annotations/train.csv"], {"not a video (.csv)": 1}, ""),
+        (["val/.gitkeep"], {"hidden": 1}, ""),
+    ],
+)
+def test_odd_files_do_not_make_classes_of_splits(
+    tmp_path: Path, more: list[str], left_out: dict[str, int], note: str
+) -> None:
+    val = [] if "val/.gitkeep" in more else ["val"]
+    lay(tmp_path, *(f"{s}/{c}/{i}.mp4" for s in ["train", *val] for c in ("walk", "run") for i in range(5)), *more)
+    for folders in (None, "splits"):
+        data = VIDEOS.validate_python({"kind": "folder", "folders": folders})
+        listing = list_clips(data, tmp_path)
+        assert listing.classes == ("run", "walk")
+        assert {reason: len(paths) for reason, paths in listing.left_out.items()} == left_out
+        assert note in " ".join(listing.notes)
+        assert {e.split for e in split_entries(listing.entries, data)} >= {"train", "val"}
 
 
 def test_without_a_validation_folder_clips_are_drawn_from_training_alone(tmp_path: Path) -> None:
@@ -134,7 +167,9 @@ def test_class_folders_named_like_splits_stay_classes(tmp_path: Path) -> None:
     lay(tmp_path, *(f"{c}/{i}.mp4" for c in ("train", "test", "bus") for i in range(3)))
     assert listed(tmp_path, kind="folder").classes == ("bus", "test", "train")
     lay(tmp_path / "frames", *(p for c in ("train", "test") for i in range(3) for p in pictures(f"{c}/clip{i}")))
-    assert listed(tmp_path / "frames", kind="folder").classes == ("test", "train")
+    assert listed(tmp_path / "frames", kind="folder", folders="classes").classes == ("test", "train")
+    said = refused(tmp_path / "frames", kind="folder")
+    assert "test, train are named as splits and hold no class folders" in said and "{folders: classes}" in said
     lay(tmp_path / "two", *(f"{c}/a/{i}.mp4" for c in ("train", "test") for i in range(3)))
     assert listed(tmp_path / "two", kind="folder", folders="classes").classes == ("test", "train")
 
@@ -281,6 +316,39 @@ def test_every_file_is_a_clip_or_counted(
     assert in_clips + len(left_out) == count_of_files(root)
 
 
+def test_two_files_of_one_name_are_one_group(tmp_path: Path) -> None:
+    lay(tmp_path, "a/1.mp4", "a/1.webm", "a/2.mp4", "b/3.mp4", *pictures("b/3", 3), "c/3.mp4")
+    listing = listed(tmp_path, kind="folder")
+    groups = {e.path: e.group for e in listing.entries}
+    assert (
+        groups["a/1.mp4"] == groups["a/1.webm"] == "a/1" and groups["b/3.mp4"] == groups["b/3/img_{:05}.jpg"] == "b/3"
+    )
+    assert groups["a/2.mp4"] == "a/2.mp4" and groups["c/3.mp4"] == "c/3.mp4"
+    assert listing.notes == (
+        "2 clips are there twice under one name, such as a/1.mp4, a/1.webm: each pair is one group",
+    )
+    table(tmp_path, "path,label,group\na/1.mp4,x,p\na/1.webm,x,q\n")
+    assert {e.group for e in listed(tmp_path, kind="csv", path="t.csv").entries} == {"p", "q"}
+
+
+def test_a_class_that_is_still_packed_is_an_error(tmp_path: Path) -> None:
+    lay(tmp_path, "a/1.mp4", "b/b.zip")
+    assert "the class b has no clip:\n    1 not a video (.zip)" in refused(tmp_path, kind="folder")
+
+
+def test_a_table_that_cannot_be_opened_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table(tmp_path, "path,label\na.mp4,x\n")
+
+    def closed(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", closed)
+    assert "t.csv cannot be read: Permission denied" in refused(tmp_path, kind="csv", path="t.csv")
+    monkeypatch.undo()
+    table(tmp_path, f"v/a.mp4 {'word ' * 200}x\nv/b.mp4 y\n")
+    assert "t.csv:1: 'v/a.mp4 word" in refused(tmp_path, kind="csv", path="t.csv")
+
+
 # ---------------------------------------------------------------- folders of pictures
 
 
@@ -310,6 +378,22 @@ def test_optical_flow_beside_pictures_is_left_out(tmp_path: Path) -> None:
     assert set(labels(listing)) == {"a/one/img_{:05}.jpg", "b/two/img_{:05}.jpg"}
     counts = {reason: len(paths) for reason, paths in listing.left_out.items()}
     assert counts == {"optical flow": 12, "a picture of no numbered sequence": 1}
+
+
+@pytest.mark.parametrize("flow", ["flow_x", "flow", "u", "tvl1_y"])
+def test_folders_of_optical_flow_are_left_out(tmp_path: Path, flow: str) -> None:
+    lay(tmp_path, *pictures("a/one", 3), *pictures(f"a/one/{flow}", 3, "{:05}.jpg"))
+    lay(tmp_path, *pictures("b/two/rgb", 3), *pictures(f"b/two/{flow}", 3))
+    more = 6 if flow == "u" else 0
+    lay(tmp_path, *(p for clip in ("a/one", "b/two") if more for p in pictures(f"{clip}/v", 3)))
+    listing = listed(tmp_path, kind="folder")
+    assert set(labels(listing)) == {"a/one/img_{:05}.jpg", "b/two/rgb/img_{:05}.jpg"}
+    assert {reason: len(paths) for reason, paths in listing.left_out.items()} == {"optical flow": 6 + more}
+
+
+def test_pictures_that_are_only_named_like_flow_are_read(tmp_path: Path) -> None:
+    lay(tmp_path, *pictures("a/one", 3, "v_{:04}.jpg"), *pictures("b/two", 3, "u{}.jpg"), *pictures("b/x", 3))
+    assert len(listed(tmp_path, kind="folder").entries) == 3
 
 
 def test_two_sequences_in_a_folder_need_a_choice(tmp_path: Path) -> None:
@@ -374,6 +458,16 @@ def part(address: str) -> str:
         ("path,label,\nv/a.mp4,x,\nv/b.mp4,y,\n", {"v/a.mp4": "x", "v/b.mp4": "y"}),
         ('path,label\nv/a.mp4,"x, y"\nv/b.mp4,"say ""z"""\n', {"v/a.mp4": "x, y", "v/b.mp4": 'say "z"'}),
         ("Unnamed: 0,path,label\n0,v/a.mp4,x\n1,v/b.mp4,y\n", {"v/a.mp4": "x", "v/b.mp4": "y"}),
+        ("path,label\nv/a.mp4,0.0\nv/b.mp4,10.0\nv/c.mp4,\n", {"v/a.mp4": "0", "v/b.mp4": "10", "v/c.mp4": ""}),
+        ("path,label,group\nv/a.mp4,x,nan\nv/b.mp4,NaN,nan\n", {"v/a.mp4": "x", "v/b.mp4": ""}),
+        ("v/a.mp4 0\nv/b.mp4 -1\nv/c.mp4 1\n", {"v/a.mp4": "0", "v/b.mp4": "", "v/c.mp4": "1"}),
+        ("path,label\nv/a.mp4,None\nv/b.mp4,wave\n", {"v/a.mp4": "None", "v/b.mp4": "wave"}),
+        (
+            "path,label,start_frame,num_frames\nv/a.mp4,x,10,4\nv/a.mp4,y,20,4\n",
+            {"v/a.mp4#f=10,14": "x", "v/a.mp4#f=20,24": "y"},
+        ),
+        ("path,label,split\nv/a.mp4,x,Training\nv/b.mp4,y,validation\n", {"v/a.mp4": "x", "v/b.mp4": "y"}),
+        ("path,label,clean\nv/a.mp4,x,True\nv/b.mp4,y,0.0\n", {"v/a.mp4": "x", "v/b.mp4": "y"}),
     ],
 )
 def test_lists_of_the_field_are_read(tmp_path: Path, text: str, expected: dict[str, str]) -> None:
@@ -418,6 +512,12 @@ def test_lists_of_folders_of_pictures(tmp_path: Path) -> None:
         ("path,,label\nv/a.mp4,odd,x\n", "t.csv:1: column 2 has no name"),
         ("path,label\n,x\n", "t.csv:2: the path is missing"),
         ("p\0a", "is not text in UTF-8"),
+        ("clip,action\nv/a.mp4,x\nv/b.mp4,y\n", "t.csv:1: 'clip' is no clip | if it is a header, its names must be of"),
+        ("v/a.mp4,x\npath,label\nv/b.mp4,y\n", "t.csv:2: 'path' is no clip"),
+        ("sep=;\npath;label\nv/a.mp4;x\n", "t.csv:1: "),
+        ("v/a.mp4 run\nv/b.mp4 walk fast\n", "t.csv:2: 'v/b.mp4 walk' is no clip | separate the columns by commas"),
+        ("v/a.mp4 1 2\nv/b.mp4 3\n", "t.csv:1: 'v/a.mp4 1' is no clip"),
+        ("path,label,offset\nv/a.mp4,x,3\n", "t.csv:2: an offset needs the number of frames"),
     ],
 )
 def test_wrong_tables_are_refused_with_their_line(tmp_path: Path, text: str, words: str) -> None:
@@ -441,6 +541,44 @@ def test_stated_columns_and_other_headers(tmp_path: Path) -> None:
     for wrong in (("path",), ("path", "label", "label"), ("path", "name")):
         with pytest.raises(ValidationError):
             VIDEOS.validate_python({"kind": "csv", "path": "t.csv", "columns": wrong})
+
+
+def test_columns_in_any_order_and_paths_without_a_suffix(tmp_path: Path) -> None:
+    lay(tmp_path, "v/1.mp4", "v/2.webm", *pictures("f/c1", 10))
+    table(tmp_path, "label,path,fps\nx,v/1.mp4,30\ny,v/2.webm,25\n")
+    columns = ("label", "path", "ignore")
+    assert labels(listed(tmp_path, kind="csv", path="t.csv", columns=columns)) == {"v/1.mp4": "x", "v/2.webm": "y"}
+    table(tmp_path, "v/1 0\nv/2 1\n")
+    assert labels(listed(tmp_path, kind="csv", path="t.csv")) == {"v/1.mp4": "0", "v/2.webm": "1"}
+    table(tmp_path, "f/gone 10 0\nf/c1 10 1\n")  # the first folder is missing, and the row is no header
+    columns = ("path", "frames", "label")
+    assert set(labels(listed(tmp_path, kind="csv", path="t.csv", columns=columns))) == {"f/gone", "f/c1/img_{:05}.jpg"}
+    (note,) = listed(tmp_path, kind="csv", path="t.csv").notes
+    assert note == "t.csv: its columns are read as path, frames, label; data.columns can say otherwise"
+
+
+def test_names_that_unicode_writes_in_two_ways_are_found(tmp_path: Path) -> None:
+    lay(tmp_path, "v/cafe\u0301.mp4")
+    table(tmp_path, "v/caf\u00e9.mp4,x\n")
+    listing = listed(tmp_path, kind="csv", path="t.csv")
+    assert set(labels(listing)) == {"v/cafe\u0301.mp4"} and listing.unlisted == () and listing.notes == ()
+
+
+def test_a_data_root_behind_a_link(tmp_path: Path) -> None:
+    lay(tmp_path, "real/v/1.mp4")
+    (tmp_path / "data").symlink_to(tmp_path / "real")
+    table(tmp_path / "real", f"{tmp_path}/data/v/1.mp4,x\n")
+    for root in (tmp_path / "data", tmp_path / "real"):
+        listing = listed(root, kind="csv", path="t.csv")
+        assert set(labels(listing)) == {"v/1.mp4"} and listing.notes == () and listing.unlisted == ()
+    table(tmp_path / "real", "D:\\data\\v\\1.mp4,x\n")
+    assert "1 clips lie outside of the data root" in listed(tmp_path / "real", kind="csv", path="t.csv").notes[0]
+
+
+def test_unlisted_clips_of_other_folders_are_counted(tmp_path: Path) -> None:
+    lay(tmp_path, "a/1.mp4", "a/2.mp4", "b/3.mp4")
+    table(tmp_path, "a/1.mp4 x\na/2.mp4 y\n")
+    assert listed(tmp_path, kind="csv", path="t.csv").unlisted == ("b/3.mp4",)
 
 
 def test_a_list_for_each_split(tmp_path: Path) -> None:
@@ -490,6 +628,15 @@ def test_ids_of_kinetics_that_differ_in_case_alone_are_not_mixed_up(tmp_path: Pa
     table(tmp_path, f"{head}walk,x,1,2\n", "k/annotations/val.csv")
     said = refused(tmp_path, kind="kinetics", path="k", lists="csv")
     assert "val.csv:2: the row has 4 cells, fewer than the header (5)" in said
+
+
+def test_kinetics_as_pictures_groups_by_source(tmp_path: Path) -> None:
+    for clip in ("train/walk/a_000001_000011", "train/run/b_000001_000011", "val/walk/c_000001_000011"):
+        lay(tmp_path, *pictures(f"k/{clip}", 3))
+    lay(tmp_path, "k/test/1.mp4")
+    listing = listed(tmp_path, kind="kinetics", path="k")
+    assert {e.group for e in listing.entries} == {"a", "b", "c"} and splits(listing) == {"": 2, "test": 1}
+    assert listing.unlisted == ("test/1.mp4",)
 
 
 # ---------------------------------------------------------------- Something-Something v2 and Jester
@@ -563,6 +710,11 @@ def test_numbers_that_are_left_out_are_said(tmp_path: Path) -> None:
         ("labels.json", '{"run": 1, "walk": 0, "sit down": 2}', 0),
         ("labels.json", '{"1": "run", "0": "walk", "2": "sit down"}', 0),
         ("labels.tsv", "walk\t0\nrun\t1\nsit down\t2\n", 0),
+        ("classes.txt", "class_name\nwalk\nrun\nsit down\n", 0),
+        ("classes.txt", "# mine\nwalk\nrun\nsit down\n", 0),
+        ("classes.csv", "index,class\n0,walk\n1,run\n2,sit down\n", 0),
+        ("classes.csv", '"1","run"\n"0","walk"\n"2","sit down"\n', 0),
+        ("labels.json", '{"\\"run\\"": 1, "walk": 0, "sit down": 2}', 0),
     ],
 )
 def test_a_file_of_classes_states_an_order(tmp_path: Path, name: str, text: str, first: int) -> None:
@@ -574,6 +726,16 @@ def test_a_file_of_classes_states_an_order(tmp_path: Path, name: str, text: str,
     assert listing.lists["classes"] == tmp_path / name
     table(tmp_path, "0.mp4;sit down\n1.mp4;walk\n")
     assert labels(listed(tmp_path, kind="csv", path="t.csv", classes=name)) == {"0.mp4": "sit down", "1.mp4": "walk"}
+
+
+def test_numbers_that_are_equal_are_said_and_levels_stay_names(tmp_path: Path) -> None:
+    table(tmp_path, "path,label\na.mp4,01\nb.mp4,1\nc.mp4,0\n")
+    assert listed(tmp_path, kind="csv", path="t.csv").notes == (
+        "the classes '01' and '1' are the same number: are they one?",
+    )
+    table(tmp_path, "level 1\nlevel 2\n", "c.txt")
+    table(tmp_path, "a.mp4,level 2\nb.mp4,level 1\n")
+    assert listed(tmp_path, kind="csv", path="t.csv", classes="c.txt").classes == ("level 1", "level 2")
 
 
 def test_a_list_of_classes_in_the_spec(tmp_path: Path) -> None:

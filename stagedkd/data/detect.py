@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stagedkd.data.layouts.classes import read_classes
-from stagedkd.data.layouts.folders import SPLIT_NAMES
+from stagedkd.data.layouts.folders import SPLIT_NAMES, split_of
 from stagedkd.data.layouts.official import HMDB_LISTS, UCF_LISTS
-from stagedkd.data.layouts.tables import Table, read_table
+from stagedkd.data.layouts.spelling import Spelling
+from stagedkd.data.layouts.tables import ALSO, Table, read_table
 from stagedkd.data.layouts.twentybn import JESTER, SSV2
 from stagedkd.data.layouts.walk import VIDEO_SUFFIXES
 from stagedkd.errors import DataError, UsageError
@@ -40,15 +41,49 @@ def detect(videos: Path, written: Written) -> tuple[Videos, list[str]]:
         return _from_lists(lists if lists.get("train") == videos else {"train": videos}, written)
     if official := _official(videos, written(videos)):
         return official, [f"read {videos} as the official layout of {official.kind}"]
+    unread: list[str] = []
+    for lists in _candidates(videos):
+        try:
+            data, notes = _from_lists(lists, written)
+        except DataError as error:
+            unread.append(f"note: {lists['train']} is not used: {error.message}")
+            continue
+        return data, [f"read the table {lists['train']}", *notes] if len(lists) == 1 else notes
+    classes = _class_file(videos, _class_folders(videos))
+    told = [f"read the classes {classes}"] if classes else []
+    return Folder(kind="folder", path=written(videos), classes=written(classes) if classes else None), [*unread, *told]
+
+
+def _candidates(videos: Path) -> Iterator[dict[str, Path]]:
+    """Yield what may be tables or lists of the videos in a folder, the most likely first."""
     for folder in (videos, *(videos / name for name in ("annotations", "lists", "labels", "splits"))):
         lists = _split_lists(folder)
         if "train" in lists:
-            return _from_lists(lists, written)
-    table = next((path for path in _files(videos) if _has_header(path)), None)
-    if table is not None:
-        data, notes = _from_lists({"train": table}, written)
-        return data, [f"read the table {table}", *notes]
-    return Folder(kind="folder", path=written(videos)), []
+            yield lists
+    files = [path for path in _files(videos) if not _CLASS_FILE.fullmatch(path.name)]
+    headed = [path for path in files if _has_header(path)]
+    bare = [path for path in files if path not in headed]
+    yield from ({"train": path} for path in headed)
+    yield from ({"train": path} for path in bare if len(bare) == 1)
+
+
+def _class_folders(videos: Path) -> set[str]:
+    """Return the names of the class folders, also of those below split folders."""
+    folders = [p for p in videos.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    if folders and all(split_of(p.name) for p in folders):
+        folders = [below for p in folders for below in p.iterdir() if below.is_dir()]
+    return {p.name for p in folders}
+
+
+def _class_file(folder: Path, names: set[str]) -> Path | None:
+    """Return a list of exactly these classes in a folder, or None."""
+    for path in sorted(p for p in folder.iterdir() if _CLASS_FILE.fullmatch(p.name) and p.is_file()):
+        try:
+            if names and set(read_classes(path).names) == names:
+                return path
+        except DataError:
+            continue
+    return None
 
 
 def _official(folder: Path, path: str) -> Videos | None:
@@ -80,8 +115,8 @@ def _first_line(path: Path) -> str:
 
 def _has_header(path: Path) -> bool:
     """Return whether a file is a table with a header of ours."""
-    names = {name.strip().strip('"') for name in re.split(r"[,;\t]", _first_line(path))}
-    return "label" in names and bool({"path", "file_name"} & names)
+    names = [name.strip().strip('"\n\r') for name in re.split(r"[,;\t]", _first_line(path))]
+    return {"path", "label"} <= {ALSO.get(name, name) for name in names}
 
 
 def _split_lists(folder: Path) -> dict[str, Path]:
@@ -100,7 +135,9 @@ def _from_lists(lists: Mapping[str, Path], written: Written) -> tuple[Csv, list[
     """Return the section for a table, or for one list a split."""
     table, notes = lists["train"], list[str]()
     root = _root(table)
-    rows = {split: read_table(path, None, root) for split, path in lists.items()}
+    rows = {split: read_table(path, None, Spelling(root)) for split, path in lists.items()}
+    if not any(Spelling(root).exists(path) for path in _paths(rows["train"])):
+        raise DataError(f"none of its clips is found, such as {min(_paths(rows['train']))}", hint=HINT)
     taken = dict(lists)
     if "test" in rows and "val" in rows and _paths(rows["test"]) == _paths(rows["val"]):
         notes.append(f"{taken.pop('test')} lists the clips of {lists['val']}: there is no test split")
@@ -123,13 +160,28 @@ def _from_lists(lists: Mapping[str, Path], written: Written) -> tuple[Csv, list[
 
 
 def _root(table: Path) -> Path:
-    """Return the folder below which most paths of a table exist: that of the table, one above it, or the working
-    folder."""
+    """Return the folder below which most paths of a table exist: that of the table, one above or below it, or the
+    working folder.
+
+    Raises:
+        DataError: below none of them the table can be read.
+    """
     folder = table.parent
-    candidates = [folder, folder.parent, Path(), *sorted(p for p in folder.parent.iterdir() if p.is_dir())]
-    rows = read_table(table, None, folder).rows
-    sample = [row.cells["path"] for row in rows[:: max(1, len(rows) // 50)]]
-    return max(candidates, key=lambda root: sum((root / path).exists() for path in sample))
+    near = [p for above in (folder, folder.parent) for p in sorted(above.iterdir()) if p.is_dir()]
+    best, most, failed = folder, -1, DataError("")
+    for root in (folder, folder.parent, Path(), *near):
+        spelled = Spelling(root)
+        try:
+            rows = read_table(table, None, spelled).rows
+        except DataError as error:
+            failed = error if root == folder else failed
+            continue
+        count = sum(spelled.exists(row.cells["path"]) for row in rows[:: max(1, len(rows) // 50)])
+        if count > most:
+            best, most = root, count
+    if most < 0:
+        raise failed
+    return best
 
 
 def _paths(table: Table) -> set[str]:
@@ -143,8 +195,10 @@ def _classes(table: Path, labels: Sequence[str]) -> Path | None:
         return None
     for path in sorted(p for p in table.parent.iterdir() if _CLASS_FILE.fullmatch(p.name) and p.is_file()):
         try:
-            if max(numbers) <= len(read_classes(path).names):
-                return path
+            stated = read_classes(path)
         except DataError:
             continue
+        first = 0 if 0 in numbers else stated.first
+        if min(numbers) >= first and max(numbers) < first + len(stated.names):
+            return path
     return None

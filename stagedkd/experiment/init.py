@@ -66,4 +66,5 @@ def _name(videos: Path) -> str:
 
 
 def _size(new_spec: Draft) -> str:
-    return f"{new_spec.clips} clips of {len(new_spec.classes)} classes, about {new_spec.frames} frames each"
+    some = ", ".join(new_spec.classes[:8]) + (", ..." if len(new_spec.classes) > 8 else "")
+    return f"{new_spec.clips} clips of {len(new_spec.classes)} classes ({some}), about {new_spec.frames} frames each"

@@ -7,11 +7,13 @@ official list have the split `test`; its training clips have none yet, since val
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import assert_never
 
+from stagedkd.data.address import without_part
 from stagedkd.data.index import A_LIST, Entry, Listing
 from stagedkd.data.layouts.classes import ClassList, clean_name, name_notes, read_classes, require_unique, with_classes
 from stagedkd.data.layouts.folders import list_folder
@@ -32,20 +34,48 @@ def list_clips(data: Videos, data_dir: Path) -> Listing:
         UsageError: the folder, the table or a list is missing. DataError: a list is wrong (names file and line), a
             label is no class, or the name of a clip cannot be written; nothing has been decoded by then.
     """
-    stated = _stated_classes(data, data_dir)
-    listing = _read(data, data_dir)
+    try:
+        stated, listing = _stated_classes(data, data_dir), _read(data, data_dir)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename} cannot be read: {error.strerror}", hint="see its rights and its name"
+        ) from None
     _require_writable(listing.entries)
     order = stated or (ClassList(listing.classes, where="the official list") if listing.classes else None)
     try:
         entries, classes = with_classes(listing.entries, order)
     except DataError as error:
         raise DataError(f"{listing.root}: {error.message}", hint=error.hint) from None
-    notes = (*listing.notes, *name_notes((e.label for e in listing.entries if e.label), classes))
+    entries, twins = _with_twins(entries)
+    notes = (*listing.notes, *twins, *name_notes((e.label for e in listing.entries if e.label), classes))
     lists = {**listing.lists}
     if isinstance(data.classes, str):
         lists["classes"] = below(data_dir, data.classes)
     left_out = _without_lists(listing, lists.values())
     return replace(listing, entries=entries, classes=classes, lists=lists, left_out=left_out, notes=notes)
+
+
+def _with_twins(entries: Sequence[Entry]) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+    """Return the entries with one group for clips that have one name: walk/1.mp4, walk/1.webm and the pictures in
+    walk/1/ show the same. Only groups that nobody stated are changed."""
+
+    def name_of(entry: Entry) -> str:
+        path = PurePosixPath(without_part(entry.path)[0])
+        return (path.parent if "{" in path.name else path.with_suffix("")).as_posix()
+
+    files = {(name_of(e), without_part(e.path)[0]) for e in entries}
+    times = Counter(name for name, _ in files)
+    changed = tuple(
+        replace(e, group=name_of(e))
+        if times[name_of(e)] > 1 and e.group in (e.path, without_part(e.path)[0], name_of(e))
+        else e
+        for e in entries
+    )
+    twins = sorted(name for name, count in times.items() if count > 1)
+    if not twins:
+        return changed, ()
+    files_of = ", ".join(sorted(path for name, path in files if name == twins[0]))
+    return changed, (f"{len(twins)} clips are there twice under one name, such as {files_of}: each pair is one group",)
 
 
 def _without_lists(listing: Listing, lists: Iterable[Path]) -> dict[str, tuple[str, ...]]:

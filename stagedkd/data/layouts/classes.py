@@ -17,7 +17,7 @@ from stagedkd.errors import DataError
 _SEPARATORS = re.compile(r"[|;+&/]")
 _NUMBERED = re.compile(r"(?P<number>\d+)\s*[\t ,;:]\s*(?P<name>\S.*)")
 _NUMBERED_AFTER = re.compile(r"(?P<name>.*\S)\s*[\t ,;:]\s*(?P<number>\d+)")
-_HEADERS = frozenset(["id,name", "name,id", "label", "class", "name", "id,label", "label,id", "class_id,class_name"])
+_HEADER = re.compile(r"((class|label)?_?(id|idx|index|name|names|number)|class(es)?|label)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,11 @@ def name_notes(raw: Iterable[str], classes: Sequence[str]) -> list[str]:
             notes.append(f"the classes {' and '.join(map(repr, names))} differ only in case or spacing: are they one?")
     for name in _made_of_others(classes):
         notes.append(f"the label '{name}' seems to name several classes: it is a class of its own, one label a clip")
+    equal = Counter(int(name) for name in classes if name.isdecimal())
+    for number, times in sorted(equal.items()):
+        if times > 1:
+            names = " and ".join(repr(name) for name in classes if name.isdecimal() and int(name) == number)
+            notes.append(f"the classes {names} are the same number: are they one?")
     if classes and all(name.isdecimal() for name in classes):
         absent = sorted(set(range(int(classes[-1]) + 1)) - {int(name) for name in classes} - {0})
         if absent:
@@ -160,19 +165,22 @@ def _from_json(path: Path, content: Any) -> list[tuple[int, str]]:
             if not by_name:
                 return [(int(number), str(value)) for number, value in pairs]
         if all(str(value).isdecimal() for _, value in pairs):
-            return [(int(value), name) for name, value in pairs]
+            return [(int(value), name.strip('"')) for name, value in pairs]
     raise DataError(f"{path} must be a list of class names, or a map of names and numbers")
 
 
 def _from_lines(path: Path, text: str) -> list[tuple[int, str]]:
     """Return (number, name) of each line: NAME, NUMBER NAME or NAME NUMBER, also with a comma, tab or semicolon."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if lines and lines[0].lower().replace(" ", "") in _HEADERS:
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if path.suffix.lower() in (".yaml", ".yml"):
+        raise DataError(f"{path} is no list of classes", hint="list them in the spec, or in a text or JSON file")
+    if lines and all(_HEADER.fullmatch(word) for word in re.split(r"[,;\t ]+", lines[0])):
         lines = lines[1:]
+    lines = [re.sub(r'"([^"]*)"', r"\1", line) for line in lines]
     for pattern in (_NUMBERED, _NUMBERED_AFTER):
         matches = [pattern.fullmatch(line) for line in lines]
-        if lines and all(matches):
-            rows = [(int(m["number"]), m["name"].strip('"')) for m in matches if m]
-            if len({number for number, _ in rows}) == len(rows):
-                return rows
-    return list(enumerate(line.strip('"') for line in lines))
+        rows = [(int(m["number"]), m["name"]) for m in matches if m]
+        distinct = len({number for number, _ in rows}) == len({name for _, name in rows}) == len(lines)
+        if rows and distinct:
+            return rows
+    return list(enumerate(lines))

@@ -33,19 +33,16 @@ def list_kinetics(root: Path, data: Kinetics) -> Listing:
 
 def _from_folders(root: Path, parts: Mapping[str, str]) -> Listing:
     entries: list[Entry] = []
-    left_out: dict[str, tuple[str, ...]] = {}
     notes: list[str] = []
     for part, split in parts.items():
         if not (root / part).is_dir():
             raise missing(root / part, "folder", "put the class folders into train/ and val/")
         files = walk(root / part)
         found = [a for a in files.addresses if "/" in a]
-        listed = [Entry(f"{part}/{a}", a.partition("/")[0], _source(PurePosixPath(a).stem), split) for a in found]
-        for reason, paths in left_out_of(files, root, listed).items():
-            left_out[reason] = left_out.get(reason, ()) + paths
+        entries += [Entry(f"{part}/{a}", a.partition("/")[0], _source(_name(a)), split) for a in found]
         notes += lost_classes(root / part, 1, found, files.left_out)
-        entries += listed
     require_once(root, entries)
+    left_out = left_out_of(walk(root), root, entries)
     return Listing(root, tuple(_without_tested(entries)), (), left_out=left_out, notes=tuple(notes))
 
 
@@ -53,6 +50,12 @@ def _without_tested(entries: Sequence[Entry]) -> list[Entry]:
     """Mark training clips `unused` whose source video is in the test split, too."""
     tested = {e.group for e in entries if e.split == "test"}
     return [replace(e, split=UNUSED) if not e.split and e.group in tested else e for e in entries]
+
+
+def _name(address: str) -> str:
+    """Return the name of a clip: that of its file without suffix, or that of its folder of pictures."""
+    path = PurePosixPath(address)
+    return path.parent.name if "{" in path.name else path.stem
 
 
 def _source(stem: str) -> str:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from stagedkd.data.address import Part, is_plain, without_part
 from stagedkd.data.index import NOT_LISTED, SPLITS, Entry, Listing
+from stagedkd.data.layouts.folders import SPLIT_NAMES
 from stagedkd.data.layouts.spelling import Spelling
+from stagedkd.data.layouts.stand_ins import without_stand_ins
 from stagedkd.data.layouts.tables import Row, Table, read_table
 from stagedkd.data.layouts.walk import Walk, shown, walk
 from stagedkd.errors import DataError
 from stagedkd.spec.schema import Csv
 from stagedkd.spec.schema.videos import below
+
+CLEAN = {"": "1", "true": "1", "false": "0", "1.0": "1", "0.0": "0"}
+PROJECT = (".git", "params.yaml", "dvc.yaml")  # a project's folder also holds its store and environment
 
 
 def list_csv(table: Path, root: Path, data: Csv, data_dir: Path) -> Listing:
@@ -29,10 +35,11 @@ def list_csv(table: Path, root: Path, data: Csv, data_dir: Path) -> Listing:
     files = {"table": table} | {
         s: below(data_dir, p) for s, p in (("val", data.val), ("test", data.test)) if p is not None
     }
-    tables = {name: read_table(path, data.columns, root) for name, path in files.items()}
     paths = _Paths(root, data_dir, data.pictures)
+    tables = {name: read_table(path, data.columns, paths.spelled) for name, path in files.items()}
     entries: list[Entry] = []
     notes = [note for read in tables.values() for note in read.notes]
+    tables = {name: replace(read, rows=without_stand_ins(read, notes)) for name, read in tables.items()}
     for name, read in tables.items():
         split = name if name != "table" else "train" if data.val is not None else ""
         for row in read.rows:
@@ -44,7 +51,7 @@ def list_csv(table: Path, root: Path, data: Csv, data_dir: Path) -> Listing:
         some = f"{len(paths.outside)} clips lie outside of the data root, such as {paths.outside[0]}"
         notes.append(f"{some}: keys and stagedkd.lock hold folders of this machine")
     notes += paths.spelled.notes()
-    folder = _common_folder(root, entries)
+    folder = _common_folder(root, entries) if any((root / mark).exists() for mark in PROJECT) else root
     left_out = left_out_of(walk(folder, data.pictures) if folder.is_dir() else None, root, entries)
     return Listing(root, tuple(entries), (), files, left_out, tuple(notes))
 
@@ -110,15 +117,20 @@ class _Paths:
         """Return a path as it is kept: relative to the root if it lies below the root or the data root."""
         path = written if not _is_windows(written, self.root) else written.replace("\\", "/")
         if not path.startswith("/"):
+            if re.match(r"[A-Za-z]:/", path):
+                self.outside.append(path)
             return os.path.normpath(path)
-        for folder in (self.root, self.root.resolve(), self.data_dir, self.data_dir.resolve()):
-            if Path(path).is_relative_to(folder):
-                return Path(os.path.relpath(path, self._base(folder))).as_posix()
+        # A data root, or a path into it, may lead through links.
+        for place in (Path(path), Path(path).resolve()):
+            for folder in (self.root, self.root.resolve()):
+                if place.is_relative_to(folder):
+                    return place.relative_to(folder).as_posix()
+            for folder in (self.data_dir, self.data_dir.resolve()):
+                if place.is_relative_to(folder):
+                    there = self.data_dir.resolve() / place.relative_to(folder)
+                    return Path(os.path.relpath(there, self.root.resolve())).as_posix()
         self.outside.append(path)
         return os.path.normpath(path)
-
-    def _base(self, folder: Path) -> Path:
-        return self.root if folder in (self.root, self.data_dir) else self.root.resolve()
 
     def address(self, path: str) -> tuple[str, int | None]:
         """Return the address of a clip; and if the path is a folder, the number of its pictures, else None."""
@@ -139,10 +151,11 @@ def _is_windows(path: str, root: Path) -> bool:
 def _entry(table: Table, row: Row, split: str, paths: _Paths) -> Entry:
     """Turn a row of a table into a clip."""
     cells, where = row.cells, f"{table.path}:{row.line}"
-    path, clean = cells.get("path", ""), cells.get("clean") or "1"
+    path, clean = cells.get("path", ""), CLEAN.get(cells.get("clean", "").lower(), cells.get("clean", ""))
     if not path:
         raise DataError(f"{where}: the path is missing")
-    told = cells.get("split") or split
+    told = cells.get("split", "").lower() or split
+    told = SPLIT_NAMES.get(told, told)
     if told not in ("", *SPLITS):
         raise DataError(f"{where}: split must be train, val or test, not '{told}'")
     if split and told != split:
@@ -175,10 +188,14 @@ def _part(cells: Mapping[str, str], pictures: int | None) -> str:
         if last <= first:
             raise ValueError(f"end {end} must be after start {start or 0}")
         return str(Part("seconds", first, last))
-    frames = cells.get("frames", "")
-    if pictures is None or not frames:
+    offset, frames = cells.get("offset", ""), cells.get("frames", "")
+    if pictures is None and not offset:
         return ""  # the number of frames of a video is found by decoding it
-    first, count = int(_number(cells.get("offset") or "0", "offset")), int(_number(frames, "frames"))
+    if not frames:
+        if offset:
+            raise ValueError("an offset needs the number of frames")
+        return ""
+    first, count = int(_number(offset or "0", "offset")), int(_number(frames, "frames"))
     if count < 1:
         raise ValueError(f"frames must be 1 or more, not {frames}")
     return "" if first == 0 and count == pictures else str(Part("frames", first, first + count))

@@ -47,7 +47,7 @@ def list_ucf101(root: Path, split: int) -> Listing:
         tuple(entries),
         classes,
         every,
-        left_out_of(walk(videos) if videos.is_dir() else None, root, entries),
+        left_out_of(walk(root), root, entries),
         spelled.notes(),
     )
 

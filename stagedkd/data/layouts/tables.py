@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from stagedkd.data.layouts.spelling import Spelling
 from stagedkd.data.layouts.walk import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from stagedkd.errors import DataError
 
@@ -65,12 +66,12 @@ class _Split:
     rows: tuple[tuple[int, list[str]], ...]
 
 
-def read_table(path: Path, columns: Sequence[str] | None, root: Path) -> Table:
+def read_table(path: Path, columns: Sequence[str] | None, spelled: Spelling) -> Table:
     """Read a table of clips.
 
     Args:
         columns: the names of the columns in order; None takes the header, or tells the columns by what is in them.
-        root: the folder that paths in the table are relative to; a path that exists there helps to tell a separator.
+        spelled: finds the files of paths; a path that exists helps to tell a separator, and a clip from a header.
     Raises:
         DataError: the table cannot be read; names the file and the line.
     """
@@ -78,26 +79,48 @@ def read_table(path: Path, columns: Sequence[str] | None, root: Path) -> Table:
     if not lines:
         raise DataError(f"{path} lists no clips")
     header = None if columns else _header(lines[0][1])
+    if header and header != " ":
+        return _with_header(path, lines, header)
+    headed = columns is not None and header is None  # a header of other names may come first
     if header == " ":
         columns, lines = _names(lines[0][1].split()), lines[1:]
-    elif header:
-        return _with_header(path, lines, header)
-    split = _best_split(path, lines, root, columns)
-    width = len(split.rows[0][1])
-    _require_width(path, split.rows, width, "the first row", split.separator)
-    rows = split.rows
-    if columns:
-        if len(columns) != width:
-            raise DataError(
-                f"{path}:{rows[0][0]}: data.columns has {len(columns)} names, but the row has {width} cells"
-            )
-        if _names(rows[0][1]) == [ALSO.get(name, name) for name in columns] or not _is_clip(rows[0], columns, root):
-            rows = rows[1:]
-    else:
-        columns = _told_by_content(path, rows, root)
-    if "path" not in columns or len(rows) == 0:
-        raise DataError(f"{path} has no column path" if rows else f"{path} lists no clips")
-    return Table(path, tuple(columns), tuple(Row(n, _cells(columns, cells)) for n, cells in rows))
+    split = _best_split(path, lines, spelled, columns)
+    rows, width = split.rows, len(split.rows[0][1])
+    _require_width(path, rows, width, "the first row", split.separator)
+    if columns and len(columns) != width:
+        raise DataError(f"{path}:{rows[0][0]}: data.columns has {len(columns)} names, but the row has {width} cells")
+    names = tuple(columns or _told_by_content(path, rows, spelled))
+    if headed and not looks_like_clip(rows[0][1][names.index("path")], spelled):
+        words = all(re.fullmatch(r"[^\W\d][\w ]*", cell.strip()) for cell in rows[0][1])
+        rows = rows[1:] if words else rows
+    if not rows:
+        raise DataError(f"{path} lists no clips")
+    _require_clips(path, rows, names.index("path"), spelled)
+    return Table(
+        path, names, tuple(Row(n, _cells(names, cells)) for n, cells in rows), _told_notes(path, names, columns)
+    )
+
+
+def _told_notes(path: Path, names: Sequence[str], columns: Sequence[str] | None) -> tuple[str, ...]:
+    """Return a note on columns that were told by their content, where they are not path and label alone."""
+    told = columns is None and len(names) > 2
+    return (f"{path.name}: its columns are read as {', '.join(names)}; data.columns can say otherwise",) if told else ()
+
+
+def _require_clips(path: Path, rows: Sequence[tuple[int, list[str]]], place: int, spelled: Spelling) -> None:
+    """Raise DataError at the first row that is no clip, such as a header of unknown names. A clip that is missing on
+    the disk is one if its path has folders or the suffix of a video."""
+    for line, cells in rows:
+        cell = cells[place].strip()
+        words = cell.split(" ")
+        within = any(Path(word).suffix.lower() in VIDEO_SUFFIXES for word in words[:-1])
+        if looks_like_clip(cell, spelled) or ("/" in cell and not within):
+            continue
+        if within:
+            hint = "separate the columns by commas or tabs: only the path may hold blanks"
+        else:
+            hint = f"if it is a header, its names must be of {', '.join(COLUMNS[:-1])}, or data.columns gives them"
+        raise DataError(f"{path}:{line}: '{_excerpt(cell)}' is no clip", hint=hint)
 
 
 def read_columns(path: Path, separator: str, columns: Sequence[str], *, header: bool = True) -> tuple[Row, ...]:
@@ -228,13 +251,15 @@ def _excerpt(text: str) -> str:
 # ---------------------------------------------------------------- without a header
 
 
-def _best_split(path: Path, lines: Sequence[tuple[int, str]], root: Path, columns: Sequence[str] | None) -> _Split:
+def _best_split(
+    path: Path, lines: Sequence[tuple[int, str]], spelled: Spelling, columns: Sequence[str] | None
+) -> _Split:
     """Split a list without a header by the separator under which the first cells are clips.
 
     Raises:
         DataError: under none of the separators they are.
     """
-    best, most = None, -1.0
+    best, most, place = None, -1.0, columns.index("path") if columns else 0
     for separator in "\t;, ":
         if separator != " " and not all(separator in text for _, text in lines):
             continue
@@ -242,7 +267,8 @@ def _best_split(path: Path, lines: Sequence[tuple[int, str]], root: Path, column
         if separator == " ":
             rows = _joined_paths(rows, columns)
         sample = rows[:: max(1, len(rows) // 50)]
-        share = sum(looks_like_clip(cells[0], root) for _, cells in sample) / len(sample)
+        held = [cells[place] for _, cells in sample if len(cells) > place]
+        share = sum(looks_like_clip(cell, spelled) for cell in held) / len(sample)
         if share > most and len(rows[0][1]) > 1:
             best, most = _Split(separator, rows), share
     if best is None or most == 0:
@@ -274,17 +300,12 @@ def _trailing_numbers(words: Sequence[str]) -> int:
     return count
 
 
-def looks_like_clip(cell: str, root: Path) -> bool:
+def looks_like_clip(cell: str, spelled: Spelling) -> bool:
     """Return whether a cell is the path of a clip: it has the suffix of a video or of a picture, or it exists."""
-    suffix = Path(cell.strip()).suffix.lower()
-    return suffix in VIDEO_SUFFIXES | PICTURE_SUFFIXES or (bool(cell.strip()) and (root / cell.strip()).exists())
+    return Path(cell.strip()).suffix.lower() in VIDEO_SUFFIXES | PICTURE_SUFFIXES or spelled.exists(cell.strip())
 
 
-def _is_clip(row: tuple[int, list[str]], columns: Sequence[str], root: Path) -> bool:
-    return "path" in columns and looks_like_clip(row[1][columns.index("path")], root)
-
-
-def _told_by_content(path: Path, rows: Sequence[tuple[int, list[str]]], root: Path) -> tuple[str, ...]:
+def _told_by_content(path: Path, rows: Sequence[tuple[int, list[str]]], spelled: Spelling) -> tuple[str, ...]:
     """Tell the columns of a list without a header: the orders that SlowFast, VideoMAE and mmaction2 write.
 
     Raises:
@@ -294,7 +315,7 @@ def _told_by_content(path: Path, rows: Sequence[tuple[int, list[str]]], root: Pa
     forms = "".join(
         _form([cells[i] for _, cells in rows]) for i in range(1, width)
     )  # i: integers, n: numbers, w: words
-    pictures = any((root / cells[0]).is_dir() for _, cells in rows[:50])
+    pictures = any((spelled.root / cells[0]).is_dir() for _, cells in rows[:50])
     told = {
         "i": ("path", "label"),
         "n": ("path", "label"),

@@ -46,7 +46,7 @@ def list_ssv2(root: Path) -> Listing:
                 raise DataError(f"{files[name]}: entry {number} {what}: {str(row)[:80]}")
             path = spelled(f"{folder}/{clip}.webm")
             entries.append(Entry(path, label, path, split))
-    return _listing(root, folder, entries, classes, files, spelled)
+    return _listing(root, entries, classes, files, spelled)
 
 
 def list_jester(root: Path) -> Listing:
@@ -56,7 +56,7 @@ def list_jester(root: Path) -> Listing:
         UsageError: a list is missing. DataError: a list is wrong; names file and line.
     """
     files = {name: _find(root, f"{JESTER}-{name}.csv", f"{name}.csv") for name in ("train", "validation", "labels")}
-    classes = tuple(line for _, line in read_lines(files["labels"]))
+    classes = tuple(line.strip() for _, line in read_lines(files["labels"]))
     folder = f"20bn-{JESTER}"
     runs = walk(root / folder).pictures if (root / folder).is_dir() else ()
     addresses = {run.address.rpartition("/")[0]: f"{folder}/{run.address}" for run in runs}
@@ -68,12 +68,11 @@ def list_jester(root: Path) -> Listing:
                 raise DataError(f"{files[name]}:{row.line}: '{label}' is no class of {files['labels'].name}")
             path = addresses.get(clip, f"{folder}/{clip}/{{:05}}.jpg")
             entries.append(Entry(path, label, path, split))
-    return _listing(root, folder, entries, classes, files, None)
+    return _listing(root, entries, classes, files, None)
 
 
 def _listing(
     root: Path,
-    folder: str,
     entries: list[Entry],
     classes: tuple[str, ...],
     files: dict[str, Path],
@@ -81,7 +80,7 @@ def _listing(
 ) -> Listing:
     require_once(root, entries)
     entries.sort(key=lambda e: e.path)
-    left_out = left_out_of(walk(root / folder) if (root / folder).is_dir() else None, root, entries)
+    left_out = left_out_of(walk(root), root, entries)
     return Listing(root, tuple(entries), classes, files, left_out, spelled.notes() if spelled else ())
 
 

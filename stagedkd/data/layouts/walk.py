@@ -6,9 +6,9 @@ import errno
 import re
 import stat
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from stagedkd.data.address import is_plain
 from stagedkd.errors import DataError, UsageError
@@ -20,8 +20,8 @@ _VIDEOS = (
 )
 _PICTURES = ".bmp .jpeg .jpg .png .ppm .tif .tiff .webp"
 _DOCUMENTS = (
-    ".cfg .csv .docx .htm .html .ini .ipynb .json .jsonl .log .md .pdf .pkl .py .rst .sh .srt .toml .tsv .txt .vtt"
-    " .xls .xlsx .xml .yaml .yml .zip .gz .tar"
+    ".cfg .csv .docx .htm .html .ini .ipynb .json .jsonl .log .md .pdf .py .rst .sh .srt .toml .tsv .txt .vtt .xls"
+    " .xlsx .xml .yaml .yml"
 )
 VIDEO_SUFFIXES, PICTURE_SUFFIXES = frozenset(_VIDEOS.split()), frozenset(_PICTURES.split())
 DOCUMENT_SUFFIXES = frozenset(_DOCUMENTS.split())  # notes beside videos: a folder that holds nothing else is no class
@@ -32,6 +32,8 @@ HIDDEN, BROKEN_LINK, NO_FILE, LOOP = "hidden", "a link to nothing", "neither a f
 NO_SEQUENCE, OTHER_SEQUENCE = "a picture of no numbered sequence", "a picture of another sequence than data.pictures"
 FLOW, BESIDE_VIDEOS, BUSY = "optical flow", "a picture beside videos", "an unfinished download"
 _FLOW = re.compile(r"(flow|tvl1|warp)?[_-]?[xyuv][_-]?", re.IGNORECASE)
+_FLOW_FOLDER = re.compile(r"(optical_?)?flow([_-]?[xyuv])?|tvl1([_-]?[xyuv])?", re.IGNORECASE)
+_PARTNERS = {"x": "y", "y": "x", "u": "v", "v": "u"}
 _UNFINISHED = frozenset([".crdownload", ".download", ".part", ".partial", ".tmp", ".ytdl"])
 
 
@@ -91,6 +93,7 @@ def walk(root: Path, pictures: str | None = None) -> Walk:
             left_out[BESIDE_VIDEOS] += [join(folder, name) for name in images]
         elif images:
             runs += _runs(root, folder, images, pictures, left_out)
+    runs = _without_flow(runs, left_out)
     for path in videos:
         if not is_plain(path):
             hint = "rename it: #t=, #f= and {} stand for parts of videos and numbers of pictures"
@@ -178,7 +181,7 @@ def _runs(
     for pattern, members in patterns.items():
         if pattern not in chosen:
             single = NO_SEQUENCE if len(members) == 1 else OTHER_SEQUENCE
-            reason = FLOW if _is_flow(pattern) else single
+            reason = FLOW if _is_flow(pattern) and wanted is None else single
             left_out[reason] += [join(folder, name) for name in members]
     if len(chosen) > 1:
         raise DataError(
@@ -186,6 +189,27 @@ def _runs(
             hint=f"name the one to read in the spec: data: {{pictures: '{min(chosen)}'}}",
         )
     return [PictureRun(join(folder, p), tuple(join(folder, name) for name in patterns[p])) for p in chosen]
+
+
+def _without_flow(runs: Sequence[PictureRun], left_out: dict[str, list[str]]) -> list[PictureRun]:
+    """Return the runs of pictures without those in folders of optical flow (CLIP/flow_x/00001.jpg, CLIP/u/00001.jpg)
+    that lie beside or below other pictures; put these into `left_out`."""
+    folders = {run: PurePosixPath(run.address).parent for run in runs}
+    every = set(folders.values())
+    plain = {folder for folder in every if not _is_flow_folder(folder, every)}
+    clips = plain | {folder.parent for folder in plain}
+    flow = [run for run, folder in folders.items() if folder not in plain and folder.parent in clips]
+    for run in flow:
+        left_out[FLOW] += run.names
+    return [run for run in runs if run not in flow]
+
+
+def _is_flow_folder(folder: PurePosixPath, every: Collection[PurePosixPath]) -> bool:
+    """Return whether a folder is named as one of optical flow; one of a single letter needs the other one beside it."""
+    partner = _PARTNERS.get(folder.name.lower())
+    if partner is not None:
+        return bool({folder.with_name(partner), folder.with_name(partner.upper())} & set(every))
+    return _FLOW_FOLDER.fullmatch(folder.name) is not None
 
 
 def _numbered(name: str) -> tuple[str, str, str] | None:
@@ -205,10 +229,12 @@ def _pattern(before: str, after: str, numbers: Sequence[str]) -> str:
 
 
 def _chosen(patterns: Mapping[str, Sequence[str]], wanted: str | None) -> list[str]:
-    """Return the patterns whose pictures are clips: the wanted one, or all of two pictures or more that are no flow."""
+    """Return the patterns whose pictures are clips: the wanted one, or all of two pictures or more. Optical flow is
+    none if it lies beside other pictures."""
     if wanted is not None:
         return [pattern for pattern in patterns if _bare(pattern) == _bare(wanted)]
-    return [pattern for pattern, names in patterns.items() if len(names) > 1 and not _is_flow(pattern)]
+    runs = [pattern for pattern, names in patterns.items() if len(names) > 1]
+    return [pattern for pattern in runs if not _is_flow(pattern)] or runs
 
 
 def _bare(pattern: str) -> str:
