@@ -455,6 +455,7 @@ def part(address: str) -> str:
         ("path label\nv/a 1.mp4 x\nv/b.mp4 y\n", {"v/a 1.mp4": "x", "v/b.mp4": "y"}),
         ("Path;Label\nv/a.mp4;x\nv/b.mp4;y\n", {"v/a.mp4": "x", "v/b.mp4": "y"}),
         ("file_name,label\nv/a.mp4,x\nv/b.mp4,y\n", {"v/a.mp4": "x", "v/b.mp4": "y"}),
+        ("v/a.mp4,0,\nv/b.mp4,1,\n", {"v/a.mp4": "0", "v/b.mp4": "1"}),
         ("path,label,\nv/a.mp4,x,\nv/b.mp4,y,\n", {"v/a.mp4": "x", "v/b.mp4": "y"}),
         ('path,label\nv/a.mp4,"x, y"\nv/b.mp4,"say ""z"""\n', {"v/a.mp4": "x, y", "v/b.mp4": 'say "z"'}),
         ("Unnamed: 0,path,label\n0,v/a.mp4,x\n1,v/b.mp4,y\n", {"v/a.mp4": "x", "v/b.mp4": "y"}),
@@ -678,6 +679,17 @@ def test_jester(tmp_path: Path) -> None:
     assert "20bn-jester-v1/7/{:05}.jpg" in labels(listing)  # listed and missing
     table(root, "1;Swiping Up\n", "jester-v1-validation.csv")
     assert "jester-v1-validation.csv:1: 'Swiping Up' is no class" in refused(tmp_path, kind="jester")
+
+
+def test_jester_with_its_newer_tables(tmp_path: Path) -> None:
+    root = tmp_path / "jester"
+    head = "video_id,label,label_id,frames\n"
+    for clip in range(1, 5):
+        lay(root, *pictures(f"20bn-jester-v1/{clip}", 4, "{:05}.jpg"))
+    table(root, head + "1,Swiping Right,1,4\n2,Swiping Left,0,4\n3,Swiping Left,0,4\n", "annotations/Train.csv")
+    table(root, head + "4,Swiping Right,1,4\n", "annotations/Validation.csv")
+    listing = listed(tmp_path, kind="jester")
+    assert listing.classes == ("Swiping Left", "Swiping Right") and splits(listing) == {"": 3, "test": 1}
 
 
 # ---------------------------------------------------------------- classes

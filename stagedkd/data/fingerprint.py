@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stagedkd.data.address import Address
 from stagedkd.data.layouts import list_clips
-from stagedkd.errors import Advice, LockError
+from stagedkd.errors import Advice, DataError, LockError
 from stagedkd.files import write_whole
 from stagedkd.plan.key import digest
 from stagedkd.plan.lock import DataLock
@@ -56,11 +56,19 @@ class HashMemo:
         return sum(stat.st_size for _, stat, _ in found), entry[1]
 
     def clip(self, address: Address) -> tuple[int, str]:
-        """Return the size and the SHA-256 of what an address names; -1 and "" if it does not exist."""
+        """Return the size and the SHA-256 of what an address names; -1 and "" if it does not exist.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
         pattern = address.pictures
-        if pattern is not None and address.file.parent.is_dir():
-            return self.pictures(address.file.parent, pattern)
-        return self.sha256(address.file) if address.file.is_file() else (-1, "")
+        try:
+            if pattern is not None and address.file.parent.is_dir():
+                return self.pictures(address.file.parent, pattern)
+            return self.sha256(address.file) if address.file.is_file() else (-1, "")
+        except OSError as error:
+            hint = "give yourself the right to read it, or take it out of the set"
+            raise DataError(f"{error.filename} cannot be read: {error.strerror}", hint=hint) from None
 
     def save(self) -> None:
         """Write the JSON file if it has changed."""

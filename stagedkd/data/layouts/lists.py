@@ -184,6 +184,8 @@ def _part(cells: Mapping[str, str], pictures: int | None) -> str:
     """
     start, end = cells.get("start", ""), cells.get("end", "")
     if start or end:
+        if pictures is not None:
+            raise ValueError("pictures have no clock: name the part by offset and frames")
         first, last = _number(start or "0", "start"), _number(end, "end")
         if last <= first:
             raise ValueError(f"end {end} must be after start {start or 0}")

@@ -266,6 +266,8 @@ def _best_split(
         rows = _split(path, lines, separator)
         if separator == " ":
             rows = _joined_paths(rows, columns)
+        elif columns is None and all(not cells[-1].strip() for _, cells in rows):
+            rows = tuple((line, cells[:-1]) for line, cells in rows)  # each row ends in a separator
         sample = rows[:: max(1, len(rows) // 50)]
         held = [cells[place] for _, cells in sample if len(cells) > place]
         share = sum(looks_like_clip(cell, spelled) for cell in held) / len(sample)

@@ -17,6 +17,7 @@ from stagedkd.data.layouts.tables import read_columns, read_lines
 from stagedkd.data.layouts.walk import missing, walk
 from stagedkd.errors import DataError
 
+_LISTS = ("train", "validation")
 SSV2, JESTER = "something-something-v2", "jester-v1"
 
 
@@ -50,21 +51,27 @@ def list_ssv2(root: Path) -> Listing:
 
 
 def list_jester(root: Path) -> Listing:
-    """List the clips of Jester: a folder of pictures for each clip.
+    """List the clips of Jester: a folder of pictures for each clip. Its lists are `ID;LABEL` without a header (20BN),
+    or tables with the columns video_id and label (Qualcomm).
 
     Raises:
         UsageError: a list is missing. DataError: a list is wrong; names file and line.
     """
-    files = {name: _find(root, f"{JESTER}-{name}.csv", f"{name}.csv") for name in ("train", "validation", "labels")}
-    classes = tuple(line.strip() for _, line in read_lines(files["labels"]))
+    files = {name: _find(root, f"{JESTER}-{name}.csv", f"{name}.csv", f"{name.title()}.csv") for name in _LISTS}
+    headed = "video_id" in next(iter(read_lines(files["train"])), (0, ""))[1]
+    names = (f"{JESTER}-labels.csv", "labels.csv", "Labels.csv")
+    if not headed or any((folder / name).is_file() for folder in _folders(root) for name in names):
+        files["labels"] = _find(root, *names)
+    classes = tuple(line.strip() for _, line in read_lines(files["labels"])) if "labels" in files else ()
     folder = f"20bn-{JESTER}"
     runs = walk(root / folder).pictures if (root / folder).is_dir() else ()
     addresses = {run.address.rpartition("/")[0]: f"{folder}/{run.address}" for run in runs}
     entries: list[Entry] = []
     for name, split in (("train", ""), ("validation", "test")):
-        for row in read_columns(files[name], ";", ("id", "label"), header=False):
-            clip, label = row.cells["id"], row.cells["label"]
-            if label not in classes:
+        columns = ("video_id", "label") if headed else ("id", "label")
+        for row in read_columns(files[name], "," if headed else ";", columns, header=headed):
+            clip, label = row.cells[columns[0]], row.cells["label"]
+            if classes and label not in classes:
                 raise DataError(f"{files[name]}:{row.line}: '{label}' is no class of {files['labels'].name}")
             path = addresses.get(clip, f"{folder}/{clip}/{{:05}}.jpg")
             entries.append(Entry(path, label, path, split))
@@ -84,9 +91,14 @@ def _listing(
     return Listing(root, tuple(entries), classes, files, left_out, spelled.notes() if spelled else ())
 
 
+def _folders(root: Path) -> tuple[Path, ...]:
+    """Return where the lists may be."""
+    return root, root / "labels", root / "annotations"
+
+
 def _find(root: Path, *names: str) -> Path:
     """Return the list with one of these names, in the root or in its folder `labels` or `annotations`."""
-    for folder in (root, root / "labels", root / "annotations"):
+    for folder in _folders(root):
         for name in names:
             if (folder / name).is_file():
                 return folder / name
