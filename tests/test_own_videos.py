@@ -204,6 +204,37 @@ def test_official_layouts_are_told_by_their_lists(tmp_path: Path, paths: list[st
     assert detect(tmp_path, str)[0].kind == kind
 
 
+def test_a_table_with_other_column_names_goes_before_folders_and_a_log_is_no_list(tmp_path: Path) -> None:
+    for number in range(4):
+        put_clip(tmp_path / f"cam{number % 2}" / f"{number}.mp4", 0)
+    (tmp_path / "train.txt").write_text("epoch 1 loss 3.2\n", "utf-8")
+    data, notes = found(tmp_path)
+    assert data == Folder(kind="folder", path=".")
+    assert len(notes) == 1 and "train.txt is not used" in notes[0]
+    (tmp_path / "labels.csv").write_text("filename,label\ncam0/0.mp4,x\ncam1/1.mp4,y\n", "utf-8")
+    data, notes = found(tmp_path)
+    assert data == Csv(kind="csv", path="labels.csv") and notes[0] == f"read the table {tmp_path / 'labels.csv'}"
+
+
+def test_a_list_of_the_class_folders_gives_their_order(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        put_clip(tmp_path / name / "1.mp4", 0)
+    (tmp_path / "classes.txt").write_text("b\na\n", "utf-8")
+    assert found(tmp_path)[0] == Folder(kind="folder", path=".", classes="classes.txt")
+    (tmp_path / "classes.txt").write_text("b\nc\n", "utf-8")
+    assert found(tmp_path)[0] == Folder(kind="folder", path=".")
+
+
+def test_lists_beside_a_folder_of_videos(tmp_path: Path) -> None:
+    """mmaction2: data/ucf101/ucf101_train_split_1_videos.txt, with paths relative to data/ucf101/videos."""
+    for name in "abcd":
+        put_clip(tmp_path / "videos" / f"{name}.mp4", 0)
+    (tmp_path / "set_train_split_1_videos.txt").write_text("a.mp4 0\nb.mp4 1\n", "utf-8")
+    (tmp_path / "set_val_split_1_videos.txt").write_text("c.mp4 0\nd.mp4 1\n", "utf-8")
+    lists = {"path": "set_train_split_1_videos.txt", "val": "set_val_split_1_videos.txt"}
+    assert found(tmp_path)[0] == Csv(kind="csv", videos="videos", **lists)
+
+
 def test_a_table_in_the_folder_is_preferred_and_two_lists_of_one_split_are_no_choice(tmp_path: Path) -> None:
     for name in ("a", "b"):
         put_clip(tmp_path / name / "1.mp4", 0)

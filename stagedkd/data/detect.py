@@ -51,7 +51,8 @@ def detect(videos: Path, written: Written) -> tuple[Videos, list[str]]:
         return data, [f"read the table {lists['train']}", *notes] if len(lists) == 1 else notes
     classes = _class_file(videos, _class_folders(videos))
     told = [f"read the classes {classes}"] if classes else []
-    return Folder(kind="folder", path=written(videos), classes=written(classes) if classes else None), [*unread, *told]
+    data = Folder(kind="folder", path=written(videos), classes=written(classes) if classes else None)
+    return data, [*dict.fromkeys(unread), *told]
 
 
 def _candidates(videos: Path) -> Iterator[dict[str, Path]]:
@@ -60,9 +61,9 @@ def _candidates(videos: Path) -> Iterator[dict[str, Path]]:
         lists = _split_lists(folder)
         if "train" in lists:
             yield lists
-    files = [path for path in _files(videos) if not _CLASS_FILE.fullmatch(path.name)]
+    files = _files(videos)
     headed = [path for path in files if _has_header(path)]
-    bare = [path for path in files if path not in headed]
+    bare = [path for path in files if path not in headed and not _CLASS_FILE.fullmatch(path.name)]
     yield from ({"train": path} for path in headed)
     yield from ({"train": path} for path in bare if len(bare) == 1)
 
