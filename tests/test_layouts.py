@@ -105,7 +105,7 @@ def test_what_people_bring_is_read(
 
 
 def test_an_unquoted_comma_is_refused_with_its_line(people: Path) -> None:
-    said = refused(people, kind="csv", path="10_tables/unquoted_comma.csv")
+    said = refused(people.resolve(), kind="csv", path="10_tables/unquoted_comma.csv")
     assert said.startswith("10_tables/unquoted_comma.csv:8: the row has 3 cells, more than the header (2)")
     assert 'put a cell that holds a comma into quotes: "..."' in said
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
@@ -107,6 +107,7 @@ def test_evaluation_cuts_the_largest_boxes_of_the_views_shape(height: int, width
 
 
 @given(FRAME, FRAME, st.tuples(SIDE, SIDE), st.floats(0.05, 1), st.floats(1, 4), st.integers(0, 99))
+@example(height=8, width=8, size=(8, 111), crop=0.5, ratio=3.0, clip_id=38)
 def test_random_boxes_are_inside_and_keep_the_views_shape(
     height: int, width: int, size: tuple[int, int], crop: float, ratio: float, clip_id: int
 ) -> None:
@@ -115,7 +116,7 @@ def test_random_boxes_are_inside_and_keep_the_views_shape(
     top, left, tall, wide = train_view(clip, augment, 1, 2, clip_id, Video(4, height, width)).box
     assert top >= 0 and left >= 0 and tall >= 1 and wide >= 1
     assert top + tall <= height and left + wide <= width
-    most_tall, most_wide = (float(side) for side in largest(height, width, size))
+    most_tall, most_wide = (max(1.0, float(side)) for side in largest(height, width, size))  # a pixel at least
     stretch = ratio**0.5 if crop < 1 else 1.0
     assert tall <= most_tall * stretch + 1 and wide <= most_wide * stretch + 1
     if tall < height and wide < width:  # not cut off by the frame: the sides are those of the view, within the ratio

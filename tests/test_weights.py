@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import pickle
 import subprocess
+import sys
 import types
 import warnings
 from collections.abc import Callable
@@ -51,6 +53,14 @@ KEPT = "the head is kept: output 0 is 'a', output 1 is 'b', output 2 is 'c'"
 UNNAMED = f"{KEPT}, as the data order them: the weights name no classes"
 NAMED = f"{KEPT}, as the weights name them"
 NEW = "the head is newly initialised (fc.bias, fc.weight not loaded)"
+
+
+def pasted(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command of a hint in the shell, where `python` is this environment's."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(
+        command, shell=True, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+    )
 
 
 def network(classes: int = 3, seed: int = 0) -> Network:
@@ -511,7 +521,7 @@ def test_pickled_objects_are_named_and_the_hint_works(tmp_path: Path, value: Any
     assert error.value.message == f"{path} cannot be read: {reason}" and error.value.__cause__ is None
     where, command = error.value.hint.split("\n    ")
     assert where == "write its tensors alone into a new file, where you trust it:" and "weights_only" not in command
-    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = pasted(command, tmp_path)
     assert done.returncode == 0, done.stderr
     tensors, said = loaded(tmp_path / "my w-tensors.pth")
     assert equal(tensors, SAVED) and said[0] == PLAIN_BELOW("model")
@@ -565,7 +575,7 @@ def test_a_torchscript_program_is_refused_and_its_hint_works(tmp_path: Path) -> 
     assert error.value.message.endswith(
         "w.pt cannot be read: it is a TorchScript program (torch.jit.save), not tensors alone"
     )
-    subprocess.run(error.value.hint.split("\n    ")[1], shell=True, cwd=tmp_path, check=True, capture_output=True)
+    assert pasted(error.value.hint.split("\n    ")[1], tmp_path).returncode == 0
     assert set(read_content(tmp_path / "w-tensors.pth").tree) == {"weight", "bias"}
 
 
@@ -579,7 +589,7 @@ def test_parts_of_a_network_are_refused_and_the_hint_joins_them(tmp_path: Path, 
     with pytest.raises(DataError) as error:
         loaded(path)
     assert error.value.message == f"{path} cannot be read: it is one of 2 parts of a network"
-    subprocess.run(error.value.hint.split("\n    ")[1], shell=True, cwd=tmp_path, check=True, capture_output=True)
+    assert pasted(error.value.hint.split("\n    ")[1], tmp_path).returncode == 0
     assert equal(loaded(tmp_path / f"model{suffix}")[0], SAVED)
 
 
