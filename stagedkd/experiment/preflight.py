@@ -13,12 +13,10 @@ from stagedkd.errors import DataError, Problem, SpecError, StagedkdError
 from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.graph import Graph
 from stagedkd.plan.key import Key, digest
-from stagedkd.plan.lock import data_id
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import Cut, DistillWork
 from stagedkd.spec.cuts import cut_problems
-from stagedkd.spec.families import class_names
-from stagedkd.spec.schema import Arch, Simulated, Size
+from stagedkd.spec.schema import Arch, Size
 from stagedkd.stages.networks import build_or_refuse, fit_weights
 
 assert losses.FUNCTIONS  # imported here, so that a loss without a function fails before anything is trained
@@ -114,10 +112,7 @@ def class_count(plan: Graph) -> int:
 def _classes(plan: Graph) -> tuple[str, ...]:
     """The classes of the plan's data, from the simulator or the lock; () if neither knows them yet."""
     data = next(stage.work.data_set for stage in plan.stages if stage.work.data_set is not None)
-    if isinstance(data, Simulated):
-        return class_names(data)
-    entry = plan.lock.data.get(str(data_id(data)))
-    return entry.classes if entry else ()
+    return plan.lock.classes_of(data)
 
 
 def _measure(

@@ -9,12 +9,11 @@ from stagedkd.errors import Problem, SpecError
 from stagedkd.plan.graph import Plan, Plans, Role, Stage
 from stagedkd.plan.key import stage_key
 from stagedkd.plan.lock import Lock, data_id, weights_id
+from stagedkd.plan.phases import ce_phase, hop_phases
 from stagedkd.plan.work import (
-    Cut,
     DistillWork,
     EvaluateWork,
     GuideNetwork,
-    PhaseWork,
     PrepareWork,
     Reading,
     RefineWork,
@@ -26,28 +25,22 @@ from stagedkd.plan.work import (
 )
 from stagedkd.spec.cascade import assistants
 from stagedkd.spec.cuts import student_cut
-from stagedkd.spec.families import class_names, mirror_pairs
+from stagedkd.spec.families import mirror_pairs
 from stagedkd.spec.load import Experiment
-from stagedkd.spec.pairing import Matching, matching
+from stagedkd.spec.pairing import matching
 from stagedkd.spec.rules import missing_head, origin_of, warnings
-from stagedkd.spec.schedule import phase_epochs
 from stagedkd.spec.schema import (
     FEATURES,
     LOGITS,
-    RESPONSES,
     Augment,
-    Ce,
     Clip,
     InstanceDependent,
-    Losses,
-    Phase,
     Simulated,
     Spec,
     Student,
     StudentFields,
     Teacher,
     TeacherFields,
-    Train,
     arch_of,
 )
 from stagedkd.spec.schema import Refine as Rule
@@ -155,7 +148,7 @@ class _Compiler:
         """The clip and the augmentations as they enter keys. If `augment.flip` is unset, it becomes 0.5, or 0 if
         classes are each other's mirror image."""
         augment, data = self.spec.augment, self.spec.data
-        mirrored = mirror_pairs(self._classes())
+        mirrored = mirror_pairs(self.lock.classes_of(self.spec.data))
         if augment.flip and mirrored:
             self._note(f"{' and '.join(mirrored[0])} are each other's mirror image, but augment.flip is not 0")
         if augment.flip is None:
@@ -163,12 +156,6 @@ class _Compiler:
             if mirrored and not isinstance(data, Simulated):
                 self._note(f"augment.flip is 0: {' and '.join(mirrored[0])} are each other's mirror image")
         return self._clip(), augment
-
-    def _classes(self) -> tuple[str, ...]:
-        """The classes of the data, from the simulator or the lock; () if neither knows them yet."""
-        data = self.spec.data
-        entry = self.lock.data.get(str(data_id(data)))
-        return class_names(data) if isinstance(data, Simulated) else entry.classes if entry else ()
 
     def _note(self, text: str) -> None:
         """Add a note to the plan, unless it has it already."""
@@ -195,14 +182,14 @@ class _Compiler:
             declared=teacher.declared,
             clip=clip,
             augment=augment,
-            phase=self._ce_phase(teacher, teacher.epochs, stop) if teacher.epochs else None,
+            phase=ce_phase(self.spec, teacher, teacher.epochs, stop) if teacher.epochs else None,
             seed=teacher.seed,
         )
         self._add(role, name, work, {"data": data, "labels": labels}, locked=locked)
         if label_source == "all" and teacher.epochs:
             self.notes.append(f"the {name} is trained on the true labels of all training clips (teacher.labels: all)")
         self.notes += [f"the {name} {origin}"] if (origin := origin_of(teacher)) else []
-        message, hint = missing_head(teacher, len(self._classes()))
+        message, hint = missing_head(teacher, len(self.lock.classes_of(self.spec.data)))
         self.problems += [Problem(f"{name}: {message}", None, hint)] if message else []
         return name
 
@@ -237,8 +224,8 @@ class _Compiler:
         """One network of a refinement round, and whether the lock has its weights."""
         weights, locked = self._weights(network)
         if isinstance(network, StudentFields):
-            epochs = epochs or sum(phase.epochs for phase in self._phases(network, None))
-        phase = self._ce_phase(network, epochs or network.epochs or 0)
+            epochs = epochs or sum(phase.epochs for phase in hop_phases(self.spec, network, None))
+        phase = ce_phase(self.spec, network, epochs or network.epochs or 0)
         return Trainee(by=by, arch=arch_of(network), input=network.input, weights=weights, phase=phase), locked
 
     def _control(self, data: str, labels: str) -> None:
@@ -247,7 +234,7 @@ class _Compiler:
         student = self.spec.student
         clip, augment = self._views()
         weights, locked = self._weights(student)
-        epochs = sum(phase.epochs for phase in self._phases(student, None))
+        epochs = sum(phase.epochs for phase in hop_phases(self.spec, student, None))
         work = TeachWork(
             arch=arch_of(student),
             input=student.input,
@@ -255,24 +242,10 @@ class _Compiler:
             labels="same",
             clip=clip,
             augment=augment,
-            phase=self._ce_phase(student, epochs),
+            phase=ce_phase(self.spec, student, epochs),
             seed=self.spec.seed,
         )
         self._add("control", "control-ce", work, {"data": data, "labels": labels}, locked=locked)
-
-    def _ce_phase(self, network: Teacher | Student, epochs: int, stop: int | None = None) -> PhaseWork:
-        """A phase that trains a whole network by cross-entropy. It ends early after `stop` epochs."""
-        return PhaseWork(
-            name="train",
-            epochs=epochs,
-            stop=None if stop == epochs else stop,
-            trained=(0,),
-            frozen=(),
-            pairs=(),
-            head=True,
-            losses=Losses(ce=Ce()),
-            train=self.spec.train.patched(network.train),
-        )
 
     def _distill(self, name: str, row: Sequence[Teacher | Student], needs: dict[str, str], earlier: list[str]) -> None:
         """Add the stage of one hop.
@@ -306,7 +279,7 @@ class _Compiler:
             normalize=distill.normalize,
             warm_start=distill.warm_start,
             shuffle=distill.teacher.shuffle,
-            phases=self._phases(network, matched),
+            phases=hop_phases(self.spec, network, matched),
             clip=clip,
             augment=augment,
             seed=self.spec.seed,
@@ -343,23 +316,6 @@ class _Compiler:
         """Whether any phase compares feature maps."""
         return any(phase.losses.comparing(FEATURES) for phase in self.spec.distill.phases.values())
 
-    def _phases(self, network: Student, matched: Matching | None) -> tuple[PhaseWork, ...]:
-        """The phases of a hop's student. A phase with `substages: one_by_one` becomes one phase for each substage."""
-        train = self.spec.train.patched(network.train)
-        cut = student_cut(network)
-        declared = self.spec.distill.phases
-        epochs = phase_epochs(declared, network.epochs or self.spec.student.epochs, len(cut))
-        phases: list[PhaseWork] = []
-        for name, phase in declared.items():
-            patched, count = train.patched(phase.train), epochs[name]
-            if phase.substages == "one_by_one":
-                for k in range(len(cut)):
-                    phases.append(_phase_work(f"{name}.{k + 1}", count, phase, (k,), patched, cut, matched))
-            else:
-                numbers = range(len(cut)) if phase.substages == "all" else sorted(k - 1 for k in phase.substages)
-                phases.append(_phase_work(name, count, phase, tuple(numbers), patched, cut, matched))
-        return tuple(phases)
-
     def _evaluate(self, name: str, data: str) -> None:
         """Add the stage that evaluates the network of stage `name`."""
         spec, trained = self.spec, self.stages[name].work.network
@@ -379,23 +335,3 @@ class _Compiler:
 def _guide_weight(network: Teacher | Student) -> float:
     """The weight of a network among several guides. An assistant's is 1."""
     return network.share if isinstance(network, TeacherFields) else 1.0
-
-
-def _phase_work(
-    name: str, epochs: int, phase: Phase, trained: tuple[int, ...], train: Train, cut: Cut, matched: Matching | None
-) -> PhaseWork:
-    """A phase, with the substages that it trains, runs frozen and compares. The head is run if a loss needs logits."""
-    head = bool(phase.losses.comparing(RESPONSES))
-    last = len(cut) - 1 if head else max(trained)
-    compares = matched is not None and bool(phase.losses.comparing(FEATURES))
-    return PhaseWork(
-        name=name,
-        epochs=epochs,
-        trained=trained,
-        frozen=tuple(k for k in range(last + 1) if k not in trained),
-        pairs=matched.of(trained) if matched and compares else (),
-        ramp=phase.ramp if compares else None,
-        head=head,
-        losses=phase.losses,
-        train=train,
-    )

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from stagedkd.errors import LockError
 from stagedkd.files import write_whole
+from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Architecture, Data, Section, Simulated, is_weight_file
 
 
@@ -39,6 +40,13 @@ class Lock(Section):
     version: int = 1
     data: Mapping[str, DataLock] = Field(default_factory=dict[str, DataLock])
     weights: Mapping[str, str] = Field(default_factory=dict[str, str])
+
+    def classes_of(self, data: Data) -> tuple[str, ...]:
+        """The classes of a data set, from the simulator or from its entry; () if it has no entry yet."""
+        if isinstance(data, Simulated):
+            return class_names(data)
+        entry = self.data.get(str(data_id(data)))
+        return entry.classes if entry else ()
 
     def with_data(self, name: str, entry: DataLock) -> Lock:
         """A copy with this entry for a data set."""

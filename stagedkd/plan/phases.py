@@ -1,0 +1,62 @@
+"""Compile the phases of a training: how long each runs, and what it trains, freezes and compares."""
+
+from __future__ import annotations
+
+from stagedkd.plan.work import Cut, PhaseWork
+from stagedkd.spec.cuts import student_cut
+from stagedkd.spec.pairing import Matching
+from stagedkd.spec.schedule import phase_epochs
+from stagedkd.spec.schema import FEATURES, RESPONSES, Ce, Losses, Phase, Spec, Student, Teacher, Train
+
+
+def ce_phase(spec: Spec, network: Teacher | Student, epochs: int, stop: int | None = None) -> PhaseWork:
+    """A phase that trains a whole network by cross-entropy. It ends early after `stop` epochs."""
+    return PhaseWork(
+        name="train",
+        epochs=epochs,
+        stop=None if stop == epochs else stop,
+        trained=(0,),
+        frozen=(),
+        pairs=(),
+        head=True,
+        losses=Losses(ce=Ce()),
+        train=spec.train.patched(network.train),
+    )
+
+
+def hop_phases(spec: Spec, network: Student, matched: Matching | None) -> tuple[PhaseWork, ...]:
+    """The phases of a hop's student. A phase with `substages: one_by_one` becomes one phase for each substage."""
+    train = spec.train.patched(network.train)
+    cut = student_cut(network)
+    declared = spec.distill.phases
+    epochs = phase_epochs(declared, network.epochs or spec.student.epochs, len(cut))
+    phases: list[PhaseWork] = []
+    for name, phase in declared.items():
+        patched, count = train.patched(phase.train), epochs[name]
+        if phase.substages == "one_by_one":
+            for k in range(len(cut)):
+                phases.append(_phase_work(f"{name}.{k + 1}", count, phase, (k,), patched, cut, matched))
+        else:
+            numbers = range(len(cut)) if phase.substages == "all" else sorted(k - 1 for k in phase.substages)
+            phases.append(_phase_work(name, count, phase, tuple(numbers), patched, cut, matched))
+    return tuple(phases)
+
+
+def _phase_work(
+    name: str, epochs: int, phase: Phase, trained: tuple[int, ...], train: Train, cut: Cut, matched: Matching | None
+) -> PhaseWork:
+    """A phase, with the substages that it trains, runs frozen and compares. The head is run if a loss needs logits."""
+    head = bool(phase.losses.comparing(RESPONSES))
+    last = len(cut) - 1 if head else max(trained)
+    compares = matched is not None and bool(phase.losses.comparing(FEATURES))
+    return PhaseWork(
+        name=name,
+        epochs=epochs,
+        trained=trained,
+        frozen=tuple(k for k in range(last + 1) if k not in trained),
+        pairs=matched.of(trained) if matched and compares else (),
+        ramp=phase.ramp if compares else None,
+        head=head,
+        losses=phase.losses,
+        train=train,
+    )
