@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from stagedkd.data.layouts.spelling import Spelling
 from stagedkd.data.layouts.walk import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from stagedkd.errors import DataError
+from stagedkd.spec.schema.videos import Column
 
-Column = Literal["path", "label", "group", "split", "clean", "frames", "offset", "start", "end", "ignore"]
 COLUMNS: tuple[str, ...] = get_args(Column)
 ALSO = {  # names of columns in the tables of other tools
     "file_name": "path",
