@@ -28,7 +28,7 @@ from torchvision.models import get_model_weights
 from stagedkd import compile_plan, load_spec
 from stagedkd.errors import DataError, SpecError, UsageError
 from stagedkd.models.build import build, class_dims, read_pretrained
-from stagedkd.models.head import Head, fit_head, matched, named_classes
+from stagedkd.models.head import Given, Head, fit_head, matched, named_classes
 from stagedkd.models.network import Network
 from stagedkd.models.resnet3d import resnet3d
 from stagedkd.models.weight_file import Content, read_content, wanted_classes
@@ -418,7 +418,7 @@ def blobs(folder: Path) -> dict[str, tuple[bytes, str, str]]:
     whole, legacy, st = ((folder / name).read_bytes() for name in ("zip", "legacy", "st"))
     arrays = (
         "convert it:\n    python -c 'import numpy, torch; "
-        'torch.save({n: torch.from_numpy(a) for n, a in numpy.load("w.pth").items()}, "w-tensors.pth")\''
+        'torch.save({n: torch.from_numpy(a) for n, a in numpy.load("FOLDER/w.pth").items()}, "FOLDER/w-tensors.pth")\''
     )
     program = f"in the program that wrote it, where you trust it: {OWN_SAVE}"
     return {
@@ -488,7 +488,7 @@ def test_what_is_no_file_of_tensors_is_said(tmp_path: Path, suffix: str) -> None
         with pytest.raises(DataError) as error:
             read_content(path)
         assert error.value.message == f"{path} cannot be read: {message}", kind
-        assert error.value.hint == hint.replace("w.pth", path.name), kind
+        assert error.value.hint == hint.replace("w.pth", path.name).replace("FOLDER", str(path.parent)), kind
 
 
 def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
@@ -521,7 +521,7 @@ def test_pickled_objects_are_named_and_the_hint_works(tmp_path: Path, value: Any
     assert error.value.message == f"{path} cannot be read: {reason}" and error.value.__cause__ is None
     where, command = error.value.hint.split("\n    ")
     assert where == "write its tensors alone into a new file, where you trust it:" and "weights_only" not in command
-    done = pasted(command, tmp_path)
+    done = pasted(command, tmp_path.parent)  # not where the file is: a spec's paths are relative to the project
     assert done.returncode == 0, done.stderr
     tensors, said = loaded(tmp_path / "my w-tensors.pth")
     assert equal(tensors, SAVED) and said[0] == PLAIN_BELOW("model")
@@ -575,7 +575,7 @@ def test_a_torchscript_program_is_refused_and_its_hint_works(tmp_path: Path) -> 
     assert error.value.message.endswith(
         "w.pt cannot be read: it is a TorchScript program (torch.jit.save), not tensors alone"
     )
-    assert pasted(error.value.hint.split("\n    ")[1], tmp_path).returncode == 0
+    assert pasted(error.value.hint.split("\n    ")[1], tmp_path.parent).returncode == 0
     assert set(read_content(tmp_path / "w-tensors.pth").tree) == {"weight", "bias"}
 
 
@@ -589,7 +589,7 @@ def test_parts_of_a_network_are_refused_and_the_hint_joins_them(tmp_path: Path, 
     with pytest.raises(DataError) as error:
         loaded(path)
     assert error.value.message == f"{path} cannot be read: it is one of 2 parts of a network"
-    assert pasted(error.value.hint.split("\n    ")[1], tmp_path).returncode == 0
+    assert pasted(error.value.hint.split("\n    ")[1], tmp_path.parent).returncode == 0
     assert equal(loaded(tmp_path / f"model{suffix}")[0], SAVED)
 
 
@@ -641,7 +641,32 @@ def test_our_own_files_name_the_classes_of_their_data(project: Path) -> None:
     content = Content({}, {"stagedkd": manifest_of(plan, plan.stage("teacher")).model_dump_json()})
     assert named_classes(content, 2, ("a", "b")) == ("b", "a")
     assert named_classes(content, 3, ("a", "b", "c")) == ()
-    assert named_classes(Content({}, {"stagedkd": "{}"}), 2, ("a", "b")) == ()
+    older = manifest_of(plan, plan.stage("teacher")).model_dump_json().replace('"version":', '"version":9')
+    assert named_classes(Content({}, {"stagedkd": older}), 2, ("a", "b")) == ("b", "a")
+    with pytest.raises(DataError, match="another version of stagedkd made it, and the order of its classes"):
+        named_classes(Content({}, {"stagedkd": "{}"}), 2, ("a", "b"))
+
+
+def test_a_new_norm_does_not_take_the_classifier_with_it() -> None:
+    """VideoMAE's fc_norm is a part of the head that knows nothing of classes."""
+    tensors = {"classifier.weight": torch.eye(2), "classifier.bias": torch.zeros(2)}
+    head = Head(("a", "b"), {"classifier.weight": 0, "classifier.bias": 0})
+    fitted = fit_head(Given(tensors, ("fc_norm.weight",), 2, ("b", "a")), head)
+    assert torch.equal(fitted.tensors["classifier.weight"], torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    assert fitted.new == ("fc_norm.weight",) and fitted.reason == "the weights lack fc_norm.weight"
+    lost = fit_head(Given({}, ("classifier.bias", "classifier.weight"), 5), head)
+    assert lost.reason == "the weights have 5 classes, the data 2"
+
+
+def test_numbered_data_are_told_that_they_can_be_named() -> None:
+    fitted = fit_head(Given({"fc.weight": torch.eye(2)}, (), 2, ("walk", "run")), Head(("0", "1"), {"fc.weight": 0}))
+    assert fitted.reason.endswith("are not in the data; the data number their classes, and data.classes can name them")
+
+
+def test_a_file_with_keys_that_are_no_words_is_read(tmp_path: Path) -> None:
+    torch.save({**SAVED, 0: "x", ("a", 1): 2}, tmp_path / "w.pth")
+    tensors, said = loaded(tmp_path / "w.pth")
+    assert equal(tensors, SAVED) and "not loaded: 0, ('a', 1)" in said
 
 
 def test_the_classes_of_torchvisions_weights_are_counted() -> None:

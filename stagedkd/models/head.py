@@ -6,19 +6,17 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from stagedkd.errors import DataError
 from stagedkd.models.weight_file import Content, shown
-from stagedkd.plan.lock import data_id
+from stagedkd.plan.lock import Lock
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Simulated
-from stagedkd.store.manifest import Manifest
 
 OWN = "stagedkd"  # the metadata of our own files
 DEEPEST = 4  # dicts in dicts in which the names of classes are looked for
@@ -59,7 +57,7 @@ class Fitted:
     """How weights fit the classes of the data.
 
     tensors: those to load, the head's in the order of the data. new: the tensors that stay newly initialised. reason:
-    why the head does; "" if it is kept. notes: what was done, in words.
+    why some of the head do; "" if all of it is kept. notes: what was done, in words.
     """
 
     tensors: Mapping[str, Tensor]
@@ -78,9 +76,18 @@ def fit_head(given: Given, head: Head) -> Fitted:
     Raises:
         DataError: the classes or their order differ, and which tensors have a part for each class is not known.
     """
-    if given.new:
+    if set(given.new) & head.dims.keys() or (given.new and not head.dims):
         reason = f"the weights have {given.outputs} classes, the data {len(head.classes)}"
         return _new(given, head, reason if given.outputs is not None else "the weights have none")
+    fitted = _in_order(given, head)
+    if not given.new or fitted.reason:
+        return fitted
+    reason = f"the weights lack {', '.join(given.new)}"
+    return replace(fitted, new=given.new, reason=reason, notes=(*fitted.notes, f"newly initialised: {reason}"))
+
+
+def _in_order(given: Given, head: Head) -> Fitted:
+    """Put a head with an output for each class into the order of the data's classes."""
     if not given.classes or placeholders(given.classes, head.classes):
         return _kept(given, head, "as the data order them: the weights name no classes")
     rows = matched(head.classes, given.classes)
@@ -91,7 +98,10 @@ def fit_head(given: Given, head: Head) -> Fitted:
         hint = "build(classes) of your network must take other numbers, too, so that the head's tensors can be found"
         raise DataError(message, hint=hint)
     if rows is None:
-        return _new(given, head, f"the weights are for other classes: {_unlike(given.classes, head.classes)}")
+        reason = f"the weights are for other classes: {_unlike(given.classes, head.classes)}"
+        if all(name.isdecimal() for name in head.classes):
+            reason += "; the data number their classes, and data.classes can name them"
+        return _new(given, head, reason)
     parts = {name: tensor for name, tensor in given.tensors.items() if name in head.dims}
     moved = {name: tensor.index_select(head.dims[name], torch.tensor(rows)) for name, tensor in parts.items()}
     outputs = [f"output {i} is '{shown(name)}' (was {rows[i]})" for i, name in enumerate(head.classes)]
@@ -159,7 +169,7 @@ def named_classes(content: Content, outputs: int, classes: Sequence[str]) -> tup
     Args:
         outputs: their number. classes: those of the data; numbers as names are placeholders unless these are numbers.
     Raises:
-        DataError: the file names its outputs in two ways.
+        DataError: the file names its outputs in two ways; or it is ours, and they cannot be read.
     """
     if own := content.metadata.get(OWN):
         found = {_of_manifest(own)}
@@ -213,19 +223,25 @@ def placeholders(names: Sequence[str], classes: Sequence[str]) -> bool:
 
 
 def _of_manifest(text: str) -> tuple[str, ...]:
-    """Return the classes of the data that a network of ours was trained on, from the manifest in its file."""
+    """Return the classes of the data that a network of ours was trained on, from the manifest in its file. Only the
+    parts that name them are read, so that files of earlier versions keep their order.
+
+    Raises:
+        DataError: they cannot be read.
+    """
     try:
-        manifest = Manifest.model_validate_json(text, strict=False)
-    except ValidationError:
-        return ()
-    sets = [upstream.work.data_set for upstream in manifest.closure.values()]
-    for data in sets:
-        if isinstance(data, Simulated):
-            return tuple(class_names(data))
-        entry = manifest.lock.data.get(str(data_id(data))) if data is not None else None
-        if entry is not None:
-            return entry.classes
-    return ()
+        manifest = json.loads(text)
+        lock = Lock.model_validate(manifest["lock"], strict=False)
+        works = [upstream["work"] for upstream in manifest["closure"].values()]
+        (data,) = [work["data"] for work in works if work["kind"] == "prepare"]
+        if lock.data:
+            return next(iter(lock.data.values())).classes
+        return class_names(Simulated.model_validate(data, strict=False))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        hint = "use a file of this version, or weights that name their classes (id2label)"
+        raise DataError(
+            "another version of stagedkd made it, and the order of its classes cannot be read", hint=hint
+        ) from None
 
 
 def _json(text: str) -> Any:

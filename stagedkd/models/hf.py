@@ -130,13 +130,14 @@ def read_pretrained(network: Network, arch: HfArch, root: Path) -> Given:
             )
     except Exception as error:
         raise DataError(f"the weights of {arch.model} cannot be read: {_first_line(error)}") from error
-    mismatched = {name: int(saved[0]) for name, saved, _ in info["mismatched_keys"] if len(saved)}
+    mismatched = {name: saved for name, saved, _ in info["mismatched_keys"]}
     new = sorted((set(info["missing_keys"]) | mismatched.keys()) & current.keys())
     wrong = [name for name in new if not name.startswith(tuple(f"{path}." for path in network.anatomy.head))]
     if wrong:
         raise DataError(f"the weights of {arch.model} do not fit its config.json: {', '.join(wrong[:12])}")
     tensors = {name: tensor for name, tensor in pretrained.state_dict().items() if name in current and name not in new}
-    outputs = classes if not new else next(iter(mismatched.values()), None)
+    lacking = [name for name in new if name.startswith("classifier.")]
+    outputs = next((int(mismatched[name][0]) for name in lacking if name in mismatched), None) if lacking else classes
     return Given(tensors, tuple(new), outputs, labels if len(labels) == classes else ())
 
 

@@ -8,6 +8,7 @@ of other classes are read from the opcodes.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
+import glob
 import io
 import json
 import pickletools
@@ -129,13 +130,14 @@ def _refuse_other_archives(path: Path) -> None:
     except (zipfile.BadZipFile, ValueError, OSError):
         raise _unreadable(path, "it is damaged, or was cut off before its end", AGAIN) from None
     if any(name.endswith("/constants.pkl") for name in names):
-        code = f"import torch; torch.save(torch.jit.load({_quoted(path)}, 'cpu').state_dict(), {_quoted(_copy(path))})"
-        hint = f"write its tensors alone into a new file, where you trust it:\n    {_command(code)}"
+        code = "import torch; torch.save(torch.jit.load(<file>, 'cpu').state_dict(), <copy>)"
+        command = _command(code, file=path, copy=_copy(path))
+        hint = f"write its tensors alone into a new file, where you trust it:\n    {command}"
         raise _unreadable(path, "it is a TorchScript program (torch.jit.save), not tensors alone", hint)
     if any(name.endswith(".npy") for name in names):
-        arrays = f"{{n: torch.from_numpy(a) for n, a in numpy.load({_quoted(path)}).items()}}"
-        code = f"import numpy, torch; torch.save({arrays}, {_quoted(_copy(path))})"
-        raise _unreadable(path, "it is an archive of NumPy arrays", f"convert it:\n    {_command(code)}")
+        arrays = "{n: torch.from_numpy(a) for n, a in numpy.load(<file>).items()}"
+        command = _command(f"import numpy, torch; torch.save({arrays}, <copy>)", file=path, copy=_copy(path))
+        raise _unreadable(path, "it is an archive of NumPy arrays", f"convert it:\n    {command}")
     if not any(name.endswith("data.pkl") for name in names):
         raise _unreadable(path, "it is a zip archive, and not one of torch.save", "unpack it, and name the file inside")
 
@@ -214,15 +216,19 @@ def _copy(path: Path) -> Path:
 
 
 def _quoted(path: Path) -> str:
-    return json.dumps(path.name, ensure_ascii=False)
+    return json.dumps(str(path), ensure_ascii=False)
 
 
-def _command(code: str) -> str:
-    return f"python -c {shlex.quote(code.replace(chr(39), chr(34)))}"
+def _command(code: str, **paths: Path) -> str:
+    """Return a command that can be pasted. `paths` go in last, for <name>, since they may hold any quotes."""
+    code = code.replace("'", '"')
+    for name, path in paths.items():
+        code = code.replace(f"<{name}>", _quoted(path))
+    return f"python -c {shlex.quote(code)}"
 
 
 def _saving(path: Path) -> str:
-    return f"torch.save(net.state_dict(), {_quoted(_copy(path))})"
+    return f"torch.save(net.state_dict(), {_quoted(Path(_copy(path).name))})"  # that program may run elsewhere
 
 
 def _writing_again(path: Path, classes: list[str]) -> str:
@@ -236,20 +242,21 @@ def _writing_again(path: Path, classes: list[str]) -> str:
     if "numpy" in modules:
         allowed.append("*(type(numpy.dtype(c)) for c in '?bBhHiIlLqQefdU')")
     kept = "{k: keep(v) if isinstance(v, dict) else v for k, v in d.items() if isinstance(v, (dict, torch.Tensor))}"
-    read = f"torch.load({_quoted(path)}, map_location='cpu')"
+    read = "torch.load(<file>, map_location='cpu')"
     code = f"import {', '.join(modules)}; torch.serialization.add_safe_globals([{', '.join(allowed)}])"
-    code += f"; keep = lambda d: {kept}; torch.save(keep({read}), {_quoted(_copy(path))})"
-    return f"{where}:\n    {_command(code)}"
+    code += f"; keep = lambda d: {kept}; torch.save(keep({read}), <copy>)"
+    return f"{where}:\n    {_command(code, file=path, copy=_copy(path))}"
 
 
 def _joining(path: Path, count: str) -> str:
     """Return a hint for a part of a network: the command that joins all parts."""
-    pattern = SHARD.sub(f"-*-of-{count}.", path.name)
-    whole = SHARD.sub(".", path.name)
+    pattern = Path(glob.escape(str(path.parent))) / SHARD.sub(f"-*-of-{count}.", glob.escape(path.name))
+    whole = path.with_name(SHARD.sub(".", path.name))
     read: Callable[[str], str] = "load_file({})".format
-    load, save = "from safetensors.torch import load_file, save_file", f"save_file(t, '{whole}')"
+    load, save = "from safetensors.torch import load_file, save_file", "save_file(t, <whole>)"
     if path.suffix.lower() != ".safetensors":
         read = "torch.load({}, map_location='cpu')".format
-        load, save = "import torch", f"torch.save(t, '{whole}')"
-    parts = f"{{n: v for p in sorted(glob.glob('{pattern}')) for n, v in {read('p')}.items()}}"
-    return f"join the parts:\n    {_command(f'import glob; {load}; t = {parts}; {save}')}"
+        load, save = "import torch", "torch.save(t, <whole>)"
+    parts = f"{{n: v for p in sorted(glob.glob(<parts>)) for n, v in {read('p')}.items()}}"
+    command = _command(f"import glob; {load}; t = {parts}; {save}", parts=pattern, whole=whole)
+    return f"join the parts:\n    {command}"

@@ -249,8 +249,9 @@ def _notes(content: Content, fit: _Fit, others: Sequence[_Fit]) -> Iterator[str]
         yield f"{fit.title} and {plain} fit: the first is taken, a mean of the weights over the training"
     if fit.renamed:
         yield f"the head is called {shown(fit.renamed[0])} there, and {fit.renamed[1]} here"
-    left = [str(name) for name in content.tree if not fit.place or name != fit.place[0]]
-    left = [name for name in left if fit.place or not isinstance(content.tree[name], Tensor)]
+    at = fit.place[0] if fit.place else None
+    rest = {name: value for name, value in content.tree.items() if at is None or name != at}
+    left = [str(name) for name, value in rest.items() if fit.place or not isinstance(value, Tensor)]
     if left := [*left, *fit.steps]:
         more = f" and {len(left) - 8} more" if left[8:] else ""
         yield f"not loaded: {', '.join(map(shown, left[:8]))}{more}"

@@ -81,7 +81,7 @@ def fit_weights(
     except DataError as error:
         raise DataError(f"{source}: {error.message}", hint=error.hint) from None
     if fitted.reason and not trained:
-        message = f"{source}: with epochs: 0 the head would stay random: {fitted.reason}"
+        message = f"{source}: with epochs: 0 parts of the head would stay random: {fitted.reason}"
         raise DataError(message, hint=f"raise epochs, or give weights for the {len(classes)} classes of the data")
     return fitted
 
