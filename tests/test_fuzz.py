@@ -156,7 +156,7 @@ def mutate(text: str, rng: random.Random) -> str:
 
 
 def outcome(folder: Path, text: str, sets: tuple[str, ...] = ()) -> str:
-    """Load a text; anything but a spec or a placed error fails, and so does a second of waiting."""
+    """Load a text; anything but a spec or a placed error fails, and so does a hang: what takes 0.5 s takes 30."""
     path = folder / "fuzzed.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     started = time.process_time()
@@ -175,7 +175,7 @@ def outcome(folder: Path, text: str, sets: tuple[str, ...] = ()) -> str:
     except UsageError as error:
         assert sets and error.message, text
         result = "usage"
-    assert time.process_time() - started < 1, text
+    assert time.process_time() - started < 30, text[:200]
     return result
 
 

@@ -323,6 +323,18 @@ def test_a_disk_that_cannot_hold_the_cache_is_said_before_it_is_built(
     assert "jpeg" in caught.value.hint and not list((tmp_path / "d").rglob("*.bin"))
 
 
+def test_damaged_places_of_jpegs_are_told_before_they_are_used(tmp_path: Path) -> None:
+    write_video(tmp_path / "v" / "a.avi", 40, noisy=True)
+    spec = CacheSpec(tmp_path / "v", {"a.avi": "m"}, 32, "jpeg")
+    cache = opened(tmp_path / "c", spec)
+    clip = cache.clips["a.avi"]
+    blob = bytearray((cache.folder / clip.file).read_bytes())
+    blob[clip.offset + clip.size - 8 * 39] ^= 4  # the place of the second picture
+    (cache.folder / clip.file).write_bytes(blob)
+    with pytest.raises(StoreError, match=r"is damaged at a\.avi"):
+        ClipCache(cache.folder, spec).frames("a.avi", [0])
+
+
 def test_jpeg_is_near_and_smaller_and_has_a_key_of_its_own(tmp_path: Path, clips: Path) -> None:
     root, path = clips / "weizmann", "run/ido_run.avi"
     raw = CacheSpec(root, {path: "m"}, 64)

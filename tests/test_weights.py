@@ -845,8 +845,6 @@ def test_a_ready_teacher_of_a_checkpoint_is_right_in_every_clip(grey: tuple[Path
     assert "4,800 of [my] set (declared)" in found.stdout and "true labels" not in found.stdout + found.stderr
     page = (project / "results" / "ready" / "report.html").read_text("utf-8")
     assert "<td>4,800 of [my] set (declared)</td>" in page
-    (run,) = (json.loads(p.read_text("utf-8")) for p in (project / "store").glob("teach-*/run.json"))
-    assert run["declared_labels"] == {"source": "[my] set", "count": 4800}
 
     # the same network with its outputs shuffled, and named: it is put in order
     names = [f"class{i:02}" for i in range(12)]
@@ -868,7 +866,7 @@ def test_a_ready_teacher_of_a_checkpoint_is_right_in_every_clip(grey: tuple[Path
     note = next(line for line in wrong.stdout.splitlines() if "near chance" in line)
     assert note == (
         "note: the teacher is near chance on the val split: top-1 0.0% (95% interval 0.0% to 24.2%), and guessing gives "
-        "8.3%. It has nothing to teach: do the classes of nets/t.PTH have the order of the data, and were its clips "
+        "8.3%. It may have nothing to teach: do the classes of nets/t.PTH have the order of the data, and were its clips "
         "normalised and sampled like these (input.normalize, clip.sampler, clip.stride)?"
     )
     (project_page,) = (project / "results").glob("ready*labels*/report.html")

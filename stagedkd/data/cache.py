@@ -135,7 +135,11 @@ class ClipCache:
             StoreError: one differs.
         """
         clip = self.clips[path]
-        for block in range(len(clip.crcs)) if blocks is None else blocks:
+        every = range(len(clip.crcs))
+        wanted = list(every if blocks is None else blocks)
+        if self.form == "jpeg":  # their places first, by which the other blocks are found
+            wanted = [*every[-1:], *wanted]
+        for block in wanted:
             if (path, block) in self.checked:
                 continue
             start, end = self._span(clip, block)
@@ -247,7 +251,6 @@ def _build(folder: Path, spec: CacheSpec, missing: Sequence[int], workers: int, 
                 for (path, own), clip in islice(stored, len(shards[number])):
                     file, offset = (blob, stream.tell()) if clip.parts or not clip.size else (own, 0)
                     stream.writelines(clip.parts)
-                    stream.write(bytes(-stream.tell() % 8))  # so that the places of JPEGs stay aligned
                     sizes |= {} if file is blob else {own.name: clip.size}
                     row = CachedClip(file.name, offset, clip.size, clip.height, clip.width, clip.crcs, clip.footage)
                     clips[path] = {**row.__dict__, "footage": _packed(clip.footage)}

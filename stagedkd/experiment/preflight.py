@@ -80,19 +80,19 @@ def preflight(plan: Graph, root: Path, seen: dict[str, NetworkShape] | None = No
     return Preflight(networks, tuple(pairs))
 
 
-def check_weights(plan: Graph, keys: Container[Key], runtime: Runtime) -> None:
+def check_weights(plan: Graph, keys: Container[Key], runtime: Runtime, checked: set[str]) -> None:
     """Read the weights with which the stages of these keys start, and fit them to their networks and to the classes of
-    the data. Nothing is read where the lock does not know the classes yet.
+    the data. Nothing is read where the lock does not know the classes yet. `checked` holds what earlier calls read.
 
     Raises:
         DataError: weights cannot be read or do not fit; or a network that is not trained gets no head.
     """
-    classes, checked = _classes(plan), set[str]()
+    classes = _classes(plan)
     for stage in plan.stages if classes else ():
         work, made = stage.work, stage.work.network
         model = [(made.arch, None)] if made is not None and made.arch.pretrained_from and not work.weight_files else []
         for arch, weights in [*work.weight_files, *model] if stage.identity in keys else ():
-            name = digest([arch, weights, bool(work.trainings)])
+            name = digest([arch, weights, bool(work.trainings), classes])
             if name in checked:
                 continue
             checked.add(name)

@@ -195,9 +195,10 @@ def _check(plans: Plans, runtime: Runtime, store: Store, cluster: Cluster | None
         device_of(runtime.device)
         check_ranks(missing, runtime)
     shapes: dict[str, Any] = {}
+    identities, checked = {stage.identity for stage in missing}, set[str]()
     for plan in plans.cells.values():
         preflight(plan, Path(runtime.root), shapes)
-        check_weights(plan, {stage.identity for stage in missing}, runtime)
+        check_weights(plan, identities, runtime, checked)
 
 
 def _run_cells(plans: Plans, runner: _Runner) -> tuple[dict[str, Outcome], dict[str, StagedkdError]]:

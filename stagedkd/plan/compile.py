@@ -28,7 +28,7 @@ from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.families import mirror_pairs
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.pairing import matching
-from stagedkd.spec.rules import missing_head, origin_of, warnings
+from stagedkd.spec.rules import missing_head, warnings, weights_note
 from stagedkd.spec.schema import (
     FEATURES,
     LOGITS,
@@ -188,7 +188,7 @@ class _Compiler:
         self._add(role, name, work, {"data": data, "labels": labels}, locked=locked)
         if label_source == "all" and teacher.epochs:
             self.notes.append(f"the {name} is trained on the true labels of all training clips (teacher.labels: all)")
-        self.notes += [f"the {name} {origin}"] if (origin := origin_of(teacher)) else []
+        self.notes += [f"the {name} {origin}"] if (origin := weights_note(teacher)) else []
         message, hint = missing_head(teacher, len(self.lock.classes_of(self.spec.data)))
         self.problems += [Problem(f"{name}: {message}", None, hint)] if message else []
         return name

@@ -164,6 +164,7 @@ class Results:
         rows += self.data_notes
         rows += [f"copies in more than one split: {' = '.join(paths)}" for paths in self.data["leaks"]]
         rows += [f"bad file {row['path']}: {row['reason']}" for row in self.data["bad_files"]]
+        rows += [f"{row['path']} is used: {row['note']}" for row in self.data.get("file_notes", ())]
         if self.without_run:
             rows.append(f"time and device are unknown, because run.json is missing: {', '.join(self.without_run)}")
         return tuple(rows)
@@ -181,14 +182,8 @@ class Results:
             causes = f"do the classes of {network.weights} have the order of the data, and were its clips normalised"
             causes += " and sampled like these (input.normalize, clip.sampler, clip.stride)?"
         where = f"the {network.name} is near chance on the {self.split} split"
-        return f"{where}: {measured}, and {guess} gives {chance:.1%}. It has nothing to teach: {causes}"
-
-
-def _data_notes(run: Mapping[str, Any]) -> tuple[str, ...]:
-    """The notes on the listing of the data set: what the reader must know, and the files that are no clips."""
-    left_out: Mapping[str, Mapping[str, Any]] = run.get("left_out", {})
-    rows = [f"left out: {row['files']:,} ({reason}), such as {row['such_as']}" for reason, row in left_out.items()]
-    return (*run.get("data_notes", ()), *rows)
+        few = "more clips for validation would tell; " if network.top1 > chance else ""
+        return f"{where}: {measured}, and {guess} gives {chance:.1%}. It may have nothing to teach: {few}{causes}"
 
 
 def collect(plan: Plan, store: Store) -> Results:
@@ -219,7 +214,7 @@ def collect(plan: Plan, store: Store) -> Results:
         split=evaluation["split"],
         views=evaluation["views"],
         data=json.loads(artifacts["data"].file("data.json").read_text("utf-8")),
-        data_notes=_data_notes(artifacts["data"].run or {}),
+        data_notes=tuple((artifacts["data"].run or {}).get("data_notes", ())),
         labels=dict(artifacts["labels"].manifest.metrics["labels"]),
         labels_right=artifacts["labels"].manifest.metrics.get("labels_right"),
         curves={s.name: read_events(artifacts[s.name].events) for s in trained},

@@ -108,7 +108,7 @@ def missing_head(teacher: Teacher, classes: int) -> tuple[str, str]:
     return message, f"raise epochs, or give weights for the {classes} classes of the data"
 
 
-def origin_of(teacher: Teacher) -> str:
+def weights_note(teacher: Teacher) -> str:
     """Return where a teacher comes from that starts from weights, and what is declared of their labels; "" else."""
     source = teacher.weights or teacher.pretrained_from
     undeclared = "not declared (teacher.labels: {source: ..., count: ...})"

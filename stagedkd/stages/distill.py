@@ -19,13 +19,13 @@ from stagedkd.spec.schema import Arch, Input
 from stagedkd.stages.context import Context, Result
 from stagedkd.stages.networks import build_or_refuse, load_network, new_network, user_losses
 from stagedkd.stages.training import (
-    check_weights,
     classes_of,
     execution_of,
     feed_of,
     naming_stage,
     on_device,
     ranks_of,
+    require_locked,
     save_result,
     training_device,
     warn_of_half_precision,
@@ -45,7 +45,7 @@ def distill(context: Context, work: DistillWork) -> Result:
     """Train the student of a hop, and measure the correlation of its substages with the teacher's before and after."""
     classes, device = classes_of(context), training_device(context)
     guides = _guide_networks(context, work, len(classes), device)
-    check_weights(context, work.weights, work.arch)
+    require_locked(context, work.weights, work.arch)
     student = new_network(context, work.arch, classes, work.weights, work.seed)
     extra: dict[str, Any] = {"labels": "same"}
     if work.warm_start:

@@ -21,7 +21,7 @@ from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import PhaseWork, Weights, Work
 from stagedkd.spec.schema import Arch
 from stagedkd.stages.context import Context
-from stagedkd.stages.weights import weight_classes, weights_file
+from stagedkd.stages.weights import named_by_torchvision, weights_file
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.store import Artifact
 
@@ -72,7 +72,7 @@ def fit_weights(
     root = Path(runtime.root)
     head = Head(tuple(classes), class_dims(network, arch, len(classes), root))
     if weights is not None:
-        path, named = weights_file(weights.name, arch, runtime), weight_classes(weights.name, arch)
+        path, named = weights_file(weights.name, arch, runtime), named_by_torchvision(weights.name, arch)
         given, source = read_weights(path, network, head, named), weights.name
     else:
         given, source = read_pretrained(network, arch, root), arch.pretrained_from

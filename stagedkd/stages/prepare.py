@@ -32,20 +32,25 @@ def prepare(context: Context, work: PrepareWork) -> Result:
     bad_files: list[dict[str, str]] = []
     footages: dict[str, Footage] = {}
     leaks: list[list[str]] = []
-    seen: dict[str, object] = {}
+    file_notes: list[dict[str, str]] = []
+    data_notes: list[str] = []
     if isinstance(work.data, Simulated):
         entries, classes = _simulated(work.data)
     else:
         assert isinstance(work.data, Videos) and work.reading is not None
         listing = list_clips(work.data, context.runtime.folder("data_dir"))
         classes, listed = listing.classes, [e for e in listing.entries if e.split != UNUSED]
-        seen = _said(context, listing)
+        data_notes = _notes_of(listing)
+        _say(context, data_notes)
         usable, footages, bad_files = _usable(context, work.data, work.reading, listed)
         entries = split_entries(usable, work.data)
         reason = "no trusted label, and not in training"
         bad_files += [{"path": e.path, "reason": reason} for e in _left_out(usable, entries)]
         require_classes(entries, classes)
-        _note_unvalidated(context, entries, classes)
+        unvalidated = _unvalidated(entries, classes)
+        file_notes = [{"path": e.path, "note": footages[e.path].note} for e in usable if footages[e.path].note]
+        _say(context, [*unvalidated, *(f"{row['path']} is used: {row['note']}" for row in file_notes[:20])])
+        data_notes += unvalidated
         leaks = copies_across(entries, context.plan.lock.data[str(data_id(work.data))].files)
         if leaks:
             context.listener.note(f"{len(leaks)} videos have a copy in another split, such as {' = '.join(leaks[0])}")
@@ -68,31 +73,34 @@ def prepare(context: Context, work: PrepareWork) -> Result:
     splits = Counter(e.split for e in entries)
     counts = {name: splits.get(name, 0) for name in ("train", "val", "test")}
     summary = {"classes": list(classes), "clips": counts, "bad_files": bad_files, "leaks": leaks}
+    summary |= {"file_notes": file_notes} if file_notes else {}
     text = json.dumps(summary, indent=1, ensure_ascii=False)
     (context.workspace.files / "data.json").write_text(text + "\n", "utf-8")
-    return Result({"classes": len(classes), "clips": counts, "bad_files": len(bad_files)}, run=seen)
+    metrics = {"classes": len(classes), "clips": counts, "bad_files": len(bad_files)}
+    return Result(metrics, run={"data_notes": data_notes})
 
 
-def _said(context: Context, listing: Listing) -> dict[str, object]:
-    """Say what is to be known of a listing. Returns it for run.json: files that are no clips are not in the lock, so
-    they may differ from run to run."""
-    left_out = {
-        reason: {"files": len(paths), "such_as": shown(paths[0])}
-        for reason, paths in listing.left_out.items()
-        if reason != A_LIST
-    }
-    rows = [f"left out: {row['files']:,} ({reason}), such as {row['such_as']}" for reason, row in left_out.items()]
-    for note in (*listing.notes, *rows):
+def _say(context: Context, notes: Sequence[str]) -> None:
+    for note in notes:
         context.listener.note(note)
-    return {"data_notes": list(listing.notes), "left_out": left_out}
 
 
-def _note_unvalidated(context: Context, entries: Sequence[Entry], classes: Sequence[str]) -> None:
-    """Say which classes no validation clip shows: results tell nothing of them."""
-    absent = sorted(set(classes) - {e.label for e in entries if e.split == "val"}, key=list(classes).index)
-    if absent and len(absent) < len(classes):
-        some = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-        context.listener.note(f"no validation clip of class {some}: results tell nothing of it")
+def _notes_of(listing: Listing) -> list[str]:
+    """What is to be known of a listing. It goes to run.json: files that are no clips are not in the lock, so they may
+    differ from run to run."""
+    left_out = {reason: paths for reason, paths in listing.left_out.items() if reason != A_LIST}
+    rows = [f"left out: {len(paths):,} ({why}), such as {shown(paths[0])}" for why, paths in left_out.items()]
+    return [*listing.notes, *rows]
+
+
+def _unvalidated(entries: Sequence[Entry], classes: Sequence[str]) -> list[str]:
+    """A note on the classes that no validation clip shows."""
+    validated = {e.label for e in entries if e.split == "val"}
+    absent = [name for name in classes if name not in validated]
+    if not absent or not validated:
+        return []
+    some = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+    return [f"no validation clip of class {some}: results tell nothing of it"]
 
 
 def _footage_columns(entries: Sequence[Entry], footages: Mapping[str, Footage]) -> dict[str, list[object]]:
@@ -133,10 +141,8 @@ def _usable(
     bad_files: list[dict[str, str]] = []
     for entry in listed:
         problem, short = problem_of(footages[entry.path], reading)
-        used = "; used up to there" if problem and not short else ""
-        reason = "; ".join(text for text in (problem + used, footages[entry.path].note) if text)
-        if reason:
-            bad_files.append({"path": entry.path, "reason": reason})
+        if problem:
+            bad_files.append({"path": entry.path, "reason": problem + ("" if short else "; used up to there")})
         if not short:
             usable.append(entry)
     skipped = len(listed) - len(usable)

@@ -27,11 +27,11 @@ from stagedkd.stages.context import Context, Result
 from stagedkd.stages.networks import build_or_refuse, new_network
 from stagedkd.stages.tables import read_table, write_table
 from stagedkd.stages.training import (
-    check_weights,
     label_job,
     naming_stage,
     order_seed,
     ranks_of,
+    require_locked,
     run_facts,
     training_device,
 )
@@ -164,7 +164,7 @@ def _out_of_fold(
 ) -> npt.NDArray[np.float64]:
     """Predict every clip with a network that was trained without its fold: log-probabilities (n, N). The predictions of
     a finished fold are saved, so that a stopped stage resumes after it."""
-    check_weights(context, trainee.weights, trainee.arch)
+    require_locked(context, trainee.weights, trainee.arch)
     source = open_source(context, context.inputs["data"], work.clip, device)
     ranks = ranks_of(context, device)
     log_p_nN = np.empty((len(clips.clip_ids), len(clips.classes)), np.float64)

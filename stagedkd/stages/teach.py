@@ -7,11 +7,11 @@ from stagedkd.plan.work import TeachWork
 from stagedkd.stages.context import Context, Result
 from stagedkd.stages.networks import build_or_refuse, new_network, save_network
 from stagedkd.stages.training import (
-    check_weights,
     classes_of,
     feed_of,
     label_job,
     naming_stage,
+    require_locked,
     run_facts,
     save_result,
     training_device,
@@ -27,18 +27,16 @@ def teach(context: Context, work: TeachWork) -> Result:
     Raises:
         DataError: the weights cannot be used; or there is no phase, and they have no head for the classes of the data.
     """
-    declared = {"declared_labels": work.declared.model_dump()} if work.declared else {}
     classes, device = classes_of(context), training_device(context)
-    check_weights(context, work.weights, work.arch)
+    require_locked(context, work.weights, work.arch)
     network = new_network(context, work.arch, classes, work.weights, work.seed, trained=work.phase is not None)
     if work.phase is None:
         save_network(context, network)
-        return Result(metrics={"steps": 0, "labels": "none"}, run=run_facts(device, 0.0) | declared)
+        return Result(metrics={"steps": 0, "labels": "none"}, run=run_facts(device, 0.0))
     feed = feed_of(context, work, work.labels, device)
     job = label_job(context, network.to(device), work.phase, work.input, feed, device, context.workspace.scratch)
     shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *work.clip.seen(work.input))
     flops = train_flops(work.phase, plan_forward(work.phase, (), ()), feed.steps(work.phase), shape)
     with naming_stage(context):
         progress = fit(job)
-    result = save_result(context, job, progress, {"labels": work.labels, "train_flops": flops})
-    return Result(result.metrics, {**result.run, **declared})
+    return save_result(context, job, progress, {"labels": work.labels, "train_flops": flops})

@@ -169,7 +169,7 @@ def order_seed(seed: int) -> int:
     return int(bits(seed, Stream.ORDER_SEED).item() >> np.uint64(33))
 
 
-def check_weights(context: Context, weights: Weights | None, arch: Arch) -> None:
+def require_locked(context: Context, weights: Weights | None, arch: Arch) -> None:
     """Compare the weight file with the lock. Raises DataError: they differ."""
     if weights is None:
         return

@@ -29,7 +29,7 @@ def weights_file(name: str, arch: Architecture, runtime: Runtime) -> Path:
     return _torchvision_file(arch.torchvision_name, name)
 
 
-def weight_classes(name: str, arch: Architecture) -> tuple[str, ...]:
+def named_by_torchvision(name: str, arch: Architecture) -> tuple[str, ...]:
     """Return the classes of torchvision's weights, in the order of the outputs; () for a file, which names its own."""
     if is_weight_file(name) or arch.torchvision_name is None:
         return ()

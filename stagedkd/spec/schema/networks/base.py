@@ -140,7 +140,7 @@ class NetworkFields(Section):
 
     weights: Word | None = None
     """Weights from which training starts: a name of torchvision's weights (for `tsm`, its ImageNet weights), or the
-    path of a file: .safetensors, .pth, .pt, .pyth, .bin or .ckpt."""
+    path of a file: .safetensors, .pth, .pt, .pyth, .bin, .ckpt or .tar."""
     substages: Annotated[tuple[Annotated[tuple[Word, ...], Field(min_length=1)], ...], Field(min_length=1)] | None = (
         None
     )
