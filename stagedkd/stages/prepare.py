@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stagedkd.data.index import A_LIST, UNUSED, Entry, Listing, copies_across, require_classes, split_entries
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
     from stagedkd.data.decode import Footage
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a data set holds: its clips with their splits, and what is to be said of its files."""
+
+    entries: Sequence[Entry]
+    classes: Sequence[str]
+    footages: Mapping[str, Footage] = field(default_factory=dict[str, "Footage"])
+    bad_files: Sequence[dict[str, str]] = ()
+    """The files that are left out, or used in part: `path` and `reason`."""
+    file_notes: Sequence[dict[str, str]] = ()
+    """What is to be known of files that are used: `path` and `note`."""
+    leaks: Sequence[Sequence[str]] = ()
+    data_notes: Sequence[str] = ()
+
+
 def prepare(context: Context, work: PrepareWork) -> Result:
     """Index the data set: write clips.parquet, data.json, and truth.parquet with the hidden true labels, which only
     `WeakenWork`, a teacher with `labels: all` and `EvaluateWork` read.
@@ -29,31 +45,8 @@ def prepare(context: Context, work: PrepareWork) -> Result:
     Raises:
         DataError: there are too many bad files, a class has no training clip, or no clip is left for validation.
     """
-    bad_files: list[dict[str, str]] = []
-    footages: dict[str, Footage] = {}
-    leaks: list[list[str]] = []
-    file_notes: list[dict[str, str]] = []
-    data_notes: list[str] = []
-    if isinstance(work.data, Simulated):
-        entries, classes = _simulated(work.data)
-    else:
-        assert isinstance(work.data, Videos) and work.reading is not None
-        listing = list_clips(work.data, context.runtime.folder("data_dir"))
-        classes, listed = listing.classes, [e for e in listing.entries if e.split != UNUSED]
-        data_notes = _notes_of(listing)
-        _say(context, data_notes)
-        usable, footages, bad_files = _usable(context, work.data, work.reading, listed)
-        entries = split_entries(usable, work.data)
-        reason = "no trusted label, and not in training"
-        bad_files += [{"path": e.path, "reason": reason} for e in _left_out(usable, entries)]
-        require_classes(entries, classes)
-        unvalidated = _unvalidated(entries, classes)
-        file_notes = [{"path": e.path, "note": footages[e.path].note} for e in usable if footages[e.path].note]
-        _say(context, [*unvalidated, *(f"{row['path']} is used: {row['note']}" for row in file_notes[:20])])
-        data_notes += unvalidated
-        leaks = copies_across(entries, context.plan.lock.data[str(data_id(work.data))].files)
-        if leaks:
-            context.listener.note(f"{len(leaks)} videos have a copy in another split, such as {' = '.join(leaks[0])}")
+    found = _simulated(work.data) if isinstance(work.data, Simulated) else _videos(context, work)
+    entries, classes = found.entries, found.classes
     if not any(e.split == "val" for e in entries):
         raise DataError("no clip is left for validation", hint="add groups, or change data.folds or data.seed")
     ids = {name: i for i, name in enumerate(classes)}
@@ -65,19 +58,40 @@ def prepare(context: Context, work: PrepareWork) -> Result:
             "group": [e.group for e in entries],
             "split": [e.split for e in entries],
             "trusted": [e.trusted for e in entries],
-            **_footage_columns(entries, footages),
+            **_footage_columns(entries, found.footages),
         },
     )
     truth = [ids.get(e.label, -1) for e in entries]
     write_table(context.workspace.files / "truth.parquet", {"clip": list(range(len(entries))), "label": truth})
     splits = Counter(e.split for e in entries)
     counts = {name: splits.get(name, 0) for name in ("train", "val", "test")}
-    summary = {"classes": list(classes), "clips": counts, "bad_files": bad_files, "leaks": leaks}
-    summary |= {"file_notes": file_notes} if file_notes else {}
+    summary = {"classes": list(classes), "clips": counts, "bad_files": found.bad_files, "leaks": found.leaks}
+    summary |= {"file_notes": found.file_notes} if found.file_notes else {}
     text = json.dumps(summary, indent=1, ensure_ascii=False)
     (context.workspace.files / "data.json").write_text(text + "\n", "utf-8")
-    metrics = {"classes": len(classes), "clips": counts, "bad_files": len(bad_files)}
-    return Result(metrics, run={"data_notes": data_notes})
+    metrics = {"classes": len(classes), "clips": counts, "bad_files": len(found.bad_files)}
+    return Result(metrics, run={"data_notes": found.data_notes})
+
+
+def _videos(context: Context, work: PrepareWork) -> Found:
+    """Find the clips of real videos, and decode each once, since only decoding tells what is bad."""
+    assert isinstance(work.data, Videos) and work.reading is not None
+    listing = list_clips(work.data, context.runtime.folder("data_dir"))
+    data_notes = _notes_of(listing)
+    _say(context, data_notes)
+    listed = [e for e in listing.entries if e.split != UNUSED]
+    usable, footages, bad_files = _usable(context, work.data, work.reading, listed)
+    entries = split_entries(usable, work.data)
+    reason = "no trusted label, and not in training"
+    bad_files += [{"path": e.path, "reason": reason} for e in _left_out(usable, entries)]
+    require_classes(entries, listing.classes)
+    unvalidated = _unvalidated(entries, listing.classes)
+    file_notes = [{"path": e.path, "note": footages[e.path].note} for e in usable if footages[e.path].note]
+    _say(context, [*unvalidated, *(f"{row['path']} is used: {row['note']}" for row in file_notes[:20])])
+    leaks = copies_across(entries, context.plan.lock.data[str(data_id(work.data))].files)
+    if leaks:
+        context.listener.note(f"{len(leaks)} videos have a copy in another split, such as {' = '.join(leaks[0])}")
+    return Found(entries, listing.classes, footages, bad_files, file_notes, leaks, [*data_notes, *unvalidated])
 
 
 def _say(context: Context, notes: Sequence[str]) -> None:
@@ -115,12 +129,12 @@ def _footage_columns(entries: Sequence[Entry], footages: Mapping[str, Footage]) 
     }
 
 
-def _simulated(data: Simulated) -> tuple[list[Entry], tuple[str, ...]]:
+def _simulated(data: Simulated) -> Found:
     names = class_names(data)
     splits = ["train"] * data.train + ["val"] * data.val + ["test"] * data.test
     # the simulator gives clip i the class i modulo the number of classes (data/simulate/base.py)
     entries = [Entry(f"{data.kind}:{i}", names[i % len(names)], f"{i}", split) for i, split in enumerate(splits)]
-    return entries, names
+    return Found(entries, names)
 
 
 def _usable(
