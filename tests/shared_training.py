@@ -34,7 +34,7 @@ from stagedkd.train.job import Execution, Job
 from stagedkd.train.loop import fit
 from stagedkd.train.ranks import Ranks
 from stagedkd.train.sinks import open_log
-from stagedkd.train.terms import DistillOptions
+from stagedkd.train.step import DistillOptions
 from tests.tools import Heard
 
 CLIPS, BATCH, CLASSES = 24, 8, 4

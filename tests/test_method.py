@@ -29,11 +29,13 @@ from stagedkd.spec.schema.networks import Resnet3dTeacher, TorchvisionTeacher
 from stagedkd.train.adapters import FeatureAdapters, FeaturePair, Fusion, pair_weights
 from stagedkd.train.compute import hop_flops, train_flops
 from stagedkd.train.correlation import Probe
+from stagedkd.train.feature_terms import one_to_one
 from stagedkd.train.guides import LiveGuide, kept_guides
 from stagedkd.train.loop import fit
 from stagedkd.train.phases import plan_forward
 from stagedkd.train.schedule import loss_weight, ramp
-from stagedkd.train.terms import DistillOptions, StepInfo, StepModel, StepModels, one_to_one, step_losses
+from stagedkd.train.step import DistillOptions, StepInfo, StepModel, StepModels
+from stagedkd.train.terms import step_losses
 from tests.conftest import REPO, TINY
 from tests.test_train import CPU, CUT, PAIRS, job, networks, phase, teacher_of
 

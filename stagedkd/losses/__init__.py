@@ -17,7 +17,8 @@ from stagedkd.losses.feature import at, hint, pool_to, pool_to_common, review
 from stagedkd.losses.relation import cka, cka_distance, pkt, rkd, sp, stage_cka
 from stagedkd.losses.response import ce, dist, dkd, fixmatch, kd, logit_std, pseudo
 from stagedkd.spec.schema import PAIRED, FileLoss, Loss, Losses
-from stagedkd.spec.schema.losses import LOGITS, loss_sections
+from stagedkd.spec.schema.losses.base import LOGITS
+from stagedkd.spec.schema.losses.whole import loss_sections
 
 __all__ = [
     "CRD",

@@ -38,7 +38,7 @@ from stagedkd.train.guides import Guide, LiveGuide
 from stagedkd.train.job import Job
 from stagedkd.train.loop import fit
 from stagedkd.train.ranks import refuse_batch_statistics
-from stagedkd.train.terms import DistillOptions
+from stagedkd.train.step import DistillOptions
 
 
 def distill(context: Context, work: DistillWork) -> Result:

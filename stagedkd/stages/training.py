@@ -37,7 +37,7 @@ from stagedkd.train.feed import Feed, Refined
 from stagedkd.train.job import Execution, Job, Progress
 from stagedkd.train.ranks import Ranks
 from stagedkd.train.sinks import open_log
-from stagedkd.train.terms import DistillOptions
+from stagedkd.train.step import DistillOptions
 
 
 def label_job(

@@ -18,7 +18,7 @@ from stagedkd.train.feed import Feed
 from stagedkd.train.guides import Guide
 from stagedkd.train.ranks import Ranks
 from stagedkd.train.sinks import EventLog
-from stagedkd.train.terms import DistillOptions, UserLoss
+from stagedkd.train.step import DistillOptions, UserLoss
 
 
 @dataclass(frozen=True)

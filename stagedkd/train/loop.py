@@ -31,7 +31,8 @@ from stagedkd.train.job import Job, Progress
 from stagedkd.train.phases import ForwardPlan, optimizer, plan_forward, set_modes
 from stagedkd.train.ranks import convert_batchnorms, refuse_batch_statistics
 from stagedkd.train.schedule import learning_rate, loss_weight
-from stagedkd.train.terms import StepInfo, StepModel, StepModels, step_losses
+from stagedkd.train.step import StepInfo, StepModel, StepModels
+from stagedkd.train.terms import step_losses
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NAN_HINT = "lower train.lr or the loss's weight, or use precision: fp32; the last good checkpoint is kept"

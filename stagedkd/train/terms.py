@@ -5,69 +5,19 @@ Shape legend: B clips, 3 = RGB, C channels, T frames, H, W pixels, N classes; K 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from stagedkd import losses
 from stagedkd.data.mix import Batch, as_input, strong_view
 from stagedkd.plan.work import PhaseWork
-from stagedkd.spec.schema import LOGITS, PAIRED, FileLoss, Input, Loss, Losses
-from stagedkd.train.adapters import FeatureAdapters, FeaturePair, PairWeights, pair_weights
-from stagedkd.train.guides import Forward, Guide, kept_guides
+from stagedkd.spec.schema import LOGITS
+from stagedkd.train.feature_terms import feature_losses
+from stagedkd.train.guides import kept_guides
 from stagedkd.train.phases import ForwardPlan
-from stagedkd.train.ranks import Ranks
-from stagedkd.train.schedule import ramp
-
-UserLoss: TypeAlias = Callable[..., Tensor]
-
-
-@dataclass(frozen=True)
-class StepModel:
-    """The student as a step uses it: its `run`, compiled or not, and the input that it takes from the shared view."""
-
-    run: Forward
-    input: Input | None = None
-
-
-@dataclass(frozen=True)
-class DistillOptions:
-    """The options that hold for all phases of a hop; see `DistillWork`. `seed` draws the guides that are dropped and
-    the strong views."""
-
-    drop: float = 0.0
-    shuffle: bool = False
-    pair_weights: PairWeights = "uniform"
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class StepModels:
-    """The modules that a step uses. `guides`: the teacher, then further guides, whose logits alone are used;
-    `user_losses`: the user's own losses, by file; `ranks`: the processes that share the batch."""
-
-    student: StepModel
-    guides: tuple[Guide, ...]
-    adapters: FeatureAdapters
-    device: torch.device
-    options: DistillOptions = field(default_factory=DistillOptions)
-    user_losses: Mapping[str, UserLoss] = field(default_factory=dict[str, UserLoss])
-    ranks: Ranks = field(default_factory=Ranks)
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """The time of a step: the number of the phase, the epoch in it (with fractions), and the step in the whole
-    training. Also the measured correlation of substages (K, M), if the phase needs it."""
-
-    phase: int = 0
-    epoch: float = 0.0
-    step: int = 0
-    rho_KM: Tensor | None = None
+from stagedkd.train.response_terms import label_losses, logit_loss
+from stagedkd.train.step import StepInfo, StepModels
 
 
 def step_losses(
@@ -83,21 +33,12 @@ def step_losses(
         models, batch.view(models.student.input), info, 0, upto=plan.student_end, taps=taps, head=phase.head
     )
     teacher_maps, guide_logits = _run_guides(models, plan, batch, info)
-    parts: dict[str, Tensor] = {}
-    if phase.pairs:
-        student = {k: student_maps[name] for k, name in plan.student_taps.items()}
-        teacher = {m: teacher_maps[name] for m, name in plan.teacher_taps.items()}
-        pairs = models.adapters.make_pairs(phase, student, teacher, info.rho_KM)
-        parts |= _feature_losses(models, phase, pairs, batch, info)
-        if phase.losses.stage_cka:
-            rows = one_to_one(phase.pairs, info.rho_KM)
-            maps = [student[k] for k, _ in rows], [teacher[m] for _, m in rows]
-            parts["stage_cka"] = losses.stage_cka(*maps, **phase.losses.stage_cka.params)
+    parts = feature_losses(models, phase, plan, student_maps, teacher_maps, batch, info)
     for name in sorted(phase.losses.comparing(LOGITS)):
         assert student_BN is not None
-        parts[name] = _logit_loss(models, name, phase.losses.named()[name], student_BN, guide_logits, batch)
+        parts[name] = logit_loss(models, name, phase.losses.named()[name], student_BN, guide_logits, batch)
     if student_BN is not None:
-        parts |= _label_losses(phase.losses, student_BN, batch)
+        parts |= label_losses(phase.losses, student_BN, batch)
     if phase.losses.fixmatch:
         assert student_BN is not None
         strong_B3THW = _strong_view(models, batch, info)
@@ -148,77 +89,3 @@ def _run_guides(
         if outputs.logits is not None:
             guide_logits.append((outputs.logits, guide.weight))
     return teacher_maps, guide_logits
-
-
-def one_to_one(pairs: Sequence[tuple[int, int]], rho_KM: Tensor | None) -> list[tuple[int, int]]:
-    """Pair each student substage with one teacher substage: the one of the highest correlation, or the deepest one if
-    correlation is not measured."""
-    rows: list[tuple[int, int]] = []
-    for k in sorted({k for k, _ in pairs}):
-        teachers = [m for student, m in pairs if student == k]
-        rows.append((k, max(teachers, key=lambda m: float(rho_KM[k, m]) if rho_KM is not None else m)))
-    return rows
-
-
-def _logit_loss(
-    models: StepModels,
-    name: str,
-    loss: Loss,
-    student_BN: Tensor,
-    guide_logits: Sequence[tuple[Tensor, float]],
-    batch: Batch,
-) -> Tensor:
-    """The mean of a loss over the guides, weighted by their weights."""
-    function = _function(models, name, loss)
-    labels = (batch.labels_B,) if loss.takes_labels else ()
-    weighted = [weight * function(student_BN, teacher_BN, *labels) for teacher_BN, weight in guide_logits]
-    return torch.stack(weighted).sum() / sum(weight for _, weight in guide_logits)
-
-
-def _label_losses(named: Losses, student_BN: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """The losses on labels. In a mixed batch, the loss on each of the two labels is weighted by its fraction."""
-
-    def mixed(loss: Callable[[Tensor | slice], Tensor]) -> Tensor:
-        first = loss(slice(None))
-        return first if batch.order_B is None else batch.fraction * first + (1 - batch.fraction) * loss(batch.order_B)
-
-    parts: dict[str, Tensor] = {}
-    if named.ce is not None:
-        params = named.ce.params
-        parts["ce"] = mixed(lambda rows: losses.ce(student_BN, batch.labels_B[rows], **params))
-    if named.pseudo is not None:
-        posterior_BN, accepted_B = batch.posterior_BN, batch.accepted_B
-        assert posterior_BN is not None and accepted_B is not None
-        parts["pseudo"] = mixed(lambda rows: losses.pseudo(student_BN, posterior_BN[rows], accepted_B[rows]))
-    return parts
-
-
-def _feature_losses(
-    models: StepModels, phase: PhaseWork, pairs: Sequence[FeaturePair], batch: Batch, info: StepInfo
-) -> dict[str, Tensor]:
-    """The losses on pairs of feature maps."""
-    ramps = [ramp(j, info.epoch, phase.ramp) for j in range(len(pairs))]
-    weights = [w * r for w, r in zip(pair_weights(pairs, models.options.pair_weights), ramps, strict=True)]
-    parts: dict[str, Tensor] = {}
-    for name in sorted(phase.losses.comparing(PAIRED)):
-        loss = phase.losses.named()[name]
-        function = _function(models, name, loss)
-        weighted: list[Tensor] = []
-        for pair, weight in zip(pairs, weights, strict=True):
-            student = pair.projected if loss.compared == "projected" else pair.student
-            assert student is not None
-            weighted.append(weight * function(student, pair.teacher))
-        parts[name] = torch.stack(weighted).mean()
-    if phase.losses.crd:
-        assert batch.rows_B is not None
-        deepest = pairs[-1]
-        parts["crd"] = models.adapters.contrast(phase)(deepest.student, deepest.teacher, batch.rows_B)
-    return parts
-
-
-def _function(models: StepModels, name: str, loss: Loss) -> Callable[..., Tensor]:
-    """The function of a loss on logits or pairs, with its parameters: the user's own, or one of `losses`."""
-    if name == "file":
-        user_loss = cast(FileLoss, loss)
-        return partial(models.user_losses[user_loss.path], **user_loss.args)
-    return partial(losses.FUNCTIONS[name], **loss.params)

@@ -14,24 +14,22 @@ from stagedkd.spec.schema.data import (
     Symmetric,
 )
 from stagedkd.spec.schema.distill import Distill, Phase, TeacherUse
-from stagedkd.spec.schema.losses import (
+from stagedkd.spec.schema.losses.base import (
     FEATURES,
     LOGITS,
     PAIRED,
     PROJECTED,
     RESPONSES,
     WITH_TEACHER,
-    Ce,
-    Crd,
-    FileLoss,
-    GaussianW2,
-    Hint,
-    Kd,
     Loss,
-    Losses,
-    Pseudo,
-    Sp,
 )
+from stagedkd.spec.schema.losses.distribution import GaussianW2
+from stagedkd.spec.schema.losses.feature import Hint
+from stagedkd.spec.schema.losses.labels import Ce, Pseudo
+from stagedkd.spec.schema.losses.own import FileLoss
+from stagedkd.spec.schema.losses.relation import Crd, Sp
+from stagedkd.spec.schema.losses.response import Kd
+from stagedkd.spec.schema.losses.whole import Losses
 from stagedkd.spec.schema.networks import (
     Arch,
     Architecture,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, Tag
 
 from stagedkd.spec.schema.base import Count, Epochs, Section, by_form
-from stagedkd.spec.schema.losses import Losses
+from stagedkd.spec.schema.losses.whole import Losses
 from stagedkd.spec.schema.training import TrainPatch
 
 Trained: TypeAlias = Annotated[

@@ -1,0 +1,74 @@
+"""What every loss has, and what losses compare."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+
+from pydantic import Field, model_validator
+
+from stagedkd.spec.schema.base import Section, Weight
+
+Temperature: TypeAlias = Annotated[float, Field(gt=0, le=1000)]
+Factor: TypeAlias = Annotated[float, Field(ge=0, le=1000)]
+Samples: TypeAlias = Literal["auto", "positions", "batch"]
+
+# What a loss compares. labels: the student's logits with labels. logits: the logits of both networks. paired: each pair
+# of feature maps. projected: each pair, with the student's channels projected to the teacher's. substages: all pairs at
+# once. deepest: only the deepest pair.
+Compares: TypeAlias = Literal["labels", "logits", "paired", "projected", "substages", "deepest"]
+LOGITS: frozenset[Compares] = frozenset({"logits"})
+RESPONSES: frozenset[Compares] = frozenset({"labels", "logits"})  # these need the student's logits
+PROJECTED: frozenset[Compares] = frozenset({"projected"})
+PAIRED: frozenset[Compares] = frozenset({"paired", "projected"})
+FEATURES: frozenset[Compares] = frozenset({"paired", "projected", "substages", "deepest"})  # these need pairs
+WITH_TEACHER: frozenset[Compares] = LOGITS | FEATURES  # these need a teacher
+
+
+class Loss(Section):
+    """A loss with its weight, which may change over the phase. A bare number is a constant weight."""
+
+    bare: ClassVar[str | None] = "weight"
+    compares: ClassVar[Compares]  # every loss sets it, or defines `compared` by its fields
+    takes_labels: ClassVar[bool] = False  # a loss on logits that is also given the labels
+    weight: Weight = 1.0
+    """Factor of the loss in the sum of losses."""
+    schedule: Literal["linear", "cosine"] | None = None
+    """How the weight changes from `weight` to `to` over the phase. Unset: it is constant."""
+    to: Annotated[float, Field(ge=0, lt=1e9)] | None = None
+    """Weight at the end of the phase, if `schedule` is set."""
+    warmup_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Epochs over which the weight rises linearly from 0. This factor is applied on top of `schedule`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_weight(cls, value: Any) -> Any:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return {"weight": value}
+        return value
+
+    @model_validator(mode="after")
+    def _both_ends(self) -> Self:
+        if (self.schedule is None) != (self.to is None):
+            raise ValueError("schedule and to must be set together, for example {weight: 1, schedule: linear, to: 0}")
+        return self
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if not {"compares", "compared"} & vars(cls).keys():
+            raise TypeError(f"the loss {cls.__name__} does not set what it compares: add compares = ...")
+
+    @property
+    def compared(self) -> Compares:
+        """The things that the loss compares."""
+        return self.compares
+
+    @property
+    def least_batch(self) -> int:
+        """The smallest batch, in clips, on which the loss can be computed."""
+        return 1
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The arguments of the loss function: all fields except those of the weight and of the user's file."""
+        return self.model_dump(exclude={*Loss.model_fields, "path", "on", "args", "digest"})
