@@ -309,7 +309,7 @@ class DistillWork(NetworkWork):
 
     network_file: ClassVar[str | None] = "student.safetensors"
     kind: Literal["distill"] = "distill"
-    version: Literal[4] = 4
+    version: Literal[5] = 5
     cut: Cut
     teacher: Arch
     teacher_input: Input | None

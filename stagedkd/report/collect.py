@@ -74,13 +74,14 @@ class NetworkResult:
 class Correlation:
     """The similarity of the substages of a hop's two networks, `before` and `after` its training: debiased linear CKA
     of pooled features over `clips` clips, in 0..1, with a row for each substage of the student and a column for each
-    of the teacher."""
+    of the teacher. `mixtures` are the shares of every epoch under the pairing `correlation` (see `shares_map`)."""
 
     student: tuple[str, ...]
     teacher: tuple[str, ...]
     before: tuple[tuple[float, ...], ...]
     after: tuple[tuple[float, ...], ...]
     clips: int | None
+    mixtures: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,8 @@ def read_correlations(trained: Mapping[str, Artifact]) -> dict[str, Correlation]
             read = json.loads(artifact.file("correlation.json").read_text("utf-8"))
             before, after = (tuple(tuple(map(float, row)) for row in read[when]) for when in ("before", "after"))
             student, teacher = tuple(read["student"]), tuple(read["teacher"])
-            correlations[name] = Correlation(student, teacher, before, after, read.get("clips"))
+            mixtures = tuple(read.get("mixtures", ()))
+            correlations[name] = Correlation(student, teacher, before, after, read.get("clips"), mixtures)
     return correlations
 
 

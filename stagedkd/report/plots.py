@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stagedkd.report.collect import Results
@@ -106,6 +106,45 @@ def correlation_map(
     axes[0].invert_yaxis()  # both axes share it; the first substage is on top
     axes[0].set_ylabel("student", fontsize=8)
     bar = figure.colorbar(mesh, ax=axes, shrink=0.9, pad=0.02)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+    return _svg(figure)
+
+
+def shares_map(
+    mixtures: Sequence[Mapping[str, Any]], student_names: Sequence[str], teacher_names: Sequence[str]
+) -> str:
+    """Draw the shares of the mixtures of a hop as a heat map: one column for each epoch, over all phases, and one row
+    for each compared pair, the rows of one teacher substage together. A pair that a phase does not compare is grey.
+
+    Args:
+        mixtures: of each epoch, the `phase`, the `epoch` and the `shares` (K x M, None where not compared).
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    every = [(k, m) for m in range(len(teacher_names)) for k in range(len(student_names))]
+    pairs = [(k, m) for k, m in every if any(row["shares"][k][m] is not None for row in mixtures)]
+    nan = float("nan")
+    values = [[nan if row["shares"][k][m] is None else row["shares"][k][m] for row in mixtures] for k, m in pairs]
+    figure: Any = Figure(figsize=(min(10, 4.6 + 0.3 * len(mixtures)), 1.5 + 0.32 * len(pairs)), layout="constrained")
+    FigureCanvasSVG(figure)
+    axis: Any = figure.subplots()
+    axis.set_facecolor("#dddddd")
+    edges = [x + 0.5 for x in range(len(mixtures) + 1)], range(len(pairs) + 1)
+    mesh = axis.pcolormesh(*edges, values, vmin=0, vmax=1, cmap="viridis", edgecolors="white", linewidth=0.5)
+    for x in range(1, len(mixtures)):
+        if mixtures[x]["phase"] != mixtures[x - 1]["phase"]:
+            axis.axvline(x + 0.5, color="#d1495b", lw=1.2)
+    names = [f"{student_names[k]} for {teacher_names[m]}" for k, m in pairs]
+    axis.set_yticks([y + 0.5 for y in range(len(pairs))], names, fontsize=8)
+    axis.invert_yaxis()
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("epoch, over all phases", fontsize=8)
+    axis.tick_params(labelsize=8, length=0)
+    axis.spines[:].set_visible(False)
+    bar = figure.colorbar(mesh, ax=axis, shrink=0.9, pad=0.02)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
     return _svg(figure)

@@ -118,11 +118,14 @@ def as_json(results: Results) -> dict[str, Any]:
 
 def page(results: Results) -> str:
     """Return report.html, one file that needs no network access."""
-    from stagedkd.report.plots import correlation_map, loss_curves
+    from stagedkd.report.plots import correlation_map, loss_curves, shares_map
 
     maps = {name: correlation_map(c.before, c.after, c.student, c.teacher) for name, c in results.correlations.items()}
+    shares = {
+        name: shares_map(c.mixtures, c.student, c.teacher) for name, c in results.correlations.items() if c.mixtures
+    }
     spec = yaml.safe_dump(results.plan.spec.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
-    values = {"r": results, "curves": loss_curves(results), "maps": maps, "spec": spec}
+    values = {"r": results, "curves": loss_curves(results), "maps": maps, "shares": shares, "spec": spec}
     return _template("report.html.j2").render(**values, pct=_percent_sign, flops=flops_text)
 
 

@@ -25,13 +25,17 @@ class Matching:
     pairs: tuple[Pair, ...]
 
     def of(self, trained: tuple[int, ...]) -> tuple[Pair, ...]:
-        """Return the pairs of a phase that trains these student substages and runs nothing after the last of them."""
+        """Return the pairs of a phase that trains these student substages and runs nothing after the last of them.
+
+        Under `correlation`, a phase takes the teacher substages that end nearest to what it trains, and only the
+        substages that it trains are mixed: what is frozen cannot learn, and would take the match from what can.
+        """
         if self.kind != "correlation":
             return tuple(pair for pair in self.pairs if pair[0] in trained)
         students, teachers = 1 + max(k for k, _ in self.pairs), len(self.teacher_cut)
         allowed = {m for m in range(teachers) if _nearest_by_depth(m, teachers, students) in trained}
         allowed = allowed or {_nearest_by_depth(max(trained), students, teachers)}
-        return tuple((k, m) for k, m in self.pairs if m in allowed and k <= max(trained))
+        return tuple((k, m) for k, m in self.pairs if m in allowed and k in trained)
 
 
 def matching(spec: Spec, student: Student, teacher: Teacher | Student) -> Matching:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,8 @@ def distill(context: Context, work: DistillWork) -> Result:
         progress = fit(job)
     result = save_result(context, job, progress, extra)
     if probe is not None and before is not None and context.first:
-        _write_correlation(context, work, before, _correlation(context, job, probe), probe)
+        after = _correlation(context, job, probe)
+        _write_correlation(context, work, probe, {"before": before, "after": after, "mixtures": progress.mixtures})
     return result
 
 
@@ -150,12 +151,10 @@ def _correlation(context: Context, job: Job, probe: Probe | None) -> list[list[f
     return probe.correlation(job.student).tolist()
 
 
-def _write_correlation(
-    context: Context, work: DistillWork, before: list[list[float]], after: list[list[float]] | None, probe: Probe
-) -> None:
+def _write_correlation(context: Context, work: DistillWork, probe: Probe, measured: Mapping[str, Any]) -> None:
     """Write correlation.json: debiased linear CKA of student (rows) and teacher substages (columns), before and after
-    the training."""
+    the training; and `mixtures`, the shares of every epoch under the pairing `correlation` (see `Progress`)."""
     names = [["+".join(run) for run in cut] for cut in (work.cut, work.teacher_cut)]
     clips = sum(len(part) for part in probe.batches)
-    values = {"student": names[0], "teacher": names[1], "clips": clips, "before": before, "after": after}
+    values = {"student": names[0], "teacher": names[1], "clips": clips, **measured}
     (context.workspace.files / "correlation.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, assert_never
+from typing import Literal, TypeAlias, assert_never, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,7 @@ from stagedkd import losses
 from stagedkd.losses import pool_to
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import PROJECTED
-
-MIXTURE_TEMPERATURE = 0.1  # of the softmax over correlations; lower is sharper
+from stagedkd.train.mixture import Shares, mixture_shares
 
 Pairing: TypeAlias = Literal["pairs", "correlation", "review"]
 PairWeights: TypeAlias = Literal["uniform", "trust", "deficit"]
@@ -105,8 +104,9 @@ class FeatureAdapters(nn.Module):
                 return [self._pair(phase, k, m, student, teacher, rho_KM) for k, m in phase.pairs]
             case "correlation":
                 assert rho_KM is not None, "the loop measures them"
-                rows = {m: [k for k, other in phase.pairs if other == m] for m in sorted({m for _, m in phase.pairs})}
-                return [self._mixture(ks, m, student, teacher, rho_KM) for m, ks in rows.items()]
+                rho = cast(list[list[float]], rho_KM.tolist())  # pyright: ignore[reportUnknownMemberType]
+                rows = mixture_shares(phase.pairs, rho)
+                return [self._mixture(shares, m, student, teacher, rho_KM) for m, shares in rows.items()]
             case "review":
                 return self._reviewed(phase.pairs, student, teacher, rho_KM)
             case _:
@@ -126,20 +126,16 @@ class FeatureAdapters(nn.Module):
         return FeaturePair(student_map, projected, teacher_map, None if rho_KM is None else rho_KM[k, m])
 
     def _mixture(
-        self, ks: Sequence[int], m: int, student: Mapping[int, Tensor], teacher: Mapping[int, Tensor], rho_KM: Tensor
+        self, shares: Shares, m: int, student: Mapping[int, Tensor], teacher: Mapping[int, Tensor], rho_KM: Tensor
     ) -> FeaturePair:
-        """Mix the student's maps for one teacher map: sum_k A[m, k] proj(F_k) with A[m, :] = softmax_k(rho[k, m] / 0.1)
-        over the allowed pairs."""
-        maps = [*(student[k] for k in ks), teacher[m]]
+        """Mix the student's maps for one teacher map: sum_k A[m, k] proj(F_k), by the shares A of `mixture_shares`."""
+        maps = [*(student[k] for k in shares), teacher[m]]
         grid = [min(sizes) for sizes in zip(*(list(f.shape[2:]) for f in maps), strict=True)]
-        weights_k = F.softmax(rho_KM[list(ks), m] / MIXTURE_TEMPERATURE, dim=0)
         mixed = torch.stack(
-            [
-                weight * self.projectors[_name(k, m)](pool_to(student[k], grid))
-                for weight, k in zip(weights_k, ks, strict=True)
-            ]
+            [share * self.projectors[_name(k, m)](pool_to(student[k], grid)) for k, share in shares.items()]
         ).sum(0)
-        return FeaturePair(mixed, mixed, pool_to(teacher[m], grid), (weights_k * rho_KM[list(ks), m]).sum())
+        rho = torch.stack([share * rho_KM[k, m] for k, share in shares.items()]).sum()
+        return FeaturePair(mixed, mixed, pool_to(teacher[m], grid), rho)
 
     def _reviewed(
         self,

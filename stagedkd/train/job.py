@@ -16,6 +16,7 @@ from stagedkd.train.adapters import FeatureAdapters
 from stagedkd.train.correlation import Probe
 from stagedkd.train.feed import Feed
 from stagedkd.train.guides import Guide
+from stagedkd.train.mixture import mixture_shares, share_matrix
 from stagedkd.train.ranks import Ranks
 from stagedkd.train.sinks import EventLog
 from stagedkd.train.step import DistillOptions, UserLoss
@@ -67,7 +68,8 @@ class Progress:
     `step` counts in the phase, `total` over all phases; `clips` are the clips of all steps. `seconds` is the training
     time, `waited` the part of it that was spent on making batches. `sums` are the sums of the losses over `summed`
     steps of this epoch, `last` the means of the last epoch of each phase. `rho` is the last measured correlation of
-    substages. `scales` holds, under `normalize`, the sum of the absolute values of each loss and their number.
+    substages, and `mixtures` holds, under the pairing `correlation`, the shares of every epoch (`note_mixture`).
+    `scales` holds, under `normalize`, the sum of the absolute values of each loss and their number.
     """
 
     phase: int = 0
@@ -80,4 +82,12 @@ class Progress:
     summed: int = 0
     last: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     rho: list[list[float]] | None = None
+    mixtures: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     scales: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+
+    def note_mixture(self, phase: PhaseWork, epoch: int, cuts: tuple[Cut, Cut]) -> None:
+        """Note the shares of the mixtures of an epoch, counted from 1: K rows of M numbers, None for what is not
+        compared. `cuts` are those of student and teacher."""
+        assert self.rho is not None, "the loop measures it before"
+        matrix = share_matrix(mixture_shares(phase.pairs, self.rho), *map(len, cuts))
+        self.mixtures.append({"phase": phase.name, "epoch": epoch, "shares": matrix})

@@ -203,7 +203,7 @@ class _Training:
                 and self.job.probe is not None
                 and (progress.step % epoch_steps == 0 or progress.rho is None)
             ):
-                self._measure(self.job.probe)
+                self._measure(self.job.probe, phase, progress.step // epoch_steps + 1)
             rate = learning_rate(phase.train, progress.step, phase_steps, epoch_steps)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
@@ -223,13 +223,16 @@ class _Training:
             self._report(phase, epoch_steps, values, rate)
             self._save(state, epoch_ends=progress.step % epoch_steps == 0)
 
-    def _measure(self, probe: Probe) -> None:
-        """Measure the correlation of substages."""
-        self.progress.rho = self.execution.ranks.broadcast(probe.correlation(self.job.student)).tolist()
+    def _measure(self, probe: Probe, phase: PhaseWork, epoch: int) -> None:
+        """Measure the correlation of substages, and note the shares of the mixtures that follow from it."""
+        job, progress = self.job, self.progress
+        progress.rho = self.execution.ranks.broadcast(probe.correlation(job.student)).tolist()
+        if job.adapters.pairing == "correlation":
+            progress.note_mixture(phase, epoch, (job.cut, job.teacher_cut))
 
     def _info(self, epoch_steps: int) -> StepInfo:
         progress = self.progress
-        rho_KM = torch.tensor(progress.rho, device=self.execution.device) if progress.rho is not None else None
+        rho_KM = torch.tensor(progress.rho) if progress.rho is not None else None  # on the CPU, where it is read
         return StepInfo(progress.phase, progress.step / epoch_steps, progress.total, rho_KM)
 
     def _weigh(self, phase: PhaseWork, epoch_steps: int, values: Mapping[str, float]) -> dict[str, float]:
@@ -271,7 +274,8 @@ class _Training:
         }
         self.execution.on_step({**row, "done": progress.total / max(1, self._all_steps()), "seconds": progress.seconds})
         if progress.step % epoch_steps == 0:
-            self.execution.log.write("epoch", **row)
+            mixture = {"shares": progress.mixtures[-1]["shares"]} if phase.pairs and progress.mixtures else {}
+            self.execution.log.write("epoch", **row, **mixture)
             progress.last[phase.name] = means
             progress.sums, progress.summed = {}, 0
 
