@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stagedkd.data.layouts.classes import read_classes
-from stagedkd.data.layouts.folders import SPLIT_NAMES, split_of
 from stagedkd.data.layouts.official import HMDB_LISTS, UCF_LISTS
 from stagedkd.data.layouts.spelling import Spelling
+from stagedkd.data.layouts.splits import SPLIT_NAMES, split_of
 from stagedkd.data.layouts.tables import ALSO, Table, read_table
 from stagedkd.data.layouts.twentybn import JESTER, SSV2
 from stagedkd.data.layouts.walk import VIDEO_SUFFIXES

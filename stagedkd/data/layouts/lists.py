@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from stagedkd.data.address import Part, is_plain, without_part
 from stagedkd.data.index import NOT_LISTED, SPLITS, Entry, Listing
-from stagedkd.data.layouts.folders import SPLIT_NAMES
 from stagedkd.data.layouts.spelling import Spelling
+from stagedkd.data.layouts.splits import SPLIT_NAMES
 from stagedkd.data.layouts.stand_ins import without_stand_ins
 from stagedkd.data.layouts.tables import Row, Table, read_table
 from stagedkd.data.layouts.walk import Walk, shown, walk
