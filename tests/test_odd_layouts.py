@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_layouts import labels, lay, listed, refused, splits
+from tests.test_layouts import labels, lay, listed, pictures, refused, splits, table
 
 # ---------------------------------------------------------------- split folders
 
@@ -134,3 +134,164 @@ def test_split_folders_below_the_classes_keep_their_clips_apart(tmp_path: Path) 
     lay(tmp_path, "run/test/5.xyz")
     assert "the class run/test has no clip" in refused(tmp_path, kind="folder")
     assert labels(listed(tmp_path, kind="folder", folders="classes"))["run/train/3.mp4"] == "run"
+
+
+# ---------------------------------------------------------------- groups, and cells that say nothing
+
+
+def groups(root: Path, text: str) -> dict[str, str]:
+    table(root, text)
+    return {e.path: e.group for e in listed(root, kind="csv", path="t.csv").entries}
+
+
+def notes(root: Path, text: str) -> tuple[str, ...]:
+    table(root, text)
+    return listed(root, kind="csv", path="t.csv").notes
+
+
+def test_a_file_under_two_spellings_is_one_group(tmp_path: Path) -> None:
+    lay(tmp_path, "v/a.mp4", "v/caf\u00e9.mp4", *pictures("v/One", 9))
+    head = "path,label,start,end\n"
+    found = groups(tmp_path, f"{head}v/a.avi,x,0,1\nv/a.mp4,x,1,2\nv/A.MP4,x,2,3\nv/cafe\u0301.mkv,x,0,1\n")
+    assert list(found.values()) == ["v/a.mp4"] * 3 + ["v/caf\u00e9.mp4"]
+    assert groups(tmp_path, "path,label,offset,frames\nv/One,x,0,2\nv/one,x,2,2\n") == {
+        "v/One/img_{:05}.jpg#f=0,2": "v/One",
+        "v/One/img_{:05}.jpg#f=2,4": "v/One",
+    }
+    assert groups(tmp_path, "path,label,group\nv/a.avi,x,g\nv/gone.mp4,y,\n") == {
+        "v/a.mp4": "g",
+        "v/gone.mp4": "v/gone.mp4",
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "pairs"),
+    [
+        ("v/a.mp4,x,0,2,p\nv/a.mp4,x,1,3,q\n", "v/a.mp4#t=0,2 and v/a.mp4#t=1,3"),
+        ("v/a.mp4,x,0,2,p\nv/a.mp4,x,2,3,q\n", ""),
+        ("v/a.mp4,x,0,2,p\nv/a.mp4,x,1,3,p\n", ""),
+        ("v/a.mp4,x,,,p\nv/a.avi,x,1,3,q\n", "v/a.mp4 and v/a.mp4#t=1,3"),
+    ],
+)
+def test_parts_that_overlap_in_different_groups_are_said(tmp_path: Path, rows: str, pairs: str) -> None:
+    lay(tmp_path, "v/a.mp4")
+    said = [n for n in notes(tmp_path, f"path,label,start,end,group\n{rows}") if "same frames" in n]
+    expected = f"1 pair of clips show the same frames in different groups, such as {pairs}"
+    assert said == ([expected] if pairs else [])
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "said"),
+    [
+        ("3.0 3 4.0", "3 3 4", ("t.csv: groups such as 3.0 are read as integers",)),
+        ("3 03 003 12", "3 3 3 12", ("the groups 003 and 03 and 3 are the same number, 3: they are one group",)),
+        ("01 02 10", "01 02 10", ()),
+        ("3.0 3 anna", "3.0 3 anna", ()),
+        *(
+            (f"{word} 3.0 {word}", "a.mp4 3 c.mp4", ("t.csv: nan and the like are read as empty cells, in 2 rows",))
+            for word in ("None", "NA", "#N/A", "-1", "nan", "NULL", "N/A", "-", "?")
+        ),
+        ("None anna ben", "a.mp4 anna ben", ("t.csv: nan and the like are read as empty cells, in 1 rows",)),
+    ],
+)
+def test_groups_in_one_form(tmp_path: Path, written: str, read: str, said: tuple[str, ...]) -> None:
+    rows = "".join(f"{clip}.mp4,x,{group}\n" for clip, group in zip("abcd", written.split(), strict=False))
+    assert list(groups(tmp_path, f"path,label,group\n{rows}").values()) == read.split()
+    decimals = (
+        ("t.csv: groups such as 3.0 are read as integers",) if written != "3.0 3 anna" and "3.0" in written else ()
+    )
+    assert sorted(notes(tmp_path, f"path,label,group\n{rows}")) == sorted({*said, *decimals})
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "said"),
+    [
+        *(
+            (f"3.0 {word} 4.0", "3  4", [f"t.csv: the label {word} is read as no label"])
+            for word in ("None", "NA", "-1", "none", "-")
+        ),
+        ("3.0 #N/A 4.0", "3  4", ["t.csv: nan and the like are read as empty cells, in 1 rows"]),
+        *(
+            (
+                f"walk {word} run",
+                f"walk {word} run",
+                [f"the label {word} is read as a class, since others are words: if it is none, leave it empty"],
+            )
+            for word in ("-1", "None", "NA")
+        ),
+        ("-2 -1 0", "-2 -1 0", []),
+    ],
+)
+def test_labels_that_stand_for_none(tmp_path: Path, written: str, read: str, said: list[str]) -> None:
+    rows = "".join(f"{clip}.mp4,{label}\n" for clip, label in zip("abc", written.split(" "), strict=True))
+    table(tmp_path, f"path,label\n{rows}")
+    listing = listed(tmp_path, kind="csv", path="t.csv")
+    assert [e.label for e in listing.entries] == read.split(" ")
+    decimals = ["t.csv: labels such as 3.0 are read as integers"] if "3.0" in written else []
+    assert [n for n in listing.notes if not n.startswith("no clip has")] == said + decimals
+
+
+def test_numbers_of_groups_are_compared_over_all_tables(tmp_path: Path) -> None:
+    table(tmp_path, "path,label,group\na.mp4,0,1\nb.mp4,1,2\n", "train.csv")
+    table(tmp_path, "path,label,group\nc.mp4,0,3.0\nd.mp4,None,\nd2.mp4,1,04\n", "more.csv")
+    table(tmp_path, "path,label,group\ne.mp4,0,4\nf.mp4,1,nan\n", "test.csv")
+    said = refused(tmp_path, kind="csv", path="train.csv", val="more.csv", test="test.csv")
+    assert said == "more.csv:3: a val clip needs a label | "
+
+
+# ---------------------------------------------------------------- paths
+
+
+def test_folders_that_are_spelled_otherwise_are_found(tmp_path: Path) -> None:
+    lay(tmp_path, "Caf\u00e9/Sub/A.mp4", *pictures("v/One", 4), "v/two.MKV")
+    table(tmp_path, "cafe\u0301/sub/a.avi,x\nV/one,y\nv/TWO.mp4,z\nv/gone/1.mp4,z\n")
+    listing = listed(tmp_path, kind="csv", path="t.csv")
+    assert set(labels(listing)) == {"Caf\u00e9/Sub/A.mp4", "v/One/img_{:05}.jpg", "v/two.MKV", "v/gone/1.mp4"}
+    assert listing.unlisted == ()
+
+
+def test_ucf101_with_a_folder_in_the_case_of_its_files(tmp_path: Path) -> None:
+    lay(tmp_path, "u/UCF-101/HandStandPushups/v_HandStandPushups_g01_c01.avi", "u/UCF-101/X/v_X_g02_c01.avi")
+    table(tmp_path, "1 HandstandPushups\n2 X\n", "u/ucfTrainTestlist/classInd.txt")
+    table(tmp_path, "HandstandPushups/v_HandStandPushups_g01_c01.avi 1\n", "u/ucfTrainTestlist/trainlist01.txt")
+    table(tmp_path, "X/v_X_g02_c01.avi\n", "u/ucfTrainTestlist/testlist01.txt")
+    for other in ("trainlist02.txt", "testlist03.txt", "readme.txt"):
+        table(tmp_path, "x\n", f"u/ucfTrainTestlist/{other}")
+    listing = listed(tmp_path, kind="ucf101", path="u")
+    assert labels(listing) == {
+        "UCF-101/HandStandPushups/v_HandStandPushups_g01_c01.avi": "HandstandPushups",
+        "UCF-101/X/v_X_g02_c01.avi": "X",
+    }
+    assert listing.unlisted == () and {r: len(p) for r, p in listing.left_out.items()} == {
+        "a list of clips or classes": 6
+    }
+
+
+def test_absolute_paths_with_dots_and_through_links_are_kept_relative(tmp_path: Path) -> None:
+    root, far = tmp_path / "root", tmp_path / "far"
+    lay(root, "v/1.mp4")
+    lay(far, "deep/2.mp4", "3.mp4", "x/4.mp4")
+    (root / "lnk").symlink_to(far / "deep")
+    (root / "v" / "file.mp4").symlink_to(far / "3.mp4")
+    rows = (f"{root}/v/../v/1.mp4", f"{far}/deep/2.mp4", f"{far}/x/../3.mp4", f"{far}/x/4.mp4")
+    table(root, "".join(f"{row},x\n" for row in rows))
+    listing = listed(root, kind="csv", path="t.csv")
+    assert set(labels(listing)) == {"v/1.mp4", "lnk/2.mp4", "v/file.mp4", f"{far}/x/4.mp4"}
+    assert listing.notes == (
+        f"1 clips lie outside of the data root, such as {far}/x/4.mp4: keys and stagedkd.lock hold folders of this"
+        " machine",
+    )
+
+
+@pytest.mark.parametrize("path", ["x" * 300 + ".mp4", "v/" * 3000 + "a.mp4", "v\\" + "x" * 300 + ".mp4"])
+def test_a_path_that_is_too_long_is_refused_with_its_line(tmp_path: Path, path: str) -> None:
+    table(tmp_path, f"path,label\nv/a.mp4,x\n{path},x\n")
+    said = f"t.csv:3: the path {path[:60]}... is longer than a path can be | "
+    assert refused(tmp_path, kind="csv", path="t.csv") == said
+    table(tmp_path, f"v/a.mp4 x\n{path} x\n")
+    assert refused(tmp_path, kind="csv", path="t.csv") == said.replace(":3:", ":2:")
+
+
+def test_parts_by_frames_are_whole_numbers(tmp_path: Path) -> None:
+    table(tmp_path, "path,label,offset,frames\nv/a.mp4,x,0,8.5\n")
+    assert refused(tmp_path, kind="csv", path="t.csv") == "t.csv:2: frames must be a whole number, not 8.5 | "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from stagedkd.data.layouts.spelling import Spelling
-from stagedkd.data.layouts.walk import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from stagedkd.data.layouts.walk import PICTURE_SUFFIXES, VIDEO_SUFFIXES, is_dir
 from stagedkd.errors import DataError
 from stagedkd.spec.schema.videos import Column
 
@@ -317,7 +317,7 @@ def _told_by_content(path: Path, rows: Sequence[tuple[int, list[str]]], spelled:
     forms = "".join(
         _form([cells[i] for _, cells in rows]) for i in range(1, width)
     )  # i: integers, n: numbers, w: words
-    pictures = any((spelled.root / cells[0]).is_dir() for _, cells in rows[:50])
+    pictures = any(is_dir(spelled.root / spelled.find(cells[0].strip())) for _, cells in rows[:50])
     told = {
         "i": ("path", "label"),
         "n": ("path", "label"),

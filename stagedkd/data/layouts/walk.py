@@ -119,7 +119,23 @@ def _reason(suffix: str) -> str:
 
 
 def join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+    return f"{folder.rstrip('/')}/{name}" if folder else name
+
+
+def exists(path: Path) -> bool:
+    """Return whether a path exists; one that is longer than a path can be, or holds a zero byte, does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_dir(path: Path) -> bool:
+    """Return whether a path is a folder; see `exists`."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _folders(
