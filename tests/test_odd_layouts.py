@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stagedkd.data.index import Listing
 from tests.test_layouts import labels, lay, listed, pictures, refused, splits, table
 
 # ---------------------------------------------------------------- split folders
@@ -295,3 +296,126 @@ def test_a_path_that_is_too_long_is_refused_with_its_line(tmp_path: Path, path: 
 def test_parts_by_frames_are_whole_numbers(tmp_path: Path) -> None:
     table(tmp_path, "path,label,offset,frames\nv/a.mp4,x,0,8.5\n")
     assert refused(tmp_path, kind="csv", path="t.csv") == "t.csv:2: frames must be a whole number, not 8.5 | "
+
+
+# ---------------------------------------------------------------- files of classes
+
+
+def with_classes(
+    root: Path, text: str, rows: str = "0.mp4 0\n1.mp4 1\n2.mp4 2\n", name: str = "classes.txt"
+) -> Listing:
+    table(root, text, name)
+    table(root, rows)
+    return listed(root, kind="csv", path="t.csv", classes=name)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        *("id,action|0,walk|1,run|2,sit down", "ID;Aktion|0;walk|1;run|2;sit down", "action|walk|run|sit down"),
+        *("class no;what|0;walk|1;run|2;sit down", "what,label|walk,0|run,1|sit down,2", "Gestures|walk|run|sit down"),
+        *("nr\tBewegung|0\twalk|1\trun|2\tsit down", "Category Name|walk|run|sit down"),
+    ],
+)
+def test_a_header_of_other_words_shifts_no_class(tmp_path: Path, lines: str) -> None:
+    listing = with_classes(tmp_path, lines.replace("|", "\n") + "\n")
+    assert labels(listing) == {"0.mp4": "walk", "1.mp4": "run", "2.mp4": "sit down"}
+    first = lines.partition("|")[0]
+    assert listing.notes == (f"classes.txt: its first line, '{first}', is read as a header",)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        *("// classes|walk|run|sit down", "0. walk|1. run|2. sit down", "0) walk|1) run|2) sit down"),
+        *("walk=0|run=1|sit down=2", "0=walk|1=run|2=sit down", "[0] walk|[1] run|[2] sit down"),
+        *("(0) walk|(1) run|(2) sit down", "0 - walk|1 - run|2 - sit down", "walk (0)|run (1)|sit down (2)"),
+        *("0: walk|1: run|2: sit down", "0 -> walk|1 -> run|2 -> sit down", "walk: 0|run: 1|sit down: 2"),
+        *("1. walk|2. run|3. sit down", "0,walk,|1,run,|2,sit down,", "# x|// y|walk|run|sit down"),
+    ],
+)
+def test_numbers_with_any_mark_are_read(tmp_path: Path, lines: str) -> None:
+    listing = with_classes(tmp_path, lines.replace("|", "\n"))
+    assert labels(listing) == {"0.mp4": "walk", "1.mp4": "run", "2.mp4": "sit down"} and listing.notes == ()
+
+
+def test_columns_beside_number_and_name_are_said(tmp_path: Path) -> None:
+    for text in ("id,name,group\n0,walk,a\n1,run,a\n2,sit,b\n", "count,id,name\n90,0,walk\n91,1,run\n92,2,sit\n"):
+        listing = with_classes(tmp_path, text)
+        assert listing.classes == ("walk", "run", "sit")
+        assert listing.notes[-1] == "classes.txt: of its 3 columns, id and name are read"
+
+
+HINT = "a line is NAME, NUMBER,NAME or NAME,NUMBER; other names can be listed in the spec (data: {classes: [...]})"
+NOT_COUNTED = ": the numbers of the classes are not 0, 1, 2, ... or 1, 2, 3, ..."
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("class,count\nwalk,12\nrun,30\nsit,30\n", ":1: the column 'count' counts something else than classes"),
+        ("class,count\nwalk,0\nrun,1\n", ":1: the column 'count' counts something else than classes"),
+        ("class,n_clips\nwalk,0\nrun,1\n", ":1: the column 'n_clips' counts something else than classes"),
+        ("walk,sports\nrun,sports\n", ":1: its lines have 2 cells, and in no column all are numbers"),
+        ("0,walk,sports\n1,run,home\n", ":1: it cannot be told which of its 3 columns are the number and the name"),
+        ("id,x,y\n0,walk,a\n1,run,b\n", ":1: it cannot be told which of its 3 columns are the number and the name"),
+        ("walk,\nrun,1\nsit,2\n", ":1: its line is neither a class with its number nor a header"),
+        ("0,walk\n0,run\n", ": the numbers of the classes are not"),
+        ("0. walk\n1. run\nsit\n", ":3: 'sit' has no number, and most lines have one"),
+        ("0 walk\nrun\n1 sit\n2 go\n", ":2: 'run' has no number, and most lines have one"),
+        ("rest\n1 hand\n2 hands\n", ":1: 'rest' has no number, and most lines have one"),
+        ("0. walk\n1. walk\n", ":1: two lines have the same number, or the same name"),
+        ("90 degrees\n180 turns\n", NOT_COUNTED),
+    ],
+)
+def test_a_file_of_classes_that_may_be_read_in_two_ways_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    table(tmp_path, text, "c.txt")
+    table(tmp_path, "a.mp4 0\nb.mp4 1\n")
+    message, _, hint = refused(tmp_path, kind="csv", path="t.csv", classes="c.txt").partition(" | ")
+    assert message.startswith(f"c.txt{said}")
+    numbers = "if the numbers are parts of the names, list the classes in the spec: data: {classes: [...]}"
+    assert hint == (numbers if "the numbers of the classes are not" in message else HINT)
+
+
+def test_names_with_separators_and_classes_without_clips_are_said(tmp_path: Path) -> None:
+    listing = with_classes(tmp_path, '0,"up, then down"\n1,run\n2,sit\n3,go|stay\n')
+    assert listing.classes == ("up, then down", "run", "sit", "go|stay")
+    assert listing.notes[:2] == (
+        "classes.txt: a comma or the like is part of 2 names, such as 'up, then down'",
+        f"{tmp_path / 'classes.txt'} names 4 classes, and no clip has 'go|stay'",
+    )
+    listing = with_classes(tmp_path, "Bewegung\nwalk\nrun\nsit\n")  # no list of words has all headers
+    assert listing.notes == (f"{tmp_path / 'classes.txt'} names 4 classes, and no clip has 'sit'",)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[" * 100_000 + b"]" * 100_000, "c.json is not a list of classes: it is nested too deeply | "),
+        (b'{"walk": 0, "walk": 1}', "c.json is not JSON: 'walk' is there twice | "),
+        (b'{"walk": ' + b"1" * 5000 + b"}", "c.json is not JSON: Exceeds the limit"),
+        (b'{"walk": "' + b"1" * 5000 + b'"}', "c.json must be a list of class names, or a map of names and numbers | "),
+        ("café".encode("latin-1"), "c.json is not text in UTF-8 | save it in UTF-8"),
+        ("[]".encode("utf-16"), "c.json is not text in UTF-8 | save it in UTF-8"),
+    ],
+    ids=range(6),
+)
+def test_json_that_is_no_list_of_classes_is_refused_in_words(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "c.json").write_bytes(content)
+    table(tmp_path, "a.mp4 0\n")
+    assert refused(tmp_path, kind="csv", path="t.csv", classes="c.json").startswith(said)
+
+
+def test_labels_of_many_digits_cost_no_memory(tmp_path: Path) -> None:
+    table(tmp_path, "path,label\na.mp4,0\nb.mp4,9000000000000\n")
+    listing = listed(tmp_path, kind="csv", path="t.csv")
+    assert listing.notes == (
+        "no clip has the label 1, 2, 3, 4, 5, ...: ids are counted without it; data.classes can state all classes",
+    )
+    many = "1" * 5000
+    table(tmp_path, f"path,label,group\na.mp4,0,{many}\nb.mp4,{many},7\n")
+    listing = listed(tmp_path, kind="csv", path="t.csv")
+    assert listing.classes == ("0", many) and [e.group for e in listing.entries] == [many, "7"]
+    table(tmp_path, "x\ny\n", "c.txt")
+    said = refused(tmp_path, kind="csv", path="t.csv", classes="c.txt")
+    assert said.startswith("the label '0' is none of the 2 classes of ") or "is none of the 2 classes" in said

@@ -15,7 +15,8 @@ from typing import assert_never
 
 from stagedkd.data.address import without_part
 from stagedkd.data.index import A_LIST, Entry, Listing
-from stagedkd.data.layouts.classes import ClassList, clean_name, name_notes, read_classes, require_unique, with_classes
+from stagedkd.data.layouts.class_files import read_classes
+from stagedkd.data.layouts.classes import ClassList, clean_name, name_notes, require_unique, unused_note, with_classes
 from stagedkd.data.layouts.folders import list_folder
 from stagedkd.data.layouts.kinetics import list_kinetics
 from stagedkd.data.layouts.lists import list_csv
@@ -47,7 +48,8 @@ def list_clips(data: Videos, data_dir: Path) -> Listing:
     except DataError as error:
         raise DataError(f"{listing.root}: {error.message}", hint=error.hint) from None
     entries, twins = _with_twins(entries)
-    notes = (*listing.notes, *twins, *name_notes((e.label for e in listing.entries if e.label), classes))
+    about = (*stated.notes, *unused_note((e.label for e in entries), stated)) if stated else ()
+    notes = (*listing.notes, *about, *twins, *name_notes((e.label for e in listing.entries if e.label), classes))
     lists = {**listing.lists}
     if isinstance(data.classes, str):
         lists["classes"] = below(data_dir, data.classes)
