@@ -419,3 +419,110 @@ def test_labels_of_many_digits_cost_no_memory(tmp_path: Path) -> None:
     table(tmp_path, "x\ny\n", "c.txt")
     said = refused(tmp_path, kind="csv", path="t.csv", classes="c.txt")
     assert said.startswith("the label '0' is none of the 2 classes of ") or "is none of the 2 classes" in said
+
+
+# ---------------------------------------------------------------- modalities
+
+FLOW, OTHER = "optical flow", "another modality than RGB"
+
+
+def counts(listing: Listing) -> dict[str, int]:
+    return {reason: len(paths) for reason, paths in listing.left_out.items()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "optical-flow",
+            "flows",
+            "of_x",
+            "x_flow",
+            "flow_imgs",
+            "farneback",
+            "tvl1_flow",
+            "warp_flow_y",
+            "OpticalFlow",
+        ),
+        *("flowx", "flow_u", "optical_flow_horizontal", "flow frames"),
+    ],
+)
+def test_flow_by_any_name_is_left_out(tmp_path: Path, name: str) -> None:
+    lay(tmp_path, *pictures("a/c0"), *pictures(f"a/c0/{name}"), *pictures("a/c1/rgb"), *pictures(f"a/c1/{name}"))
+    lay(tmp_path, *pictures("a/c2"), *pictures(f"a/c2_{name}"), "a/c3.mp4", f"a/c3_{name}.mp4", "a/c4_rgb.avi")
+    lay(tmp_path, f"a/c4_{name}.avi", *pictures("a/c5"), f"a/c5/{name}.mp4", "a/rgb/c6.mp4", f"a/{name}/c6.mp4")
+    lay(tmp_path, *pictures("a/c7"), *pictures("a/c7", 3, f"{name}_{{:05}}.jpg"), "a/c8.mp4", *pictures(f"a/c8/{name}"))
+    listing = listed(tmp_path, kind="folder")
+    expected = ("a/c0/img_{:05}.jpg", "a/c1/rgb/img_{:05}.jpg", "a/c2/img_{:05}.jpg", "a/c3.mp4", "a/c4_rgb.avi")
+    expected += ("a/c5/img_{:05}.jpg", "a/c7/img_{:05}.jpg", "a/c8.mp4", "a/rgb/c6.mp4")
+    assert tuple(labels(listing)) == expected and listing.notes == ()
+    assert counts(listing) == {FLOW: 3 * 3 + 2 + 1 + 1 + 3 + 3}
+
+
+def test_depth_and_infrared_beside_rgb_are_left_out(tmp_path: Path) -> None:
+    lay(tmp_path, *(p for kind in ("rgb", "depth", "ir") for p in pictures(f"walk/c0/{kind}")))
+    lay(tmp_path, "run/c0_rgb.avi", "run/c0_depth.avi", "run/c1.mp4", "run/c1_ir.mp4", "run/depth_charge.mp4")
+    lay(tmp_path, *pictures("sit/c0/images"), *pictures("sit/c0/thermal"), *pictures("sit/depth"))
+    listing = listed(tmp_path, kind="folder")
+    expected = {"walk/c0/rgb/img_{:05}.jpg", "run/c0_rgb.avi", "run/c1.mp4", "run/depth_charge.mp4"}
+    assert set(labels(listing)) == expected | {"sit/c0/images/img_{:05}.jpg", "sit/depth/img_{:05}.jpg"}
+    assert counts(listing) == {OTHER: 11}
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        *(
+            (
+                [f"{a}/walk/1.mp4", f"{b}/walk/1.mp4"],
+                f": {', '.join(sorted([a + '/', b + '/']))} are named as modalities, not as classes"
+                f" | put the class folders of one of them, such as {best}/, into data.path; if they are classes, set"
+                " data: {folders: classes}",
+            )
+            for a, b, best in (("rgb", "flow", "rgb"), ("flow_x", "flow_y", "flow_x"), ("RGB", "Depth", "RGB"))
+        ),
+        (
+            ["train/rgb/walk/1.mp4", "train/depth/walk/1.mp4"],
+            ": rgb/ is named as a modality, not as a class | put the class folders of one of them, such as"
+            " rgb/, into data.path; if they are classes, set data: {folders: classes}",
+        ),
+        (
+            ["walk/1.mp4", "walk_flow/1.mp4", "run/1.mp4"],
+            ": walk_flow/ is named as a modality of the clips in walk/"
+            " | move walk_flow/ away; if they are classes, set data: {folders: classes}",
+        ),
+        (
+            [*pictures("a/c0/depth"), *pictures("a/c0/ir")],
+            "/a/c0 has several modalities, and none is RGB: a/c0/depth/img_{:05}.jpg, a/c0/ir/img_{:05}.jpg"
+            " | move all but one away, or list the clips to read in a table (data.kind: csv)",
+        ),
+        (
+            [*pictures("a/c0/flow_x"), *pictures("a/c0/flow_y")],
+            "/a/c0 has several modalities, and none is RGB: a/c0/flow_x/img_{:05}.jpg, a/c0/flow_y/img_{:05}.jpg"
+            " | move all but one away, or list the clips to read in a table (data.kind: csv)",
+        ),
+    ],
+)
+def test_modalities_that_would_be_classes_or_clips_are_refused(tmp_path: Path, paths: list[str], said: str) -> None:
+    lay(tmp_path / "r", *paths)
+    assert refused(tmp_path, kind="folder", path="r") == f"r{said}"
+
+
+def test_a_class_that_is_named_as_a_modality_is_said(tmp_path: Path) -> None:
+    lay(tmp_path, "flow/1.mp4", "walk/1.mp4")
+    listing = listed(tmp_path, kind="folder")
+    assert listing.classes == ("flow", "walk")
+    assert listing.notes == ("flow/ is read as a class, and is named as a modality",)
+    assert listed(tmp_path, kind="folder", folders="classes").notes == ()
+
+
+def test_letters_among_other_letters_are_clips(tmp_path: Path) -> None:
+    letters = "abcduvwxyz"
+    lay(tmp_path, *(p for letter in letters for p in pictures(f"signs/{letter}")), *pictures("raft/raft"))
+    lay(tmp_path, *pictures("raft/kayak"), *pictures("raft/warp"))
+    listing = listed(tmp_path, kind="folder")
+    assert len(listing.entries) == len(letters) + 3 and listing.left_out == {}
+    lay(tmp_path / "two", *pictures("a/c", 3, "v_{:04}.jpg"), *pictures("a/c", 3, "w_{:04}.jpg"))
+    assert "holds several sequences of pictures: v_{:04}.jpg, w_{:04}.jpg" in refused(tmp_path / "two", kind="folder")
+    lay(tmp_path / "xy", *(p for kind in "xy" for p in pictures("a/c", 3, f"{kind}_{{:04}}.jpg")), *pictures("a/c"))
+    assert set(labels(listed(tmp_path / "xy", kind="folder"))) == {"a/c/img_{:05}.jpg"}

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from stagedkd.data.index import Entry, Listing
+from stagedkd.data.layouts.modalities import require_classes, require_one_each
 from stagedkd.data.layouts.splits import Order, find_splits
 from stagedkd.data.layouts.walk import DOCUMENT_SUFFIXES, HIDDEN, NO_SEQUENCE, Walk, is_hidden, shown, walk
 from stagedkd.errors import DataError
@@ -38,7 +39,9 @@ def list_folder(root: Path, data: Folder) -> Listing:
     left_out = _with_outside(files, outside)
     if not entries:
         raise DataError(f"no videos below {root}{_reasons(left_out)}", hint=HINT)
-    notes = [*order.notes, *lost_classes(root, order.depth, [e.path for e in entries], left_out)]
+    odd = [] if data.folders == "classes" else require_classes(root, (e.label for e in entries))
+    require_one_each(root, (e.path for e in entries))
+    notes = [*order.notes, *odd, *lost_classes(root, order.depth, [e.path for e in entries], left_out)]
     if order.splits:
         notes += _split_notes(order, entries, outside)
     if not any(e.split == "val" for e in entries):  # validation is then drawn from the training clips
