@@ -526,3 +526,165 @@ def test_letters_among_other_letters_are_clips(tmp_path: Path) -> None:
     assert "holds several sequences of pictures: v_{:04}.jpg, w_{:04}.jpg" in refused(tmp_path / "two", kind="folder")
     lay(tmp_path / "xy", *(p for kind in "xy" for p in pictures("a/c", 3, f"{kind}_{{:04}}.jpg")), *pictures("a/c"))
     assert set(labels(listed(tmp_path / "xy", kind="folder"))) == {"a/c/img_{:05}.jpg"}
+
+
+# ---------------------------------------------------------------- one clip under two names
+
+
+def test_one_clip_under_two_names_is_one_group(tmp_path: Path) -> None:
+    lay(tmp_path, "a/One.mp4", "a/one.avi", "a/2.mp4.avi", "a/2.mp4", "a/3.mp4", *pictures("a/3/rgb"), "b/one.mp4")
+    lay(tmp_path, "a/caf\u00e9.mp4", "a/cafe\u0301.webm", "a/5.mp4", "A/one.mp4")
+    listing = listed(tmp_path, kind="folder")
+    groups = {e.path: e.group for e in listing.entries}
+    assert groups == {
+        "A/one.mp4": "A/one.mp4",
+        "a/2.mp4": "a/2",
+        "a/2.mp4.avi": "a/2",
+        "a/3.mp4": "a/3",
+        "a/3/rgb/img_{:05}.jpg": "a/3",
+        "a/5.mp4": "a/5.mp4",
+        "a/One.mp4": "a/One",
+        "a/one.avi": "a/One",
+        "a/caf\u00e9.mp4": "a/cafe\u0301",
+        "a/cafe\u0301.webm": "a/cafe\u0301",
+        "b/one.mp4": "b/one.mp4",
+    }
+    assert (
+        "4 clips are there twice under one name, such as a/2.mp4, a/2.mp4.avi: each pair is one group" in listing.notes
+    )
+
+
+def test_links_to_one_file_are_one_group(tmp_path: Path) -> None:
+    lay(tmp_path, "w/1.mp4", "w/2.mp4", "v/3.mp4", *pictures("far/c"))
+    (tmp_path / "lk").symlink_to(tmp_path / "w")
+    (tmp_path / "v" / "lnk.mp4").symlink_to(tmp_path / "v" / "3.mp4")
+    (tmp_path / "v" / "c").symlink_to(tmp_path / "far" / "c")
+    listing = listed(tmp_path, kind="folder")
+    assert {e.path: e.group for e in listing.entries} == {
+        **{f"{folder}/{i}.mp4": f"lk/{i}" for folder in ("lk", "w") for i in (1, 2)},
+        **{f"v/{name}.mp4": "v/3" for name in ("3", "lnk")},
+        **{f"{folder}/c/img_{{:05}}.jpg": "far/c" for folder in ("far", "v")},
+    }
+    assert listing.notes == (
+        "4 clips are there twice by links to one file, such as far/c/img_{:05}.jpg, v/c/img_{:05}.jpg: each pair is one"
+        " group",
+    )
+
+
+def test_twins_whose_stated_groups_differ_are_said(tmp_path: Path) -> None:
+    lay(tmp_path, "a/1.mp4", "a/1.webm")
+    assert notes(tmp_path, "path,label,group\na/1.mp4,x,p\na/1.webm,x,q\n") == (
+        "1 clips are there twice, such as a/1.mp4, a/1.webm: their groups differ in the table",
+    )
+
+
+# ---------------------------------------------------------------- rows that are no clips
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "cell", "hint"),
+    [
+        *(
+            (f"path,label\nv/a.mp4,x\n{row}\nv/b.mp4,y\n", 3, row.partition(",")[0], hint)
+            for row, hint in (
+                ("path,label", "remove the row, or correct the path"),
+                ("Total,2", "remove the row, or correct the path"),
+                ("sum/all,2", "remove the row, or correct the path"),
+                ("# checked by me,x", "remove the row"),
+                ("# v/c.mp4,x", "remove the row"),
+                ("#v/a.mp4,x", "remove the row"),
+                ("// v/c.mp4,x", "remove the row"),
+            )
+        ),
+        ("clip/video,action\nv/a.mp4,x\nv/b.mp4,y\n", 1, "clip/video", ""),
+        ("clip/video,action\nf/one,x\nf/two,y\n", 1, "clip/video", ""),
+        ("v/a.mp4 0\n# more 1\nv/b.mp4 1\n", 2, "# more", "remove the row"),
+    ],
+)
+def test_rows_that_are_no_clips_are_refused(tmp_path: Path, text: str, line: int, cell: str, hint: str) -> None:
+    lay(tmp_path, "v/a.mp4", *pictures("f/one"), *pictures("f/two"))
+    table(tmp_path, text)
+    said = refused(tmp_path, kind="csv", path="t.csv")
+    names = "path, label, group, split, clean, frames, offset, start, end, or data.columns gives them"
+    hint = hint or f"if it is a header, its names must be of {names}"
+    assert said == f"t.csv:{line}: '{cell}' is no clip | {hint}"
+
+
+def test_rows_of_clips_that_are_missing_are_kept(tmp_path: Path) -> None:
+    lay(tmp_path, *pictures("f/one"), *pictures("two"))
+    for rows in (["f/gone,x", "f/one,y"], ["f/one,x", "g/gone,y"], ["two,x", "gone,y", "away,y"], ["#437_How.avi,x"]):
+        table(tmp_path, "path,label\n" + "".join(f"{row}\n" for row in rows))
+        assert len(listed(tmp_path, kind="csv", path="t.csv").entries) == len(rows)
+
+
+# ---------------------------------------------------------------- nothing lost, and no traceback
+
+
+def test_what_was_meant_as_a_class_is_named(tmp_path: Path) -> None:
+    lay(tmp_path, "a/1.mp4", "b/.1.mp4", "c/.git/x")
+    (tmp_path / "dead").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").symlink_to(tmp_path / "nowhere")
+    assert listed(tmp_path, kind="folder").notes == (
+        "b/ holds only hidden files: it is no class",
+        "c/ holds only hidden files: it is no class",
+        "dead is a link to nothing: if it is a folder of clips, they are lost",
+    )
+
+
+def kinetics(root: Path, row: str) -> None:
+    head = "label,youtube_id,time_start,time_end,split\n"
+    lay(root, "k/train/Caf\u00e9 a/x_000001_000002.mkv")
+    table(root, f"{head}{row}\n", "k/annotations/train.csv")
+    table(root, f"{head}b,y,1,2,val\n", "k/annotations/val.csv")
+    table(root, f"{head}b,y,1,2,test\n", "k/annotations/test.csv")
+
+
+def test_kinetics_in_another_unicode_form_and_its_unused_list(tmp_path: Path) -> None:
+    kinetics(tmp_path, "Cafe\u0301 a,x,1,2,train")
+    listing = listed(tmp_path, kind="kinetics", path="k", lists="csv")
+    assert "train/Caf\u00e9 a/x_000001_000002.mkv" in labels(listing) and listing.unlisted == ()
+    assert counts(listing) == {"a list of clips or classes": 3}
+
+
+@pytest.mark.parametrize("times", ["inf,2", "1,inf", "nan,2", "1,1e300", "-1,2", "5,2", "x,2"])
+def test_times_of_kinetics_that_are_none_are_refused(tmp_path: Path, times: str) -> None:
+    kinetics(tmp_path, f"a,x,{times},train")
+    said = refused(tmp_path, kind="kinetics", path="k", lists="csv")
+    assert said == "k/annotations/train.csv:2: time_start and time_end must be seconds | "
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("1 A\n\u00b2 B\n".encode(), "classInd.txt:2: must be a number and a class"),
+        (b"1 A\n" + b"2" * 5000 + b" B\n", "classInd.txt:2: must be a number and a class"),
+        ("1 A\n2 caf\u00e9\n".encode("latin-1"), "classInd.txt:2 cannot be read as a table in UTF-8"),
+        ("1 A\n".encode("utf-16"), "classInd.txt:1 cannot be read as a table in UTF-8"),
+    ],
+    ids=range(4),
+)
+def test_official_lists_that_cannot_be_read_are_refused_with_their_line(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    lay(tmp_path, "u/UCF-101/A/v_A_g01_c01.avi")
+    table(tmp_path, "A/v_A_g01_c01.avi 1\n", "u/ucfTrainTestlist/trainlist01.txt")
+    table(tmp_path, "A/v_A_g01_c01.avi\n", "u/ucfTrainTestlist/testlist01.txt")
+    (tmp_path / "u/ucfTrainTestlist/classInd.txt").write_bytes(content)
+    assert refused(tmp_path, kind="ucf101", path="u").startswith(f"u/ucfTrainTestlist/{said}")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[" * 100_000, "s/labels.json is no list of 20BN: it is nested too deeply | "),
+        ("caf\u00e9".encode("latin-1"), "s/labels.json is not text in UTF-8 | save it in UTF-8"),
+        (b'{"a": "' + b"1" * 5000 + b'"}', "s/labels.json must be a map: label -> number | "),
+        ('{"a": "\u00b2"}'.encode(), "s/labels.json must be a map: label -> number | "),
+    ],
+    ids=range(4),
+)
+def test_lists_of_20bn_that_cannot_be_read_are_refused_in_words(tmp_path: Path, content: bytes, said: str) -> None:
+    for name in ("train", "validation"):
+        table(tmp_path, "[]", f"s/{name}.json")
+    (tmp_path / "s/labels.json").write_bytes(content)
+    assert refused(tmp_path, kind="ssv2", path="s") == said

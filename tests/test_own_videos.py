@@ -270,6 +270,32 @@ def test_a_file_of_classes_that_does_not_fit_the_folders_is_said(tmp_path: Path)
     )
 
 
+def test_the_folder_of_a_table_goes_before_others_that_hold_more_of_its_clips(tmp_path: Path) -> None:
+    for name in ("set/a.mp4", "old/a.mp4", "old/b.mp4"):
+        put_clip(tmp_path / name, 0)
+    table = tmp_path / "set" / "clips.csv"
+    table.write_text("path,label\na.mp4,x\nb.mp4,y\n", "utf-8")
+    data, notes = found(tmp_path, "set/clips.csv")
+    assert data == Csv(kind="csv", path="set/clips.csv")
+    said = f"note: {table} lists more clips of {tmp_path / 'old'} than of its own folder; data.videos can name it"
+    assert notes == [said]
+    (tmp_path / "set" / "a.mp4").unlink()
+    put_clip(tmp_path / "set" / "z" / "a.mp4", 0)
+    put_clip(tmp_path / "set" / "z" / "b.mp4", 0)
+    data, notes = found(tmp_path, "set/clips.csv")
+    assert data == Csv(kind="csv", path="set/clips.csv", videos="set/z")
+    assert notes == [
+        f"the paths of {table} are taken as relative to {tmp_path / 'set/z'}",
+        f"note: its clips are in {tmp_path / 'old'}, too; data.videos can name it",
+    ]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "v/" * 3000])
+def test_a_path_that_is_too_long_is_refused_in_words(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StagedkdError, match="is not a folder or a file: it does not exist"):
+        detect(tmp_path / name, str)
+
+
 def test_lists_beside_a_folder_of_videos(tmp_path: Path) -> None:
     """mmaction2: data/ucf101/ucf101_train_split_1_videos.txt, with paths relative to data/ucf101/videos."""
     for name in "abcd":

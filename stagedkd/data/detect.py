@@ -15,7 +15,7 @@ from stagedkd.data.layouts.splits import SPLIT_NAMES
 from stagedkd.data.layouts.stand_ins import without_stand_ins
 from stagedkd.data.layouts.tables import ALSO, Table, read_table
 from stagedkd.data.layouts.twentybn import JESTER, SSV2
-from stagedkd.data.layouts.walk import VIDEO_SUFFIXES
+from stagedkd.data.layouts.walk import VIDEO_SUFFIXES, exists
 from stagedkd.errors import DataError, UsageError
 from stagedkd.spec.schema import Csv, Folder, Hmdb51, Jester, Kinetics, Ssv2, Ucf101, Videos
 
@@ -35,7 +35,7 @@ def detect(videos: Path, written: Written) -> tuple[Videos, list[str]]:
     Raises:
         UsageError: there is no such folder or file, or it is a video.
     """
-    if not videos.exists():
+    if not exists(videos):
         raise UsageError(f"{videos} is not a folder or a file: it does not exist", hint=HINT)
     if videos.is_file():
         if videos.suffix.lower() in VIDEO_SUFFIXES:
@@ -149,8 +149,8 @@ def _split_lists(folder: Path) -> dict[str, Path]:
 
 def _from_lists(lists: Mapping[str, Path], written: Written) -> tuple[Csv, list[str]]:
     """Return the section for a table, or for one list a split."""
-    table, notes = lists["train"], list[str]()
-    root = _root(table)
+    table = lists["train"]
+    root, notes = _root(table)
     rows = {split: read_table(path, None, Spelling(root)) for split, path in lists.items()}
     if not any(Spelling(root).exists(path) for path in _paths(rows["train"])):
         raise DataError(f"none of its clips is found, such as {min(_paths(rows['train']))}", hint=HINT)
@@ -175,29 +175,41 @@ def _from_lists(lists: Mapping[str, Path], written: Written) -> tuple[Csv, list[
     )
 
 
-def _root(table: Path) -> Path:
-    """Return the folder below which most paths of a table exist: that of the table, one above or below it, or the
-    working folder.
+def _root(table: Path) -> tuple[Path, list[str]]:
+    """Return the folder that the paths of a table are relative to: that of the table if a clip is there; else the one
+    above or below it, or the working folder, below which most of them are. A note says what may be meant otherwise.
 
     Raises:
         DataError: below none of them the table can be read.
     """
     folder = table.parent
     near = [p for above in (folder, folder.parent) for p in sorted(above.iterdir()) if p.is_dir()]
-    best, most, failed = folder, -1, DataError("")
-    for root in (folder, folder.parent, Path(), *near):
+    counts: dict[Path, int] = {}
+    failed: DataError | None = None
+    for root in dict.fromkeys((folder, folder.parent, Path(), *near)):
         spelled = Spelling(root)
         try:
             rows = read_table(table, None, spelled).rows
         except DataError as error:
-            failed = error if root == folder else failed
+            failed = error if failed is None else failed
             continue
-        count = sum(spelled.exists(row.cells["path"]) for row in rows[:: max(1, len(rows) // 50)])
-        if count > most:
-            best, most = root, count
-    if most < 0:
+        step = 1 if root == folder else max(1, len(rows) // 50)
+        counts[root] = sum(spelled.exists(row.cells["path"]) for row in rows[::step]) * step
+    if not counts:
+        assert failed is not None
         raise failed
-    return best
+    best = folder if counts.get(folder) else max(counts, key=lambda root: counts[root])
+    if best == folder:
+        more = [root for root, count in counts.items() if count > counts.get(folder, 0)]
+        what = f"{table} lists more clips of {more[0]} than of its own folder; data.videos can name it" if more else ""
+        return folder, [f"note: {what}"] if what else []
+    notes = [f"the paths of {table} are taken as relative to {best}"] if counts[best] else []
+    also = [root for root, count in counts.items() if count == counts[best] and not _same(root, best)]
+    return best, notes + [f"note: its clips are in {root}, too; data.videos can name it" for root in also if notes]
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
 
 
 def _paths(table: Table) -> set[str]:

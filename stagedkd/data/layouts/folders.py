@@ -10,7 +10,18 @@ from pathlib import Path, PurePosixPath
 from stagedkd.data.index import Entry, Listing
 from stagedkd.data.layouts.modalities import require_classes, require_one_each
 from stagedkd.data.layouts.splits import Order, find_splits
-from stagedkd.data.layouts.walk import DOCUMENT_SUFFIXES, HIDDEN, NO_SEQUENCE, Walk, is_hidden, shown, walk
+from stagedkd.data.layouts.walk import (
+    BROKEN_LINK,
+    DOCUMENT_SUFFIXES,
+    HIDDEN,
+    NO_SEQUENCE,
+    PICTURE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Walk,
+    is_hidden,
+    shown,
+    walk,
+)
 from stagedkd.errors import DataError
 from stagedkd.spec.schema import Folder
 
@@ -109,8 +120,20 @@ def lost_classes(root: Path, depth: int, addresses: Sequence[str], left_out: Map
         }
         hint = "convert the files, for example to .mp4, or move the folder away"
         raise DataError(f"the class {shown(folder)} has no clip:{_reasons(rows)}", hint=hint)
-    empty = [d for d in _folders_at(root, depth) if d not in alive and d not in lost]
-    return notes + [f"{shown(folder)}/ is empty: it is no class" for folder in empty]
+    hidden = {"/".join(PurePosixPath(path).parts[:depth]) for path in left_out.get(HIDDEN, ())}
+    for folder in _folders_at(root, depth):
+        if folder not in alive and folder not in lost:
+            what = "holds only hidden files" if folder in hidden else "is empty"
+            notes.append(f"{shown(folder)}/ {what}: it is no class")
+    return notes + _dead_links(depth, left_out)
+
+
+def _dead_links(depth: int, left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return notes on links that may have been class folders, and lead to nothing."""
+    dead = [path for path in left_out.get(BROKEN_LINK, ()) if len(PurePosixPath(path).parts) <= depth]
+    files = VIDEO_SUFFIXES | PICTURE_SUFFIXES | DOCUMENT_SUFFIXES
+    dead = [path for path in dead if PurePosixPath(path).suffix.lower() not in files]
+    return [f"{shown(path)} is a link to nothing: if it is a folder of clips, they are lost" for path in dead]
 
 
 def _folders_at(root: Path, depth: int) -> list[str]:

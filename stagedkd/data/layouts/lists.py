@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path, PurePosixPath
 
 from stagedkd.data.address import Address, Part, is_plain, without_part
-from stagedkd.data.index import NOT_LISTED, SPLITS, Entry, Listing
+from stagedkd.data.index import A_LIST, NOT_LISTED, SPLITS, Entry, Listing
 from stagedkd.data.layouts.paths import Paths
 from stagedkd.data.layouts.splits import SPLIT_NAMES
 from stagedkd.data.layouts.stand_ins import without_stand_ins
@@ -77,12 +78,20 @@ def left_out_of(files: Walk | None, root: Path, entries: Sequence[Entry]) -> dic
     def relative(path: str) -> str:
         return Path(os.path.relpath(base / path, root)).as_posix()
 
-    left_out = {reason: tuple(relative(p) for p in paths) for reason, paths in files.left_out.items()}
+    left_out = {r: tuple(p for p in map(relative, paths) if p not in named) for r, paths in files.left_out.items()}
+    left_out = {reason: paths for reason, paths in left_out.items() if paths}
     unlisted = [path for path in map(relative, files.videos) if path not in named]
     for run in files.pictures:
         if relative(run.address) not in named:
             unlisted += [relative(name) for name in run.names]
     return left_out | ({NOT_LISTED: tuple(sorted(unlisted))} if unlisted else {})
+
+
+def with_lists(left_out: Mapping[str, tuple[str, ...]], form: str) -> dict[str, tuple[str, ...]]:
+    """Return what was left out, with official lists that are not used as lists. form: a pattern of their paths."""
+    rest = {reason: tuple(p for p in paths if not re.fullmatch(form, p)) for reason, paths in left_out.items()}
+    lists = tuple(sorted(p for paths in left_out.values() for p in paths if re.fullmatch(form, p)))
+    return {reason: paths for reason, paths in rest.items() if paths} | ({A_LIST: lists} if lists else {})
 
 
 def _common_folder(root: Path, entries: Sequence[Entry]) -> Path:
