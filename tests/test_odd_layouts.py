@@ -86,6 +86,14 @@ def test_folders_that_are_splits_beyond_doubt(tmp_path: Path, names: str, order:
             "has split folders (train/) and holdout/, which also holds videos"
             " | move holdout/ away; or, if all of them are classes, set data: {folders: classes}",
         ),
+        *(
+            (
+                f"{a}/run/1.mp4 {b}/run/1.mp4",
+                f": {b}/, {a}/ each hold a folder run/ | if they are splits, name them train, val and test; if they are"
+                " classes, set data: {folders: classes}",
+            )
+            for a, b in (("Trainingsdaten", "Testdaten"), ("test", "learn"), ("trainlist", "testlist"))
+        ),
         (
             "a/train/1.mp4 a/test/1.mp4 b/1.mp4",
             ": a/test/, a/train/ are named as splits, and b/ holds other clips"
@@ -112,12 +120,12 @@ def test_classes_that_are_named_like_splits_are_said(tmp_path: Path) -> None:
     assert listed(tmp_path, kind="folder").notes == (f"train/ is a class by its place: {as_splits}",)
     lay(tmp_path / "b", "tr/1.mp4", "te/1.mp4")
     listing = listed(tmp_path / "b", kind="folder")
-    assert listing.classes == ("te", "tr") and listing.notes == (f"te/, tr/ are classes by its place: {as_splits}",)
+    assert listing.classes == ("te", "tr") and listing.notes == (f"te/, tr/ are classes by their place: {as_splits}",)
     lay(tmp_path / "c", "vehicle/train/1.mp4", "vehicle/bus/1.mp4", "animal/1.mp4")
     listing = listed(tmp_path / "c", kind="folder")
     assert listing.classes == ("animal", "vehicle")
-    assert listing.notes == ("vehicle/train/ is named as a split, and is read as a part of its class",)
-    lay(tmp_path / "d", "bullet_train/a/1.mp4", "test_drive/a/1.mp4", "train_ride/a/1.mp4")
+    assert listing.notes == ("vehicle/train/ is named as a split, and is a part of its class",)
+    lay(tmp_path / "d", "bullet_train/a/1.mp4", "test_drive/b/1.mp4", "train_ride/c/1.mp4")
     listing = listed(tmp_path / "d", kind="folder")
     assert len(listing.classes) == 3 and listing.notes == ()
 
@@ -332,6 +340,13 @@ def test_a_header_of_other_words_shifts_no_class(tmp_path: Path, lines: str) -> 
         *("(0) walk|(1) run|(2) sit down", "0 - walk|1 - run|2 - sit down", "walk (0)|run (1)|sit down (2)"),
         *("0: walk|1: run|2: sit down", "0 -> walk|1 -> run|2 -> sit down", "walk: 0|run: 1|sit down: 2"),
         *("1. walk|2. run|3. sit down", "0,walk,|1,run,|2,sit down,", "# x|// y|walk|run|sit down"),
+        *(
+            "- walk|- run|- sit down",
+            "'walk'|'run'|'sit down'",
+            "walk;|run;|sit down;",
+            "% x|-- y|; z|walk|run|sit down",
+        ),
+        *("0: 'walk',|1: 'run',|2: 'sit down',", "* 0 walk|* 1 run|* 2 sit down"),
     ],
 )
 def test_numbers_with_any_mark_are_read(tmp_path: Path, lines: str) -> None:
@@ -364,6 +379,7 @@ NOT_COUNTED = ": the numbers of the classes are not 0, 1, 2, ... or 1, 2, 3, ...
         ("0. walk\n1. run\nsit\n", ":3: 'sit' has no number, and most lines have one"),
         ("0 walk\nrun\n1 sit\n2 go\n", ":2: 'run' has no number, and most lines have one"),
         ("rest\n1 hand\n2 hands\n", ":1: 'rest' has no number, and most lines have one"),
+        ("0 walk 12\n1 run 13\n", ":1: its lines have a number before and after the name"),
         ("0. walk\n1. walk\n", ":1: two lines have the same number, or the same name"),
         ("90 degrees\n180 turns\n", NOT_COUNTED),
     ],

@@ -125,7 +125,10 @@ def _from_lines(path: Path, text: str, notes: list[str]) -> Numbered:
     if path.suffix.lower() in (".yaml", ".yml"):
         raise DataError(f"{path} is no list of classes", hint="list them in the spec, or in a text or JSON file")
     numbered = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
-    lines = _Lines(path, tuple((n, line) for n, line in numbered if line and not line.startswith(("#", "//"))))
+    comments = ("#", "//", ";", "%", "--")
+    lines = _Lines(path, tuple((n, line) for n, line in numbered if line and not line.startswith(comments)))
+    if len(lines.lines) > 1 and all(re.match(r"[-*]\s", line) for line in lines.texts):  # a list with bullets
+        lines = _Lines(path, tuple((n, line[1:].strip()) for n, line in lines.lines))
     if not lines.lines:
         return []
     for separator in "\t;,|":
@@ -133,18 +136,24 @@ def _from_lines(path: Path, text: str, notes: list[str]) -> Numbered:
         widths = {len(cells) for cells in rows[1:] or rows}
         if len(widths) == 1 and min(widths) > 1:
             return _from_columns(lines, rows, min(widths), notes)
-    plain = _Lines(path, tuple((n, re.sub(r'"([^"]*)"', r"\1", line)) for n, line in lines.lines))
+    plain = _Lines(path, tuple((n, _bare(line)) for n, line in lines.lines))
     for form in (_NUMBERED, _NUMBERED_AFTER):
         if (found := _from_marks(plain, form, notes)) is not None:
             return found
     names = plain.texts
-    words = re.split(r"[,;\t ]+", names[0])
+    words = re.split(r"[,;\t ]+", names[0].rstrip(":"))
     if all(map(_HEADER.fullmatch, words)):
         names = names[1:]
     elif all(map(_LIKELY.fullmatch, words)) and len(names) > 1:
         names = names[1:]
         notes.append(lines.header_note())
     return list(enumerate(names))
+
+
+def _bare(line: str) -> str:
+    """Return a line without quotes around names, and without a separator at its end."""
+    line = re.sub(r'"([^"]*)"', r"\1", line).rstrip(",; ")
+    return re.sub(r"(?<!\w)'([^']*)'(?!\w)", r"\1", line)
 
 
 # ---------------------------------------------------------------- columns
@@ -210,6 +219,9 @@ def _from_marks(lines: _Lines, form: re.Pattern[str], notes: list[str]) -> Numbe
     if not distinct:
         raise lines.wrong(0, "two lines have the same number, or the same name")
     if len(rows) == len(matches):
+        ends = [re.fullmatch(r"(.*\S)\s+\d+", name) for _, name in rows]
+        if len(rows) > 1 and len({end[1] for end in ends if end}) == len(rows):
+            raise lines.wrong(0, "its lines have a number before and after the name")
         return rows
     others = [place for place, match in enumerate(matches) if match is None]
     words = re.split(r"[^\w]+", lines.texts[0].strip("([])"))

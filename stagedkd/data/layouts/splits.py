@@ -116,11 +116,23 @@ def find_splits(root: Path, clips: Sequence[Above], folders: Iterable[str], *, f
     if inner:
         _require_training(root, inner)
         return Order(inner, inner=True)
+    _require_apart(root, tops, forced)
     named = [f"{name}/" for name in sorted(tops) if _read(name).split and not _read(name).rest]
     if named:
         as_splits = "splits are read where every folder is one and holds class folders"
-        notes.append(f"{_and(named)} {'is a class' if len(named) == 1 else 'are classes'} by its place: {as_splits}")
+        what = "is a class by its place" if len(named) == 1 else "are classes by their place"
+        notes.append(f"{_and(named)} {what}: {as_splits}")
     return Order(notes=tuple(notes))
+
+
+def _require_apart(root: Path, tops: Mapping[str, set[str]], forced: bool) -> None:
+    """Raise DataError if half of the folders seem to be splits by another name, such as Trainingsdaten, and all hold
+    folders of one name."""
+    likely = [name for name in tops if split_of(name) or re.search("train|test|valid", name.lower())]
+    common = sorted(set[str].intersection(*tops.values())) if len(tops) > 1 else []
+    if common and likely and 2 * len(likely) >= len(tops) and not forced:
+        hint = "if they are splits, name them train, val and test; if they are classes, set data: {folders: classes}"
+        raise DataError(f"{root}: {_and([f'{n}/' for n in sorted(tops)])} each hold a folder {common[0]}/", hint=hint)
 
 
 def _and(names: Collection[str]) -> str:
@@ -185,7 +197,7 @@ def _inner_splits(root: Path, clips: Sequence[Above], *, forced: bool) -> tuple[
     Raises:
         DataError: some clips lie in such folders, and others do not; or the classes lie below the splits.
     """
-    inside = {above[:2] for above in clips if above}
+    inside = sorted({above[:2] for above in clips if above})
     names: dict[str, set[str]] = {above[1]: set() for above in inside if len(above) > 1}
     alike = _alike(names) if len(names) > 1 else {}
     told = {"/".join(a): s for a in inside if len(a) > 1 and (s := alike.get(a[1]) or _named_below(*a))}
@@ -198,7 +210,8 @@ def _inner_splits(root: Path, clips: Sequence[Above], *, forced: bool) -> tuple[
         hint = "put all clips into split folders; or, if they are none, set data: {folders: classes}"
         raise DataError(f"{root}: {shown} are named as splits, and {outside[0]}/ holds other clips", hint=hint)
     if outside:
-        return {}, [f"{shown} is named as a split, and is read as a part of its class"]
+        what = "are named as splits, and are parts of their classes"
+        return {}, [f"{shown} {what if len(told) > 1 else 'is named as a split, and is a part of its class'}"]
     if len(classes) == 1 and all(len(above) > 2 for above in clips if above):
         (only,) = classes
         raise DataError(
