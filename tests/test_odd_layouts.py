@@ -198,7 +198,7 @@ def test_parts_that_overlap_in_different_groups_are_said(tmp_path: Path, rows: s
         ("3.0 3 anna", "3.0 3 anna", ()),
         *(
             (f"{word} 3.0 {word}", "a.mp4 3 c.mp4", ("t.csv: nan and the like are read as empty cells, in 2 rows",))
-            for word in ("None", "NA", "#N/A", "-1", "nan", "NULL", "N/A", "-", "?")
+            for word in ("None", "NA", "#N/A", "-1", "-1.0", "nan", "NULL", "N/A", "-", "?")
         ),
         ("None anna ben", "a.mp4 anna ben", ("t.csv: nan and the like are read as empty cells, in 1 rows",)),
     ],
@@ -217,14 +217,14 @@ def test_groups_in_one_form(tmp_path: Path, written: str, read: str, said: tuple
     [
         *(
             (f"3.0 {word} 4.0", "3  4", [f"t.csv: the label {word} is read as no label"])
-            for word in ("None", "NA", "-1", "none", "-")
+            for word in ("None", "NA", "-1", "-1.0", "none", "-")
         ),
         ("3.0 #N/A 4.0", "3  4", ["t.csv: nan and the like are read as empty cells, in 1 rows"]),
         *(
             (
                 f"walk {word} run",
                 f"walk {word} run",
-                [f"the label {word} is read as a class, since others are words: if it is none, leave it empty"],
+                [f"the label {word} is read as a class: if it means no label, leave it empty"],
             )
             for word in ("-1", "None", "NA")
         ),
@@ -530,6 +530,19 @@ def test_a_class_that_is_named_as_a_modality_is_said(tmp_path: Path) -> None:
     assert listing.classes == ("flow", "walk")
     assert listing.notes == ("flow/ is read as a class, and is named as a modality",)
     assert listed(tmp_path, kind="folder", folders="classes").notes == ()
+
+
+def test_a_table_may_list_another_modality(tmp_path: Path) -> None:
+    lay(tmp_path, *pictures("c0"), *pictures("c0/flow_x"), *pictures("c1"), *pictures("c1/flow_x"))
+    table(tmp_path, "c0 0\nc0/flow_x 1\n")
+    listing = listed(tmp_path, kind="csv", path="t.csv")
+    assert set(labels(listing)) == {"c0/img_{:05}.jpg", "c0/flow_x/img_{:05}.jpg"}
+    assert counts(listing)[FLOW] == 3 and len(listing.unlisted) == 3
+
+
+def test_a_line_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    table(tmp_path, f"path,label\na.mp4,{'x' * 200_000}\n")
+    assert refused(tmp_path, kind="csv", path="t.csv") == "t.csv:2: the line has 200006 characters, which is no clip | "
 
 
 def test_letters_among_other_letters_are_clips(tmp_path: Path) -> None:

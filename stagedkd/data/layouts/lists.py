@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from stagedkd.data.address import Address, Part, is_plain, without_part
 from stagedkd.data.index import A_LIST, NOT_LISTED, SPLITS, Entry, Listing
+from stagedkd.data.layouts.modalities import FLOW, OTHER
 from stagedkd.data.layouts.paths import Paths
 from stagedkd.data.layouts.splits import SPLIT_NAMES
 from stagedkd.data.layouts.stand_ins import without_stand_ins
@@ -78,8 +79,14 @@ def left_out_of(files: Walk | None, root: Path, entries: Sequence[Entry]) -> dic
     def relative(path: str) -> str:
         return Path(os.path.relpath(base / path, root)).as_posix()
 
-    left_out = {r: tuple(p for p in map(relative, paths) if p not in named) for r, paths in files.left_out.items()}
-    left_out = {reason: paths for reason, paths in left_out.items() if paths}
+    folders = {path.rpartition("/")[0] for path in named if not is_plain(path)}  # a list may name flow or depth
+    left_out: dict[str, tuple[str, ...]] = {}
+    for reason, paths in files.left_out.items():
+        every = map(relative, paths)
+        rest = [
+            p for p in every if p not in named and not (reason in (FLOW, OTHER) and p.rpartition("/")[0] in folders)
+        ]
+        left_out |= {reason: tuple(rest)} if rest else {}
     unlisted = [path for path in map(relative, files.videos) if path not in named]
     for run in files.pictures:
         if relative(run.address) not in named:

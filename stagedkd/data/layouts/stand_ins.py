@@ -14,7 +14,7 @@ EMPTY = frozenset(
     ["nan", "-nan", "<na>", "n/a", "null", "#n/a", "#na", "#n/a n/a", "nat", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"]
 )
 # These may also be the name of a class: a gesture "none", the class -1. No group has such a name.
-DOUBTFUL = frozenset(["none", "na", "nil", "-", "--", "?", "-1"])
+DOUBTFUL = frozenset(["none", "na", "nil", "-", "--", "?", "-1", "-1.0"])
 _DECIMAL = re.compile(r"-?\d+\.0+")
 _WHOLE = re.compile(r"-?\d{1,18}(\.0+)?")
 Tables = Mapping[str, Table]
@@ -34,8 +34,8 @@ def without_stand_ins(tables: Tables, notes: list[str]) -> dict[str, Table]:
             changed = _without_doubtful(changed, notes)
         changed = _as_integers(changed, "label", notes)
     else:
-        for word in sorted({label for label in labels if label.lower() in DOUBTFUL} if numbers else ()):
-            notes.append(f"the label {word} is read as a class, since others are words: if it is none, leave it empty")
+        for word in sorted({label for label in labels if label.lower() in DOUBTFUL}):
+            notes.append(f"the label {word} is read as a class: if it means no label, leave it empty")
     groups = _cells(changed, "group")
     if all(_WHOLE.fullmatch(group) for group in groups):
         changed = _with_equal_numbers(_as_integers(changed, "group", notes), notes)

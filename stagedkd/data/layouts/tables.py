@@ -257,6 +257,8 @@ def _split(path: Path, lines: Sequence[tuple[int, str]], separator: str) -> tupl
         try:
             rows.append((line, _split_line(text, separator)))
         except csv.Error:
+            if len(text) > csv.field_size_limit():
+                raise DataError(f"{path}:{line}: the line has {len(text)} characters, which is no clip") from None
             hint = 'close the quote on its line, or write a quote within a quoted cell twice: ""'
             raise DataError(f"{path}:{line}: a stray quote: {_excerpt(text)}", hint=hint) from None
     return tuple(rows)
