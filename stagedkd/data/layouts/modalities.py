@@ -24,6 +24,9 @@ _AXES = frozenset(["x", "y", "u", "v", "horizontal", "vertical", "inverse"])
 _OTHER = frozenset(["depth", "disparity", "infrared", "ir", "nir", "skeleton", "skeletons", "thermal"])
 _RGB = frozenset(["color", "colour", "rgb"])
 _ANY = re.compile("|".join(sorted(_FLOW | _WEAK | _OTHER | _RGB)))
+_LIKELY = re.compile(
+    "|".join(sorted(_FLOW | _WEAK | _OTHER | _RGB | _NEUTRAL)) + r"|^[\W_]*([xyuv]|horizontal|vertical)[\W_]*$"
+)
 _GLUED = re.compile(r"(flow|tvl1|of|warp)([xyuv])")
 PARTNERS = {"x": "y", "y": "x", "u": "v", "v": "u"}
 HINT = "if they are classes, set data: {folders: classes}"
@@ -42,6 +45,8 @@ class Modality:
 
 def kind_of(name: str) -> tuple[str, bool] | None:
     """Return the modality that a whole name is of, and whether the name is weak; None if it is of none."""
+    if not _LIKELY.search(name.lower()):  # most names, and fast
+        return None
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     words = [word for word in re.split(r"[\W_]+", _GLUED.sub(r"\1 \2", parted)) if word]
     own = [word for word in words if word not in _NEUTRAL]
