@@ -24,9 +24,8 @@ _AXES = frozenset(["x", "y", "u", "v", "horizontal", "vertical", "inverse"])
 _OTHER = frozenset(["depth", "disparity", "infrared", "ir", "nir", "skeleton", "skeletons", "thermal"])
 _RGB = frozenset(["color", "colour", "rgb"])
 _ANY = re.compile("|".join(sorted(_FLOW | _WEAK | _OTHER | _RGB)))
-_LIKELY = re.compile(
-    "|".join(sorted(_FLOW | _WEAK | _OTHER | _RGB | _NEUTRAL)) + r"|^[\W_]*([xyuv]|horizontal|vertical)[\W_]*$"
-)
+_ALONE = r"|^[\W_]*([xyuv]|horizontal|vertical)[\W_]*$"
+_LIKELY = re.compile("|".join(sorted(_FLOW | _WEAK | _OTHER | _RGB | _NEUTRAL)) + _ALONE)
 _GLUED = re.compile(r"(flow|tvl1|of|warp)([xyuv])")
 PARTNERS = {"x": "y", "y": "x", "u": "v", "v": "u"}
 HINT = "if they are classes, set data: {folders: classes}"
