@@ -225,6 +225,77 @@ def test_a_list_of_the_class_folders_gives_their_order(tmp_path: Path) -> None:
     assert found(tmp_path)[0] == Folder(kind="folder", path=".")
 
 
+def test_a_list_of_the_class_folders_in_another_unicode_form_or_below_splits(tmp_path: Path) -> None:
+    for split in ("TrainData", "TestData"):
+        for name in ("cafe\u0301", "a"):
+            put_clip(tmp_path / split / name / "1.mp4", 0)
+    (tmp_path / "classes.txt").write_text("caf\u00e9\na\n", "utf-8")
+    assert found(tmp_path) == (
+        Folder(kind="folder", path=".", classes="classes.txt"),
+        [f"read the classes {tmp_path / 'classes.txt'}"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("what\ndown\nup\n", "it names 3 classes, and the labels are 0 to 1; data.classes can name it"),
+        ("down,0\nup,7\n", "the numbers of the classes are not 0, 1, 2, ... or 1, 2, 3, ..."),
+        ("down\n", "it names 1 classes, and the labels are 0 to 1; data.classes can name it"),
+    ],
+)
+def test_a_file_of_classes_that_does_not_fit_the_labels_is_not_taken_and_said(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    for name in ("a", "b"):
+        put_clip(tmp_path / f"{name}.mp4", 0)
+    (tmp_path / "clips.csv").write_text("path,label\na.mp4,0.0\nb.mp4,1\n", "utf-8")
+    (tmp_path / "classes.txt").write_text(text, "utf-8")
+    data, notes = found(tmp_path)
+    assert data == Csv(kind="csv", path="clips.csv")
+    (note,) = [note for note in notes if "classes.txt" in note]
+    assert note.replace(f"{tmp_path}/", "").replace("classes.txt: ", "") in (
+        f"note: classes.txt is not used: {said}",
+        f"note: {said}",
+    ) or note.endswith(said)
+
+
+def test_a_file_of_classes_that_does_not_fit_the_folders_is_said(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        put_clip(tmp_path / name / "1.mp4", 0)
+    (tmp_path / "classes.txt").write_text("what\na\nb\n", "utf-8")
+    assert found(tmp_path) == (
+        Folder(kind="folder", path="."),
+        [f"note: {tmp_path / 'classes.txt'} is not used: no folder has its class 'what'"],
+    )
+
+
+def test_the_folder_of_a_table_goes_before_others_that_hold_more_of_its_clips(tmp_path: Path) -> None:
+    for name in ("set/a.mp4", "old/a.mp4", "old/b.mp4"):
+        put_clip(tmp_path / name, 0)
+    table = tmp_path / "set" / "clips.csv"
+    table.write_text("path,label\na.mp4,x\nb.mp4,y\n", "utf-8")
+    data, notes = found(tmp_path, "set/clips.csv")
+    assert data == Csv(kind="csv", path="set/clips.csv")
+    said = f"note: {table} lists more clips of {tmp_path / 'old'} than of its own folder; data.videos can name it"
+    assert notes == [said]
+    (tmp_path / "set" / "a.mp4").unlink()
+    put_clip(tmp_path / "set" / "z" / "a.mp4", 0)
+    put_clip(tmp_path / "set" / "z" / "b.mp4", 0)
+    data, notes = found(tmp_path, "set/clips.csv")
+    assert data == Csv(kind="csv", path="set/clips.csv", videos="set/z")
+    assert notes == [
+        f"the paths of {table} are taken as relative to {tmp_path / 'set/z'}",
+        f"note: its clips are in {tmp_path / 'old'}, too; data.videos can name it",
+    ]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "v/" * 3000])
+def test_a_path_that_is_too_long_is_refused_in_words(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StagedkdError, match="is not a folder or a file: it does not exist"):
+        detect(tmp_path / name, str)
+
+
 def test_lists_beside_a_folder_of_videos(tmp_path: Path) -> None:
     """mmaction2: data/ucf101/ucf101_train_split_1_videos.txt, with paths relative to data/ucf101/videos."""
     for name in "abcd":

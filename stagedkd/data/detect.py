@@ -6,13 +6,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from stagedkd.data.layouts.classes import read_classes
-from stagedkd.data.layouts.folders import SPLIT_NAMES, split_of
+from stagedkd.data.layouts.class_files import read_classes
+from stagedkd.data.layouts.classes import clean_name, is_number
+from stagedkd.data.layouts.folders import list_folder
 from stagedkd.data.layouts.official import HMDB_LISTS, UCF_LISTS
 from stagedkd.data.layouts.spelling import Spelling
+from stagedkd.data.layouts.splits import SPLIT_NAMES
+from stagedkd.data.layouts.stand_ins import without_stand_ins
 from stagedkd.data.layouts.tables import ALSO, Table, read_table
 from stagedkd.data.layouts.twentybn import JESTER, SSV2
-from stagedkd.data.layouts.walk import VIDEO_SUFFIXES
+from stagedkd.data.layouts.walk import VIDEO_SUFFIXES, exists
 from stagedkd.errors import DataError, UsageError
 from stagedkd.spec.schema import Csv, Folder, Hmdb51, Jester, Kinetics, Ssv2, Ucf101, Videos
 
@@ -32,7 +35,7 @@ def detect(videos: Path, written: Written) -> tuple[Videos, list[str]]:
     Raises:
         UsageError: there is no such folder or file, or it is a video.
     """
-    if not videos.exists():
+    if not exists(videos):
         raise UsageError(f"{videos} is not a folder or a file: it does not exist", hint=HINT)
     if videos.is_file():
         if videos.suffix.lower() in VIDEO_SUFFIXES:
@@ -49,8 +52,7 @@ def detect(videos: Path, written: Written) -> tuple[Videos, list[str]]:
             unread.append(f"note: {lists['train']} is not used: {error.message}")
             continue
         return data, [f"read the table {lists['train']}", *notes] if len(lists) == 1 else notes
-    classes = _class_file(videos, _class_folders(videos))
-    told = [f"read the classes {classes}"] if classes else []
+    classes, told = _class_file(videos, _class_folders(videos))
     data = Folder(kind="folder", path=written(videos), classes=written(classes) if classes else None)
     return data, [*dict.fromkeys(unread), *told]
 
@@ -69,22 +71,35 @@ def _candidates(videos: Path) -> Iterator[dict[str, Path]]:
 
 
 def _class_folders(videos: Path) -> set[str]:
-    """Return the names of the class folders, also of those below split folders."""
-    folders = [p for p in videos.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    if folders and all(split_of(p.name) for p in folders):
-        folders = [below for p in folders for below in p.iterdir() if below.is_dir()]
-    return {p.name for p in folders}
+    """Return the names of the class folders, also of those above or below split folders."""
+    try:
+        listing = list_folder(videos, Folder(kind="folder"))
+    except DataError:
+        return set()  # whoever lists the clips says why
+    return {clean_name(entry.label) for entry in listing.entries}
 
 
-def _class_file(folder: Path, names: set[str]) -> Path | None:
-    """Return a list of exactly these classes in a folder, or None."""
-    for path in sorted(p for p in folder.iterdir() if _CLASS_FILE.fullmatch(p.name) and p.is_file()):
+def _class_file(folder: Path, names: set[str]) -> tuple[Path | None, list[str]]:
+    """Return a list of exactly these classes in a folder, or None; and notes on what was read or not."""
+    notes: list[str] = []
+    for path in _class_files(folder):
         try:
-            if names and set(read_classes(path).names) == names:
-                return path
-        except DataError:
+            listed = set(read_classes(path).names)
+        except DataError as error:
+            notes.append(f"note: {path} is not used: {error.message}")
             continue
-    return None
+        if listed == names:
+            return path, [f"read the classes {path}"]
+        odd = sorted(listed ^ names)
+        where = "no folder has its class" if odd and odd[0] in listed else "it does not name the folder"
+        notes.append(f"note: {path} is not used: {where} '{odd[0]}'")
+    return None, notes if names else []
+
+
+def _class_files(folder: Path) -> list[Path]:
+    """Return what may be lists of classes in a folder, sorted; tables of clips are none."""
+    named = sorted(p for p in folder.iterdir() if _CLASS_FILE.fullmatch(p.name) and p.is_file())
+    return [path for path in named if not _has_header(path)]
 
 
 def _official(folder: Path, path: str) -> Videos | None:
@@ -134,8 +149,8 @@ def _split_lists(folder: Path) -> dict[str, Path]:
 
 def _from_lists(lists: Mapping[str, Path], written: Written) -> tuple[Csv, list[str]]:
     """Return the section for a table, or for one list a split."""
-    table, notes = lists["train"], list[str]()
-    root = _root(table)
+    table = lists["train"]
+    root, notes = _root(table)
     rows = {split: read_table(path, None, Spelling(root)) for split, path in lists.items()}
     if not any(Spelling(root).exists(path) for path in _paths(rows["train"])):
         raise DataError(f"none of its clips is found, such as {min(_paths(rows['train']))}", hint=HINT)
@@ -144,9 +159,9 @@ def _from_lists(lists: Mapping[str, Path], written: Written) -> tuple[Csv, list[
         notes.append(f"{taken.pop('test')} lists the clips of {lists['val']}: there is no test split")
     if len(taken) > 1:
         notes.append("read the lists " + ", ".join(str(path) for path in taken.values()))
-    classes = _classes(table, [row.cells["label"] for read in rows.values() for row in read.rows])
-    if classes is not None:
-        notes.append(f"read the classes {classes}")
+    read = without_stand_ins(rows, [])
+    classes, told = _classes(table, [row.cells["label"] for one in read.values() for row in one.rows])
+    notes += told
     return (
         Csv(
             kind="csv",
@@ -160,46 +175,64 @@ def _from_lists(lists: Mapping[str, Path], written: Written) -> tuple[Csv, list[
     )
 
 
-def _root(table: Path) -> Path:
-    """Return the folder below which most paths of a table exist: that of the table, one above or below it, or the
-    working folder.
+def _root(table: Path) -> tuple[Path, list[str]]:
+    """Return the folder that the paths of a table are relative to: that of the table if a clip is there; else the one
+    above or below it, or the working folder, below which most of them are. A note says what may be meant otherwise.
 
     Raises:
         DataError: below none of them the table can be read.
     """
     folder = table.parent
     near = [p for above in (folder, folder.parent) for p in sorted(above.iterdir()) if p.is_dir()]
-    best, most, failed = folder, -1, DataError("")
-    for root in (folder, folder.parent, Path(), *near):
+    counts: dict[Path, int] = {}
+    failed: DataError | None = None
+    for root in dict.fromkeys((folder, folder.parent, Path(), *near)):
         spelled = Spelling(root)
         try:
             rows = read_table(table, None, spelled).rows
         except DataError as error:
-            failed = error if root == folder else failed
+            failed = error if failed is None else failed
             continue
-        count = sum(spelled.exists(row.cells["path"]) for row in rows[:: max(1, len(rows) // 50)])
-        if count > most:
-            best, most = root, count
-    if most < 0:
+        step = 1 if root == folder else max(1, len(rows) // 50)
+        counts[root] = sum(spelled.exists(row.cells["path"]) for row in rows[::step]) * step
+    if not counts:
+        assert failed is not None
         raise failed
-    return best
+    best = folder if counts.get(folder) else max(counts, key=lambda root: counts[root])
+    if best == folder:
+        more = [root for root, count in counts.items() if count > counts.get(folder, 0)]
+        what = f"{table} lists more clips of {more[0]} than of its own folder; data.videos can name it" if more else ""
+        return folder, [f"note: {what}"] if what else []
+    notes = [f"the paths of {table} are taken as relative to {best}"] if counts[best] else []
+    also = [root for root, count in counts.items() if count == counts[best] and not _same(root, best)]
+    return best, notes + [f"note: its clips are in {root}, too; data.videos can name it" for root in also if notes]
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
 
 
 def _paths(table: Table) -> set[str]:
     return {row.cells["path"] for row in table.rows}
 
 
-def _classes(table: Path, labels: Sequence[str]) -> Path | None:
-    """Return the list of classes beside a table whose labels are numbers, if it fits them."""
-    numbers = {int(label) for label in labels if label.isdecimal()}
-    if not numbers or not all(label.isdecimal() for label in labels if label):
-        return None
-    for path in sorted(p for p in table.parent.iterdir() if _CLASS_FILE.fullmatch(p.name) and p.is_file()):
+def _classes(table: Path, labels: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Return the list of classes beside a table whose labels are numbers, if it has one name for each; and notes."""
+    numbers = {int(label) for label in labels if is_number(label)}
+    if not numbers or not all(map(is_number, filter(None, labels))):
+        return None, []
+    notes: list[str] = []
+    for path in _class_files(table.parent):
+        if path == table:
+            continue
         try:
             stated = read_classes(path)
-        except DataError:
+        except DataError as error:
+            notes.append(f"note: {path} is not used: {error.message}")
             continue
         first = 0 if 0 in numbers else stated.first
-        if min(numbers) >= first and max(numbers) < first + len(stated.names):
-            return path
-    return None
+        if min(numbers) >= first and max(numbers) == first + len(stated.names) - 1:
+            return path, [f"read the classes {path}"]
+        what = f"it names {len(stated.names)} classes, and the labels are {min(numbers)} to {max(numbers)}"
+        notes.append(f"note: {path} is not used: {what}; data.classes can name it")
+    return None, notes

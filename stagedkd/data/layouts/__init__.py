@@ -7,20 +7,20 @@ official list have the split `test`; its training clips have none yet, since val
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import assert_never
 
-from stagedkd.data.address import without_part
 from stagedkd.data.index import A_LIST, Entry, Listing
-from stagedkd.data.layouts.classes import ClassList, clean_name, name_notes, read_classes, require_unique, with_classes
+from stagedkd.data.layouts.class_files import read_classes
+from stagedkd.data.layouts.classes import ClassList, clean_name, name_notes, require_unique, unused_note, with_classes
 from stagedkd.data.layouts.folders import list_folder
 from stagedkd.data.layouts.kinetics import list_kinetics
 from stagedkd.data.layouts.lists import list_csv
 from stagedkd.data.layouts.official import list_hmdb51, list_ucf101
 from stagedkd.data.layouts.twentybn import list_jester, list_ssv2
+from stagedkd.data.layouts.twins import with_twins
 from stagedkd.data.layouts.walk import missing
 from stagedkd.errors import DataError, UsageError
 from stagedkd.spec.schema import Csv, Folder, FoldSplit, Hmdb51, Jester, Kinetics, Ssv2, Ucf101, Videos
@@ -46,8 +46,9 @@ def list_clips(data: Videos, data_dir: Path) -> Listing:
         entries, classes = with_classes(listing.entries, order)
     except DataError as error:
         raise DataError(f"{listing.root}: {error.message}", hint=error.hint) from None
-    entries, twins = _with_twins(entries)
-    notes = (*listing.notes, *twins, *name_notes((e.label for e in listing.entries if e.label), classes))
+    entries, twins = with_twins(listing.root, entries)
+    about = (*stated.notes, *unused_note((e.label for e in entries), stated)) if stated else ()
+    notes = (*listing.notes, *about, *twins, *name_notes((e.label for e in listing.entries if e.label), classes))
     lists = {**listing.lists}
     if isinstance(data.classes, str):
         lists["classes"] = below(data_dir, data.classes)
@@ -55,34 +56,12 @@ def list_clips(data: Videos, data_dir: Path) -> Listing:
     return replace(listing, entries=entries, classes=classes, lists=lists, left_out=left_out, notes=notes)
 
 
-def _with_twins(entries: Sequence[Entry]) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
-    """Return the entries with one group for clips that have one name: walk/1.mp4, walk/1.webm and the pictures in
-    walk/1/ show the same. Only groups that nobody stated are changed."""
-
-    def name_of(entry: Entry) -> str:
-        path = PurePosixPath(without_part(entry.path)[0])
-        return (path.parent if "{" in path.name else path.with_suffix("")).as_posix()
-
-    files = {(name_of(e), without_part(e.path)[0]) for e in entries}
-    times = Counter(name for name, _ in files)
-    changed = tuple(
-        replace(e, group=name_of(e))
-        if times[name_of(e)] > 1 and e.group in (e.path, without_part(e.path)[0], name_of(e))
-        else e
-        for e in entries
-    )
-    twins = sorted(name for name, count in times.items() if count > 1)
-    if not twins:
-        return changed, ()
-    files_of = ", ".join(sorted(path for name, path in files if name == twins[0]))
-    return changed, (f"{len(twins)} clips are there twice under one name, such as {files_of}: each pair is one group",)
-
-
 def _without_lists(listing: Listing, lists: Iterable[Path]) -> dict[str, tuple[str, ...]]:
     """Return what was left out, with the lists themselves under a reason of their own."""
     names = {os.path.relpath(path, listing.root) for path in lists}
     left_out = {r: tuple(p for p in paths if p not in names) for r, paths in listing.left_out.items()}
-    found = tuple(sorted(p for paths in listing.left_out.values() for p in paths if p in names))
+    known = set(listing.left_out.get(A_LIST, ()))
+    found = tuple(sorted(known | {p for paths in listing.left_out.values() for p in paths if p in names}))
     return {r: paths for r, paths in left_out.items() if paths} | ({A_LIST: found} if found else {})
 
 

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, cast
+from itertools import islice
 
 from stagedkd.data.index import Entry
 from stagedkd.errors import DataError
 
 _SEPARATORS = re.compile(r"[|;+&/]")
-_NUMBERED = re.compile(r"(?P<number>\d+)\s*[\t ,;:]\s*(?P<name>\S.*)")
-_NUMBERED_AFTER = re.compile(r"(?P<name>.*\S)\s*[\t ,;:]\s*(?P<number>\d+)")
-_HEADER = re.compile(r"((class|label)?_?(id|idx|index|name|names|number)|class(es)?|label)", re.IGNORECASE)
+_INTEGER = re.compile(r"[+-]?\d{1,18}")  # more digits are a word: no list counts so far
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """A stated order of the classes. first: the number of the first class, by which lists may name it (0 or 1)."""
+    """A stated order of the classes. first: the number of the first class, by which lists may name it (0 or 1). notes:
+    what a user should know about the list."""
 
     names: tuple[str, ...]
     first: int = 0
     where: str = "data.classes"
+    notes: tuple[str, ...] = ()
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a number that may count classes: decimal digits, and not too many."""
+    return text.isdecimal() and _INTEGER.fullmatch(text) is not None
 
 
 def clean_name(name: str) -> str:
@@ -37,7 +41,7 @@ def clean_name(name: str) -> str:
 def classes_of(entries: Iterable[Entry]) -> tuple[str, ...]:
     """Return the class names in the order of their ids: sorted as integers if all are integers, else as text."""
     names = {e.label for e in entries} - {""}
-    if all(re.fullmatch(r"[+-]?\d+", name) for name in names):
+    if all(_INTEGER.fullmatch(name) for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
@@ -58,7 +62,7 @@ def with_classes(entries: Sequence[Entry], stated: ClassList | None) -> tuple[tu
     if labels <= names:
         return cleaned, stated.names
     unknown = sorted(labels - names)
-    if not all(label.isdecimal() for label in labels):
+    if not all(map(is_number, labels)):
         hint = f"add it to the classes, in {stated.where}, or correct the label"
         raise DataError(f"the label '{unknown[0]}' is none of the {len(names)} classes of {stated.where}", hint=hint)
     by_number = _numbers(labels, stated)
@@ -99,19 +103,26 @@ def name_notes(raw: Iterable[str], classes: Sequence[str]) -> list[str]:
             notes.append(f"the classes {' and '.join(map(repr, names))} differ only in case or spacing: are they one?")
     for name in _made_of_others(classes):
         notes.append(f"the label '{name}' seems to name several classes: it is a class of its own, one label a clip")
-    equal = Counter(int(name) for name in classes if name.isdecimal())
+    equal = Counter(int(name) for name in classes if is_number(name))
     for number, times in sorted(equal.items()):
         if times > 1:
-            names = " and ".join(repr(name) for name in classes if name.isdecimal() and int(name) == number)
+            names = " and ".join(repr(name) for name in classes if is_number(name) and int(name) == number)
             notes.append(f"the classes {names} are the same number: are they one?")
-    if classes and all(name.isdecimal() for name in classes):
-        absent = sorted(set(range(int(classes[-1]) + 1)) - {int(name) for name in classes} - {0})
-        if absent:
-            some = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
-            notes.append(
-                f"no clip has the label {some}: ids are counted without it; data.classes can state all classes"
-            )
+    if classes and all(map(is_number, classes)) and (count := max(equal) - len(equal.keys() - {0})):
+        absent = islice((number for number in itertools.count(1) if number not in equal), min(5, count))
+        some = ", ".join(map(str, absent)) + (", ..." if count > 5 else "")
+        notes.append(f"no clip has the label {some}: ids are counted without it; data.classes can state all classes")
     return notes
+
+
+def unused_note(used: Iterable[str], stated: ClassList) -> list[str]:
+    """Return a note on stated classes that no clip has: one of them may be the header of a file."""
+    known = set(used)
+    absent = [name for name in stated.names if name not in known]
+    if not absent:
+        return []
+    some = ", ".join(repr(name) for name in absent[:3]) + (", ..." if len(absent) > 3 else "")
+    return [f"{stated.where} names {len(stated.names)} classes, and no clip has {some}"]
 
 
 def _made_of_others(classes: Sequence[str]) -> list[str]:
@@ -124,63 +135,10 @@ def _made_of_others(classes: Sequence[str]) -> list[str]:
     return joined
 
 
-def read_classes(path: Path) -> ClassList:
-    """Read a list of classes: a JSON list or map, or a text with one class a line, with or without its number.
-
-    Raises:
-        DataError: the file cannot be read, or names a class twice.
-    """
-    try:
-        text = path.read_text("utf-8-sig")
-        rows = _from_json(path, json.loads(text)) if path.suffix.lower() == ".json" else _from_lines(path, text)
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not text in UTF-8", hint="save it in UTF-8") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}") from None
-    numbers = [number for number, _ in rows]
-    names = tuple(clean_name(name) for _, name in sorted(rows))
-    if not names:
-        raise DataError(f"{path} lists no classes")
-    if sorted(numbers) not in (list(range(len(rows))), list(range(1, len(rows) + 1))):
-        raise DataError(f"{path}: the numbers of the classes are not 0, 1, 2, ... or 1, 2, 3, ...")
-    return ClassList(require_unique(names, str(path)), min(numbers), str(path))
-
-
 def require_unique(names: tuple[str, ...], where: str) -> tuple[str, ...]:
     """Return the names. Raises DataError: one is empty or listed twice."""
+    times = Counter(names)
     for name in names:
-        if not name or names.count(name) > 1:
+        if not name or times[name] > 1:
             raise DataError(f"{where}: the class '{name}' is {'listed twice' if name else 'empty'}")
     return names
-
-
-def _from_json(path: Path, content: Any) -> list[tuple[int, str]]:
-    """Return (number, name) from a list of names, a map number -> name or a map name -> number."""
-    if isinstance(content, list) and all(isinstance(name, str) for name in cast("list[Any]", content)):
-        return list(enumerate(cast("list[str]", content)))
-    if isinstance(content, dict):
-        pairs = list(cast("dict[str, Any]", content).items())
-        if all(name.isdecimal() and isinstance(value, str) for name, value in pairs):
-            by_name = all(str(value).isdecimal() for _, value in pairs)
-            if not by_name:
-                return [(int(number), str(value)) for number, value in pairs]
-        if all(str(value).isdecimal() for _, value in pairs):
-            return [(int(value), name.strip('"')) for name, value in pairs]
-    raise DataError(f"{path} must be a list of class names, or a map of names and numbers")
-
-
-def _from_lines(path: Path, text: str) -> list[tuple[int, str]]:
-    """Return (number, name) of each line: NAME, NUMBER NAME or NAME NUMBER, also with a comma, tab or semicolon."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if path.suffix.lower() in (".yaml", ".yml"):
-        raise DataError(f"{path} is no list of classes", hint="list them in the spec, or in a text or JSON file")
-    if lines and all(_HEADER.fullmatch(word) for word in re.split(r"[,;\t ]+", lines[0])):
-        lines = lines[1:]
-    lines = [re.sub(r'"([^"]*)"', r"\1", line) for line in lines]
-    for pattern in (_NUMBERED, _NUMBERED_AFTER):
-        matches = [pattern.fullmatch(line) for line in lines]
-        rows = [(int(m["number"]), m["name"]) for m in matches if m]
-        distinct = len({number for number, _ in rows}) == len({name for _, name in rows}) == len(lines)
-        if rows and distinct:
-            return rows
-    return list(enumerate(lines))

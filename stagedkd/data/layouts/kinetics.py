@@ -9,13 +9,15 @@ from pathlib import Path, PurePosixPath
 
 from stagedkd.data.index import UNUSED, Entry, Listing
 from stagedkd.data.layouts.folders import lost_classes
-from stagedkd.data.layouts.lists import left_out_of, require_once
+from stagedkd.data.layouts.lists import left_out_of, require_once, with_lists
 from stagedkd.data.layouts.spelling import Spelling
 from stagedkd.data.layouts.tables import Row, read_columns
-from stagedkd.data.layouts.walk import missing, walk
+from stagedkd.data.layouts.walk import is_dir, missing, walk
 from stagedkd.errors import DataError
 from stagedkd.spec.schema import Kinetics
 
+LISTS = r"annotations/[^/]*\.(csv|json|txt)"
+LONGEST = 10**6  # seconds: the names of clips have six digits
 _TIMES = re.compile(r"_\d{6}_\d{6}$")
 
 
@@ -42,7 +44,7 @@ def _from_folders(root: Path, parts: Mapping[str, str]) -> Listing:
         entries += [Entry(f"{part}/{a}", a.partition("/")[0], _source(_name(a)), split) for a in found]
         notes += lost_classes(root / part, 1, found, files.left_out)
     require_once(root, entries)
-    left_out = left_out_of(walk(root), root, entries)
+    left_out = with_lists(left_out_of(walk(root), root, entries), LISTS)
     return Listing(root, tuple(_without_tested(entries)), (), left_out=left_out, notes=tuple(notes))
 
 
@@ -73,21 +75,25 @@ def _from_tables(root: Path, parts: Mapping[str, str]) -> Listing:
         if not table.is_file():
             raise missing(table, "list", "put the official lists into annotations/train.csv and annotations/val.csv")
         for row in read_columns(table, ",", ("label", "youtube_id", "time_start", "time_end")):
-            path = spelled(_path(root, part, table, row))
+            path = spelled(_path(root, part, table, row, spelled))
             entries.append(Entry(path, row.cells["label"], row.cells["youtube_id"], split))
     require_once(root / "annotations", entries)
     entries = _without_tested(sorted(entries, key=lambda e: e.path))
-    return Listing(root, tuple(entries), (), files, left_out_of(walk(root), root, entries), spelled.notes())
+    left_out = with_lists(left_out_of(walk(root), root, entries), LISTS)
+    return Listing(root, tuple(entries), (), files, left_out, spelled.notes())
 
 
-def _path(root: Path, part: str, table: Path, row: Row) -> str:
+def _path(root: Path, part: str, table: Path, row: Row, spelled: Spelling) -> str:
     """Return where downloaders put a clip, with the suffix that most of them give it."""
     try:
         start, end = (int(float(row.cells[name])) for name in ("time_start", "time_end"))
-    except ValueError:
-        raise DataError(f"{table}:{row.line}: time_start and time_end must be seconds") from None
+    except (ValueError, OverflowError):
+        start = end = -1
+    if not 0 <= start <= end < LONGEST:
+        raise DataError(f"{table}:{row.line}: time_start and time_end must be seconds")
     label, name = row.cells["label"], f"{row.cells['youtube_id']}_{start:06d}_{end:06d}.mp4"
     for folder in (label, label.replace(" ", "_")):
-        if (root / part / folder).is_dir():
-            return f"{part}/{folder}/{name}"
+        there = spelled.folder(f"{part}/{folder}")
+        if is_dir(root / there):
+            return f"{there}/{name}"
     return f"{part}/{name}"

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stagedkd.data.index import UNUSED, Entry, Listing
+from stagedkd.data.layouts.classes import is_number
 from stagedkd.data.layouts.lists import left_out_of, require_once
 from stagedkd.data.layouts.spelling import Spelling
+from stagedkd.data.layouts.tables import read_lines
 from stagedkd.data.layouts.walk import missing, walk
 from stagedkd.errors import DataError
 
@@ -56,17 +58,16 @@ def _numbered(path: Path) -> list[tuple[int, str]]:
     """Read rows `1 Name`, sorted by their numbers."""
     rows: list[tuple[int, str]] = []
     for line, words in _lines(path):
-        if len(words) != 2 or not words[0].isdigit():
+        if len(words) != 2 or not is_number(words[0]):
             raise DataError(f"{path}:{line}: must be a number and a class")
         rows.append((int(words[0]), words[1]))
     return sorted(rows)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield each line that is not empty as its number and its words; CRLF is accepted."""
-    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
-        if line.strip():
-            yield number, line.split()
+    """Yield each line that is not empty as its number and its words. Raises DataError: it is not text in UTF-8."""
+    for number, line in read_lines(path):
+        yield number, line.split()
 
 
 # ---------------------------------------------------------------- HMDB51

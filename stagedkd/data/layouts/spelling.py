@@ -6,47 +6,58 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
-from stagedkd.data.layouts.walk import VIDEO_SUFFIXES, is_hidden, join
+from stagedkd.data.layouts.walk import VIDEO_SUFFIXES, exists, is_dir, is_hidden, join
+
+DEEPEST = 100  # folders in a path that are looked at one by one
 
 
 class Spelling:
-    """Finds the file on the disk of a path in a list. Its case may differ (UCF101's folder HandstandPushups holds files
-    v_HandStandPushups_*), and so may its suffix, since downloaders and converters write others.
+    """Finds the file on the disk of a path in a list. The case of files and folders may differ (UCF101's folder
+    HandstandPushups holds files v_HandStandPushups_*), and so may their form in Unicode, and the suffix of a video,
+    since downloaders and converters write others.
 
     any_case: False where names differ in nothing but case, as YouTube's do.
     """
 
     def __init__(self, root: Path, *, any_case: bool = True) -> None:
         self.root, self.any_case, self.respelled = root, any_case, list[str]()
-        self.folders: dict[str, Mapping[str, str]] = {}
+        self.names: dict[str, Mapping[str, str]] = {}
 
     def __call__(self, listed: str) -> str:
         """Return the path of the file, or `listed` if there is none. `respelled` gets the paths with another suffix."""
-        found = self._found(listed)
+        found = self.find(listed)
         if _stem(found) != found and _suffix(found) != _suffix(listed):
             self.respelled.append(listed)
         return found
 
-    def _found(self, listed: str) -> str:
-        """Return the path of the file, or `listed` if there is none."""
-        folder, _, name = listed.rpartition("/")
-        if folder not in self.folders:
-            self.folders[folder] = self._names(self.root / folder)
-        known = self.folders[folder]
+    def folder(self, listed: str) -> str:
+        """Return the path of the folder, or `listed` if there is none: each part of it may be spelled otherwise."""
+        if listed in ("", "/") or listed.count("/") > DEEPEST or is_dir(self.root / listed):
+            return listed
+        above, name = _parted(listed)
+        above = self.folder(above)
+        known = self._names(above)
+        spelled = next((s for s in self._forms(_composed(name)) if s in known), None)
+        found = join(above, known[spelled]) if spelled else listed
+        return found if is_dir(self.root / found) else listed
+
+    def find(self, listed: str) -> str:
+        """Return the path of the file or folder, or `listed` if there is none."""
+        above, name = _parted(listed)
+        above = self.folder(above)
+        known = self._names(above)
         composed = _composed(name)
-        stem = "*" + _stem(composed)
-        others = (composed, composed.lower(), stem, stem.lower()) if self.any_case else (composed, stem)
-        for spelled in (name, *others):
+        for spelled in (name, *self._forms(composed), *self._forms("*" + _stem(composed))):
             if spelled in known:
-                return join(folder, known[spelled])
+                return join(above, known[spelled])
         return listed
+
+    def _forms(self, name: str) -> tuple[str, ...]:
+        return (name, name.lower()) if self.any_case else (name,)
 
     def exists(self, listed: str) -> bool:
         """Return whether there is a file or a folder for a path of a list."""
-        try:
-            return bool(listed) and ((self.root / listed).exists() or (self.root / self._found(listed)).exists())
-        except (OSError, ValueError):  # longer than a name can be, or with a zero byte
-            return False
+        return bool(listed) and exists(self.root / self.find(listed))
 
     def notes(self) -> tuple[str, ...]:
         """Return a note on the files whose suffix is not that of the list."""
@@ -55,14 +66,25 @@ class Spelling:
         what = f"{len(self.respelled)} clips have another suffix on the disk than in the list"
         return (f"{what}, such as {self.respelled[0]}",)
 
-    def _names(self, path: Path) -> Mapping[str, str]:
+    def _names(self, folder: str) -> Mapping[str, str]:
         """Return the names in a folder by their spellings; those of stems begin with a star."""
-        names = sorted((p.name for p in path.iterdir()), reverse=True) if path.is_dir() else []
+        if folder not in self.names:
+            self.names[folder] = self._spellings(self.root / folder)
+        return self.names[folder]
+
+    def _spellings(self, path: Path) -> Mapping[str, str]:
+        names = sorted((p.name for p in path.iterdir()), reverse=True) if is_dir(path) else []
         videos = [n for n in names if Path(n).suffix.lower() in VIDEO_SUFFIXES and not is_hidden(n)]
         exact = (
             {"*" + _stem(_composed(n)): n for n in videos} | {_composed(n): n for n in names} | {n: n for n in names}
         )
         return {key.lower(): n for key, n in exact.items()} | exact if self.any_case else exact
+
+
+def _parted(path: str) -> tuple[str, str]:
+    """Return the folder of a path, and its last part."""
+    above, slash, name = path.rpartition("/")
+    return above or slash * path.startswith("/"), name
 
 
 def _composed(name: str) -> str:

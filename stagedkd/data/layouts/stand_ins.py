@@ -3,47 +3,111 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from stagedkd.data.layouts.tables import Row, Table
 
-EMPTY = frozenset(["nan", "<na>", "n/a", "null"])
+# What pandas, spreadsheets and R write for no value. Nothing else has these names.
+EMPTY = frozenset(
+    ["nan", "-nan", "<na>", "n/a", "null", "#n/a", "#na", "#n/a n/a", "nat", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"]
+)
+# These may also be the name of a class: a gesture "none", the class -1. No group has such a name.
+DOUBTFUL = frozenset(["none", "na", "nil", "-", "--", "?", "-1", "-1.0"])
 _DECIMAL = re.compile(r"-?\d+\.0+")
-_WHOLE = re.compile(r"-?\d+(\.0+)?")
+_WHOLE = re.compile(r"-?\d{1,18}(\.0+)?")
+Tables = Mapping[str, Table]
 
 
-def without_stand_ins(table: Table, notes: list[str]) -> tuple[Row, ...]:
-    """Return the rows of a table with empty cells for words such as nan, and with integer labels for 3.0; a label of -1
-    among integers from 0 is empty, too. What was changed goes to `notes`."""
-    rows = [replace(row, cells={name: _cell(cell) for name, cell in row.cells.items()}) for row in table.rows]
-    changed = sum(a.cells != b.cells for a, b in zip(table.rows, rows, strict=True))
-    if changed:
-        notes.append(f"{table.path.name}: nan and the like are read as empty cells, in {changed} rows")
-    labels = [row.cells.get("label", "") for row in rows]
-    if not all(_WHOLE.fullmatch(label) for label in labels if label):
-        return tuple(rows)
-    if any(map(_DECIMAL.fullmatch, labels)):
-        notes.append(
-            f"{table.path.name}: labels such as {next(filter(_DECIMAL.fullmatch, labels))} are read as integers"
+def without_stand_ins(tables: Tables, notes: list[str]) -> dict[str, Table]:
+    """Return tables with empty cells for words such as nan, and with integers for labels and groups such as 3.0.
+
+    None, NA and -1 are empty, too: outside of the columns path and label; as a label, where all others are integers
+    from 0 on. All tables of a data set are seen together. What was changed or is doubtful goes to `notes`.
+    """
+    changed = _changed(tables, "nan and the like are read as empty cells", notes, _cell)
+    labels = _cells(changed, "label")
+    numbers = [label for label in labels if label.lower() not in DOUBTFUL]
+    if numbers and all(_WHOLE.fullmatch(label) for label in numbers):
+        if min(map(_number, numbers)) >= 0:
+            changed = _without_doubtful(changed, notes)
+        changed = _as_integers(changed, "label", notes)
+    else:
+        for word in sorted({label for label in labels if label.lower() in DOUBTFUL}):
+            notes.append(f"the label {word} is read as a class: if it means no label, leave it empty")
+    groups = _cells(changed, "group")
+    if all(_WHOLE.fullmatch(group) for group in groups):
+        changed = _with_equal_numbers(_as_integers(changed, "group", notes), notes)
+    return changed
+
+
+def _cells(tables: Tables, column: str) -> list[str]:
+    return [cell for table in tables.values() for row in table.rows if (cell := row.cells.get(column, ""))]
+
+
+def _changed(tables: Tables, what: str, notes: list[str], change: Callable[[str, str], str]) -> dict[str, Table]:
+    """Return the tables with changed cells; a note says in how many rows. `change`: (column, cell) -> cell."""
+    changed: dict[str, Table] = {}
+    for name, table in tables.items():
+        rows = [replace(row, cells={c: change(c, cell) for c, cell in row.cells.items()}) for row in table.rows]
+        if count := sum(a.cells != b.cells for a, b in zip(table.rows, rows, strict=True)):
+            notes.append(f"{table.path.name}: {what}, in {count} rows")
+        changed[name] = replace(table, rows=tuple(rows))
+    return changed
+
+
+def _cell(column: str, cell: str) -> str:
+    doubtful = cell.lower() in DOUBTFUL and column not in ("path", "label")
+    return "" if cell.lower() in EMPTY or doubtful else cell
+
+
+def _without_doubtful(tables: Tables, notes: list[str]) -> dict[str, Table]:
+    """Return the tables without labels that stand in for none, such as -1 among integers from 0 on."""
+    changed: dict[str, Table] = {}
+    for name, table in tables.items():
+        words = sorted({cell for cell in _cells({name: table}, "label") if cell.lower() in DOUBTFUL})
+        notes += [f"{table.path.name}: the label {word} is read as no label" for word in words]
+        changed[name] = replace(table, rows=_with(table.rows, "label", dict.fromkeys(words, "")))
+    return changed
+
+
+def _as_integers(tables: Tables, column: str, notes: list[str]) -> dict[str, Table]:
+    """Return the tables with 3 for 3.0 in a column."""
+    changed: dict[str, Table] = {}
+    for name, table in tables.items():
+        decimals = [cell for cell in _cells({name: table}, column) if _DECIMAL.fullmatch(cell)]
+        if decimals:
+            notes.append(f"{table.path.name}: {column}s such as {decimals[0]} are read as integers")
+        changed[name] = replace(
+            table, rows=_with(table.rows, column, {cell: cell.partition(".")[0] for cell in decimals})
         )
-    rows = [
-        replace(row, cells={**row.cells, "label": _integer(label)}) for row, label in zip(rows, labels, strict=True)
-    ]
-    return _without_minus_one(table, rows, notes)
+    return changed
 
 
-def _without_minus_one(table: Table, rows: Sequence[Row], notes: list[str]) -> tuple[Row, ...]:
-    numbers = {int(row.cells["label"]) for row in rows if row.cells.get("label")}
-    if -1 not in numbers or min(numbers) < -1:
-        return tuple(rows)
-    notes.append(f"{table.path.name}: the label -1 is read as no label")
-    return tuple(replace(row, cells={**row.cells, "label": ""}) if row.cells["label"] == "-1" else row for row in rows)
+def _with_equal_numbers(tables: Tables, notes: list[str]) -> dict[str, Table]:
+    """Return the tables with one group for 3 and 03. Where all numbers are written in one way, they stay."""
+    forms: dict[int, set[str]] = defaultdict(set)
+    for group in _cells(tables, "group"):
+        forms[_number(group)].add(group)
+    several = {number: sorted(written) for number, written in forms.items() if len(written) > 1}
+    if not several:
+        return dict(tables)
+    number, written = min(several.items())
+    notes.append(f"the groups {' and '.join(written)} are the same number, {number}: they are one group")
+    one = {form: str(number) for number, written in several.items() for form in written}
+    return {name: replace(table, rows=_with(table.rows, "group", one)) for name, table in tables.items()}
 
 
-def _cell(cell: str) -> str:
-    return "" if cell.lower() in EMPTY else cell
+def _with(rows: Iterable[Row], column: str, cells: Mapping[str, str]) -> tuple[Row, ...]:
+    """Return the rows with other cells in a column."""
+    return tuple(
+        replace(row, cells={**row.cells, column: cells[row.cells[column]]})
+        if row.cells.get(column, "") in cells
+        else row
+        for row in rows
+    )
 
 
-def _integer(label: str) -> str:
-    return label.partition(".")[0]
+def _number(cell: str) -> int:
+    return int(cell.partition(".")[0])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from stagedkd.data.layouts.spelling import Spelling
-from stagedkd.data.layouts.walk import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from stagedkd.data.layouts.walk import PICTURE_SUFFIXES, VIDEO_SUFFIXES, is_dir
 from stagedkd.errors import DataError
 from stagedkd.spec.schema.videos import Column
 
@@ -80,7 +80,7 @@ def read_table(path: Path, columns: Sequence[str] | None, spelled: Spelling) -> 
         raise DataError(f"{path} lists no clips")
     header = None if columns else _header(lines[0][1])
     if header and header != " ":
-        return _with_header(path, lines, header)
+        return _with_header(path, lines, header, spelled)
     headed = columns is not None and header is None  # a header of other names may come first
     if header == " ":
         columns, lines = _names(lines[0][1].split()), lines[1:]
@@ -107,20 +107,49 @@ def _told_notes(path: Path, names: Sequence[str], columns: Sequence[str] | None)
     return (f"{path.name}: its columns are read as {', '.join(names)}; data.columns can say otherwise",) if told else ()
 
 
-def _require_clips(path: Path, rows: Sequence[tuple[int, list[str]]], place: int, spelled: Spelling) -> None:
-    """Raise DataError at the first row that is no clip, such as a header of unknown names. A clip that is missing on
-    the disk is one if its path has folders or the suffix of a video."""
-    for line, cells in rows:
-        cell = cells[place].strip()
-        words = cell.split(" ")
-        within = any(Path(word).suffix.lower() in VIDEO_SUFFIXES for word in words[:-1])
-        if looks_like_clip(cell, spelled) or ("/" in cell and not within):
+def _require_clips(
+    path: Path, rows: Sequence[tuple[int, list[str]]], place: int, spelled: Spelling, *, headed: bool = False
+) -> None:
+    """Raise DataError at the first row that is no clip, such as a header of unknown names, a sum or a comment. A clip
+    that is missing on the disk is one if its path looks like those of other rows."""
+    paths = [cells[place].strip() for _, cells in rows]
+    clips = [looks_like_clip(cell, spelled) for cell in paths]
+    others = [clip for cell, clip in zip(paths, clips, strict=True) if cell and not clip]
+    suffixed = any(Path(cell).suffix.lower() in VIDEO_SUFFIXES for cell in paths)
+    for number, ((line, _), cell) in enumerate(zip(rows, paths, strict=True)):
+        within = any(Path(word).suffix.lower() in VIDEO_SUFFIXES for word in cell.split(" ")[:-1])
+        lone = len(others) == 1 and len(rows) > 1  # all other rows are clips
+        if _is_comment(cell, spelled):
+            hint = "remove the row"
+        elif not cell or clips[number]:
             continue
-        if within:
-            hint = "separate the columns by commas or tabs: only the path may hold blanks"
+        elif "/" in cell or "\\" in cell:
+            far = number == 0 and not is_dir(spelled.root / spelled.folder(cell.replace("\\", "/").rpartition("/")[0]))
+            if not within and not (lone and (suffixed or far)):
+                continue
+            hint = _hint_of(within, headed)
+        elif headed and not within and not lone and not suffixed:
+            continue
         else:
-            hint = f"if it is a header, its names must be of {', '.join(COLUMNS[:-1])}, or data.columns gives them"
+            hint = _hint_of(within, headed)
         raise DataError(f"{path}:{line}: '{_excerpt(cell)}' is no clip", hint=hint)
+
+
+def _is_comment(cell: str, spelled: Spelling) -> bool:
+    """Return whether a row begins with a mark of comments, and is no file of such a name."""
+    bare = cell.lstrip("#/% ")
+    if not cell.startswith(("#", "//", "%")) or not bare or spelled.exists(cell):
+        return False
+    plain = cell.startswith("#") and Path(cell).suffix.lower() in VIDEO_SUFFIXES | PICTURE_SUFFIXES
+    return not plain or cell[1:2] in " \t" or spelled.exists(bare)
+
+
+def _hint_of(within: bool, headed: bool) -> str:
+    if headed:
+        return "remove the row, or correct the path"
+    if within:
+        return "separate the columns by commas or tabs: only the path may hold blanks"
+    return f"if it is a header, its names must be of {', '.join(COLUMNS[:-1])}, or data.columns gives them"
 
 
 def read_columns(path: Path, separator: str, columns: Sequence[str], *, header: bool = True) -> tuple[Row, ...]:
@@ -176,7 +205,7 @@ def _names(cells: Sequence[str]) -> list[str]:
     return [ALSO.get(name, name) for name in plain]
 
 
-def _with_header(path: Path, lines: Sequence[tuple[int, str]], separator: str) -> Table:
+def _with_header(path: Path, lines: Sequence[tuple[int, str]], separator: str, spelled: Spelling) -> Table:
     rows = _split(path, lines, separator)
     (first, header), rows = rows[0], rows[1:]
     written, names, notes = [cell.strip() for cell in header], _names(header), list[str]()
@@ -198,6 +227,7 @@ def _with_header(path: Path, lines: Sequence[tuple[int, str]], separator: str) -
         hint = "the columns are path,label[,group][,split][,clean]"
         raise DataError(f"{path}:{first}: columns path and label are needed", hint=hint)
     _require_width(path, rows, len(names), "the header", separator)
+    _require_clips(path, rows, names.index("path"), spelled, headed=True)
     return Table(path, tuple(names), tuple(Row(n, _cells(names, cells)) for n, cells in rows), tuple(notes))
 
 
@@ -227,6 +257,8 @@ def _split(path: Path, lines: Sequence[tuple[int, str]], separator: str) -> tupl
         try:
             rows.append((line, _split_line(text, separator)))
         except csv.Error:
+            if len(text) > csv.field_size_limit():
+                raise DataError(f"{path}:{line}: the line has {len(text)} characters, which is no clip") from None
             hint = 'close the quote on its line, or write a quote within a quoted cell twice: ""'
             raise DataError(f"{path}:{line}: a stray quote: {_excerpt(text)}", hint=hint) from None
     return tuple(rows)
@@ -317,7 +349,7 @@ def _told_by_content(path: Path, rows: Sequence[tuple[int, list[str]]], spelled:
     forms = "".join(
         _form([cells[i] for _, cells in rows]) for i in range(1, width)
     )  # i: integers, n: numbers, w: words
-    pictures = any((spelled.root / cells[0]).is_dir() for _, cells in rows[:50])
+    pictures = any(is_dir(spelled.root / spelled.find(cells[0].strip())) for _, cells in rows[:50])
     told = {
         "i": ("path", "label"),
         "n": ("path", "label"),

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from stagedkd.data.index import Entry, Listing
-from stagedkd.data.layouts.lists import left_out_of, require_once
+from stagedkd.data.layouts.classes import is_number
+from stagedkd.data.layouts.lists import left_out_of, require_once, with_lists
 from stagedkd.data.layouts.spelling import Spelling
 from stagedkd.data.layouts.tables import read_columns, read_lines
 from stagedkd.data.layouts.walk import missing, walk
 from stagedkd.errors import DataError
 
 _LISTS = ("train", "validation")
+LISTS = r"((labels|annotations)/[^/]*|(something-something|jester|train|validation|test|labels)[^/]*)\.(csv|json)"
 SSV2, JESTER = "something-something-v2", "jester-v1"
 
 
@@ -29,7 +31,7 @@ def list_ssv2(root: Path) -> Listing:
     """
     files = {name: _find(root, f"{SSV2}-{name}.json", f"{name}.json") for name in ("train", "validation", "labels")}
     numbers = _json(files["labels"])
-    if not isinstance(numbers, dict) or not all(str(n).isdecimal() for n in cast("dict[str, Any]", numbers).values()):
+    if not isinstance(numbers, dict) or not all(is_number(str(n)) for n in cast("dict[str, Any]", numbers).values()):
         raise DataError(f"{files['labels']} must be a map: label -> number")
     classes = tuple(sorted(cast("dict[str, Any]", numbers), key=lambda name: int(numbers[name])))
     folder = f"20bn-{SSV2}"
@@ -42,7 +44,7 @@ def list_ssv2(root: Path) -> Listing:
         for number, row in enumerate(cast("list[Any]", rows), 1):
             clip, template = (row.get("id"), row.get("template")) if isinstance(row, dict) else (None, None)
             label = str(template).replace("[", "").replace("]", "")
-            if not str(clip).isdecimal() or label not in numbers:
+            if not is_number(str(clip)) or label not in numbers:
                 what = "needs an id and a template of the list of labels"
                 raise DataError(f"{files[name]}: entry {number} {what}: {str(row)[:80]}")
             path = spelled(f"{folder}/{clip}.webm")
@@ -87,7 +89,7 @@ def _listing(
 ) -> Listing:
     require_once(root, entries)
     entries.sort(key=lambda e: e.path)
-    left_out = left_out_of(walk(root), root, entries)
+    left_out = with_lists(left_out_of(walk(root), root, entries), LISTS)
     return Listing(root, tuple(entries), classes, files, left_out, spelled.notes() if spelled else ())
 
 
@@ -108,5 +110,9 @@ def _find(root: Path, *names: str) -> Path:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not text in UTF-8", hint="save it in UTF-8") from None
+    except RecursionError:
+        raise DataError(f"{path} is no list of 20BN: it is nested too deeply") from None
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from None

@@ -6,11 +6,12 @@ import errno
 import re
 import stat
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from stagedkd.data.address import is_plain
+from stagedkd.data.layouts.modalities import FLOW, PARTNERS, are_modalities, beside_rgb, kind_of
 from stagedkd.errors import DataError, UsageError
 
 _VIDEOS = (
@@ -30,10 +31,7 @@ _COMPANIONS = frozenset(["__macosx", "@eadir", "$recycle.bin", "thumbs.db", "des
 _NUMBER = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+)(?P<after>[^0-9]*)", re.DOTALL)
 HIDDEN, BROKEN_LINK, NO_FILE, LOOP = "hidden", "a link to nothing", "neither a file nor a folder", "a link in a circle"
 NO_SEQUENCE, OTHER_SEQUENCE = "a picture of no numbered sequence", "a picture of another sequence than data.pictures"
-FLOW, BESIDE_VIDEOS, BUSY = "optical flow", "a picture beside videos", "an unfinished download"
-_FLOW = re.compile(r"(flow|tvl1|warp)?[_-]?[xyuv][_-]?", re.IGNORECASE)
-_FLOW_FOLDER = re.compile(r"(optical_?)?flow([_-]?[xyuv])?|tvl1([_-]?[xyuv])?", re.IGNORECASE)
-_PARTNERS = {"x": "y", "y": "x", "u": "v", "v": "u"}
+BESIDE_VIDEOS, BUSY = "a picture beside videos", "an unfinished download"
 _UNFINISHED = frozenset([".crdownload", ".download", ".part", ".partial", ".tmp", ".ytdl"])
 
 
@@ -88,12 +86,19 @@ def walk(root: Path, pictures: str | None = None) -> Walk:
                 images.append(name)
             else:
                 left_out[_reason(kind)].append(join(folder, name))
+        if here and images and (reason := are_modalities(here_names := [PurePosixPath(p).name for p in here])):
+            left_out[reason] += [join(folder, name) for name in here_names]
+            here = []
         videos += here
         if here and images:
             left_out[BESIDE_VIDEOS] += [join(folder, name) for name in images]
         elif images:
             runs += _runs(root, folder, images, pictures, left_out)
-    runs = _without_flow(runs, left_out)
+    out = beside_rgb([*videos, *(run.address for run in runs)])
+    for address, names in (*((path, (path,)) for path in videos), *((run.address, run.names) for run in runs)):
+        if address in out:
+            left_out[out[address]] += names
+    videos, runs = [path for path in videos if path not in out], [run for run in runs if run.address not in out]
     for path in videos:
         if not is_plain(path):
             hint = "rename it: #t=, #f= and {} stand for parts of videos and numbers of pictures"
@@ -119,7 +124,23 @@ def _reason(suffix: str) -> str:
 
 
 def join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+    return f"{folder.rstrip('/')}/{name}" if folder else name
+
+
+def exists(path: Path) -> bool:
+    """Return whether a path exists; one that is longer than a path can be, or holds a zero byte, does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_dir(path: Path) -> bool:
+    """Return whether a path is a folder; see `exists`."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _folders(
@@ -181,7 +202,7 @@ def _runs(
     for pattern, members in patterns.items():
         if pattern not in chosen:
             single = NO_SEQUENCE if len(members) == 1 else OTHER_SEQUENCE
-            reason = FLOW if _is_flow(pattern) and wanted is None else single
+            reason = FLOW if pattern in _flow_of(patterns) and wanted is None else single
             left_out[reason] += [join(folder, name) for name in members]
     if len(chosen) > 1:
         raise DataError(
@@ -189,27 +210,6 @@ def _runs(
             hint=f"name the one to read in the spec: data: {{pictures: '{min(chosen)}'}}",
         )
     return [PictureRun(join(folder, p), tuple(join(folder, name) for name in patterns[p])) for p in chosen]
-
-
-def _without_flow(runs: Sequence[PictureRun], left_out: dict[str, list[str]]) -> list[PictureRun]:
-    """Return the runs of pictures without those in folders of optical flow (CLIP/flow_x/00001.jpg, CLIP/u/00001.jpg)
-    that lie beside or below other pictures; put these into `left_out`."""
-    folders = {run: PurePosixPath(run.address).parent for run in runs}
-    every = set(folders.values())
-    plain = {folder for folder in every if not _is_flow_folder(folder, every)}
-    clips = plain | {folder.parent for folder in plain}
-    flow = [run for run, folder in folders.items() if folder not in plain and folder.parent in clips]
-    for run in flow:
-        left_out[FLOW] += run.names
-    return [run for run in runs if run not in flow]
-
-
-def _is_flow_folder(folder: PurePosixPath, every: Collection[PurePosixPath]) -> bool:
-    """Return whether a folder is named as one of optical flow; one of a single letter needs the other one beside it."""
-    partner = _PARTNERS.get(folder.name.lower())
-    if partner is not None:
-        return bool({folder.with_name(partner), folder.with_name(partner.upper())} & set(every))
-    return _FLOW_FOLDER.fullmatch(folder.name) is not None
 
 
 def _numbered(name: str) -> tuple[str, str, str] | None:
@@ -234,7 +234,8 @@ def _chosen(patterns: Mapping[str, Sequence[str]], wanted: str | None) -> list[s
     if wanted is not None:
         return [pattern for pattern in patterns if _bare(pattern) == _bare(wanted)]
     runs = [pattern for pattern, names in patterns.items() if len(names) > 1]
-    return [pattern for pattern in runs if not _is_flow(pattern)] or runs
+    flow = _flow_of(patterns)
+    return [pattern for pattern in runs if pattern not in flow] or runs
 
 
 def _bare(pattern: str) -> str:
@@ -242,9 +243,16 @@ def _bare(pattern: str) -> str:
     return re.sub(r"\{(:0?\d+d?)?\}", "{}", pattern)
 
 
-def _is_flow(pattern: str) -> bool:
-    """Return whether names are those of optical flow, as tools for two-stream networks write them beside pictures."""
-    return _FLOW.fullmatch(pattern.partition("{")[0]) is not None
+def _flow_of(patterns: Iterable[str]) -> set[str]:
+    """Return the patterns that are named as optical flow. Letters such as x_{} need their partner y_{}."""
+    before = {pattern: pattern.partition("{")[0].strip("_- ") for pattern in patterns}
+    letters = {name.lower() for name in before.values()}
+    flow: set[str] = set()
+    for pattern, name in before.items():
+        told, partner = kind_of(name), PARTNERS.get(name.lower())
+        if told and told[0] == FLOW and (partner is None or partner in letters):
+            flow.add(pattern)
+    return flow
 
 
 def missing(path: Path, what: str, hint: str = "") -> UsageError:
