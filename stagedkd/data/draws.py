@@ -43,6 +43,7 @@ class Stream(IntEnum):
     MIX_ORDER = 97  # which clip each one is mixed with
     STRONG_VIEW = 98  # the colours and the grey square of the strong view
     GUIDES_DROPPED = 99  # which guides are left out of a step
+    GRAFT = 100  # which substage is grafted in a step
 
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)

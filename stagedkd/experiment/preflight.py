@@ -10,13 +10,16 @@ import torch
 
 from stagedkd import losses
 from stagedkd.errors import DataError, Problem, SpecError, StagedkdError
+from stagedkd.losses.cells import cells_problem
 from stagedkd.models.shapes import NetworkShape, measure
-from stagedkd.plan.graph import Graph
+from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.key import Key, digest
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import Cut, DistillWork
+from stagedkd.plan.work import Cut, DistillWork, PhaseWork
 from stagedkd.spec.cuts import cut_problems
 from stagedkd.spec.schema import Arch, Size
+from stagedkd.spec.schema.losses.distribution import DistributionLoss
+from stagedkd.spec.schema.losses.paired import PairedLoss
 from stagedkd.stages.networks import build_or_refuse, fit_weights
 
 assert losses.FUNCTIONS  # imported here, so that a loss without a function fails before anything is trained
@@ -75,6 +78,7 @@ def preflight(plan: Graph, root: Path, seen: dict[str, NetworkShape] | None = No
             problems += _cut_problems(stage.needs["teacher"], stage.work.teacher_cut, tuple(teacher.maps))
             if not problems and stage.work.teacher_cut:
                 pairs += _pairs(stage.name, stage.work, student, teacher)
+                problems += _feature_problems(stage, stage.work, student, teacher)
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
     return Preflight(networks, tuple(pairs))
@@ -130,6 +134,41 @@ def _cut_problems(name: str, cut: Cut, blocks: Sequence[str]) -> list[Problem]:
     """The problems of a network's cut into substages."""
     problems = cut_problems(cut, tuple(blocks)) if cut else ()
     return [Problem(f"{name}: {message}", None, hint) for message, _, hint in problems]
+
+
+def _feature_problems(stage: Stage, work: DistillWork, student: NetworkShape, teacher: NetworkShape) -> list[Problem]:
+    """What the losses of a hop cannot do with its networks: grafts that cannot run, and cells that do not fit."""
+    problems: list[Problem] = []
+    for phase in work.phases:
+        where = f"{stage.name}, phase {phase.name}"
+        if phase.losses.graft and not teacher.from_maps:
+            message = f"{where}: graft cannot run the later blocks of {stage.needs['teacher']}, which has a class token"
+            problems.append(Problem(message, None, "use another teacher, or a loss such as kd or hint"))
+        grids = _grids(work, phase, student, teacher)
+        for name, loss in phase.losses.named().items():
+            compared = (
+                list(grids.items()) if isinstance(loss, DistributionLoss) and loss.compared == "projected" else []
+            )
+            for number, grid in compared[-1:] if isinstance(loss, PairedLoss) and loss.taps == "deepest" else compared:
+                assert isinstance(loss, DistributionLoss)
+                message, hint = cells_problem(grid, getattr(loss, "samples", None), loss.cells)
+                problems += [Problem(f"{where}: '{name}' on {number}: {message}", None, hint)] if message else []
+    return problems
+
+
+def _grids(
+    work: DistillWork, phase: PhaseWork, student: NetworkShape, teacher: NetworkShape
+) -> dict[str, tuple[int, ...]]:
+    """The grids (T, H, W) on which a phase compares features, by the numbers of its pairs. All pairs of one mixture,
+    those of a teacher substage, have one grid."""
+    mixed = work.pairing == "correlation"
+    rows: dict[str, list[tuple[int, ...]]] = {}
+    for k, m in sorted(phase.pairs, key=lambda pair: pair[1] if mixed else 0):  # as the adapters make them
+        maps = student.maps[work.cut[k][-1]], teacher.maps[work.teacher_cut[m][-1]]
+        rows.setdefault(f"mixture {m + 1}" if mixed else f"pair {k + 1}-{m + 1}", []).extend(
+            shape[1:] for shape in maps
+        )
+    return {number: tuple(map(min, *shapes)) for number, shapes in rows.items()}
 
 
 def _pairs(name: str, work: DistillWork, student: NetworkShape, teacher: NetworkShape) -> list[Pair]:

@@ -18,6 +18,7 @@ from stagedkd.losses.relation import cka, cka_distance, pkt, rkd, sp, stage_cka
 from stagedkd.losses.response import ce, dist, dkd, fixmatch, kd, logit_std, pseudo
 from stagedkd.spec.schema import PAIRED, FileLoss, Loss, Losses
 from stagedkd.spec.schema.losses.base import LOGITS
+from stagedkd.spec.schema.losses.paired import PairedLoss
 from stagedkd.spec.schema.losses.whole import loss_sections
 
 __all__ = [
@@ -69,7 +70,7 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "pkt": pkt,
     "cka": cka_distance,
 }
-BY_NAME = frozenset({"ce", "pseudo", "fixmatch", "stage_cka", "crd"})  # train/terms.py computes these, each in its way
+BY_NAME = frozenset({"ce", "pseudo", "fixmatch", "stage_cka", "crd", "graft"})  # computed below train/, each in its way
 
 
 def _require_functions() -> None:
@@ -82,7 +83,7 @@ def _require_functions() -> None:
         place = "FUNCTIONS" if general else "BY_NAME, and compute it in train/terms.py"
         raise ImportError(f"the loss '{name}' has no function: add it to {place}")
     for name, function in FUNCTIONS.items():
-        fields = sections[name].model_fields.keys() - Loss.model_fields.keys()
+        fields = sections[name].model_fields.keys() - {*Loss.model_fields, *PairedLoss.model_fields}
         if unknown := sorted(fields - signature(function).parameters.keys()):
             raise ImportError(f"the loss '{name}' has fields that its function does not take: {', '.join(unknown)}")
 

@@ -6,14 +6,16 @@ Shape legend: B clips, C channels, T frames, H, W positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from stagedkd.losses._precision import full_precision, require_equal_shapes
+from stagedkd.losses.cells import mean_of, split_samples, teacher_variance
 
+Samples: TypeAlias = Literal["auto", "positions", "frames", "batch"]
 EPSILON = 1e-5
 MIN_VARIANCE = 1e-4  # of gaussian_kl
 
@@ -24,24 +26,35 @@ def gaussian_w2(
     teacher_BCTHW: Tensor,
     *,
     gamma: float = 1.0,
-    samples: Literal["auto", "positions", "batch"] = "auto",
+    samples: Samples = "auto",
+    cells: Sequence[int] | None = None,
+    scale: Literal["teacher_variance"] | None = None,
 ) -> Tensor:
     """Squared 2-Wasserstein distance of diagonal channel Gaussians, the feature loss of WKD (Lv et al. 2024).
 
     gamma * ||mu_s - mu_t||^2 + ||sigma_s - sigma_t||^2, summed over channels, with sigma = sqrt(var + 1e-5) and the
-    biased variance. The teacher gets no gradient.
+    biased variance; the mean over clips (or frames) and cells. The teacher gets no gradient.
 
     Args:
         gamma: weight of the means; 1 is the closed form; WKD-F uses 2.
-        samples: `positions`: statistics over the T*H*W positions of each clip, then the mean over clips; `batch`: one
-            Gaussian over all clips and positions; `auto`: positions, unless a map is 1x1x1, then the batch.
+        samples, cells: of what each Gaussian is, see `split_samples`; `batch`: one over all clips and positions.
+        scale: teacher_variance divides by the sum of the channels' variances, C * `teacher_variance` (ours).
     Raises:
-        ValueError: shapes differ, or there is only one sample, which has no variance.
+        ValueError: shapes differ, there is only one sample, which has no variance, or cells do not fit the grid.
     """
     require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
+    teacher_BCTHW = teacher_BCTHW.detach()
+    parts, over = split_samples(student_BCTHW, teacher_BCTHW, samples, cells)
+    distance = mean_of([_gaussian_w2(student, teacher, gamma, over) for student, teacher in parts])
+    if scale is None:
+        return distance
+    return distance / (student_BCTHW.shape[1] * teacher_variance(teacher_BCTHW))
+
+
+def _gaussian_w2(student_BCTHW: Tensor, teacher_BCTHW: Tensor, gamma: float, samples: str) -> Tensor:
     axes = _axes(student_BCTHW, samples)
     mean_s, deviation_s = _moments(student_BCTHW, axes)
-    mean_t, deviation_t = _moments(teacher_BCTHW.detach(), axes)
+    mean_t, deviation_t = _moments(teacher_BCTHW, axes)
     distance = gamma * (mean_s - mean_t).square() + (deviation_s - deviation_t).square()
     return distance.sum(-1).mean()
 
@@ -49,8 +62,6 @@ def gaussian_w2(
 def _axes(feat_BCTHW: Tensor, samples: str) -> tuple[int, ...]:
     """Return the axes over which statistics are computed. Raises ValueError: there is only one sample."""
     positions = feat_BCTHW[0, 0].numel()
-    if samples == "auto":
-        samples = "positions" if positions > 1 else "batch"
     count = positions if samples == "positions" else positions * len(feat_BCTHW)
     if count < 2:
         hint = "use samples: batch" if samples == "positions" else "use a batch of two or more"
@@ -68,7 +79,8 @@ def gaussian_kl(
     student_BCTHW: Tensor,
     teacher_BCTHW: Tensor,
     *,
-    samples: Literal["auto", "positions", "batch"] = "auto",
+    samples: Samples = "auto",
+    cells: Sequence[int] | None = None,
 ) -> Tensor:
     """KL(teacher || student) of diagonal channel Gaussians, summed over channels (our formulation).
 
@@ -76,13 +88,17 @@ def gaussian_kl(
     as in `gaussian_w2`.
 
     Raises:
-        ValueError: shapes differ, or there is only one sample.
+        ValueError: shapes differ, there is only one sample, or cells do not fit the grid.
     """
     require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
+    parts, over = split_samples(student_BCTHW, teacher_BCTHW.detach(), samples, cells)
+    return mean_of([_gaussian_kl(student, teacher, over) for student, teacher in parts])
+
+
+def _gaussian_kl(student_BCTHW: Tensor, teacher_BCTHW: Tensor, samples: str) -> Tensor:
     axes = _axes(student_BCTHW, samples)
     mean_s, var_s = student_BCTHW.mean(axes), student_BCTHW.var(axes, correction=0).clamp_min(MIN_VARIANCE)
-    teacher = teacher_BCTHW.detach()
-    mean_t, var_t = teacher.mean(axes), teacher.var(axes, correction=0).clamp_min(MIN_VARIANCE)
+    mean_t, var_t = teacher_BCTHW.mean(axes), teacher_BCTHW.var(axes, correction=0).clamp_min(MIN_VARIANCE)
     divergence = 0.5 * ((var_s / var_t).log() + (var_t + (mean_t - mean_s).square()) / var_s - 1)
     return divergence.sum(-1).mean()
 
@@ -93,20 +109,26 @@ def mmd(
     teacher_BCTHW: Tensor,
     *,
     bandwidths: Sequence[float] = (0.5, 1.0, 2.0),
-    samples: Literal["auto", "positions", "batch"] = "auto",
+    samples: Samples = "auto",
+    cells: Sequence[int] | None = None,
 ) -> Tensor:
     """Squared maximum mean discrepancy with a sum of RBF kernels (Gretton et al. 2012), as a paired U-statistic: i != j
     in all three terms, so that equal features give zero. The loss may be slightly negative.
 
     Args:
         bandwidths: of the kernels, in units of the mean squared distance between all features, which gets no gradient.
-        samples: `positions`: the T*H*W positions of each clip, then the mean over clips; `batch`: the clips' mean
-            features; `auto`: positions, unless a map is 1x1x1.
+        samples, cells: see `split_samples`; the mean is over clips (or frames) and cells. `batch`: the samples are the
+            clips' mean features. Each cell has its own mean squared distance.
     Raises:
-        ValueError: shapes differ, or there is only one sample.
+        ValueError: shapes differ, there is only one sample, or cells do not fit the grid.
     """
     require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
-    student, teacher = (_sampled(feat, samples) for feat in (student_BCTHW, teacher_BCTHW.detach()))
+    parts, over = split_samples(student_BCTHW, teacher_BCTHW.detach(), samples, cells)
+    return mean_of([_mmd(_sampled(student, over), _sampled(teacher, over), bandwidths) for student, teacher in parts])
+
+
+def _mmd(student: Tensor, teacher: Tensor, bandwidths: Sequence[float]) -> Tensor:
+    """Return the discrepancy of two sets of samples (K, n, C), the mean over K."""
     squared = [_distances(a, b) for a, b in ((student, student), (teacher, teacher), (student, teacher))]
     count = student.shape[1]
     apart = ~torch.eye(count, dtype=torch.bool, device=student.device)
@@ -140,32 +162,51 @@ def nst(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
 
 
 @full_precision
-def coral(student_BCTHW: Tensor, teacher_BCTHW: Tensor, *, shrinkage: float = 0.1) -> Tensor:
-    """Deep CORAL, Sun & Saenko 2016: ||C_s - C_t||_F^2 / (4 C^2) of the covariances over all positions of the batch,
-    and the squared difference of the means over C (our addition).
+def coral(
+    student_BCTHW: Tensor,
+    teacher_BCTHW: Tensor,
+    *,
+    shrinkage: float = 0.1,
+    samples: Literal["positions", "frames", "batch"] | None = None,
+    cells: Sequence[int] | None = None,
+) -> Tensor:
+    """Deep CORAL, Sun & Saenko 2016: ||C_s - C_t||_F^2 / (4 C^2) of the covariances, and the squared difference of the
+    means over C (our addition).
 
     If there are no more samples than channels, covariances are shrunk towards the mean of their diagonal.
 
+    Args:
+        shrinkage: the fraction of that mean. samples, cells: see `split_samples`; None is `batch`, over all positions
+            of the batch.
     Raises:
-        ValueError: shapes differ, or there is only one sample.
+        ValueError: shapes differ, there is only one sample, or cells do not fit the grid.
     """
     require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
-    student, teacher = (f.transpose(0, 1).flatten(1) for f in (student_BCTHW, teacher_BCTHW.detach()))
-    channels, count = student.shape
+    parts, over = split_samples(student_BCTHW, teacher_BCTHW.detach(), samples or "batch", cells)
+    return mean_of([_coral(_columns(student, over), _columns(teacher, over), shrinkage) for student, teacher in parts])
+
+
+def _columns(feat_BCTHW: Tensor, samples: str) -> Tensor:
+    """Return samples as columns (K, C, n): the positions of each clip, or those of all clips."""
+    return feat_BCTHW.flatten(2) if samples == "positions" else feat_BCTHW.transpose(0, 1).flatten(1)[None]
+
+
+def _coral(student_KCn: Tensor, teacher_KCn: Tensor, shrinkage: float) -> Tensor:
+    channels, count = student_KCn.shape[1:]
     if count < 2:
         raise ValueError("one sample has no covariance: use a batch of two or more")
     shrink = shrinkage if count <= channels else 0.0
-    difference = _covariance(student, shrink) - _covariance(teacher, shrink)
-    means = (student.mean(1) - teacher.mean(1)).square().mean()
-    return difference.square().sum() / (4 * channels**2) + means
+    difference = _covariance(student_KCn, shrink) - _covariance(teacher_KCn, shrink)
+    means = (student_KCn.mean(2) - teacher_KCn.mean(2)).square().mean(1)
+    return (difference.square().sum((1, 2)) / (4 * channels**2) + means).mean()
 
 
-def _covariance(samples_Cn: Tensor, shrink: float) -> Tensor:
-    """Return the covariance (C, C), of which the fraction `shrink` is the mean of its diagonal."""
-    centred = samples_Cn - samples_Cn.mean(1, keepdim=True)
-    raw = centred @ centred.T / (samples_Cn.shape[1] - 1)
-    target = raw.diagonal().mean() * torch.eye(len(raw), dtype=raw.dtype, device=raw.device)
-    return (1 - shrink) * raw + shrink * target
+def _covariance(samples_KCn: Tensor, shrink: float) -> Tensor:
+    """Return covariances (K, C, C), of which the fraction `shrink` is the mean of their diagonal."""
+    centred = samples_KCn - samples_KCn.mean(2, keepdim=True)
+    raw = centred @ centred.transpose(1, 2) / (samples_KCn.shape[2] - 1)
+    mean_K11 = raw.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    return (1 - shrink) * raw + shrink * mean_K11 * torch.eye(raw.shape[1], dtype=raw.dtype, device=raw.device)
 
 
 @full_precision
@@ -174,29 +215,34 @@ def sliced_w2(
     teacher_BCTHW: Tensor,
     *,
     directions: int | Tensor = 50,
-    samples: Literal["auto", "positions", "batch"] = "auto",
+    samples: Samples = "auto",
+    cells: Sequence[int] | None = None,
 ) -> Tensor:
     """Squared sliced 2-Wasserstein distance (Bonneel et al. 2015): mean over unit directions of the squared difference
-    of sorted projections. `samples` as in `mmd`.
+    of sorted projections. `samples` and `cells` as in `mmd`; all cells have the same directions.
 
     Args:
         directions: how many to draw from torch's generator, or unit vectors (P, C).
     Raises:
-        ValueError: shapes differ.
+        ValueError: shapes differ, or cells do not fit the grid.
     """
     require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
-    student, teacher = (_sampled(feat, samples) for feat in (student_BCTHW, teacher_BCTHW.detach()))
+    parts, over = split_samples(student_BCTHW, teacher_BCTHW.detach(), samples, cells)
     if isinstance(directions, int):
-        drawn = torch.randn(directions, student.shape[2], device=student.device, dtype=student.dtype)
-        directions = F.normalize(drawn, dim=1)
-    axes = directions.to(student.dtype).T
-    return ((student @ axes).sort(1).values - (teacher @ axes).sort(1).values).square().mean()
+        channels, like = student_BCTHW.shape[1], student_BCTHW
+        directions = F.normalize(torch.randn(directions, channels, device=like.device, dtype=like.dtype), dim=1)
+    axes = directions.to(student_BCTHW.dtype).T
+
+    def distance(student: Tensor, teacher: Tensor) -> Tensor:
+        return ((student @ axes).sort(1).values - (teacher @ axes).sort(1).values).square().mean()
+
+    return mean_of([distance(_sampled(student, over), _sampled(teacher, over)) for student, teacher in parts])
 
 
 def _sampled(feat_BCTHW: Tensor, samples: str) -> Tensor:
     """Return samples (K, n, C): the positions of each clip, or one set of the clips' mean features."""
     positions = feat_BCTHW[0, 0].numel()
-    if samples == "positions" or (samples == "auto" and positions > 1):
+    if samples == "positions":
         count, rows = positions, feat_BCTHW.flatten(2).transpose(1, 2)
     else:
         count, rows = len(feat_BCTHW), feat_BCTHW.flatten(2).mean(2)[None]

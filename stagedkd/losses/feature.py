@@ -6,11 +6,13 @@ Shape legend: B clips, C channels, T frames, H, W positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from stagedkd.losses._precision import full_precision, require_equal_shapes
+from stagedkd.losses.cells import teacher_variance
 
 
 def pool_to_common(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,14 +31,18 @@ def pool_to(feat_BCTHW: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 @full_precision
-def hint(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
+def hint(student_BCTHW: Tensor, teacher_BCTHW: Tensor, *, scale: Literal["teacher_variance"] | None = None) -> Tensor:
     """FitNets, Romero et al. 2015: mean squared error over all elements. The teacher gets no gradient.
 
+    Args:
+        scale: teacher_variance divides by the variance of the teacher's features, `teacher_variance` (ours): the mean
+            feature of the teacher then has the loss 1.
     Raises:
-        ValueError: shapes differ.
+        ValueError: shapes differ, or one sample is scaled.
     """
     require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
-    return (student_BCTHW - teacher_BCTHW.detach()).square().mean()
+    error = (student_BCTHW - teacher_BCTHW.detach()).square().mean()
+    return error if scale is None else error / teacher_variance(teacher_BCTHW)
 
 
 @full_precision

@@ -99,6 +99,8 @@ def hf(arch: HfArch, classes: int, root: Path) -> Network:
             partial(_step, stem=family.stem.split(".")[0]),
             partial(_map, family=family, grid=grid),
             partial(_size_problem, model_type=model_type, clip=clip),
+            from_map=None if family.cls else _tokens,  # a map lacks the CLS token
+            embed=partial(_embed, head=head),
         ),
     )
 
@@ -269,13 +271,21 @@ def _map(tokens_BLD: State, family: _Family, grid: tuple[int, int, int]) -> Tens
     return feat_BDL.unflatten(2, grid)
 
 
+def _tokens(feat_BDTHW: Tensor) -> Tensor:
+    """Return a map as tokens (B, L, D), the inverse of `_map` without CLS."""
+    return feat_BDTHW.flatten(2).transpose(1, 2)
+
+
 def _finish(net: nn.Module, tokens_BLD: Tensor, head: tuple[str, ...]) -> Tensor:
     """Run the head: a norm, then the mean, the attentive pooler or token 0, then the classifier."""
+    return net.get_submodule("classifier")(_embed(net, tokens_BLD, head))
+
+
+def _embed(net: nn.Module, tokens_BLD: Tensor, head: tuple[str, ...]) -> Tensor:
+    """Return the feature in front of the classifier (B, D)."""
     x = tokens_BLD
     if head[0].endswith("layernorm"):
         x = net.get_submodule(head[0])(x)
     if "fc_norm" in head:
-        pooled_BD = net.get_submodule("fc_norm")(x.mean(1))
-    else:
-        pooled_BD = net.get_submodule("pooler")(x) if "pooler" in head else x[:, 0]
-    return net.get_submodule("classifier")(pooled_BD)
+        return net.get_submodule("fc_norm")(x.mean(1))
+    return net.get_submodule("pooler")(x) if "pooler" in head else x[:, 0]

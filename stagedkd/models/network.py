@@ -15,6 +15,12 @@ import torch
 from torch import Tensor, nn
 
 State: TypeAlias = Any  # the output of a block: a tensor, or tokens with their grid
+EMBEDDING = ".embedding"  # the tap of the pooled feature in front of the head; no module can have this name
+
+
+def mean_over_positions(feat_BCTHW: Tensor) -> Tensor:
+    """Return the mean feature of each clip (B, C); a feature without positions stays as it is."""
+    return feat_BCTHW if feat_BCTHW.ndim == 2 else feat_BCTHW.flatten(2).mean(2)
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,8 @@ class Anatomy:
     blocks: block name -> paths of its modules in the net, in order. head: paths of the head's modules.
     step: (module, state) -> state. finish: (net, state) -> logits (B, N). to_map: state -> (B, C, T, H, W).
     input_problem: (T, H, W) -> why the network cannot take clips of this size, or "".
+    from_map: (B, C, T, H, W) -> state behind the same block; None if a map does not hold the whole state.
+    embed: (net, state) -> the pooled feature (B, C) in front of the head; None: the mean of the map over its positions.
     """
 
     blocks: Mapping[str, tuple[str, ...]]
@@ -32,6 +40,8 @@ class Anatomy:
     step: Callable[[nn.Module, State], State] = lambda module, state: module(state)
     to_map: Callable[[State], Tensor] = lambda state: state
     input_problem: Callable[[tuple[int, int, int]], str] = lambda _: ""
+    from_map: Callable[[Tensor], State] | None = lambda feat: feat
+    embed: Callable[[nn.Module, State], Tensor] | None = None
 
 
 class Network(nn.Module):
@@ -68,27 +78,51 @@ class Network(nn.Module):
 
         Args:
             clip_BCTHW: normalised float clips.
-            upto: run at least to this block. taps: blocks whose feature maps are returned. head: compute logits.
+            upto: run at least to this block. taps: blocks whose feature maps are returned; `EMBEDDING` returns
+                the pooled feature in front of the head, (B, C, 1, 1, 1). head: compute logits.
         Returns:
-            feature maps (B, C, T, H, W) by block, and logits (B, N) or None.
+            feature maps (B, C, T, H, W) by tap, and logits (B, N) or None.
         Raises:
             ValueError: the network cannot take clips of this size, or a block is unknown.
         """
         names = self.blocks
-        needed = [*taps, *([upto] if upto else [])]
+        needed = [*(name for name in taps if name != EMBEDDING), *([upto] if upto else [])]
         unknown = [name for name in needed if name not in names]
         if unknown:
             raise ValueError(f"no block '{unknown[0]}'; the blocks are {', '.join(names)}")
         problem = self.anatomy.input_problem((clip_BCTHW.shape[2], clip_BCTHW.shape[3], clip_BCTHW.shape[4]))
         if problem:
             raise ValueError(problem)
-        last = len(names) - 1 if head else max((names.index(name) for name in needed), default=-1)
+        whole = head or EMBEDDING in taps
+        last = len(names) - 1 if whole else max((names.index(name) for name in needed), default=-1)
         state, maps = clip_BCTHW, dict[str, Tensor]()
         for name in names[: last + 1]:
             state = self.block(name, state)
             if name in taps:
                 maps[name] = self.anatomy.to_map(state)
+        if EMBEDDING in taps:
+            maps[EMBEDDING] = self.embedding(state)[:, :, None, None, None]
         return maps, self.anatomy.finish(self.net, state) if head else None
+
+    def embedding(self, state: State) -> Tensor:
+        """Return the pooled feature (B, C) in front of the head, of the output of the last block."""
+        embed, to_map = self.anatomy.embed, self.anatomy.to_map
+        return mean_over_positions(to_map(state)) if embed is None else embed(self.net, state)
+
+    def run_from(self, feat_BCTHW: Tensor, after: str) -> Tensor:
+        """Return the logits (B, N) of the later blocks and the head, of a map in the place of block `after`'s.
+
+        Raises:
+            ValueError: the network cannot run from a map (`anatomy.from_map`), or the block is unknown.
+        """
+        if self.anatomy.from_map is None:
+            raise ValueError("this network cannot run from a feature map, which lacks its class token")
+        if after not in self.blocks:
+            raise ValueError(f"no block '{after}'; the blocks are {', '.join(self.blocks)}")
+        state = self.anatomy.from_map(feat_BCTHW)
+        for name in self.blocks[self.blocks.index(after) + 1 :]:
+            state = self.block(name, state)
+        return self.anatomy.finish(self.net, state)
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
         """Return logits (B, N)."""

@@ -22,7 +22,8 @@ class NetworkShape:
 
     params: number of parameters with the head. trunk_params: without it. flops: of one clip (2 x multiply-adds of
     convolutions and matrix products), head included. maps: the shape (C, T, H, W) of the map behind each block.
-    block_flops: the FLOPs of each block.
+    block_flops: the FLOPs of each block. width: the channels of the pooled feature in front of the head.
+    from_maps: whether it can run from a feature map (`Network.run_from`).
     """
 
     params: int
@@ -30,6 +31,8 @@ class NetworkShape:
     flops: int
     maps: Mapping[str, tuple[int, ...]]
     block_flops: Mapping[str, int]
+    width: int = 0
+    from_maps: bool = True
 
     def flops_of(self, first: str | None, last: str | None, head: bool) -> int:
         """Return FLOPs of one clip from block `first` (None: the first) to `last` (None: none), or through the head."""
@@ -59,8 +62,11 @@ def measure(build: Callable[[], Network], frames: int, size: Size) -> NetworkSha
             maps[name] = network.anatomy.to_map(state)
             block_flops[name] = int(counter.get_total_flops()) - sum(block_flops.values())
         network.anatomy.finish(network.net, state)
+    with torch.no_grad():
+        width = network.embedding(state).shape[1]
     params = sum(p.numel() for p in network.parameters())
     heads = [m for m in network.head_modules if not type(m).__name__.startswith("LayerNorm")]
     head = sum(p.numel() for module in heads for p in module.parameters())
     shapes = {name: tuple(feat_BCTHW.shape[1:]) for name, feat_BCTHW in maps.items()}
-    return NetworkShape(params, params - head, int(counter.get_total_flops()), shapes, block_flops)
+    from_maps = network.anatomy.from_map is not None
+    return NetworkShape(params, params - head, int(counter.get_total_flops()), shapes, block_flops, width, from_maps)

@@ -45,8 +45,24 @@ def _anatomy(arch: str, family: str) -> Anatomy:
     if family == "s3d":
         return Anatomy(paths, ("classifier",), _finish_s3d, input_problem=_s3d_input_problem)
     if family == "swin3d":
-        return Anatomy(paths, ("norm", "head"), _finish_swin, to_map=lambda x: x.permute(0, 4, 1, 2, 3))
-    return Anatomy(paths, ("norm", "head"), _finish_mvit, _step_mvit, _map_mvit, _mvit_input_problem)
+        return Anatomy(
+            paths,
+            ("norm", "head"),
+            _finish_swin,
+            to_map=lambda x: x.permute(0, 4, 1, 2, 3),
+            from_map=lambda x: x.permute(0, 2, 3, 4, 1),
+            embed=_embed_swin,
+        )
+    return Anatomy(
+        paths,
+        ("norm", "head"),
+        _finish_mvit,
+        _step_mvit,
+        _map_mvit,
+        _mvit_input_problem,
+        from_map=None,  # the map lacks the CLS token
+        embed=_embed_mvit,
+    )
 
 
 def _paths(arch: str, family: str) -> dict[str, tuple[str, ...]]:
@@ -76,7 +92,11 @@ def _s3d_input_problem(size: tuple[int, int, int]) -> str:
 
 
 def _finish_swin(net: nn.Module, x_BTHWC: Tensor) -> Tensor:
-    return net.get_submodule("head")(net.get_submodule("norm")(x_BTHWC).mean((1, 2, 3)))
+    return net.get_submodule("head")(_embed_swin(net, x_BTHWC))
+
+
+def _embed_swin(net: nn.Module, x_BTHWC: Tensor) -> Tensor:
+    return net.get_submodule("norm")(x_BTHWC).mean((1, 2, 3))
 
 
 def _step_mvit(module: nn.Module, state: State) -> State:
@@ -96,8 +116,12 @@ def _map_mvit(state: State) -> Tensor:
 
 
 def _finish_mvit(net: nn.Module, state: State) -> Tensor:
+    return net.get_submodule("head")(_embed_mvit(net, state))
+
+
+def _embed_mvit(net: nn.Module, state: State) -> Tensor:
     tokens, _ = cast(tuple[Tensor, tuple[int, int, int]], state)
-    return net.get_submodule("head")(net.get_submodule("norm")(tokens)[:, 0])
+    return net.get_submodule("norm")(tokens)[:, 0]
 
 
 def _mvit_input_problem(size: tuple[int, int, int]) -> str:

@@ -40,7 +40,8 @@ def tsm(backbone: str, shift: float, classes: int) -> Network:
     resnet = TSM[backbone].family == "resnet2d"
     paths = _resnet_paths(net) if resnet else _mobilenet_paths(backbone)
     head = "fc" if resnet else "classifier"
-    return Network(net, Anatomy(paths, (head,), partial(_finish, head=head), partial(_step, fraction=shift), _map))
+    finish, step = partial(_finish, head=head), partial(_step, fraction=shift)
+    return Network(net, Anatomy(paths, (head,), finish, step, _map, from_map=_state))
 
 
 def temporal_shift(x_FCHW: Tensor, frames: int, fraction: float) -> Tensor:
@@ -99,6 +100,10 @@ def _residual(block: BasicBlock | Bottleneck, x_FCHW: Tensor, shifted_FCHW: Tens
 def _map(state: State) -> Tensor:
     x_FCHW, frames = cast(tuple[Tensor, int], state)
     return x_FCHW.unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def _state(x_BCTHW: Tensor) -> State:
+    return x_BCTHW.transpose(1, 2).flatten(0, 1), x_BCTHW.shape[2]
 
 
 def _finish(net: Any, state: State, head: str) -> Tensor:

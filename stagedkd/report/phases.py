@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from stagedkd.plan.graph import Plans, Stage
 from stagedkd.plan.work import Cut, DistillWork, PhaseWork, RefineWork
 from stagedkd.spec.describe import written
-from stagedkd.spec.schema import LOGITS, Loss
+from stagedkd.spec.pairing import graft_pairs
+from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, LOGITS, Loss
 
 
 def phase_lines(plans: Plans) -> Iterator[str]:
@@ -46,10 +47,16 @@ def _distill(stage: Stage, work: DistillWork) -> Iterator[str]:
         if phase.frozen:
             yield f"    runs frozen {_substages(work.cut, phase.frozen)}"
         yield f"    {_guide(work, phase)}"
-        if phase.pairs:
+        if phase.losses.comparing(FEATURES - GRAFT):
             rows = ", ".join(f"{k + 1}-{m + 1}" for k, m in phase.pairs)
             ramp = f", one after the other, each over {phase.ramp:g} epochs" if phase.ramp else ""
             yield f"    compares substages {rows}{ramp}"
+        if phase.losses.comparing(EMBEDDED):
+            yield "    compares the pooled features in front of the heads"
+        if graft := phase.losses.graft:
+            grafts = graft_pairs(phase.pairs, len(work.cut), len(work.teacher_cut))
+            rows = ", ".join(f"{k + 1} into {m + 1}" for k, m in grafts)
+            yield f"    grafts substages {rows}, {graft.draw} in each step"
         yield f"    {_losses(phase)}"
 
 
@@ -65,8 +72,10 @@ def _substages(cut: Cut, numbers: tuple[int, ...]) -> str:
 
 
 def _guide(work: DistillWork, phase: PhaseWork) -> str:
-    if phase.losses.comparing(LOGITS):
+    if phase.losses.comparing(LOGITS | GRAFT):
         return "runs the whole guide"
+    if phase.losses.comparing(EMBEDDED):
+        return "runs the whole guide but its head"
     if not phase.pairs:
         return "does not run the guide"
     return f"runs the guide up to {work.teacher_cut[max(m for _, m in phase.pairs)][-1]}"

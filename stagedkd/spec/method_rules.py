@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.pairing import Matching
 from stagedkd.spec.problems import PathProblem
-from stagedkd.spec.schema import FEATURES, LOGITS, Phase, Spec, Student
+from stagedkd.spec.schema import EMBEDDED, FEATURES, LOGITS, RESPONSES, Phase, Spec, Student, Teacher
 from stagedkd.spec.yaml import Path_
 
 
@@ -35,6 +35,37 @@ def phase_problems(spec: Spec, listed: Sequence[Student]) -> Iterator[PathProble
         path = ("distill", "phases", list(memories.values())[-1], "losses", "crd")
         message = "crd has one memory for all phases, so its settings must be the same in each"
         yield PathProblem(message, path, "use the same settings in every phase")
+
+
+def embedding_problems(spec: Spec) -> Iterator[PathProblem]:
+    """Check that phases which compare embeddings train what these come from: the last substage, or the head behind."""
+    parts = len(student_cut(spec.student))
+    for name, phase in spec.distill.phases.items():
+        if not (embedded := phase.losses.comparing(EMBEDDED)):
+            continue
+        path = ("distill", "phases", name, "losses", min(embedded))
+        if phase.substages == "one_by_one":
+            message = (
+                f"'{min(embedded)}' compares embeddings, but a phase with substages: one_by_one never reaches them"
+            )
+            yield PathProblem(message, path, "move it to a phase over all substages")
+        elif (
+            isinstance(phase.substages, tuple)
+            and parts not in phase.substages
+            and not phase.losses.comparing(RESPONSES)
+        ):
+            message = f"'{min(embedded)}' compares embeddings, but phase '{name}' ends before the last substage"
+            yield PathProblem(message, path, f"add {parts} to substages")
+
+
+def graft_problems(spec: Spec, teachers: Sequence[Teacher | Student]) -> Iterator[PathProblem]:
+    """Check that the teachers of all hops can run their later blocks from a student's features."""
+    for name, phase in spec.distill.phases.items():
+        for teacher in teachers if phase.losses.graft else ():
+            if teacher.runs_from_maps is False:
+                message = f"graft runs the teacher's later blocks from a feature map, which {teacher.arch} cannot"
+                path = ("distill", "phases", name, "losses", "graft")
+                yield PathProblem(message, path, "use another teacher, or a loss such as kd or hint")
 
 
 def _batch_problems(spec: Spec, path: Path_, phase: Phase) -> Iterator[PathProblem]:

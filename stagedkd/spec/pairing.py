@@ -5,6 +5,7 @@ Under `correlation` and `review` this module gives the allowed pairs; training m
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import log2
 from typing import Literal, TypeAlias
@@ -94,6 +95,22 @@ def band(students: int, teachers: int) -> tuple[Pair, ...]:
         for k in range(students)
         for m in range(teachers)
         if abs((k + 0.5) / students - (m + 0.5) / teachers) <= reach
+    )
+
+
+def graft_pairs(pairs: Iterable[Pair], students: int, teachers: int) -> tuple[Pair, ...]:
+    """Return the pairs of a graft: each student substage of `pairs` with that one of its teacher substages that ends
+    nearest to its own end, as fractions of the depth; of two equally near ones the deeper.
+
+    Args:
+        students, teachers: numbers of substages of both networks.
+    """
+    rows: dict[int, list[int]] = {}
+    for k, m in sorted(pairs):
+        rows.setdefault(k, []).append(m)
+    ends = {m: (m + 1) / teachers for m in range(teachers)}
+    return tuple(
+        (k, min(ms, key=lambda m: (round(abs(ends[m] - (k + 1) / students), 9), -m))) for k, ms in rows.items()
     )
 
 

@@ -9,7 +9,13 @@ from stagedkd.spec.cascade import LARGEST_HOP, assistants
 from stagedkd.spec.cuts import cut_problems, student_cut
 from stagedkd.spec.families import FAMILIES, class_names, mirror_pairs
 from stagedkd.spec.fields import nearest
-from stagedkd.spec.method_rules import guide_problems, pair_problems, phase_problems
+from stagedkd.spec.method_rules import (
+    embedding_problems,
+    graft_problems,
+    guide_problems,
+    pair_problems,
+    phase_problems,
+)
 from stagedkd.spec.pairing import matching
 from stagedkd.spec.problems import PathProblem
 from stagedkd.spec.schedule import PhaseProblem, phase_epochs
@@ -307,6 +313,8 @@ def _cascade(spec: Spec) -> Iterator[PathProblem]:
         yield PathProblem("shares must go from large to small", ("cascade",), f"write [{ordered}]")
     yield from guide_problems(spec)
     yield from phase_problems(spec, listed)
+    yield from embedding_problems(spec)
+    yield from graft_problems(spec, [spec.teacher, *listed])
     if not any(p.losses.comparing(FEATURES) for p in spec.distill.phases.values()):
         return
     students = [*listed, spec.student]

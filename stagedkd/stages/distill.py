@@ -107,7 +107,8 @@ def _live_guides(
     for network, (_, network_input), weight in zip(networks, _guide_archs(work), weights, strict=True):
         refuse_batch_statistics(network, ranks, "a guide")
         run = torch.compile(network.run) if context.runtime.compile else network.run
-        guides.append(LiveGuide(run, network_input, weight, ranks))
+        run_from = torch.compile(network.run_from) if context.runtime.compile else network.run_from
+        guides.append(LiveGuide(run, network_input, weight, ranks, run_from))
     return tuple(guides)
 
 
@@ -115,7 +116,8 @@ def _adapters(work: DistillWork, student: NetworkShape, teacher: NetworkShape, c
     """The adapters between the substages of the student and those of the teacher, by their channels."""
     student_channels = {k: student.maps[run[-1]][0] for k, run in enumerate(work.cut)}
     teacher_channels = {m: teacher.maps[run[-1]][0] for m, run in enumerate(work.teacher_cut)}
-    return FeatureAdapters(work.pairing, work.phases, student_channels, teacher_channels, clips)
+    widths = (student.width, teacher.width)
+    return FeatureAdapters(work.pairing, work.phases, student_channels, teacher_channels, clips, widths)
 
 
 def _warm_start(context: Context, student: Network, teacher: Network) -> int:

@@ -18,8 +18,11 @@ from torch.nn import functional as F
 from stagedkd import losses
 from stagedkd.losses import pool_to
 from stagedkd.plan.work import PhaseWork
-from stagedkd.spec.schema import PROJECTED
+from stagedkd.spec.pairing import graft_pairs
+from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, PROJECTED
 from stagedkd.train.mixture import Shares, mixture_shares
+
+EMBEDDED_NAME = "embedding"  # of the modules on the pooled features in front of the heads
 
 Pairing: TypeAlias = Literal["pairs", "correlation", "review"]
 PairWeights: TypeAlias = Literal["uniform", "trust", "deficit"]
@@ -50,16 +53,19 @@ class FeatureAdapters(nn.Module):
         student_channels: Mapping[int, int] | None = None,
         teacher_channels: Mapping[int, int] | None = None,
         clips: int = 0,
+        widths: tuple[int, int] = (0, 0),
     ) -> None:
         """
         Args:
             pairing, phases: those of the hop. student_channels, teacher_channels: by substage. clips: number of
-                training clips, whose features `crd` remembers.
+                training clips, whose features `crd` remembers. widths: channels of the pooled features in front of the
+                heads of student and teacher.
         """
         super().__init__()
         student, teacher = student_channels or {}, teacher_channels or {}
         self.pairing: Pairing = pairing
-        pairs = sorted({pair for phase in phases if _projects(pairing, phase) for pair in phase.pairs})
+        self.cuts = len(student), len(teacher)
+        pairs = sorted({pair for phase in phases for pair in self._projected_pairs(phase)})
         self.projectors = nn.ModuleDict({_name(k, m): _projector(student[k], teacher[m]) for k, m in pairs})
         self.fusions, self.contrasts = nn.ModuleDict(), nn.ModuleDict()
         if pairing == "review":
@@ -68,28 +74,52 @@ class FeatureAdapters(nn.Module):
             self.fusions = nn.ModuleDict({_name(k, m): Fusion(student[k], middle, teacher[m]) for k, m in fused})
         for phase in phases:
             crd = phase.losses.crd
-            if crd is None:
+            if crd is None or _contrast_name(phase) in self.contrasts:
                 continue
-            k, m = phase.pairs[-1]
-            if _name(k, m) not in self.contrasts:
-                channels = student[k] if pairing == "pairs" else teacher[m]
-                self.contrasts[_name(k, m)] = losses.CRD(
-                    clips=clips, student_channels=channels, teacher_channels=teacher[m], **crd.params
-                )
+            channels = widths
+            if crd.compared not in EMBEDDED:
+                k, m = phase.pairs[-1]
+                channels = student[k] if pairing == "pairs" else teacher[m], teacher[m]
+            sizes = dict(zip(("student_channels", "teacher_channels"), channels, strict=True))
+            self.contrasts[_contrast_name(phase)] = losses.CRD(clips=clips, **sizes, **crd.params)
+        if any(phase.losses.comparing({"projected_embedding"}) for phase in phases):
+            self.projectors[EMBEDDED_NAME] = _projector(*widths)
 
     def modules_of(self, phase: PhaseWork) -> Iterator[nn.Module]:
         """The modules that a phase trains."""
-        for k, m in phase.pairs:
-            if _projects(self.pairing, phase):
-                yield self.projectors[_name(k, m)]
-            if self.pairing == "review":
+        for k, m in self._projected_pairs(phase):
+            yield self.projectors[_name(k, m)]
+        if self.pairing == "review":
+            for k, m in phase.pairs:
                 yield self.fusions[_name(k, m)]
+        if phase.losses.comparing({"projected_embedding"}):
+            yield self.projectors[EMBEDDED_NAME]
         if phase.losses.crd:
             yield self.contrast(phase)
 
+    def _projected_pairs(self, phase: PhaseWork) -> Sequence[tuple[int, int]]:
+        """The pairs whose projectors a phase uses."""
+        if _projects(self.pairing, phase):
+            return phase.pairs
+        return graft_pairs(phase.pairs, *self.cuts) if phase.losses.graft else ()
+
     def contrast(self, phase: PhaseWork) -> nn.Module:
-        """The contrast of a phase's deepest pair."""
-        return self.contrasts[_name(*phase.pairs[-1])]
+        """The contrast of a phase: of its deepest pair, or of the embeddings."""
+        return self.contrasts[_contrast_name(phase)]
+
+    def grafted(self, k: int, m: int, student_BCTHW: Tensor, grid: Sequence[int]) -> Tensor:
+        """Turn the map of student substage k into one in the place of teacher substage m's: ReLU(P_k(F)) with the
+        projector of the pair, on the teacher's grid (T, H, W). Axes that are longer than the teacher's are averaged
+        down, shorter ones repeat the nearest position."""
+        smaller = [min(a, b) for a, b in zip(student_BCTHW.shape[2:], grid, strict=True)]
+        fitted = pool_to(student_BCTHW, smaller)
+        if smaller != list(grid):
+            fitted = F.interpolate(fitted, list(grid), mode="nearest")
+        return F.relu(self.projectors[_name(k, m)](fitted))
+
+    def embedded(self, student_BC111: Tensor) -> Tensor:
+        """Project the student's pooled feature to the teacher's channels."""
+        return self.projectors[EMBEDDED_NAME](student_BC111)
 
     def make_pairs(
         self, phase: PhaseWork, student: Mapping[int, Tensor], teacher: Mapping[int, Tensor], rho_KM: Tensor | None
@@ -187,8 +217,14 @@ def pair_weights(pairs: Sequence[FeaturePair], kind: PairWeights) -> list[Tensor
 def _projects(pairing: Pairing, phase: PhaseWork) -> bool:
     """Whether a phase projects the student's channels: a mixture always does, pairs do if a loss needs it."""
     if pairing == "correlation":
-        return bool(phase.pairs)
+        return bool(phase.losses.comparing(FEATURES - GRAFT)) and bool(phase.pairs)
     return pairing == "pairs" and bool(phase.losses.comparing(PROJECTED))
+
+
+def _contrast_name(phase: PhaseWork) -> str:
+    """The name of the contrast of a phase."""
+    assert phase.losses.crd is not None
+    return EMBEDDED_NAME if phase.losses.crd.compared in EMBEDDED else _name(*phase.pairs[-1])
 
 
 def _name(k: int, m: int) -> str:

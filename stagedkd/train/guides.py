@@ -19,6 +19,7 @@ from stagedkd.spec.schema import Input
 from stagedkd.train.ranks import Ranks
 
 Forward: TypeAlias = Callable[..., tuple[dict[str, Tensor], Tensor | None]]  # `Network.run`, compiled or not
+ForwardFrom: TypeAlias = Callable[[Tensor, str], Tensor]  # `Network.run_from`, compiled or not
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,16 @@ class Guide(Protocol):
 
 @dataclass(frozen=True)
 class LiveGuide:
-    """A frozen network that runs in every step. Each rank runs it on its local clips; the outputs are gathered."""
+    """A frozen network that runs in every step. Each rank runs it on its local clips; the outputs are gathered.
+
+    `run_from`, if given, continues from the student's features (`graft`), of the whole batch on every rank.
+    """
 
     run: Forward
     input: Input | None = None
     weight: float = 1.0
     ranks: Ranks = field(default_factory=Ranks)
+    run_from: ForwardFrom | None = None
 
     def outputs(self, batch: Batch, maps: Sequence[str], logits: bool) -> GuideOutputs:
         with torch.no_grad():

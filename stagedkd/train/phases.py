@@ -10,7 +10,8 @@ from torch import nn
 
 from stagedkd.models.network import Network
 from stagedkd.plan.work import Cut, PhaseWork
-from stagedkd.spec.schema import LOGITS, WITH_TEACHER
+from stagedkd.spec.pairing import graft_pairs
+from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, LOGITS, WITH_TEACHER
 from stagedkd.train.adapters import FeatureAdapters
 
 
@@ -20,7 +21,9 @@ class ForwardPlan:
 
     `student_taps` and `teacher_taps` name the blocks whose feature maps are used, by substage. `student_end` is the
     last block that runs if the head does not; None runs all. `needs_teacher`: a loss needs maps or logits of the
-    guides. `needs_teacher_logits`: a loss compares logits.
+    guides. `needs_teacher_logits`: a loss compares logits. `embedding`: a loss compares the pooled features in front
+    of the heads, so that all blocks of both networks run. `grafts`: the pairs of substages that are grafted; behind
+    the student's substage run the teacher's later blocks and its head.
     """
 
     student_taps: Mapping[int, str]
@@ -28,16 +31,24 @@ class ForwardPlan:
     student_end: str | None
     needs_teacher: bool
     needs_teacher_logits: bool
+    embedding: bool = False
+    grafts: tuple[tuple[int, int], ...] = ()
 
 
 def plan_forward(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> ForwardPlan:
     """Plan the truncated forward pass of a phase: both networks run only the blocks that a loss needs."""
+    on_maps = bool(phase.losses.comparing(FEATURES - GRAFT))
+    embedding, grafted = bool(phase.losses.comparing(EMBEDDED)), bool(phase.losses.comparing(GRAFT))
+    grafts = graft_pairs(phase.pairs, len(cut), len(teacher_cut)) if grafted else ()
+    pairs = phase.pairs if on_maps else grafts  # the teacher's maps give a graft their grids
     return ForwardPlan(
-        student_taps={k: cut[k][-1] for k in sorted({k for k, _ in phase.pairs})},
-        teacher_taps={m: teacher_cut[m][-1] for m in sorted({m for _, m in phase.pairs})},
+        student_taps={k: cut[k][-1] for k in sorted({k for k, _ in pairs})},
+        teacher_taps={m: teacher_cut[m][-1] for m in sorted({m for _, m in pairs})},
         student_end=cut[max(phase.trained)][-1] if cut else None,
         needs_teacher=bool(phase.losses.comparing(WITH_TEACHER)),
         needs_teacher_logits=bool(phase.losses.comparing(LOGITS)),
+        embedding=embedding,
+        grafts=grafts,
     )
 
 

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from stagedkd import losses
 from stagedkd.data.mix import Batch, as_input, strong_view
+from stagedkd.models.network import EMBEDDING
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import LOGITS
 from stagedkd.train.feature_terms import feature_losses
+from stagedkd.train.graft_terms import graft_loss
 from stagedkd.train.guides import kept_guides
 from stagedkd.train.phases import ForwardPlan
 from stagedkd.train.response_terms import label_losses, logit_loss
@@ -28,12 +30,15 @@ def step_losses(
     Losses on pairs are means over the pairs, weighted by the hop's `pair_weights` and the phase's `ramp`. With several
     ranks, each rank has the losses of the whole batch: networks run on its local clips, and their outputs are gathered.
     """
-    taps = tuple(plan.student_taps.values())
+    taps = (*plan.student_taps.values(), *([EMBEDDING] if plan.embedding else []))
     student_maps, student_BN = _run_student(
         models, batch.view(models.student.input), info, 0, upto=plan.student_end, taps=taps, head=phase.head
     )
-    teacher_maps, guide_logits = _run_guides(models, plan, batch, info)
+    teacher_maps, guide_logits, teacher_BN = _run_guides(models, plan, batch, info)
     parts = feature_losses(models, phase, plan, student_maps, teacher_maps, batch, info)
+    if phase.losses.graft:
+        assert teacher_BN is not None
+        parts["graft"] = graft_loss(models, phase, plan, student_maps, teacher_maps, teacher_BN, info)
     for name in sorted(phase.losses.comparing(LOGITS)):
         assert student_BN is not None
         parts[name] = logit_loss(models, name, phase.losses.named()[name], student_BN, guide_logits, batch)
@@ -68,24 +73,26 @@ def _strong_view(models: StepModels, batch: Batch, info: StepInfo) -> Tensor:
 
 def _run_guides(
     models: StepModels, plan: ForwardPlan, batch: Batch, info: StepInfo
-) -> tuple[dict[str, Tensor], list[tuple[Tensor, float]]]:
-    """Run the guides. Give the teacher's feature maps by block, and the logits of every guide that is kept in this
-    step, each with its weight."""
+) -> tuple[dict[str, Tensor], list[tuple[Tensor, float]], Tensor | None]:
+    """Run the guides. Give the teacher's feature maps by tap, the logits of every guide that is kept in this step, each
+    with its weight, and the teacher's logits, which a graft needs in every step."""
     teacher_maps: dict[str, Tensor] = {}
     guide_logits: list[tuple[Tensor, float]] = []
+    teacher_BN: Tensor | None = None
     if not plan.needs_teacher:
-        return teacher_maps, guide_logits
+        return teacher_maps, guide_logits, teacher_BN
     options = models.options
     kept = kept_guides(options.drop, len(models.guides), options.seed, info.step)
     for i, guide in enumerate(models.guides):
-        needs_logits = plan.needs_teacher_logits and i in kept
-        taps = tuple(plan.teacher_taps.values()) if i == 0 else ()
-        if not needs_logits and not taps:
+        compared, grafted = plan.needs_teacher_logits and i in kept, i == 0 and bool(plan.grafts)
+        taps = (*plan.teacher_taps.values(), *([EMBEDDING] if plan.embedding else [])) if i == 0 else ()
+        if not compared and not grafted and not taps:
             continue
-        outputs = guide.outputs(batch, taps, needs_logits)
+        outputs = guide.outputs(batch, taps, compared or grafted)
         if options.shuffle:
             outputs = outputs.shuffled()
         teacher_maps |= outputs.maps
-        if outputs.logits is not None:
+        if outputs.logits is not None and compared:
             guide_logits.append((outputs.logits, guide.weight))
-    return teacher_maps, guide_logits
+        teacher_BN = outputs.logits if grafted else teacher_BN
+    return teacher_maps, guide_logits, teacher_BN

@@ -15,7 +15,9 @@ from stagedkd.spec.schema.data import (
 )
 from stagedkd.spec.schema.distill import Distill, Phase, TeacherUse
 from stagedkd.spec.schema.losses.base import (
+    EMBEDDED,
     FEATURES,
+    GRAFT,
     LOGITS,
     PAIRED,
     PROJECTED,
@@ -51,7 +53,9 @@ from stagedkd.spec.schema.views import Augment, Clip, Input, Size, sides, size_t
 from stagedkd.spec.schema.whole import Evaluate, Spec
 
 __all__ = [
+    "EMBEDDED",
     "FEATURES",
+    "GRAFT",
     "LOGITS",
     "PAIRED",
     "PROJECTED",

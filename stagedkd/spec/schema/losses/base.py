@@ -10,18 +10,23 @@ from stagedkd.spec.schema.base import Section, Weight
 
 Temperature: TypeAlias = Annotated[float, Field(gt=0, le=1000)]
 Factor: TypeAlias = Annotated[float, Field(ge=0, le=1000)]
-Samples: TypeAlias = Literal["auto", "positions", "batch"]
+Samples: TypeAlias = Literal["auto", "positions", "frames", "batch"]
 
 # What a loss compares. labels: the student's logits with labels. logits: the logits of both networks. paired: each pair
 # of feature maps. projected: each pair, with the student's channels projected to the teacher's. substages: all pairs at
-# once. deepest: only the deepest pair.
-Compares: TypeAlias = Literal["labels", "logits", "paired", "projected", "substages", "deepest"]
+# once. deepest: only the deepest pair. graft: each pair, with the teacher's later blocks and head. embedding and
+# projected_embedding: the pooled features in front of both heads.
+Compares: TypeAlias = Literal[
+    "labels", "logits", "paired", "projected", "substages", "deepest", "graft", "embedding", "projected_embedding"
+]
 LOGITS: frozenset[Compares] = frozenset({"logits"})
 RESPONSES: frozenset[Compares] = frozenset({"labels", "logits"})  # these need the student's logits
 PROJECTED: frozenset[Compares] = frozenset({"projected"})
 PAIRED: frozenset[Compares] = frozenset({"paired", "projected"})
-FEATURES: frozenset[Compares] = frozenset({"paired", "projected", "substages", "deepest"})  # these need pairs
-WITH_TEACHER: frozenset[Compares] = LOGITS | FEATURES  # these need a teacher
+FEATURES: frozenset[Compares] = frozenset({"paired", "projected", "substages", "deepest", "graft"})  # these need pairs
+GRAFT: frozenset[Compares] = frozenset({"graft"})
+EMBEDDED: frozenset[Compares] = frozenset({"embedding", "projected_embedding"})  # these need all blocks, and no pairs
+WITH_TEACHER: frozenset[Compares] = LOGITS | FEATURES | EMBEDDED  # these need a teacher
 
 
 class Loss(Section):

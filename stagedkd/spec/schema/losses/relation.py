@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from stagedkd.spec.schema.losses.base import Factor, Loss, Temperature
+from stagedkd.spec.schema.losses.base import Compares, Factor, Loss, Temperature
+from stagedkd.spec.schema.losses.paired import PairedLoss
 
 
-class Sp(Loss):
+class Sp(PairedLoss):
     """Similarity-preserving KD, Tung & Mori 2019: squared difference between the Gram matrices of the batch."""
 
     compares = "paired"
 
 
-class Rkd(Loss):
+class Rkd(PairedLoss):
     """Relational KD, Park et al. 2019: differences of the distances and angles between the clips of a batch."""
 
     compares = "paired"
@@ -30,14 +31,14 @@ class Rkd(Loss):
         return 2
 
 
-class Pkt(Loss):
+class Pkt(PairedLoss):
     """Probabilistic knowledge transfer, Passalis & Tefas 2018: divergence between the neighbourhoods within the
     batch."""
 
     compares = "paired"
 
 
-class Cka(Loss):
+class Cka(PairedLoss):
     """One minus the linear centred kernel alignment of the batch (Kornblith et al. 2019)."""
 
     compares = "paired"
@@ -77,6 +78,17 @@ class Crd(Loss):
     """Divisor of the similarities."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Weight of the old embedding of a clip in the memory when the clip is seen again."""
+    taps: Literal["deepest", "embedding"] | None = None
+    """The features that are compared. deepest: the last pair of the phase, averaged over its grid. embedding: the
+    pooled feature in front of the head of each network, without substages. Unset: deepest."""
+
+    @property
+    def compared(self) -> Compares:
+        return "embedding" if self.taps == "embedding" else self.compares
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.model_dump(exclude={*Loss.model_fields, "taps"})
 
     @property
     def least_batch(self) -> int:

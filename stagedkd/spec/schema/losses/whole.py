@@ -10,7 +10,7 @@ from pydantic import model_validator
 from stagedkd.spec.schema.base import Section
 from stagedkd.spec.schema.losses.base import Compares, Loss
 from stagedkd.spec.schema.losses.distribution import Coral, GaussianKl, GaussianW2, Mmd, Nst, SlicedW2
-from stagedkd.spec.schema.losses.feature import At, Hint, Review
+from stagedkd.spec.schema.losses.feature import At, Graft, Hint, Review
 from stagedkd.spec.schema.losses.labels import Ce, Fixmatch, Pseudo
 from stagedkd.spec.schema.losses.own import FileLoss
 from stagedkd.spec.schema.losses.relation import Cka, Crd, Pkt, Rkd, Sp, StageCka
@@ -64,6 +64,8 @@ class Losses(Section):
     """Alignment between the substages of each network; needs two pairs or more."""
     crd: Crd | None = None
     """Contrast of each clip with other clips, for the deepest pair."""
+    graft: Graft | None = None
+    """Knowledge distillation through the teacher's later blocks, which continue from the student's features."""
     file: FileLoss | None = None
     """A loss of your own, from a Python file."""
 

@@ -93,6 +93,12 @@ class Architecture(Section):
         return ""
 
     @property
+    def runs_from_maps(self) -> bool | None:
+        """Whether its later blocks can run from a feature map, as the loss `graft` needs; None if only the built
+        network knows."""
+        return True
+
+    @property
     def fixed_input(self) -> tuple[int, Size] | None:
         """(frames, size) of the only clip that the network takes, the size as in `Clip.seen`; None if it takes others
         or if only the built network knows."""

@@ -77,6 +77,10 @@ class HfArch(Architecture):
         return self.pretrained_from if self.digest.startswith(HUB) else ""
 
     @property
+    def runs_from_maps(self) -> None:
+        return None  # config.json says whether there is a class token
+
+    @property
     def fixed_input(self) -> tuple[int, Size] | None:
         if self.takes is None:
             return None  # only the built network knows

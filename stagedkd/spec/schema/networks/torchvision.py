@@ -60,6 +60,10 @@ class TorchvisionArch(Architecture):
         return ZOO[self.arch].input
 
     @property
+    def runs_from_maps(self) -> bool:
+        return ZOO[self.arch].family != "mvit"  # its class token is in no map
+
+    @property
     def least_input(self) -> tuple[int, int]:
         return ZOO[self.arch].least
 
