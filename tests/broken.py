@@ -412,7 +412,7 @@ BROKEN = [
         "gaussian_w2: 1.0",
         "gaussian_w2: {samples: batches}",
         "11:78",
-        "'distill.phases.grow.losses.gaussian_w2.samples' must be auto, positions or batch, not 'batches'",
+        "'distill.phases.grow.losses.gaussian_w2.samples' must be auto, positions, frames or batch, not 'batches'",
         "did you mean 'batch'?",
     ),
     (
