@@ -24,6 +24,9 @@ class Stream(IntEnum):
     ORDER_SEED = 51  # the seed of order and views, drawn from the seed of a training
     ORDER = 61  # the order of the clips in one pass through them
     RANK = 62  # the seed of torch's generators on one of several ranks
+    ORDER_UNLABELLED = 63  # the order of the unlabelled clips, where they are drawn apart
+    CLASS_ORDER = 64  # the order of the classes in a round of balanced draws
+    CLASS_CLIPS = 65  # the order of the clips of a class in balanced draws
     GROUPS = 71  # the order in which the groups of a data set are dealt to its folds
     PROBE = 71  # the clips on which substages are correlated
     FOLDS = 72  # the order in which the groups are dealt to the folds of label refinement

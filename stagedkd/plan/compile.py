@@ -26,6 +26,7 @@ from stagedkd.plan.work import (
 from stagedkd.spec.cascade import assistants
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.families import mirror_pairs
+from stagedkd.spec.labelled import class_weights_problem
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.pairing import matching
 from stagedkd.spec.rules import missing_head, warnings, weights_note
@@ -108,9 +109,21 @@ class _Compiler:
             if model := network.unpinned_model:
                 self._note(f"{model} is known only by its name: if its owner changes it, no key changes")
         self.notes += [message for message, _, _ in warnings(spec)]
+        self.problems += self._class_weights()
         if self.problems:
             raise SpecError(self.problems)
         return Plan(spec.name, self.lock, tuple(self.stages.values()), spec.clip, spec, tuple(self.notes))
+
+    def _class_weights(self) -> list[Problem]:
+        """The class weights that do not fit the classes of the data set, as far as the lock knows these."""
+        classes = self.lock.classes_of(self.spec.data)
+        problems: list[Problem] = []
+        for phase in (phase for stage in self.stages.values() for phase in stage.work.trainings):
+            if phase.train.class_weights is None:
+                continue
+            _, message, hint = class_weights_problem(phase.train.class_weights, classes)
+            problems += [Problem(f"train.class_weights: {message}", None, hint)] if message else []
+        return list(dict.fromkeys(problems))
 
     def _add(self, role: Role, name: str, work: Work, needs: Mapping[str, str], *, locked: bool = True) -> str:
         """Add a stage. `needs` maps the names of its inputs to stages; `locked` says whether the lock has everything

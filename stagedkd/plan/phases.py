@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stagedkd.plan.work import Cut, PhaseWork
 from stagedkd.spec.cuts import student_cut
+from stagedkd.spec.labelled import relevant
 from stagedkd.spec.pairing import Matching
 from stagedkd.spec.schedule import phase_epochs
 from stagedkd.spec.schema import FEATURES, RESPONSES, Ce, Losses, Phase, Spec, Student, Teacher, Train
@@ -11,6 +12,7 @@ from stagedkd.spec.schema import FEATURES, RESPONSES, Ce, Losses, Phase, Spec, S
 
 def ce_phase(spec: Spec, network: Teacher | Student, epochs: int, stop: int | None = None) -> PhaseWork:
     """A phase that trains a whole network by cross-entropy. It ends early after `stop` epochs."""
+    losses = Losses(ce=Ce())
     return PhaseWork(
         name="train",
         epochs=epochs,
@@ -19,8 +21,8 @@ def ce_phase(spec: Spec, network: Teacher | Student, epochs: int, stop: int | No
         frozen=(),
         pairs=(),
         head=True,
-        losses=Losses(ce=Ce()),
-        train=spec.train.patched(network.train),
+        losses=losses,
+        train=relevant(spec.train.patched(network.train), losses),
     )
 
 
@@ -58,5 +60,5 @@ def _phase_work(
         ramp=phase.ramp if compares else None,
         head=head,
         losses=phase.losses,
-        train=train,
+        train=relevant(train, phase.losses),
     )

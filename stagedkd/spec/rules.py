@@ -9,6 +9,7 @@ from stagedkd.spec.cascade import LARGEST_HOP, assistants
 from stagedkd.spec.cuts import cut_problems, student_cut
 from stagedkd.spec.families import FAMILIES, class_names, mirror_pairs
 from stagedkd.spec.fields import nearest
+from stagedkd.spec.labelled import label_use_problems
 from stagedkd.spec.method_rules import guide_problems, pair_problems, phase_problems
 from stagedkd.spec.pairing import matching
 from stagedkd.spec.problems import PathProblem
@@ -40,6 +41,7 @@ SUFFIXES = f"{', '.join(WEIGHT_SUFFIXES[:-1])} or {WEIGHT_SUFFIXES[-1]}"
 def check_rules(spec: Spec) -> list[PathProblem]:
     """Return all problems that no single field shows. The rules of the hops run only if the others find nothing."""
     problems = [*_networks(spec), *_phases(spec), *_epochs(spec), *_labels(spec), *_refined(spec), *_views(spec)]
+    problems += label_use_problems(spec)
     return problems or [*_cascade(spec)]
 
 

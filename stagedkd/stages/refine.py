@@ -210,7 +210,10 @@ def _predict_fold(
     seed = int(draw.item() >> np.uint64(33))
     network = new_network(context, trainee.arch, clips.classes, trainee.weights, seed).to(device)
     views, threads = work.clip.views, workers(context.runtime)
-    feed = Feed(source, clips.clip_ids[~held_out], labels, work.augment, order_seed(seed), views, threads)
+    classes = tuple(clips.classes)
+    feed = Feed(
+        source, clips.clip_ids[~held_out], labels, work.augment, order_seed(seed), views, threads, classes=classes
+    )
     scratch = context.workspace.scratch / f"fold-{trainee.by}-{fold}"
     scratch.mkdir(exist_ok=True)
     with naming_stage(context):

@@ -154,8 +154,8 @@ def feed_of(
         raise DataError("no training clip has a label", hint="raise labels.clean or labels.noisy")
     source = open_source(context, context.inputs["data"], work.clip, device)
     refined = read_refined(context.inputs["refined"]) if "refined" in context.inputs else None
-    views, threads = work.clip.views, workers(context.runtime)
-    return Feed(source, clip_ids, given_labels, work.augment, order_seed(work.seed), views, threads, refined)
+    views, threads, classes = work.clip.views, workers(context.runtime), classes_of(context)
+    return Feed(source, clip_ids, given_labels, work.augment, order_seed(work.seed), views, threads, refined, classes)
 
 
 def read_refined(artifact: Artifact) -> Refined:

@@ -1,0 +1,110 @@
+"""How a training uses labels: which clips its batches hold, and how the classes weigh. Rules with their places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from stagedkd.spec.families import class_names
+from stagedkd.spec.fields import nearest
+from stagedkd.spec.problems import PathProblem
+from stagedkd.spec.schema import Losses, NetworkFields, Simulated, Spec, Train, TrainPatch
+from stagedkd.spec.schema.training import ClassWeights
+from stagedkd.spec.yaml import Path_
+
+FIELDS = ("labelled", "balance", "class_weights")
+
+
+def uses_labels(losses: Losses) -> bool:
+    """Return whether a loss uses the given labels."""
+    return any(name == "ce" or loss.takes_labels for name, loss in losses.named().items())
+
+
+def labels_alone(losses: Losses) -> bool:
+    """Return whether `ce` is the only loss, so that clips without a label would do nothing."""
+    return set(losses.named()) == {"ce"}
+
+
+def relevant(train: Train, losses: Losses) -> Train:
+    """Return the settings without those about labels that these losses do not use. So they do not enter keys."""
+    unused: dict[str, None] = {}
+    if labels_alone(losses) or not uses_labels(losses):
+        unused["labelled"] = None
+    if not uses_labels(losses):
+        unused["balance"] = None
+    if losses.ce is None:
+        unused["class_weights"] = None
+    return train.model_copy(update=unused)
+
+
+def label_use_problems(spec: Spec) -> Iterator[PathProblem]:
+    """Check `labelled`, `balance` and `class_weights` in every section where they are set."""
+    unlabelled = spec.labels.clean + spec.labels.noisy == 0
+    for path, patch in _sections(spec):
+        for name in FIELDS:
+            if unlabelled and getattr(patch, name) is not None and not _true_labels(spec, path):
+                message = f"'{name}' has no labels: labels.clean and labels.noisy are 0"
+                yield PathProblem(message, (*path, name), f"raise labels.clean, or remove {name}")
+        if patch.class_weights is not None and isinstance(spec.data, Simulated):
+            at, message, hint = class_weights_problem(patch.class_weights, class_names(spec.data))
+            if message:
+                yield PathProblem(message, (*path, "class_weights", *at), hint)
+    for name, phase in spec.distill.phases.items():
+        path = ("distill", "phases", name, "train")
+        if not uses_labels(phase.losses):
+            for field in ("labelled", "balance"):
+                if getattr(phase.train, field) is not None:
+                    message = f"'{field}' changes nothing: no loss of the phase '{name}' uses the given labels"
+                    yield PathProblem(message, (*path, field), f"add ce, or remove {field}")
+        if phase.losses.ce is None and phase.train.class_weights is not None:
+            message = f"'class_weights' changes nothing: the phase '{name}' has no ce"
+            yield PathProblem(message, (*path, "class_weights"), "add ce, or remove class_weights")
+        if labels_alone(phase.losses) and phase.train.labelled is not None:
+            message = f"'labelled' changes nothing: the phase '{name}' has ce alone, which draws labelled clips alone"
+            yield PathProblem(message, (*path, "labelled"), "remove labelled")
+        train = relevant(spec.train.patched(spec.student.train, phase.train), phase.losses)
+        if train.balance and not train.labelled and not labels_alone(phase.losses):
+            message = f"'balance' needs 'labelled': the phase '{name}' draws labelled and other clips together"
+            hint = "set train.labelled to the share of labelled clips, 1 for labelled clips alone"
+            yield PathProblem(message, ("distill", "phases", name), hint)
+
+
+def _sections(spec: Spec) -> Iterator[tuple[Path_, Train | TrainPatch]]:
+    """Yield every section `train` with its path."""
+    yield ("train",), spec.train
+    yield ("teacher", "train"), spec.teacher.train
+    for i, teacher in enumerate(spec.co_teachers):
+        yield ("co_teachers", i, "train"), teacher.train
+    for i, item in enumerate(spec.cascade if spec.cascade != "auto" else ()):
+        if isinstance(item, NetworkFields):
+            yield ("cascade", i, "train"), item.train
+    yield ("student", "train"), spec.student.train
+    for name, phase in spec.distill.phases.items():
+        yield ("distill", "phases", name, "train"), phase.train
+
+
+def _true_labels(spec: Spec, path: Path_) -> bool:
+    """Return whether a section is, or reaches, a teacher that is trained on the true labels of all clips."""
+    teachers = [spec.teacher, *spec.co_teachers]
+    if path[0] in ("cascade", "student", "distill") or spec.distill.teacher.labels is not None:
+        return False
+    if path[0] == "co_teachers":
+        teachers = [spec.co_teachers[int(path[1])]]
+    elif path[0] == "teacher":
+        teachers = [spec.teacher]
+    return any(teacher.trains_on == "all" for teacher in teachers)
+
+
+def class_weights_problem(weights: ClassWeights, classes: Sequence[str]) -> tuple[Path_, str, str]:
+    """Return what is wrong with class weights for these classes: (path below the field, message, hint); the message is
+    "" if nothing is, or `classes` is empty: not known yet."""
+    if not classes or weights == "inverse":
+        return (), "", ""
+    if isinstance(weights, Mapping):
+        for name in weights:
+            if name not in classes:
+                return (name,), f"there is no class '{name}'", nearest(name, classes)
+    elif len(weights) != len(classes):
+        order = ", ".join(classes) if len(classes) <= 12 else f"{', '.join(classes[:12])}, ..."
+        message = f"{len(weights)} class weights for {len(classes)} classes"
+        return (), message, f"give one for each, in the order {order}; or a map from classes to numbers"
+    return (), "", ""
