@@ -26,7 +26,7 @@ from stagedkd.plan.work import (
 from stagedkd.spec.cascade import assistants
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.families import mirror_pairs
-from stagedkd.spec.labelled import class_weights_problem
+from stagedkd.spec.labelled import class_weights_problem, label_source
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.pairing import matching
 from stagedkd.spec.rules import missing_head, warnings, weights_note
@@ -87,12 +87,15 @@ class _Compiler:
     def plan(self) -> Plan:
         spec = self.spec
         data, labels = self._data_stages()
-        networks = [self._teach("teacher", "teacher", spec.teacher, data, labels)]
-        for i, co_teacher in enumerate(spec.co_teachers):
-            networks.append(self._teach("co_teacher", f"teacher-{i + 2}", co_teacher, data, labels))
         row: list[Teacher | Student] = [spec.teacher, *assistants(spec), spec.student]
         names = ["teacher", *(f"assistant-{i}" for i in range(1, len(row) - 1)), "student"]
-        rounds = self._refine(row, {"data": data, "labels": labels})
+        needs = {"data": data, "labels": labels}
+        if any(label_source(spec, teacher) == "refined" for teacher in (spec.teacher, *spec.co_teachers)):
+            rounds = self._refine(row, needs)  # the teachers come after the rounds
+            networks = self._teachers(needs, rounds)
+        else:
+            networks = self._teachers(needs, [])
+            rounds = self._refine(row, needs)
         for hop in range(1, len(row)):
             needs = {"data": data, "labels": labels, "teacher": names[hop - 1]}
             if rounds and any(phase.losses.pseudo for phase in spec.distill.phases.values()):
@@ -181,25 +184,36 @@ class _Compiler:
         sha256 = self.lock.weights.get(weights_id(network.weights, network))
         return Weights(name=network.weights, sha256=sha256), sha256 is not None
 
-    def _teach(self, role: Role, name: str, teacher: Teacher, data: str, labels: str) -> str:
+    def _teachers(self, needs: Mapping[str, str], rounds: Sequence[str]) -> list[str]:
+        """Add the stages of the teacher and the co-teachers. Returns their names."""
+        names = [self._teach("teacher", "teacher", self.spec.teacher, needs, rounds)]
+        for i, co_teacher in enumerate(self.spec.co_teachers):
+            names.append(self._teach("co_teacher", f"teacher-{i + 2}", co_teacher, needs, rounds))
+        return names
+
+    def _teach(self, role: Role, name: str, teacher: Teacher, needs: Mapping[str, str], rounds: Sequence[str]) -> str:
         """Add the stage that trains a teacher or co-teacher. Returns its name."""
         use, (clip, augment) = self.spec.distill.teacher, self._views()
         weights, locked = self._weights(teacher)
-        label_source = use.labels or teacher.trains_on
+        source = label_source(self.spec, teacher)
+        soft = source == "refined" and self.spec.refine is not None and self.spec.refine.targets == "soft"
         stop = max(1, round(use.stop * teacher.epochs)) if use.stop is not None and teacher.epochs else None
         work = TeachWork(
             arch=arch_of(teacher),
             input=teacher.input,
             weights=weights,
-            labels=label_source,
+            labels=source,
             declared=teacher.declared,
             clip=clip,
             augment=augment,
-            phase=ce_phase(self.spec, teacher, teacher.epochs, stop) if teacher.epochs else None,
+            phase=ce_phase(self.spec, teacher, teacher.epochs, stop, soft=soft) if teacher.epochs else None,
             seed=teacher.seed,
         )
-        self._add(role, name, work, {"data": data, "labels": labels}, locked=locked)
-        if label_source == "all" and teacher.epochs:
+        refined = {"refined": rounds[-1]} if source == "refined" and rounds else {}
+        self._add(role, name, work, {**needs, **refined}, locked=locked)
+        if refined:
+            self._note(f"the {name} is trained on refined labels: clips that {rounds[-1]} accepts, and the clean ones")
+        if source == "all" and teacher.epochs:
             self.notes.append(f"the {name} is trained on the true labels of all training clips (teacher.labels: all)")
         self.notes += [f"the {name} {origin}"] if (origin := weights_note(teacher)) else []
         message, hint = missing_head(teacher, len(self.lock.classes_of(self.spec.data)))

@@ -7,12 +7,15 @@ from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.labelled import relevant
 from stagedkd.spec.pairing import Matching
 from stagedkd.spec.schedule import phase_epochs
-from stagedkd.spec.schema import FEATURES, RESPONSES, Ce, Losses, Phase, Spec, Student, Teacher, Train
+from stagedkd.spec.schema import FEATURES, RESPONSES, Ce, Losses, Phase, Pseudo, Spec, Student, Teacher, Train
 
 
-def ce_phase(spec: Spec, network: Teacher | Student, epochs: int, stop: int | None = None) -> PhaseWork:
-    """A phase that trains a whole network by cross-entropy. It ends early after `stop` epochs."""
-    losses = Losses(ce=Ce())
+def ce_phase(
+    spec: Spec, network: Teacher | Student, epochs: int, stop: int | None = None, *, soft: bool = False
+) -> PhaseWork:
+    """A phase that trains a whole network by cross-entropy, with `soft` on soft labels. It ends early after `stop`
+    epochs."""
+    losses = Losses(pseudo=Pseudo()) if soft else Losses(ce=Ce())
     return PhaseWork(
         name="train",
         epochs=epochs,
@@ -22,7 +25,7 @@ def ce_phase(spec: Spec, network: Teacher | Student, epochs: int, stop: int | No
         pairs=(),
         head=True,
         losses=losses,
-        train=relevant(spec.train.patched(network.train), losses),
+        train=relevant(spec.train.patched(network.train), Losses(ce=Ce())),
     )
 
 

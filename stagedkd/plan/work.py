@@ -232,14 +232,15 @@ class NetworkWork(WorkSection):
 
 class TeachWork(NetworkWork):
     """Train one network by cross-entropy; without a `phase`, use its weights as they are. `labels` says whether it
-    learns from the labels of the other networks ("same") or from the true labels of all training clips ("all").
+    learns from the labels of the other networks ("same"), from the true labels of all training clips ("all"), or from
+    the labels that the input `refined` accepts ("refined").
     `declared` are the labels behind its weights, as the user knows them, for reports alone."""
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"declared"})
     network_file: ClassVar[str | None] = "teacher.safetensors"
     kind: Literal["teach"] = "teach"
     version: Literal[2] = 2
-    labels: Literal["same", "all"]
+    labels: Literal["same", "all", "refined"]
     declared: DeclaredLabels | None = None
     phase: PhaseWork | None
 

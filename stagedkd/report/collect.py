@@ -21,11 +21,11 @@ class NetworkResult:
     """The result of one network of the experiment. Fractions are in 0..1.
 
     top5: None for fewer than five classes. flops: 2 x multiply-adds of one clip. labels: those of its training here:
-    same, all (the true ones), or none where it was not trained here. weights: the name of those that it started from,
-    or "". declared: the labels behind these, in words. commonest: the share of the commonest class among the evaluated
-    clips, None where the store does not know it. train_flops: 2 x multiply-adds of the whole training, forward and
-    backward, including the part of its guides; None where the stage did not count them. seconds: the time of the
-    training. latency: the seconds of one clip; both are None where the store lacks run.json.
+    same, all (the true ones), refined, or none where it was not trained here. weights: the name of those that it
+    started from, or "". declared: the labels behind these, in words. commonest: the share of the commonest class among
+    the evaluated clips, None where the store does not know it. train_flops: 2 x multiply-adds of the whole training,
+    forward and backward, including the part of its guides; None where the stage did not count them. seconds: the time
+    of the training. latency: the seconds of one clip; both are None where the store lacks run.json.
     """
 
     name: str
@@ -53,8 +53,8 @@ class NetworkResult:
     @property
     def labels_used(self) -> str:
         """The labels that made the network, in words, such as `120 of 1200`."""
-        true = " (true)" if self.labels == "all" else ""
-        here = "not trained here" if self.labels == "none" else f"{self.labelled_clips} of {self.training_clips}{true}"
+        which = {"all": " (true)", "refined": " (refined)"}.get(self.labels, "")
+        here = "not trained here" if self.labels == "none" else f"{self.labelled_clips} of {self.training_clips}{which}"
         if not self.declared:
             return here
         return self.declared if self.labels == "none" else f"{self.declared}, then {here}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from stagedkd.spec.families import class_names
 from stagedkd.spec.fields import nearest
 from stagedkd.spec.problems import PathProblem
-from stagedkd.spec.schema import Losses, NetworkFields, Simulated, Spec, Train, TrainPatch
+from stagedkd.spec.schema import Losses, NetworkFields, Simulated, Spec, Teacher, Train, TrainPatch
 from stagedkd.spec.schema.training import ClassWeights
 from stagedkd.spec.yaml import Path_
 
@@ -34,6 +35,34 @@ def relevant(train: Train, losses: Losses) -> Train:
     if losses.ce is None:
         unused["class_weights"] = None
     return train.model_copy(update=unused)
+
+
+def label_source(spec: Spec, teacher: Teacher) -> Literal["same", "all", "refined"]:
+    """Return the labels on which a teacher is trained here: those of the method, or else its own."""
+    return spec.distill.teacher.labels or teacher.trains_on
+
+
+def refined_teachers(spec: Spec) -> list[tuple[Path_, Teacher]]:
+    """Return the teachers that are trained on refined labels, each with the path of the field that says so."""
+    teachers: list[tuple[Path_, Teacher]] = [(("teacher", "labels"), spec.teacher)]
+    teachers += [(("co_teachers", i, "labels"), teacher) for i, teacher in enumerate(spec.co_teachers)]
+    for_all: Path_ = ("distill", "teacher", "labels")
+    named = [(for_all if spec.distill.teacher.labels else path, teacher) for path, teacher in teachers]
+    return [(path, teacher) for path, teacher in named if label_source(spec, teacher) == "refined"]
+
+
+def refined_teacher_problems(spec: Spec) -> Iterator[PathProblem]:
+    """Check the teachers that are trained on refined labels."""
+    for path, teacher in refined_teachers(spec):
+        if spec.refine is None:
+            hint = "add refine: {kind: noise_model}, or set labels: same"
+            yield PathProblem("a teacher on refined labels needs refine", path, hint)
+        elif not teacher.epochs:
+            message = "a teacher of 0 epochs is not trained on any labels, so not on refined ones"
+            yield PathProblem(message, path, "raise teacher.epochs, or set labels: same")
+        elif spec.refine.targets == "soft" and spec.train.patched(teacher.train).class_weights is not None:
+            message = "class_weights weigh ce alone, and a teacher on soft refined labels has none"
+            yield PathProblem(message, path, "set refine.targets: hard, or remove class_weights")
 
 
 def label_use_problems(spec: Spec) -> Iterator[PathProblem]:

@@ -9,7 +9,7 @@ from stagedkd.spec.cascade import LARGEST_HOP, assistants
 from stagedkd.spec.cuts import cut_problems, student_cut
 from stagedkd.spec.families import FAMILIES, class_names, mirror_pairs
 from stagedkd.spec.fields import nearest
-from stagedkd.spec.labelled import label_use_problems
+from stagedkd.spec.labelled import label_source, label_use_problems, refined_teacher_problems, refined_teachers
 from stagedkd.spec.method_rules import guide_problems, pair_problems, phase_problems
 from stagedkd.spec.pairing import matching
 from stagedkd.spec.problems import PathProblem
@@ -34,6 +34,7 @@ from stagedkd.spec.schema import (
 from stagedkd.spec.schema.networks.base import WEIGHT_SUFFIXES
 from stagedkd.spec.yaml import Path_
 
+USE_REFINED = "add the loss pseudo, set teacher.labels: refined, or remove refine"
 CUT = "add student.substages"
 SUFFIXES = f"{', '.join(WEIGHT_SUFFIXES[:-1])} or {WEIGHT_SUFFIXES[-1]}"
 
@@ -41,7 +42,7 @@ SUFFIXES = f"{', '.join(WEIGHT_SUFFIXES[:-1])} or {WEIGHT_SUFFIXES[-1]}"
 def check_rules(spec: Spec) -> list[PathProblem]:
     """Return all problems that no single field shows. The rules of the hops run only if the others find nothing."""
     problems = [*_networks(spec), *_phases(spec), *_epochs(spec), *_labels(spec), *_refined(spec), *_views(spec)]
-    problems += label_use_problems(spec)
+    problems += [*label_use_problems(spec), *refined_teacher_problems(spec)]
     return problems or [*_cascade(spec)]
 
 
@@ -241,8 +242,8 @@ def _refined(spec: Spec) -> Iterator[PathProblem]:
             ("teacher", "labels"),
             "set labels: same, or remove refine",
         )
-    if not using:
-        yield PathProblem("no phase uses the refined labels", ("refine",), "add the loss pseudo, or remove refine")
+    if not using and not refined_teachers(spec):
+        yield PathProblem("no phase uses the refined labels", ("refine",), USE_REFINED)
 
 
 def _labels(spec: Spec) -> Iterator[PathProblem]:
@@ -256,7 +257,7 @@ def _labels(spec: Spec) -> Iterator[PathProblem]:
     for path, teacher in _all_networks(spec):
         if not isinstance(teacher, TeacherFields) or not teacher.epochs:
             continue
-        if (spec.distill.teacher.labels or teacher.trains_on) == "same":
+        if label_source(spec, teacher) == "same":
             hint = "raise labels.clean, or set labels: all"
             yield PathProblem(f"the teacher has no labels: {unlabelled}", path, hint)
     if spec.control:

@@ -142,9 +142,10 @@ def classes_of(context: Context) -> tuple[str, ...]:
 
 
 def feed_of(
-    context: Context, work: TeachWork | DistillWork, labels: Literal["same", "all"], device: torch.device
+    context: Context, work: TeachWork | DistillWork, labels: Literal["same", "all", "refined"], device: torch.device
 ) -> Feed:
-    """The training clips with their labels, and with refined labels if the stage has them as an input."""
+    """The training clips with their labels, and with refined labels if the stage has them as an input. A training on
+    refined labels alone draws the clips whose label is accepted."""
     table = read_table(context.inputs["labels"].file("labels.parquet"))
     clip_ids = np.array(table["clip"], np.int64)
     given_labels = np.array(table["label"], np.int64)
@@ -154,8 +155,15 @@ def feed_of(
         raise DataError("no training clip has a label", hint="raise labels.clean or labels.noisy")
     source = open_source(context, context.inputs["data"], work.clip, device)
     refined = read_refined(context.inputs["refined"]) if "refined" in context.inputs else None
+    alone = frozenset({"ce"})
+    if labels == "refined":
+        assert refined is not None
+        given_labels = np.where(refined.accepted, refined.posteriors.argmax(1), -1)
+        alone |= {"pseudo"}
     views, threads, classes = work.clip.views, workers(context.runtime), classes_of(context)
-    return Feed(source, clip_ids, given_labels, work.augment, order_seed(work.seed), views, threads, refined, classes)
+    return Feed(
+        source, clip_ids, given_labels, work.augment, order_seed(work.seed), views, threads, refined, classes, alone
+    )
 
 
 def read_refined(artifact: Artifact) -> Refined:

@@ -174,12 +174,14 @@ class TeacherFields(NetworkFields):
     """Epochs of its training by cross-entropy. 0: the weights are used as they are, and must be for the classes of the
     data."""
     labels: Annotated[
-        Annotated[Literal["same", "all"], Tag("word")] | Annotated[DeclaredLabels, Tag("map")],
-        by_form("same, all or a map of source and count"),
+        Annotated[Literal["same", "all", "refined"], Tag("word")] | Annotated[DeclaredLabels, Tag("map")],
+        by_form("same, all, refined or a map of source and count"),
     ] = "same"
     """Labels of its training. same: the weak labels of `labels`. all: the true labels of all training clips, as a
-    teacher from elsewhere would have; every report says so. A map declares the labels behind its weights, such as
-    {source: Kinetics-400, count: 240000}: every report says so, and any further training gets the weak labels."""
+    teacher from elsewhere would have; every report says so. refined: the labels that the last round of `refine`
+    accepts, soft or hard as its `targets` say, and the clean ones; it sees no other clips. A map declares the labels
+    behind its weights, such as {source: Kinetics-400, count: 240000}: every report says so, and any further training
+    gets the weak labels."""
     seed: Seed = 0
     """Seed of its initialisation and of the order of its clips. It is not the student's seed, so that all student seeds
     have the same teacher."""
@@ -192,7 +194,7 @@ class TeacherFields(NetworkFields):
         return self.labels if isinstance(self.labels, DeclaredLabels) else None
 
     @property
-    def trains_on(self) -> Literal["same", "all"]:
+    def trains_on(self) -> Literal["same", "all", "refined"]:
         """The labels of its training here."""
         return "same" if isinstance(self.labels, DeclaredLabels) else self.labels
 
