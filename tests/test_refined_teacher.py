@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stagedkd import load_spec, run
+from stagedkd.data import refine as rules
 from stagedkd.errors import SpecError
 from stagedkd.plan.compile import compile_plan
 from stagedkd.plan.work import TeachWork
-from stagedkd.report.collect import collect
+from stagedkd.report.collect import Refinement, collect
+from stagedkd.spec.rules import warnings
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Store
 from stagedkd.train.job import Job
@@ -120,3 +123,77 @@ def test_a_refined_teacher_through_the_command_line(stagedkd: Command, project: 
     done = stagedkd("run", "specs/tiny.yaml", "--no-dvc")
     assert done.returncode == 0, done.stderr
     assert "(refined)" in done.stdout + done.stderr
+
+
+def answers(seed: int, n: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated predictions of n clips, (n, N) log-probabilities, and true classes drawn from them."""
+    dice = np.random.default_rng(seed)
+    logits = 3 * dice.standard_normal((n, classes))
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return log_p, np.array([dice.choice(classes, p=np.exp(row)) for row in log_p])
+
+
+def objective(log_p: np.ndarray, labels: np.ndarray, temperature: float) -> float:
+    """The posterior of a temperature, written from its formula: n * NLL + (log T)^2 / (2 * 0.5^2)."""
+    scaled = log_p / temperature
+    log_q = scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
+    return float(-log_q[np.arange(len(labels)), labels].sum() + np.log(temperature) ** 2 / (2 * 0.25))
+
+
+def test_four_clean_clips_do_not_calibrate_to_the_bound() -> None:
+    """Four clips that are all predicted right gave 0.05 without the prior."""
+    log_p = np.log(np.full((4, 4), 0.1) + 0.6 * np.eye(4))
+    found = rules.calibrate(log_p, np.arange(4))
+    assert 0.4 < found < 1 and rules.bound_hit(found) is None
+    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 4001))
+    best = grid[int(np.argmin([objective(log_p, np.arange(4), t) for t in grid]))]
+    assert found == pytest.approx(best, rel=2e-3)
+    wrong = rules.calibrate(log_p, (np.arange(4) + 1) % 4)
+    assert 1 < wrong < 20 and rules.bound_hit(wrong) is None
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 5.0])
+def test_with_thousands_of_clips_the_prior_vanishes(temperature: float) -> None:
+    log_p, labels = answers(0, 8000)
+    grid = np.exp(np.linspace(np.log(0.1), np.log(15), 1001))
+    prior = [np.log(t) ** 2 / (2 * 0.25) for t in grid]
+    nll = [objective(log_p * temperature, labels, t) - p for t, p in zip(grid, prior, strict=True)]
+    likeliest = grid[int(np.argmin(nll))]
+    assert rules.calibrate(log_p * temperature, labels) == pytest.approx(likeliest, rel=0.01)
+    assert likeliest == pytest.approx(temperature, rel=0.06)
+
+
+def test_a_bound_is_told() -> None:
+    assert [rules.bound_hit(t) for t in (0.05, 0.0502, 0.06, 1.0, 19.9, 20.0)] == [0.05, 0.05, None, None, 20.0, 20.0]
+    fields = {f.name: None for f in dataclasses.fields(Refinement)}
+    given_ = fields | {"name": "refine-1", "temperatures": (0.05, 0.83), "calibrated_on": 4}
+    assert Refinement(**given_).notes == (  # pyright: ignore[reportArgumentType]
+        "refine-1 is calibrated on 4 clean clips only: a prior keeps its temperature near 1; it is 0.05 and 0.83",
+        "refine-1: a temperature is at its bound 0.05, so its posteriors may be miscalibrated",
+    )
+    many = fields | {"name": "refine-1", "temperatures": (0.83,), "calibrated_on": 400}
+    assert Refinement(**many).notes == ()  # pyright: ignore[reportArgumentType]
+
+
+def test_networks_that_start_from_a_file_may_break_out_of_fold(project: Path) -> None:
+    path = written(project)
+    spec = load_spec(path, ["refine.by=both", "student.weights=w.safetensors"])
+    message = (
+        "refine trains the student out of fold, but it starts from w.safetensors: if these weights were made with "
+        "training clips, its predictions of them are not out of fold"
+    )
+    (warning,) = (p for p in warnings(spec) if "out of fold" in p.message)
+    assert warning == (
+        message,
+        ("student", "weights"),
+        "start from weights that never saw these clips, or refine by a network without weights",
+    )
+    assert message in compile_plan(spec).notes  # so plan, run and report say it
+    by_teacher = load_spec(path, ["student.weights=w.safetensors"])
+    assert not [p for p in warnings(by_teacher) if "out of fold" in p.message]
+
+
+def test_check_says_that_out_of_fold_may_be_broken(stagedkd: Command, project: Path) -> None:
+    written(project)
+    done = stagedkd("check", "specs/tiny.yaml", "--set", "teacher.weights=w.safetensors")
+    assert "refine trains the teacher out of fold, but it starts from w.safetensors" in done.stdout + done.stderr

@@ -17,8 +17,8 @@ class Stream(IntEnum):
     two uses of one seed have the same random numbers. The number of a stream never changes once artifacts were made
     with it. The simulator has its streams in data/simulate/slots.py.
 
-    71 and 72 are each used for two purposes by mistake. Both pairs will be separated when the versions of the kinds of
-    work that draw from them are next raised. Until then the second name is an alias of the first.
+    71 is used for two purposes by mistake. The pair will be separated when the version of one of the kinds of work that
+    draw from it is next raised. Until then the second name is an alias of the first.
     """
 
     ORDER_SEED = 51  # the seed of order and views, drawn from the seed of a training
@@ -29,9 +29,9 @@ class Stream(IntEnum):
     CLASS_CLIPS = 65  # the order of the clips of a class in balanced draws
     GROUPS = 71  # the order in which the groups of a data set are dealt to its folds
     PROBE = 71  # the clips on which substages are correlated
-    FOLDS = 72  # the order in which the groups are dealt to the folds of label refinement
     FOLD_TIES = 72  # the fold of a data set that takes a group if several are equally good
     FOLD_SEED = 73  # the seed of a network that is trained without one fold
+    FOLDS = 74  # the order in which the groups are dealt to the folds of label refinement
     CLIPS_CHOSEN = 81  # which clips of a class are clean, noisy and unlabelled
     LABEL_FLIPPED = 82  # whether a noisy clip gets a wrong label
     LABEL_WRONG = 83  # which wrong label it gets, if all are equally likely

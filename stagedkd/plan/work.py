@@ -275,7 +275,7 @@ class RefineWork(WorkSection):
 
     network_file: ClassVar[str | None] = None  # the networks are not kept
     kind: Literal["refine"] = "refine"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     rule: Rule
     round: int
     networks: tuple[Trainee, ...]

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stagedkd.data.refine import bound_hit
 from stagedkd.plan.graph import Plan, Role, Stage
 from stagedkd.plan.work import DistillWork, TeachWork
 from stagedkd.report.statistics import near_chance, wilson
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Artifact, Store
+
+FEW_CLEAN = 50  # clean clips below which a report says that a prior took part in the calibration
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ class Correlation:
 class Refinement:
     """One round of label refinement, measured against the hidden truth. Fractions are in 0..1 and None where unknown:
     `before` and `after` are the fractions of right labels, `coverage` is the fraction of clips with an accepted label,
-    `precision` the fraction of right ones among these. `nll` is in nats."""
+    `precision` the fraction of right ones among these. `nll` is in nats.
+    `temperatures` calibrate the networks, by `calibrated_on` clean clips; () and None where the round was not run."""
 
     name: str
     round: int
@@ -102,6 +106,20 @@ class Refinement:
     right_to_wrong: int
     recall: Mapping[str, float]
     train_flops: int
+    temperatures: tuple[float, ...] = ()
+    calibrated_on: int | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know about the calibration of the round."""
+        rows: list[str] = []
+        if self.calibrated_on is not None and self.calibrated_on < FEW_CLEAN:
+            few = f"{self.name} is calibrated on {self.calibrated_on} clean clips only"
+            values = " and ".join(f"{temperature:.2f}" for temperature in self.temperatures)
+            rows.append(f"{few}: a prior keeps its temperature near 1; it is {values}")
+        for bound in filter(None, map(bound_hit, self.temperatures)):
+            rows.append(f"{self.name}: a temperature is at its bound {bound:g}, so its posteriors may be miscalibrated")
+        return tuple(rows)
 
     @property
     def worst(self) -> str:
@@ -161,6 +179,7 @@ class Results:
         if self.labels.get("noisy") and self.labels_right is not None:
             rows.append(f"{self.labels_right:.1%} of the given labels are right, measured against the hidden truth")
         rows += filter(None, map(self._chance_note, (self.teacher, *self.co_teachers, *self.assistants)))
+        rows += [note for round in self.refinements for note in round.notes]
         rows += self.data_notes
         rows += [f"copies in more than one split: {' = '.join(paths)}" for paths in self.data["leaks"]]
         rows += [f"bad file {row['path']}: {row['reason']}" for row in self.data["bad_files"]]
@@ -294,6 +313,8 @@ def read_refinements(plan: Plan, artifacts: Mapping[str, Artifact]) -> tuple[Ref
             metrics["right_to_wrong"],
             dict(metrics["recall"]),
             metrics["train_flops"],
+            tuple(metrics.get("temperatures", ())),
+            metrics.get("calibrated_on"),
         )
         for name, metrics in rounds
     )

@@ -8,7 +8,7 @@ from typing import Literal
 from stagedkd.spec.families import class_names
 from stagedkd.spec.fields import nearest
 from stagedkd.spec.problems import PathProblem
-from stagedkd.spec.schema import Losses, NetworkFields, Simulated, Spec, Teacher, Train, TrainPatch
+from stagedkd.spec.schema import Losses, NetworkFields, Simulated, Spec, Student, Teacher, Train, TrainPatch
 from stagedkd.spec.schema.training import ClassWeights
 from stagedkd.spec.yaml import Path_
 
@@ -63,6 +63,27 @@ def refined_teacher_problems(spec: Spec) -> Iterator[PathProblem]:
         elif spec.refine.targets == "soft" and spec.train.patched(teacher.train).class_weights is not None:
             message = "class_weights weigh ce alone, and a teacher on soft refined labels has none"
             yield PathProblem(message, path, "set refine.targets: hard, or remove class_weights")
+
+
+def out_of_fold_warnings(spec: Spec) -> Iterator[PathProblem]:
+    """Find networks that refinement trains out of fold, but that start from weights that may know the clips."""
+    rule = spec.refine
+    if rule is None:
+        return
+    networks: list[tuple[Path_, Teacher | Student]] = []
+    if rule.by != "student":
+        networks.append((("teacher",), spec.teacher))
+        items = spec.cascade if rule.between_hops and spec.cascade != "auto" else ()
+        networks += [(("cascade", i), item) for i, item in enumerate(items) if isinstance(item, NetworkFields)]
+    if rule.by != "teacher":
+        networks.append((("student",), spec.student))
+    for path, network in networks:
+        if source := network.weights or network.pretrained_from:
+            name = "assistant" if path[0] == "cascade" else path[0]
+            message = f"refine trains the {name} out of fold, but it starts from {source}: if these weights were made"
+            message += " with training clips, its predictions of them are not out of fold"
+            hint = "start from weights that never saw these clips, or refine by a network without weights"
+            yield PathProblem(message, (*path, "weights") if network.weights else path, hint)
 
 
 def label_use_problems(spec: Spec) -> Iterator[PathProblem]:

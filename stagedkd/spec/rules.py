@@ -9,7 +9,13 @@ from stagedkd.spec.cascade import LARGEST_HOP, assistants
 from stagedkd.spec.cuts import cut_problems, student_cut
 from stagedkd.spec.families import FAMILIES, class_names, mirror_pairs
 from stagedkd.spec.fields import nearest
-from stagedkd.spec.labelled import label_source, label_use_problems, refined_teacher_problems, refined_teachers
+from stagedkd.spec.labelled import (
+    label_source,
+    label_use_problems,
+    out_of_fold_warnings,
+    refined_teacher_problems,
+    refined_teachers,
+)
 from stagedkd.spec.method_rules import guide_problems, pair_problems, phase_problems
 from stagedkd.spec.pairing import matching
 from stagedkd.spec.problems import PathProblem
@@ -62,7 +68,7 @@ def warnings(spec: Spec) -> list[PathProblem]:
             message = f"hop {hop} is a {above / below:.1f}x gap ({above:,} to {below:,} parameters)"
             hint = f"{LARGEST_HOP:g}x is the usual limit; cascade: auto adds assistants"
             problems.append(PathProblem(message, path, hint))
-    return problems
+    return [*problems, *out_of_fold_warnings(spec)]
 
 
 def _all_networks(spec: Spec) -> Iterator[tuple[Path_, Teacher | Student]]:
