@@ -39,6 +39,8 @@ class Stream(IntEnum):
     NOISE_RATE = 85  # how likely a clip is to get a wrong label, if that depends on the clip
     NOISE_PROJECTION = 86  # the projection of a clip's features that decides its wrong label
     NOISE_LOOK = 87  # which wrong label a clip gets by its features
+    CLIPS_SEEN = 88  # which clips a network may see
+    GROUPS_SEEN = 89  # which groups a network may see
     VIEW = 91  # place, crop, mirror, colour and tempo of a clip's view
     SEGMENTS = 92  # where in each segment of a clip its frame is taken
     MIX = 95  # whether a batch gets MixUp or CutMix, and the place of the box

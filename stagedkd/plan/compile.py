@@ -271,6 +271,7 @@ class _Compiler:
             augment=augment,
             phase=ce_phase(self.spec, student, epochs),
             seed=self.spec.seed,
+            sees=student.sees,
         )
         self._add("control", "control-ce", work, {"data": data, "labels": labels}, locked=locked)
 
@@ -288,6 +289,8 @@ class _Compiler:
         clip, augment = self._views()
         weights, locked = self._weights(network)
         matched = matching(self.spec, network, teacher) if self._pairs_needed() else None
+        if (sees := network.sees or self.spec.student.sees) is not None:
+            self._note(f"the {name} sees {sees.title} of the training clips, the teacher all of them")
         names, guides = self._guides(row, earlier)
         self._note_limits(row)
         work = DistillWork(
@@ -310,6 +313,7 @@ class _Compiler:
             clip=clip,
             augment=augment,
             seed=self.spec.seed,
+            sees=sees,
         )
         needs = {**needs, **dict(zip(work.guide_inputs, names, strict=True))}
         self._add("student" if network is self.spec.student else "assistant", name, work, needs, locked=locked)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 from pydantic import Field
 
 from stagedkd.plan.lock import data_id
-from stagedkd.spec.schema import Arch, Augment, Clip, Data, DeclaredLabels, Input, Labels, Losses, Section, Train
+from stagedkd.spec.schema import Arch, Augment, Clip, Data, DeclaredLabels, Input, Labels, Losses, Section, Sees, Train
 from stagedkd.spec.schema import Refine as Rule
 
 KIND_FORM = "[a-z]+"  # the form of a kind's name, with which the names of folders begin
@@ -208,7 +208,7 @@ class WeakenWork(UntrainedWork):
 
 class NetworkWork(WorkSection):
     """Work that trains one network `arch` on clips and keeps it. The training starts from the file `weights`, if
-    given, else from the seed."""
+    given, else from the seed. `sees` is the part of the training clips that it may see; None means all."""
 
     arch: Arch
     input: Input | None
@@ -216,6 +216,7 @@ class NetworkWork(WorkSection):
     clip: Clip
     augment: Augment
     seed: int
+    sees: Sees | None = None
 
     @property
     def network(self) -> OutputNetwork:

@@ -28,7 +28,8 @@ class NetworkResult:
     started from, or "". declared: the labels behind these, in words. commonest: the share of the commonest class among
     the evaluated clips, None where the store does not know it. train_flops: 2 x multiply-adds of the whole training,
     forward and backward, including the part of its guides; None where the stage did not count them. seconds: the time
-    of the training. latency: the seconds of one clip; both are None where the store lacks run.json.
+    of the training. latency: the seconds of one clip; both are None where the store lacks run.json. clips_of: the
+    number of all training clips, where the network saw a part of them.
     """
 
     name: str
@@ -52,12 +53,15 @@ class NetworkResult:
     weights: str = ""
     declared: str = ""
     commonest: float | None = None
+    clips_of: int | None = None
 
     @property
     def labels_used(self) -> str:
         """The labels that made the network, in words, such as `120 of 1200`."""
         which = {"all": " (true)", "refined": " (refined)"}.get(self.labels, "")
         here = "not trained here" if self.labels == "none" else f"{self.labelled_clips} of {self.training_clips}{which}"
+        if self.clips_of is not None:
+            here += f"; it sees {self.training_clips} of {self.clips_of} clips"
         if not self.declared:
             return here
         return self.declared if self.labels == "none" else f"{self.declared}, then {here}"
@@ -267,6 +271,7 @@ def _network_result(stage: Stage, training: Artifact, evaluation: Artifact, clas
         commonest=_commonest(evaluation),
         labelled_clips=trained.get("labelled_clips", 0),
         training_clips=trained.get("clips", 0),
+        clips_of=trained.get("clips_of"),
         steps=trained["steps"],
         train_flops=trained.get("train_flops"),
         seconds=(training.run or {}).get("seconds"),

@@ -65,6 +65,19 @@ def refined_teacher_problems(spec: Spec) -> Iterator[PathProblem]:
             yield PathProblem(message, path, "set refine.targets: hard, or remove class_weights")
 
 
+def sees_problems(spec: Spec) -> Iterator[PathProblem]:
+    """Check that there are as many simulated training clips as a network is to see."""
+    items = enumerate(spec.cascade if spec.cascade != "auto" else ())
+    students: list[tuple[Path_, Student]] = [(("cascade", i), n) for i, n in items if isinstance(n, NetworkFields)]
+    for path, student in (*students, (("student",), spec.student)):
+        if student.sees is None or not isinstance(spec.data, Simulated):
+            continue
+        count, total = student.sees.clips_of(spec.data.train), spec.data.train
+        if count > total:
+            message = f"the network sees {count} clips, but there are {total} training clips"
+            yield PathProblem(message, (*path, "sees"), f"set sees to {total} or less, or raise data.train")
+
+
 def out_of_fold_warnings(spec: Spec) -> Iterator[PathProblem]:
     """Find networks that refinement trains out of fold, but that start from weights that may know the clips."""
     rule = spec.refine

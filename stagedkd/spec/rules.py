@@ -15,6 +15,7 @@ from stagedkd.spec.labelled import (
     out_of_fold_warnings,
     refined_teacher_problems,
     refined_teachers,
+    sees_problems,
 )
 from stagedkd.spec.method_rules import guide_problems, pair_problems, phase_problems
 from stagedkd.spec.pairing import matching
@@ -48,7 +49,7 @@ SUFFIXES = f"{', '.join(WEIGHT_SUFFIXES[:-1])} or {WEIGHT_SUFFIXES[-1]}"
 def check_rules(spec: Spec) -> list[PathProblem]:
     """Return all problems that no single field shows. The rules of the hops run only if the others find nothing."""
     problems = [*_networks(spec), *_phases(spec), *_epochs(spec), *_labels(spec), *_refined(spec), *_views(spec)]
-    problems += [*label_use_problems(spec), *refined_teacher_problems(spec)]
+    problems += [*label_use_problems(spec), *refined_teacher_problems(spec), *sees_problems(spec)]
     return problems or [*_cascade(spec)]
 
 

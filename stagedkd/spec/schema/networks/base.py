@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import Field, Tag
+from pydantic import Field, Tag, model_validator
 
 from stagedkd.spec.schema.base import Count, Epochs, Section, Seed, Weight, Word, by_form
 from stagedkd.spec.schema.training import TrainPatch
@@ -199,11 +199,47 @@ class TeacherFields(NetworkFields):
         return "same" if isinstance(self.labels, DeclaredLabels) else self.labels
 
 
+class Sees(Section):
+    """The part of the training clips that a network may see: a number of clips (a bare number), or a fraction of them.
+
+    `labels.seed` draws them. Single clips are drawn in the proportions of the given labels, clips without one being one
+    more class. With `labels.by: group` whole groups are drawn, and the number is met as closely as these allow."""
+
+    bare: ClassVar[str | None] = "count"
+    count: Count | None = None
+    """Number of clips."""
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Fraction of the training clips, rounded to whole clips; at least one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_count(cls, value: Any) -> Any:
+        return {"count": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.count is None) == (self.fraction is None):
+            raise ValueError("give count or fraction, one of them: for example 80, or {fraction: 0.1}")
+        return self
+
+    @property
+    def title(self) -> str:
+        """In words, such as `80` or `10%`."""
+        return str(self.count) if self.count else f"{100 * (self.fraction or 0.0):g}%"
+
+    def clips_of(self, total: int) -> int:
+        """Return the number of clips out of `total`; more than `total` if there are too few."""
+        return self.count or max(1, round((self.fraction or 0.0) * total))
+
+
 class StudentFields(NetworkFields):
     """A student or assistant."""
 
     epochs: Epochs | None = None
     """Epochs of the whole hop, over all phases. A phase without `epochs` gets what the other phases leave."""
+    sees: Sees | None = None
+    """The part of the training clips that it may see in its hop; an epoch is that long. It also holds for the control
+    and for assistants that say nothing else. The teacher and refinement see all training clips. Unset: all of them."""
 
 
 def is_weight_file(name: str) -> bool:
