@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ FEW_CLEAN = 50  # clean clips below which a report says that a prior took part i
 
 @dataclass(frozen=True)
 class NetworkResult:
-    """The result of one network of the experiment. Fractions are in 0..1.
+    """The result of one network of the experiment. Fractions are in 0..1. A teacher without a measured accuracy has NaN
+    in top1, interval and ece; params of 0 are unknown.
 
     top5: None for fewer than five classes. flops: 2 x multiply-adds of one clip. labels: those of its training here:
     same, all (the true ones), refined, or none where it was not trained here. weights: the name of those that it
@@ -67,14 +69,24 @@ class NetworkResult:
         return self.declared if self.labels == "none" else f"{self.declared}, then {here}"
 
     @property
+    def measured(self) -> bool:
+        """Whether its accuracy is known."""
+        return not math.isnan(self.top1)
+
+    def smaller_than(self, teacher: NetworkResult) -> float | None:
+        """Return the teacher's parameters over its own; None if one of them is unknown."""
+        return teacher.params / self.params if self.params and teacher.params else None
+
+    @property
     def near_chance(self) -> bool:
         """Whether it may be no better than a network that ignores the clips; see `statistics.near_chance`."""
-        return near_chance(self.interval, self.classes, self.commonest)
+        return self.measured and near_chance(self.interval, self.classes, self.commonest)
 
     def as_json(self, teacher: NetworkResult) -> dict[str, Any]:
         """Return plain values for metrics.json. `size_ratio` is the teacher's parameters over this network's."""
         values = {k: v for k, v in self.__dict__.items() if k != "interval"}
-        return values | {"top1_interval95": list(self.interval), "size_ratio": teacher.params / self.params}
+        values |= {"top1_interval95": list(self.interval), "size_ratio": self.smaller_than(teacher)}
+        return values if self.measured else values | {"top1": None, "ece": None, "top1_interval95": None}
 
 
 @dataclass(frozen=True)
@@ -182,6 +194,8 @@ class Results:
             rows.append(f"the teacher has seed {self.plan.spec.teacher.seed} for every seed of the student")
         if self.labels.get("noisy") and self.labels_right is not None:
             rows.append(f"{self.labels_right:.1%} of the given labels are right, measured against the hidden truth")
+        unmeasured = [n.name for n in self.networks if not n.measured]
+        rows += [f"the {name} has no accuracy: there is nothing to measure it by" for name in unmeasured]
         rows += filter(None, map(self._chance_note, (self.teacher, *self.co_teachers, *self.assistants)))
         rows += [note for round in self.refinements for note in round.notes]
         rows += self.data_notes
@@ -257,11 +271,11 @@ def _network_result(stage: Stage, training: Artifact, evaluation: Artifact, clas
     return NetworkResult(
         name=stage.name,
         arch=work.arch.title,
-        top1=evaluated["top1"],
-        interval=wilson(round(evaluated["top1"] * clips), clips),
+        top1=evaluated.get("top1", math.nan),
+        interval=wilson(round(evaluated["top1"] * clips), clips) if "top1" in evaluated else (math.nan, math.nan),
         top5=evaluated.get("top5"),
-        ece=evaluated["ece"],
-        per_class=dict(evaluated["per_class"]),
+        ece=evaluated.get("ece", math.nan),
+        per_class=dict(evaluated.get("per_class", {})),
         classes=classes,
         params=evaluated["params"],
         flops=evaluated["flops"],

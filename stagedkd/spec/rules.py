@@ -18,6 +18,7 @@ from stagedkd.spec.labelled import (
     sees_problems,
 )
 from stagedkd.spec.method_rules import guide_problems, pair_problems, phase_problems
+from stagedkd.spec.outputs import outputs_problems
 from stagedkd.spec.pairing import matching
 from stagedkd.spec.problems import PathProblem
 from stagedkd.spec.schedule import PhaseProblem, phase_epochs
@@ -49,6 +50,7 @@ SUFFIXES = f"{', '.join(WEIGHT_SUFFIXES[:-1])} or {WEIGHT_SUFFIXES[-1]}"
 def check_rules(spec: Spec) -> list[PathProblem]:
     """Return all problems that no single field shows. The rules of the hops run only if the others find nothing."""
     problems = [*_networks(spec), *_phases(spec), *_epochs(spec), *_labels(spec), *_refined(spec), *_views(spec)]
+    problems += outputs_problems(spec)
     problems += [*label_use_problems(spec), *refined_teacher_problems(spec), *sees_problems(spec)]
     return problems or [*_cascade(spec)]
 
@@ -91,7 +93,7 @@ def _networks(spec: Spec) -> Iterator[PathProblem]:
                 yield problem._replace(path=(*path, "substages", *problem.path))
         yield from _input(spec.clip, path, network)
         yield from _weights(path, network)
-        started = network.epochs or network.weights or network.pretrained_from
+        started = network.epochs or network.weights or network.pretrained_from or network.only_teaches
         if isinstance(network, TeacherFields) and not started:
             yield PathProblem("a teacher of 0 epochs needs weights", (*path, "epochs"), "add weights: or raise epochs")
         if isinstance(network, TeacherFields):
@@ -103,7 +105,7 @@ def _ready(path: Path_, teacher: Teacher, spec: Spec) -> Iterator[PathProblem]:
     message, hint = missing_head(teacher, len(class_names(spec.data)) if isinstance(spec.data, Simulated) else 0)
     if message:
         yield PathProblem(message, (*path, "weights"), hint)
-    if teacher.declared and not (teacher.weights or teacher.pretrained_from):
+    if teacher.declared and not (teacher.weights or teacher.pretrained_from or teacher.only_teaches):
         message = "labels are declared for weights that were made elsewhere, and this network has none"
         yield PathProblem(message, (*path, "labels"), "add weights, or set labels: same or all")
 
@@ -121,6 +123,11 @@ def missing_head(teacher: Teacher, classes: int) -> tuple[str, str]:
 def weights_note(teacher: Teacher) -> str:
     """Return where a teacher comes from that starts from weights, and what is declared of their labels; "" else."""
     source = teacher.weights or teacher.pretrained_from
+    if teacher.only_teaches and teacher.user_files is not None:
+        labels = (
+            teacher.declared.title if teacher.declared else "not declared (teacher.labels: {source: ..., count: ...})"
+        )
+        return f"is the outputs of {teacher.user_files.path}; the labels behind them: {labels}"
     undeclared = "not declared (teacher.labels: {source: ..., count: ...})"
     labels = teacher.declared.title if teacher.declared else undeclared
     further = "trained further here" if teacher.epochs else "not trained here"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from stagedkd.models.shapes import measure
 from stagedkd.plan.work import TeachWork
+from stagedkd.spec.schema import OutputsArch
 from stagedkd.stages.context import Context, Result
 from stagedkd.stages.networks import build_or_refuse, new_network, save_network
+from stagedkd.stages.outputs import teach_outputs
 from stagedkd.stages.training import (
     classes_of,
     feed_of,
@@ -28,6 +30,9 @@ def teach(context: Context, work: TeachWork) -> Result:
         DataError: the weights cannot be used; or there is no phase, and they have no head for the classes of the data.
     """
     classes, device = classes_of(context), training_device(context)
+    if isinstance(work.arch, OutputsArch):
+        teach_outputs(context, work.arch, classes)
+        return Result(metrics={"steps": 0, "labels": "none"}, run=run_facts(device, 0.0))
     require_locked(context, work.weights, work.arch)
     network = new_network(context, work.arch, classes, work.weights, work.seed, trained=work.phase is not None)
     if work.phase is None:

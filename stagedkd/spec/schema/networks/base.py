@@ -41,6 +41,8 @@ class Architecture(Section):
     take the member as the default of the field, which would change keys.
     """
 
+    only_teaches: ClassVar[bool] = False  # whether there is no network to build or to train, only outputs
+
     @property
     @abstractmethod
     def block_names(self) -> tuple[str, ...] | None:
