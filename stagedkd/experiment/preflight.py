@@ -101,14 +101,15 @@ def check_weights(plan: Graph, keys: Container[Key], runtime: Runtime, checked: 
             continue
         model = [(made.arch, None)] if made is not None and made.arch.pretrained_from and not work.weight_files else []
         for arch, weights in [*work.weight_files, *model] if stage.identity in keys else ():
-            name = digest([arch, weights, bool(work.trainings), classes])
+            headless = isinstance(work, TeachWork) and work.headless
+            name = digest([arch, weights, bool(work.trainings) or headless, classes])
             if name in checked:
                 continue
             checked.add(name)
             with torch.device("meta"):
                 network = build_or_refuse(arch, len(classes), Path(runtime.root))
             try:
-                fit_weights(network, arch, classes, weights, runtime, trained=bool(work.trainings))
+                fit_weights(network, arch, classes, weights, runtime, trained=bool(work.trainings) or headless)
             except DataError as error:
                 raise DataError(f"stage {stage.name}: {error.message}", hint=error.hint) from error
 

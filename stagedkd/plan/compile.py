@@ -29,7 +29,7 @@ from stagedkd.spec.families import mirror_pairs
 from stagedkd.spec.labelled import class_weights_problem, label_source
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.pairing import matching
-from stagedkd.spec.rules import missing_head, warnings, weights_note
+from stagedkd.spec.rules import logits_compared, missing_head, warnings, weights_note
 from stagedkd.spec.schema import (
     FEATURES,
     LOGITS,
@@ -204,6 +204,7 @@ class _Compiler:
             weights=weights,
             labels=source,
             declared=teacher.declared,
+            headless=not teacher.epochs and not logits_compared(self.spec),
             clip=clip,
             augment=augment,
             phase=ce_phase(self.spec, teacher, teacher.epochs, stop, soft=soft) if teacher.epochs else None,
@@ -216,7 +217,8 @@ class _Compiler:
         if source == "all" and teacher.epochs:
             self.notes.append(f"the {name} is trained on the true labels of all training clips (teacher.labels: all)")
         self.notes += [f"the {name} {origin}"] if (origin := weights_note(teacher)) else []
-        message, hint = missing_head(teacher, len(self.lock.classes_of(self.spec.data)))
+        count = 0 if not logits_compared(self.spec) else len(self.lock.classes_of(self.spec.data))
+        message, hint = missing_head(teacher, count)
         self.problems += [Problem(f"{name}: {message}", None, hint)] if message else []
         return name
 

@@ -235,14 +235,17 @@ class TeachWork(NetworkWork):
     """Train one network by cross-entropy; without a `phase`, use its weights as they are. `labels` says whether it
     learns from the labels of the other networks ("same"), from the true labels of all training clips ("all"), or from
     the labels that the input `refined` accepts ("refined").
-    `declared` are the labels behind its weights, as the user knows them, for reports alone."""
+    `declared` are the labels behind its weights, as the user knows them, for reports alone. `headless` allows weights
+    without a head for the classes, since no loss compares logits."""
 
-    unkeyed: ClassVar[frozenset[str]] = frozenset({"declared"})
+    # `headless` changes no tensor: it says whether a network without a head is refused.
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"declared", "headless"})
     network_file: ClassVar[str | None] = "teacher.safetensors"
     kind: Literal["teach"] = "teach"
     version: Literal[2] = 2
     labels: Literal["same", "all", "refined"]
     declared: DeclaredLabels | None = None
+    headless: bool = False
     phase: PhaseWork | None
 
     @property

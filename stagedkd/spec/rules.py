@@ -24,6 +24,7 @@ from stagedkd.spec.problems import PathProblem
 from stagedkd.spec.schedule import PhaseProblem, phase_epochs
 from stagedkd.spec.schema import (
     FEATURES,
+    LOGITS,
     RESPONSES,
     Asymmetric,
     Clip,
@@ -102,12 +103,18 @@ def _networks(spec: Spec) -> Iterator[PathProblem]:
 
 def _ready(path: Path_, teacher: Teacher, spec: Spec) -> Iterator[PathProblem]:
     """Check a teacher against what it says about its weights."""
-    message, hint = missing_head(teacher, len(class_names(spec.data)) if isinstance(spec.data, Simulated) else 0)
+    classes = len(class_names(spec.data)) if isinstance(spec.data, Simulated) else 0
+    message, hint = missing_head(teacher, classes if logits_compared(spec) else 0)
     if message:
         yield PathProblem(message, (*path, "weights"), hint)
     if teacher.declared and not (teacher.weights or teacher.pretrained_from or teacher.only_teaches):
         message = "labels are declared for weights that were made elsewhere, and this network has none"
         yield PathProblem(message, (*path, "labels"), "add weights, or set labels: same or all")
+
+
+def logits_compared(spec: Spec) -> bool:
+    """Return whether a loss compares logits, so that every teacher needs a head for the classes of the data."""
+    return any(phase.losses.comparing(LOGITS) for phase in spec.distill.phases.values())
 
 
 def missing_head(teacher: Teacher, classes: int) -> tuple[str, str]:

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from stagedkd.data.draws import Stream, permutation
+from stagedkd.errors import DataError
 from stagedkd.models.network import Network
 from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.work import DistillWork
-from stagedkd.spec.schema import Arch, Input, Size
+from stagedkd.spec.schema import LOGITS, Arch, Input, Size
 from stagedkd.stages.context import Context, Result
 from stagedkd.stages.networks import build_or_refuse, load_network, new_network, user_losses
 from stagedkd.stages.outputs import outputs_guide
@@ -94,6 +95,11 @@ def _guide_archs(work: DistillWork) -> list[tuple[Arch, Input | None]]:
 def _guide_networks(context: Context, work: DistillWork, classes: int, device: torch.device) -> list[Network | None]:
     """Load the teacher and the further guides, frozen, on the device; None for outputs from a file."""
     names = ("teacher", *work.guide_inputs)
+    if any(phase.losses.comparing(LOGITS) for phase in work.phases):
+        for name in names:
+            if reason := context.inputs[name].manifest.metrics.get("headless"):
+                message = f"a loss compares logits, but the {name} has no head for the classes: {reason}"
+                raise DataError(message, hint="train the teacher, or use losses on features alone")
     networks = [
         None if arch.only_teaches else load_network(context.inputs[name], arch, classes, context.root)
         for name, (arch, _) in zip(names, _guide_archs(work), strict=True)

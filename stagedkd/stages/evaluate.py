@@ -38,6 +38,11 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
     labels = np.array(read_table(data.file("truth.parquet"))["label"], np.int64)[clip_ids]
     if isinstance(work.arch, OutputsArch):
         return _evaluate_outputs(context, work, work.arch, clip_ids, labels, classes)
+    if reason := context.inputs["network"].manifest.metrics.get("headless"):
+        context.listener.note(f"{context.stage.name}: it has no head for the classes ({reason}), so no accuracy")
+        shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *work.clip.seen(work.input))
+        facts = {"split": work.split, "views": "1x1", "params": shape.params, "flops": shape.flops, "clips": 0}
+        return Result(metrics=facts, run=run_facts(device, 0.0))
     network = load_network(context.inputs["network"], work.arch, len(classes), context.root).to(device)
 
     def progress(done: int, of: int) -> None:
