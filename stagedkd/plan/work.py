@@ -38,7 +38,7 @@ class PhaseWork(Section):
     Attributes:
         epochs: the epochs that the learning-rate schedule is made for.
         stop: the number of these epochs that are run; None means all.
-        trained: the substages that are trained.
+        trained: the substages that are trained. If a whole network is one substage, () trains its head alone.
         frozen: the substages that run frozen.
         pairs: the pairs (student's substage, teacher's substage) that are compared.
         ramp: the epochs over which a pair's feature losses rise from 0, one pair after the other; None: all at once.

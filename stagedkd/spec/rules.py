@@ -107,6 +107,12 @@ def _ready(path: Path_, teacher: Teacher, spec: Spec) -> Iterator[PathProblem]:
     message, hint = missing_head(teacher, classes if logits_compared(spec) else 0)
     if message:
         yield PathProblem(message, (*path, "weights"), hint)
+    if teacher.trains == "head" and not teacher.epochs:
+        message = "a teacher of 0 epochs trains nothing, so no head either"
+        yield PathProblem(message, (*path, "trains"), "raise epochs, or remove trains")
+    elif teacher.trains == "head" and not (teacher.weights or teacher.pretrained_from):
+        message = "the head alone is trained, so all blocks would stay random"
+        yield PathProblem(message, (*path, "trains"), "add weights, or remove trains")
     if teacher.declared and not (teacher.weights or teacher.pretrained_from or teacher.only_teaches):
         message = "labels are declared for weights that were made elsewhere, and this network has none"
         yield PathProblem(message, (*path, "labels"), "add weights, or set labels: same or all")
@@ -130,15 +136,14 @@ def missing_head(teacher: Teacher, classes: int) -> tuple[str, str]:
 def weights_note(teacher: Teacher) -> str:
     """Return where a teacher comes from that starts from weights, and what is declared of their labels; "" else."""
     source = teacher.weights or teacher.pretrained_from
-    if teacher.only_teaches and teacher.user_files is not None:
-        labels = (
-            teacher.declared.title if teacher.declared else "not declared (teacher.labels: {source: ..., count: ...})"
-        )
-        return f"is the outputs of {teacher.user_files.path}; the labels behind them: {labels}"
     undeclared = "not declared (teacher.labels: {source: ..., count: ...})"
     labels = teacher.declared.title if teacher.declared else undeclared
-    further = "trained further here" if teacher.epochs else "not trained here"
-    return f"comes from {source} and is {further}; the labels behind its weights: {labels}" if source else ""
+    if teacher.only_teaches and teacher.user_files is not None:
+        return f"is the outputs of {teacher.user_files.path}; the labels behind them: {labels}"
+    further = "is trained further here" if teacher.epochs else "is not trained here"
+    if teacher.epochs and teacher.trains == "head":
+        further = "its head alone is trained here"
+    return f"comes from {source} and {further}; the labels behind its weights: {labels}" if source else ""
 
 
 def _input(clip: Clip, path: Path_, network: Teacher | Student) -> Iterator[PathProblem]:

@@ -187,6 +187,9 @@ class TeacherFields(NetworkFields):
     seed: Seed = 0
     """Seed of its initialisation and of the order of its clips. It is not the student's seed, so that all student seeds
     have the same teacher."""
+    trains: Literal["all", "head"] = "all"
+    """The part that its training changes. head: a linear probe: the head alone is trained, and all blocks stay as the
+    weights give them, in eval mode, so that no statistics of BatchNorm move. It needs weights."""
     share: Weight = 1.0
     """Its weight among several teachers (`co_teachers`)."""
 
