@@ -43,8 +43,7 @@ def train_flops(
     """
     first = cut[min(phase.trained)][0] if cut else None
     forward = student.flops_of(None, plan.student_end, phase.head)
-    last_block = next(reversed(student.block_flops), None)
-    untrained = 0 if phase.trained else student.flops_of(None, last_block, head=False)  # below a head that is trained
+    untrained = 0 if phase.trained else sum(student.block_flops.values())  # all blocks, below a head that is trained
     backward = 2 * (student.flops_of(first, plan.student_end, phase.head) - untrained)
     per_clip = (forward + backward) * (2 if phase.losses.fixmatch else 1)
     for i, guide in enumerate(guides):
