@@ -161,7 +161,13 @@ BROKEN = [
         "'train.batch' must be a whole number, not '016_0'",
         "write 0160, without quotes",
     ),
-    ("labels: all", "labels: some", "6:61", "'teacher.labels' must be same or all, not 'some'", "did you mean 'same'?"),
+    (
+        "labels: all",
+        "labels: some",
+        "6:61",
+        "'teacher.labels' must be same, all or refined, not 'some'",
+        "did you mean 'same'?",
+    ),
     (
         "arch: resnet3d, width: 8",
         "arch: resnet, width: 8",

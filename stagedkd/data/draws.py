@@ -17,18 +17,21 @@ class Stream(IntEnum):
     two uses of one seed have the same random numbers. The number of a stream never changes once artifacts were made
     with it. The simulator has its streams in data/simulate/slots.py.
 
-    71 and 72 are each used for two purposes by mistake. Both pairs will be separated when the versions of the kinds of
-    work that draw from them are next raised. Until then the second name is an alias of the first.
+    71 is used for two purposes by mistake. The pair will be separated when the version of one of the kinds of work that
+    draw from it is next raised. Until then the second name is an alias of the first.
     """
 
     ORDER_SEED = 51  # the seed of order and views, drawn from the seed of a training
     ORDER = 61  # the order of the clips in one pass through them
     RANK = 62  # the seed of torch's generators on one of several ranks
+    ORDER_UNLABELLED = 63  # the order of the unlabelled clips, where they are drawn apart
+    CLASS_ORDER = 64  # the order of the classes in a round of balanced draws
+    CLASS_CLIPS = 65  # the order of the clips of a class in balanced draws
     GROUPS = 71  # the order in which the groups of a data set are dealt to its folds
     PROBE = 71  # the clips on which substages are correlated
-    FOLDS = 72  # the order in which the groups are dealt to the folds of label refinement
     FOLD_TIES = 72  # the fold of a data set that takes a group if several are equally good
     FOLD_SEED = 73  # the seed of a network that is trained without one fold
+    FOLDS = 74  # the order in which the groups are dealt to the folds of label refinement
     CLIPS_CHOSEN = 81  # which clips of a class are clean, noisy and unlabelled
     LABEL_FLIPPED = 82  # whether a noisy clip gets a wrong label
     LABEL_WRONG = 83  # which wrong label it gets, if all are equally likely
@@ -36,6 +39,8 @@ class Stream(IntEnum):
     NOISE_RATE = 85  # how likely a clip is to get a wrong label, if that depends on the clip
     NOISE_PROJECTION = 86  # the projection of a clip's features that decides its wrong label
     NOISE_LOOK = 87  # which wrong label a clip gets by its features
+    CLIPS_SEEN = 88  # which clips a network may see
+    GROUPS_SEEN = 89  # which groups a network may see
     VIEW = 91  # place, crop, mirror, colour and tempo of a clip's view
     SEGMENTS = 92  # where in each segment of a clip its frame is taken
     MIX = 95  # whether a batch gets MixUp or CutMix, and the place of the box

@@ -22,8 +22,8 @@ class Batch:
 
     If several processes do one training, each has its local clips and the labels of the whole batch. `rows_B` are the
     rows of the clips among the training clips; `posterior_BN` and `accepted_B` are the refined labels, if there are
-    any. In a mixed batch, the part 1 - `fraction` of each clip, and therefore of its label, comes from the clip at
-    `order_B`.
+    any; `class_weights_N` are the weights of the classes in `ce`, None if all weigh 1. In a mixed batch, the part
+    1 - `fraction` of each clip, and therefore of its label, comes from the clip at `order_B`.
     """
 
     clip_B3THW: Tensor
@@ -33,6 +33,7 @@ class Batch:
     accepted_B: Tensor | None = None
     order_B: Tensor | None = None
     fraction: float = 1.0
+    class_weights_N: Tensor | None = None
     _views: dict[Input | None, Tensor] = field(default_factory=dict["Input | None", Tensor], init=False, repr=False)
 
     def view(self, wanted: Input | None) -> Tensor:

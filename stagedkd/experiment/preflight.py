@@ -15,12 +15,13 @@ from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.key import Key, digest
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import Cut, DistillWork, PhaseWork
+from stagedkd.plan.work import Cut, DistillWork, PhaseWork, TeachWork
 from stagedkd.spec.cuts import cut_problems
-from stagedkd.spec.schema import Arch, Size
+from stagedkd.spec.schema import Arch, OutputsArch, Size
 from stagedkd.spec.schema.losses.distribution import DistributionLoss
 from stagedkd.spec.schema.losses.paired import PairedLoss
 from stagedkd.stages.networks import build_or_refuse, fit_weights
+from stagedkd.stages.outputs import read_outputs
 
 assert losses.FUNCTIONS  # imported here, so that a loss without a function fails before anything is trained
 
@@ -61,7 +62,7 @@ def preflight(plan: Graph, root: Path, seen: dict[str, NetworkShape] | None = No
     problems: list[Problem] = []
     for stage in plan.stages:
         network, clip = stage.work.network, stage.work.view
-        if network is None or clip is None:
+        if network is None or clip is None or network.arch.only_teaches:
             continue
         view = clip.seen(network.input)
         try:
@@ -73,8 +74,10 @@ def preflight(plan: Graph, root: Path, seen: dict[str, NetworkShape] | None = No
         raise SpecError(problems)
     for stage in plan.stages:
         if isinstance(stage.work, DistillWork):
-            student, teacher = networks[stage.name], networks[stage.needs["teacher"]]
+            student, teacher = networks[stage.name], networks.get(stage.needs["teacher"])
             problems += _cut_problems(stage.name, stage.work.cut, tuple(student.maps))
+            if teacher is None:  # outputs from a file
+                continue
             problems += _cut_problems(stage.needs["teacher"], stage.work.teacher_cut, tuple(teacher.maps))
             if not problems and stage.work.teacher_cut:
                 pairs += _pairs(stage.name, stage.work, student, teacher)
@@ -88,24 +91,43 @@ def check_weights(plan: Graph, keys: Container[Key], runtime: Runtime, checked: 
     """Read the weights with which the stages of these keys start, and fit them to their networks and to the classes of
     the data. Nothing is read where the lock does not know the classes yet. `checked` holds what earlier calls read.
 
+    The outputs of teachers from elsewhere are read, too.
+
     Raises:
-        DataError: weights cannot be read or do not fit; or a network that is not trained gets no head.
+        DataError: weights cannot be read or do not fit; a network that is not trained gets no head; or outputs do not
+            fit the classes.
     """
     classes = _classes(plan)
     for stage in plan.stages if classes else ():
         work, made = stage.work, stage.work.network
+        if isinstance(work, TeachWork) and isinstance(work.arch, OutputsArch) and stage.identity in keys:
+            _check_outputs(stage.name, work.arch, classes, Path(runtime.root), checked)
+            continue
         model = [(made.arch, None)] if made is not None and made.arch.pretrained_from and not work.weight_files else []
         for arch, weights in [*work.weight_files, *model] if stage.identity in keys else ():
-            name = digest([arch, weights, bool(work.trainings), classes])
+            headless = isinstance(work, TeachWork) and work.headless
+            name = digest([arch, weights, bool(work.trainings) or headless, classes])
             if name in checked:
                 continue
             checked.add(name)
             with torch.device("meta"):
                 network = build_or_refuse(arch, len(classes), Path(runtime.root))
             try:
-                fit_weights(network, arch, classes, weights, runtime, trained=bool(work.trainings))
+                fit_weights(network, arch, classes, weights, runtime, trained=bool(work.trainings) or headless)
             except DataError as error:
                 raise DataError(f"stage {stage.name}: {error.message}", hint=error.hint) from error
+
+
+def _check_outputs(name: str, arch: OutputsArch, classes: Sequence[str], root: Path, checked: set[str]) -> None:
+    """Read the outputs of a teacher from elsewhere. Raises DataError: they do not fit the classes."""
+    mark = digest([arch, tuple(classes)])
+    if mark in checked:
+        return
+    checked.add(mark)
+    try:
+        read_outputs(arch, root, classes)
+    except DataError as error:
+        raise DataError(f"stage {name}: {error.message}", hint=error.hint) from error
 
 
 def class_count(plan: Graph) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stagedkd.models.head import Given
 from stagedkd.models.network import Anatomy, Network
 from stagedkd.models.resnet3d import resnet3d
-from stagedkd.spec.schema.networks import Arch, FileArch, HfArch, Resnet3dArch, TorchvisionArch, TsmArch
+from stagedkd.spec.schema.networks import Arch, FileArch, HfArch, OutputsArch, Resnet3dArch, TorchvisionArch, TsmArch
 
 
 def build(arch: Arch, classes: int, *, root: Path) -> Network:
@@ -43,6 +43,8 @@ def build(arch: Arch, classes: int, *, root: Path) -> Network:
             return hf(arch, classes, root)
         case FileArch():
             return _user_network(arch, classes, root)
+        case OutputsArch():
+            raise ValueError("outputs from a file are no network")
         case _:
             assert_never(arch)
 

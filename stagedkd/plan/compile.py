@@ -26,9 +26,10 @@ from stagedkd.plan.work import (
 from stagedkd.spec.cascade import assistants
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.families import mirror_pairs
+from stagedkd.spec.labelled import class_weights_problem, label_source
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.pairing import matching
-from stagedkd.spec.rules import missing_head, warnings, weights_note
+from stagedkd.spec.rules import logits_compared, missing_head, warnings, weights_note
 from stagedkd.spec.schema import (
     FEATURES,
     LOGITS,
@@ -86,12 +87,15 @@ class _Compiler:
     def plan(self) -> Plan:
         spec = self.spec
         data, labels = self._data_stages()
-        networks = [self._teach("teacher", "teacher", spec.teacher, data, labels)]
-        for i, co_teacher in enumerate(spec.co_teachers):
-            networks.append(self._teach("co_teacher", f"teacher-{i + 2}", co_teacher, data, labels))
         row: list[Teacher | Student] = [spec.teacher, *assistants(spec), spec.student]
         names = ["teacher", *(f"assistant-{i}" for i in range(1, len(row) - 1)), "student"]
-        rounds = self._refine(row, {"data": data, "labels": labels})
+        needs = {"data": data, "labels": labels}
+        if any(label_source(spec, teacher) == "refined" for teacher in (spec.teacher, *spec.co_teachers)):
+            rounds = self._refine(row, needs)  # the teachers come after the rounds
+            networks = self._teachers(needs, rounds)
+        else:
+            networks = self._teachers(needs, [])
+            rounds = self._refine(row, needs)
         for hop in range(1, len(row)):
             needs = {"data": data, "labels": labels, "teacher": names[hop - 1]}
             if rounds and any(phase.losses.pseudo for phase in spec.distill.phases.values()):
@@ -108,9 +112,21 @@ class _Compiler:
             if model := network.unpinned_model:
                 self._note(f"{model} is known only by its name: if its owner changes it, no key changes")
         self.notes += [message for message, _, _ in warnings(spec)]
+        self.problems += self._class_weights()
         if self.problems:
             raise SpecError(self.problems)
         return Plan(spec.name, self.lock, tuple(self.stages.values()), spec.clip, spec, tuple(self.notes))
+
+    def _class_weights(self) -> list[Problem]:
+        """The class weights that do not fit the classes of the data set, as far as the lock knows these."""
+        classes = self.lock.classes_of(self.spec.data)
+        problems: list[Problem] = []
+        for phase in (phase for stage in self.stages.values() for phase in stage.work.trainings):
+            if phase.train.class_weights is None:
+                continue
+            _, message, hint = class_weights_problem(phase.train.class_weights, classes)
+            problems += [Problem(f"train.class_weights: {message}", None, hint)] if message else []
+        return list(dict.fromkeys(problems))
 
     def _add(self, role: Role, name: str, work: Work, needs: Mapping[str, str], *, locked: bool = True) -> str:
         """Add a stage. `needs` maps the names of its inputs to stages; `locked` says whether the lock has everything
@@ -168,28 +184,41 @@ class _Compiler:
         sha256 = self.lock.weights.get(weights_id(network.weights, network))
         return Weights(name=network.weights, sha256=sha256), sha256 is not None
 
-    def _teach(self, role: Role, name: str, teacher: Teacher, data: str, labels: str) -> str:
+    def _teachers(self, needs: Mapping[str, str], rounds: Sequence[str]) -> list[str]:
+        """Add the stages of the teacher and the co-teachers. Returns their names."""
+        names = [self._teach("teacher", "teacher", self.spec.teacher, needs, rounds)]
+        for i, co_teacher in enumerate(self.spec.co_teachers):
+            names.append(self._teach("co_teacher", f"teacher-{i + 2}", co_teacher, needs, rounds))
+        return names
+
+    def _teach(self, role: Role, name: str, teacher: Teacher, needs: Mapping[str, str], rounds: Sequence[str]) -> str:
         """Add the stage that trains a teacher or co-teacher. Returns its name."""
         use, (clip, augment) = self.spec.distill.teacher, self._views()
         weights, locked = self._weights(teacher)
-        label_source = use.labels or teacher.trains_on
+        source = label_source(self.spec, teacher)
+        soft = source == "refined" and self.spec.refine is not None and self.spec.refine.targets == "soft"
         stop = max(1, round(use.stop * teacher.epochs)) if use.stop is not None and teacher.epochs else None
         work = TeachWork(
             arch=arch_of(teacher),
             input=teacher.input,
             weights=weights,
-            labels=label_source,
+            labels=source,
             declared=teacher.declared,
+            headless=not teacher.epochs and not logits_compared(self.spec),
             clip=clip,
             augment=augment,
-            phase=ce_phase(self.spec, teacher, teacher.epochs, stop) if teacher.epochs else None,
+            phase=ce_phase(self.spec, teacher, teacher.epochs, stop, soft=soft) if teacher.epochs else None,
             seed=teacher.seed,
         )
-        self._add(role, name, work, {"data": data, "labels": labels}, locked=locked)
-        if label_source == "all" and teacher.epochs:
+        refined = {"refined": rounds[-1]} if source == "refined" and rounds else {}
+        self._add(role, name, work, {**needs, **refined}, locked=locked)
+        if refined:
+            self._note(f"the {name} is trained on refined labels: clips that {rounds[-1]} accepts, and the clean ones")
+        if source == "all" and teacher.epochs:
             self.notes.append(f"the {name} is trained on the true labels of all training clips (teacher.labels: all)")
         self.notes += [f"the {name} {origin}"] if (origin := weights_note(teacher)) else []
-        message, hint = missing_head(teacher, len(self.lock.classes_of(self.spec.data)))
+        count = 0 if not logits_compared(self.spec) else len(self.lock.classes_of(self.spec.data))
+        message, hint = missing_head(teacher, count)
         self.problems += [Problem(f"{name}: {message}", None, hint)] if message else []
         return name
 
@@ -244,6 +273,7 @@ class _Compiler:
             augment=augment,
             phase=ce_phase(self.spec, student, epochs),
             seed=self.spec.seed,
+            sees=student.sees,
         )
         self._add("control", "control-ce", work, {"data": data, "labels": labels}, locked=locked)
 
@@ -261,6 +291,8 @@ class _Compiler:
         clip, augment = self._views()
         weights, locked = self._weights(network)
         matched = matching(self.spec, network, teacher) if self._pairs_needed() else None
+        if (sees := network.sees or self.spec.student.sees) is not None:
+            self._note(f"the {name} sees {sees.title} of the training clips, the teacher all of them")
         names, guides = self._guides(row, earlier)
         self._note_limits(row)
         work = DistillWork(
@@ -283,6 +315,7 @@ class _Compiler:
             clip=clip,
             augment=augment,
             seed=self.spec.seed,
+            sees=sees,
         )
         needs = {**needs, **dict(zip(work.guide_inputs, names, strict=True))}
         self._add("student" if network is self.spec.student else "assistant", name, work, needs, locked=locked)

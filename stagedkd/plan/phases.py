@@ -4,23 +4,41 @@ from __future__ import annotations
 
 from stagedkd.plan.work import Cut, PhaseWork
 from stagedkd.spec.cuts import student_cut
+from stagedkd.spec.labelled import relevant
 from stagedkd.spec.pairing import Matching
 from stagedkd.spec.schedule import phase_epochs
-from stagedkd.spec.schema import FEATURES, RESPONSES, Ce, Losses, Phase, Spec, Student, Teacher, Train
+from stagedkd.spec.schema import (
+    FEATURES,
+    RESPONSES,
+    Ce,
+    Losses,
+    Phase,
+    Pseudo,
+    Spec,
+    Student,
+    Teacher,
+    TeacherFields,
+    Train,
+)
 
 
-def ce_phase(spec: Spec, network: Teacher | Student, epochs: int, stop: int | None = None) -> PhaseWork:
-    """A phase that trains a whole network by cross-entropy. It ends early after `stop` epochs."""
+def ce_phase(
+    spec: Spec, network: Teacher | Student, epochs: int, stop: int | None = None, *, soft: bool = False
+) -> PhaseWork:
+    """A phase that trains a whole network by cross-entropy, or its head alone; with `soft` on soft labels. It ends
+    early after `stop` epochs."""
+    losses = Losses(pseudo=Pseudo()) if soft else Losses(ce=Ce())
+    probe = isinstance(network, TeacherFields) and network.trains == "head"
     return PhaseWork(
         name="train",
         epochs=epochs,
         stop=None if stop == epochs else stop,
-        trained=(0,),
-        frozen=(),
+        trained=() if probe else (0,),
+        frozen=(0,) if probe else (),
         pairs=(),
         head=True,
-        losses=Losses(ce=Ce()),
-        train=spec.train.patched(network.train),
+        losses=losses,
+        train=relevant(spec.train.patched(network.train), Losses(ce=Ce())),
     )
 
 
@@ -58,5 +76,5 @@ def _phase_work(
         ramp=phase.ramp if compares else None,
         head=head,
         losses=phase.losses,
-        train=train,
+        train=relevant(train, phase.losses),
     )

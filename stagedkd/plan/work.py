@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 from pydantic import Field
 
 from stagedkd.plan.lock import data_id
-from stagedkd.spec.schema import Arch, Augment, Clip, Data, DeclaredLabels, Input, Labels, Losses, Section, Train
+from stagedkd.spec.schema import Arch, Augment, Clip, Data, DeclaredLabels, Input, Labels, Losses, Section, Sees, Train
 from stagedkd.spec.schema import Refine as Rule
 
 KIND_FORM = "[a-z]+"  # the form of a kind's name, with which the names of folders begin
@@ -38,7 +38,7 @@ class PhaseWork(Section):
     Attributes:
         epochs: the epochs that the learning-rate schedule is made for.
         stop: the number of these epochs that are run; None means all.
-        trained: the substages that are trained.
+        trained: the substages that are trained. If a whole network is one substage, () trains its head alone.
         frozen: the substages that run frozen.
         pairs: the pairs (student's substage, teacher's substage) that are compared.
         ramp: the epochs over which a pair's feature losses rise from 0, one pair after the other; None: all at once.
@@ -208,7 +208,7 @@ class WeakenWork(UntrainedWork):
 
 class NetworkWork(WorkSection):
     """Work that trains one network `arch` on clips and keeps it. The training starts from the file `weights`, if
-    given, else from the seed."""
+    given, else from the seed. `sees` is the part of the training clips that it may see; None means all."""
 
     arch: Arch
     input: Input | None
@@ -216,6 +216,7 @@ class NetworkWork(WorkSection):
     clip: Clip
     augment: Augment
     seed: int
+    sees: Sees | None = None
 
     @property
     def network(self) -> OutputNetwork:
@@ -232,15 +233,19 @@ class NetworkWork(WorkSection):
 
 class TeachWork(NetworkWork):
     """Train one network by cross-entropy; without a `phase`, use its weights as they are. `labels` says whether it
-    learns from the labels of the other networks ("same") or from the true labels of all training clips ("all").
-    `declared` are the labels behind its weights, as the user knows them, for reports alone."""
+    learns from the labels of the other networks ("same"), from the true labels of all training clips ("all"), or from
+    the labels that the input `refined` accepts ("refined").
+    `declared` are the labels behind its weights, as the user knows them, for reports alone. `headless` allows weights
+    without a head for the classes, since no loss compares logits."""
 
-    unkeyed: ClassVar[frozenset[str]] = frozenset({"declared"})
+    # `headless` changes no tensor: it says whether a network without a head is refused.
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"declared", "headless"})
     network_file: ClassVar[str | None] = "teacher.safetensors"
     kind: Literal["teach"] = "teach"
     version: Literal[2] = 2
-    labels: Literal["same", "all"]
+    labels: Literal["same", "all", "refined"]
     declared: DeclaredLabels | None = None
+    headless: bool = False
     phase: PhaseWork | None
 
     @property
@@ -274,7 +279,7 @@ class RefineWork(WorkSection):
 
     network_file: ClassVar[str | None] = None  # the networks are not kept
     kind: Literal["refine"] = "refine"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     rule: Rule
     round: int
     networks: tuple[Trainee, ...]

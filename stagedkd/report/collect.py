@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stagedkd.data.refine import bound_hit
 from stagedkd.plan.graph import Plan, Role, Stage
 from stagedkd.plan.work import DistillWork, TeachWork
 from stagedkd.report.statistics import near_chance, wilson
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Artifact, Store
 
+FEW_CLEAN = 50  # clean clips below which a report says that a prior took part in the calibration
+
 
 @dataclass(frozen=True)
 class NetworkResult:
-    """The result of one network of the experiment. Fractions are in 0..1.
+    """The result of one network of the experiment. Fractions are in 0..1. A teacher without a measured accuracy has NaN
+    in top1, interval and ece; params of 0 are unknown.
 
     top5: None for fewer than five classes. flops: 2 x multiply-adds of one clip. labels: those of its training here:
-    same, all (the true ones), or none where it was not trained here. weights: the name of those that it started from,
-    or "". declared: the labels behind these, in words. commonest: the share of the commonest class among the evaluated
-    clips, None where the store does not know it. train_flops: 2 x multiply-adds of the whole training, forward and
-    backward, including the part of its guides; None where the stage did not count them. seconds: the time of the
-    training. latency: the seconds of one clip; both are None where the store lacks run.json.
+    same, all (the true ones), refined, or none where it was not trained here. weights: the name of those that it
+    started from, or "". declared: the labels behind these, in words. commonest: the share of the commonest class among
+    the evaluated clips, None where the store does not know it. train_flops: 2 x multiply-adds of the whole training,
+    forward and backward, including the part of its guides; None where the stage did not count them. seconds: the time
+    of the training. latency: the seconds of one clip; both are None where the store lacks run.json. clips_of: the
+    number of all training clips, where the network saw a part of them.
     """
 
     name: str
@@ -49,25 +55,38 @@ class NetworkResult:
     weights: str = ""
     declared: str = ""
     commonest: float | None = None
+    clips_of: int | None = None
 
     @property
     def labels_used(self) -> str:
         """The labels that made the network, in words, such as `120 of 1200`."""
-        true = " (true)" if self.labels == "all" else ""
-        here = "not trained here" if self.labels == "none" else f"{self.labelled_clips} of {self.training_clips}{true}"
+        which = {"all": " (true)", "refined": " (refined)"}.get(self.labels, "")
+        here = "not trained here" if self.labels == "none" else f"{self.labelled_clips} of {self.training_clips}{which}"
+        if self.clips_of is not None:
+            here += f"; it sees {self.training_clips} of {self.clips_of} clips"
         if not self.declared:
             return here
         return self.declared if self.labels == "none" else f"{self.declared}, then {here}"
 
     @property
+    def measured(self) -> bool:
+        """Whether its accuracy is known."""
+        return not math.isnan(self.top1)
+
+    def smaller_than(self, teacher: NetworkResult) -> float | None:
+        """Return the teacher's parameters over its own; None if one of them is unknown."""
+        return teacher.params / self.params if self.params and teacher.params else None
+
+    @property
     def near_chance(self) -> bool:
         """Whether it may be no better than a network that ignores the clips; see `statistics.near_chance`."""
-        return near_chance(self.interval, self.classes, self.commonest)
+        return self.measured and near_chance(self.interval, self.classes, self.commonest)
 
     def as_json(self, teacher: NetworkResult) -> dict[str, Any]:
         """Return plain values for metrics.json. `size_ratio` is the teacher's parameters over this network's."""
         values = {k: v for k, v in self.__dict__.items() if k != "interval"}
-        return values | {"top1_interval95": list(self.interval), "size_ratio": teacher.params / self.params}
+        values |= {"top1_interval95": list(self.interval), "size_ratio": self.smaller_than(teacher)}
+        return values if self.measured else values | {"top1": None, "ece": None, "top1_interval95": None}
 
 
 @dataclass(frozen=True)
@@ -88,7 +107,8 @@ class Correlation:
 class Refinement:
     """One round of label refinement, measured against the hidden truth. Fractions are in 0..1 and None where unknown:
     `before` and `after` are the fractions of right labels, `coverage` is the fraction of clips with an accepted label,
-    `precision` the fraction of right ones among these. `nll` is in nats."""
+    `precision` the fraction of right ones among these. `nll` is in nats.
+    `temperatures` calibrate the networks, by `calibrated_on` clean clips; () and None where the round was not run."""
 
     name: str
     round: int
@@ -103,6 +123,20 @@ class Refinement:
     right_to_wrong: int
     recall: Mapping[str, float]
     train_flops: int
+    temperatures: tuple[float, ...] = ()
+    calibrated_on: int | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know about the calibration of the round."""
+        rows: list[str] = []
+        if self.calibrated_on is not None and self.calibrated_on < FEW_CLEAN:
+            few = f"{self.name} is calibrated on {self.calibrated_on} clean clips only"
+            values = " and ".join(f"{temperature:.2f}" for temperature in self.temperatures)
+            rows.append(f"{few}: a prior keeps its temperature near 1; it is {values}")
+        for bound in filter(None, map(bound_hit, self.temperatures)):
+            rows.append(f"{self.name}: a temperature is at its bound {bound:g}, so its posteriors may be miscalibrated")
+        return tuple(rows)
 
     @property
     def worst(self) -> str:
@@ -161,7 +195,10 @@ class Results:
             rows.append(f"the teacher has seed {self.plan.spec.teacher.seed} for every seed of the student")
         if self.labels.get("noisy") and self.labels_right is not None:
             rows.append(f"{self.labels_right:.1%} of the given labels are right, measured against the hidden truth")
+        unmeasured = [n.name for n in self.networks if not n.measured]
+        rows += [f"the {name} has no accuracy: there is nothing to measure it by" for name in unmeasured]
         rows += filter(None, map(self._chance_note, (self.teacher, *self.co_teachers, *self.assistants)))
+        rows += [note for round in self.refinements for note in round.notes]
         rows += self.data_notes
         rows += [f"copies in more than one split: {' = '.join(paths)}" for paths in self.data["leaks"]]
         rows += [f"bad file {row['path']}: {row['reason']}" for row in self.data["bad_files"]]
@@ -235,11 +272,11 @@ def _network_result(stage: Stage, training: Artifact, evaluation: Artifact, clas
     return NetworkResult(
         name=stage.name,
         arch=work.arch.title,
-        top1=evaluated["top1"],
-        interval=wilson(round(evaluated["top1"] * clips), clips),
+        top1=evaluated.get("top1", math.nan),
+        interval=wilson(round(evaluated["top1"] * clips), clips) if "top1" in evaluated else (math.nan, math.nan),
         top5=evaluated.get("top5"),
-        ece=evaluated["ece"],
-        per_class=dict(evaluated["per_class"]),
+        ece=evaluated.get("ece", math.nan),
+        per_class=dict(evaluated.get("per_class", {})),
         classes=classes,
         params=evaluated["params"],
         flops=evaluated["flops"],
@@ -249,6 +286,7 @@ def _network_result(stage: Stage, training: Artifact, evaluation: Artifact, clas
         commonest=_commonest(evaluation),
         labelled_clips=trained.get("labelled_clips", 0),
         training_clips=trained.get("clips", 0),
+        clips_of=trained.get("clips_of"),
         steps=trained["steps"],
         train_flops=trained.get("train_flops"),
         seconds=(training.run or {}).get("seconds"),
@@ -296,6 +334,8 @@ def read_refinements(plan: Plan, artifacts: Mapping[str, Artifact]) -> tuple[Ref
             metrics["right_to_wrong"],
             dict(metrics["recall"]),
             metrics["train_flops"],
+            tuple(metrics.get("temperatures", ())),
+            metrics.get("calibrated_on"),
         )
         for name, metrics in rounds
     )

@@ -235,6 +235,7 @@ def tidy_rows(grid: GridResults) -> Iterator[dict[str, Any]]:
                 "views": results.views,
                 "top1_low95": low,
                 "top1_high95": high,
+                **({} if network.measured else dict.fromkeys(("top1", "ece", "top1_low95", "top1_high95"))),
                 "clips": results.data["clips"][results.split],
             }
             yield {**grid.plans.labels[name], **{key: values[key] for key in TIDY_COLUMNS}}

@@ -43,7 +43,7 @@ def grid_summary(grid: GridResults) -> dict[str, Any]:
 
 def plots(results: Results) -> dict[str, list[Row]]:
     """Return the files of `dvc plots`: the top-1 of each network, and the student's for each class."""
-    networks = [_row(n.name, n.top1, n.interval, n.params) for n in results.networks]
+    networks = [_row(n.name, n.top1, n.interval, n.params) for n in results.networks if n.measured]
     classes: list[Row] = [{"class": name, "top1": top1} for name, top1 in results.student.per_class.items()]
     return {NETWORKS: networks, CLASSES: classes}
 
@@ -71,4 +71,6 @@ def _metrics(network: NetworkResult) -> dict[str, float]:
         "flops": network.flops,
         "train_flops": network.train_flops,
     }
+    if not network.measured:
+        metrics |= {"top1": None, "ece": None}
     return {name: value for name, value in metrics.items() if value is not None}

@@ -186,11 +186,11 @@ def _network_row(n: NetworkResult, teacher: NetworkResult) -> tuple[str | Text, 
     low, high = n.interval
     return (
         n.name,
-        f"{100 * n.top1:.1f}%",
-        f"{100 * low:.1f} to {100 * high:.1f}",
-        f"{n.params:,}",
+        f"{100 * n.top1:.1f}%" if n.measured else "-",
+        f"{100 * low:.1f} to {100 * high:.1f}" if n.measured else "-",
+        f"{n.params:,}" if n.params else "-",
         f"{n.flops / 1e6:,.1f}",
-        f"{teacher.params / n.params:.1f}x",
+        f"{ratio:.1f}x" if (ratio := n.smaller_than(teacher)) is not None else "-",
         Text(n.labels_used),
         flops_text(n.train_flops),
     )

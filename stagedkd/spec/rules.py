@@ -9,6 +9,14 @@ from stagedkd.spec.cascade import LARGEST_HOP, assistants
 from stagedkd.spec.cuts import cut_problems, student_cut
 from stagedkd.spec.families import FAMILIES, class_names, mirror_pairs
 from stagedkd.spec.fields import nearest
+from stagedkd.spec.labelled import (
+    label_source,
+    label_use_problems,
+    out_of_fold_warnings,
+    refined_teacher_problems,
+    refined_teachers,
+    sees_problems,
+)
 from stagedkd.spec.method_rules import (
     embedding_problems,
     graft_problems,
@@ -16,11 +24,13 @@ from stagedkd.spec.method_rules import (
     pair_problems,
     phase_problems,
 )
+from stagedkd.spec.outputs import outputs_problems
 from stagedkd.spec.pairing import matching
 from stagedkd.spec.problems import PathProblem
 from stagedkd.spec.schedule import PhaseProblem, phase_epochs
 from stagedkd.spec.schema import (
     FEATURES,
+    LOGITS,
     RESPONSES,
     Asymmetric,
     Clip,
@@ -39,6 +49,7 @@ from stagedkd.spec.schema import (
 from stagedkd.spec.schema.networks.base import WEIGHT_SUFFIXES
 from stagedkd.spec.yaml import Path_
 
+USE_REFINED = "add the loss pseudo, set teacher.labels: refined, or remove refine"
 CUT = "add student.substages"
 SUFFIXES = f"{', '.join(WEIGHT_SUFFIXES[:-1])} or {WEIGHT_SUFFIXES[-1]}"
 
@@ -46,6 +57,8 @@ SUFFIXES = f"{', '.join(WEIGHT_SUFFIXES[:-1])} or {WEIGHT_SUFFIXES[-1]}"
 def check_rules(spec: Spec) -> list[PathProblem]:
     """Return all problems that no single field shows. The rules of the hops run only if the others find nothing."""
     problems = [*_networks(spec), *_phases(spec), *_epochs(spec), *_labels(spec), *_refined(spec), *_views(spec)]
+    problems += outputs_problems(spec)
+    problems += [*label_use_problems(spec), *refined_teacher_problems(spec), *sees_problems(spec)]
     return problems or [*_cascade(spec)]
 
 
@@ -65,7 +78,7 @@ def warnings(spec: Spec) -> list[PathProblem]:
             message = f"hop {hop} is a {above / below:.1f}x gap ({above:,} to {below:,} parameters)"
             hint = f"{LARGEST_HOP:g}x is the usual limit; cascade: auto adds assistants"
             problems.append(PathProblem(message, path, hint))
-    return problems
+    return [*problems, *out_of_fold_warnings(spec)]
 
 
 def _all_networks(spec: Spec) -> Iterator[tuple[Path_, Teacher | Student]]:
@@ -87,7 +100,7 @@ def _networks(spec: Spec) -> Iterator[PathProblem]:
                 yield problem._replace(path=(*path, "substages", *problem.path))
         yield from _input(spec.clip, path, network)
         yield from _weights(path, network)
-        started = network.epochs or network.weights or network.pretrained_from
+        started = network.epochs or network.weights or network.pretrained_from or network.only_teaches
         if isinstance(network, TeacherFields) and not started:
             yield PathProblem("a teacher of 0 epochs needs weights", (*path, "epochs"), "add weights: or raise epochs")
         if isinstance(network, TeacherFields):
@@ -96,12 +109,24 @@ def _networks(spec: Spec) -> Iterator[PathProblem]:
 
 def _ready(path: Path_, teacher: Teacher, spec: Spec) -> Iterator[PathProblem]:
     """Check a teacher against what it says about its weights."""
-    message, hint = missing_head(teacher, len(class_names(spec.data)) if isinstance(spec.data, Simulated) else 0)
+    classes = len(class_names(spec.data)) if isinstance(spec.data, Simulated) else 0
+    message, hint = missing_head(teacher, classes if logits_compared(spec) else 0)
     if message:
         yield PathProblem(message, (*path, "weights"), hint)
-    if teacher.declared and not (teacher.weights or teacher.pretrained_from):
+    if teacher.trains == "head" and not teacher.epochs:
+        message = "a teacher of 0 epochs trains nothing, so no head either"
+        yield PathProblem(message, (*path, "trains"), "raise epochs, or remove trains")
+    elif teacher.trains == "head" and not (teacher.weights or teacher.pretrained_from):
+        message = "the head alone is trained, so all blocks would stay random"
+        yield PathProblem(message, (*path, "trains"), "add weights, or remove trains")
+    if teacher.declared and not (teacher.weights or teacher.pretrained_from or teacher.only_teaches):
         message = "labels are declared for weights that were made elsewhere, and this network has none"
         yield PathProblem(message, (*path, "labels"), "add weights, or set labels: same or all")
+
+
+def logits_compared(spec: Spec) -> bool:
+    """Return whether a loss compares logits, so that every teacher needs a head for the classes of the data."""
+    return any(phase.losses.comparing(LOGITS) for phase in spec.distill.phases.values())
 
 
 def missing_head(teacher: Teacher, classes: int) -> tuple[str, str]:
@@ -119,8 +144,12 @@ def weights_note(teacher: Teacher) -> str:
     source = teacher.weights or teacher.pretrained_from
     undeclared = "not declared (teacher.labels: {source: ..., count: ...})"
     labels = teacher.declared.title if teacher.declared else undeclared
-    further = "trained further here" if teacher.epochs else "not trained here"
-    return f"comes from {source} and is {further}; the labels behind its weights: {labels}" if source else ""
+    if teacher.only_teaches and teacher.user_files is not None:
+        return f"is the outputs of {teacher.user_files.path}; the labels behind them: {labels}"
+    further = "is trained further here" if teacher.epochs else "is not trained here"
+    if teacher.epochs and teacher.trains == "head":
+        further = "its head alone is trained here"
+    return f"comes from {source} and {further}; the labels behind its weights: {labels}" if source else ""
 
 
 def _input(clip: Clip, path: Path_, network: Teacher | Student) -> Iterator[PathProblem]:
@@ -245,8 +274,8 @@ def _refined(spec: Spec) -> Iterator[PathProblem]:
             ("teacher", "labels"),
             "set labels: same, or remove refine",
         )
-    if not using:
-        yield PathProblem("no phase uses the refined labels", ("refine",), "add the loss pseudo, or remove refine")
+    if not using and not refined_teachers(spec):
+        yield PathProblem("no phase uses the refined labels", ("refine",), USE_REFINED)
 
 
 def _labels(spec: Spec) -> Iterator[PathProblem]:
@@ -260,7 +289,7 @@ def _labels(spec: Spec) -> Iterator[PathProblem]:
     for path, teacher in _all_networks(spec):
         if not isinstance(teacher, TeacherFields) or not teacher.epochs:
             continue
-        if (spec.distill.teacher.labels or teacher.trains_on) == "same":
+        if label_source(spec, teacher) == "same":
             hint = "raise labels.clean, or set labels: all"
             yield PathProblem(f"the teacher has no labels: {unlabelled}", path, hint)
     if spec.control:

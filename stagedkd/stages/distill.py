@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from stagedkd.data.draws import Stream, permutation
+from stagedkd.errors import DataError
 from stagedkd.models.network import Network
 from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.work import DistillWork
-from stagedkd.spec.schema import Arch, Input
+from stagedkd.spec.schema import LOGITS, Arch, Input, Size
 from stagedkd.stages.context import Context, Result
 from stagedkd.stages.networks import build_or_refuse, load_network, new_network, user_losses
+from stagedkd.stages.outputs import outputs_guide
 from stagedkd.stages.training import (
     classes_of,
     execution_of,
@@ -44,26 +47,28 @@ from stagedkd.train.step import DistillOptions
 def distill(context: Context, work: DistillWork) -> Result:
     """Train the student of a hop, and measure the correlation of its substages with the teacher's before and after."""
     classes, device = classes_of(context), training_device(context)
-    guides = _guide_networks(context, work, len(classes), device)
+    networks = _guide_networks(context, work, len(classes), device)
     require_locked(context, work.weights, work.arch)
     student = new_network(context, work.arch, classes, work.weights, work.seed)
     extra: dict[str, Any] = {"labels": "same"}
+    teacher = networks[0]
     if work.warm_start:
-        extra["warm_started"] = _warm_start(context, student, guides[0])
+        assert teacher is not None, "check_rules refuses a warm start from outputs"
+        extra["warm_started"] = _warm_start(context, student, teacher)
     feed = feed_of(context, work, "same", device)
     shapes = [
-        measure(lambda arch=arch: build_or_refuse(arch, len(classes), context.root), *work.clip.seen(network_input))
+        shape_of(arch, len(classes), context.root, work.clip.seen(network_input))
         for arch, network_input in ((work.arch, work.input), *_guide_archs(work))
     ]
     extra["train_flops"] = hop_flops(work, shapes, len(feed.clip_ids))
-    probe = _probe(work, feed, guides[0])
+    probe = _probe(work, feed, teacher)
     job = Job(
         student=on_device(student, device),
         input=work.input,
         phases=work.phases,
         feed=feed,
         execution=execution_of(context, device, context.workspace.scratch),
-        guides=_live_guides(context, work, guides, device),
+        guides=_guides(context, work, networks, feed, device),
         adapters=_adapters(work, shapes[0], shapes[1], len(feed.clip_ids)).to(device),
         cut=work.cut,
         teacher_cut=work.teacher_cut,
@@ -88,23 +93,39 @@ def _guide_archs(work: DistillWork) -> list[tuple[Arch, Input | None]]:
     return [(work.teacher, work.teacher_input), *((guide.arch, guide.input) for guide in work.guides)]
 
 
-def _guide_networks(context: Context, work: DistillWork, classes: int, device: torch.device) -> list[Network]:
-    """Load the teacher and the further guides, frozen, on the device."""
+def _guide_networks(context: Context, work: DistillWork, classes: int, device: torch.device) -> list[Network | None]:
+    """Load the teacher and the further guides, frozen, on the device; None for outputs from a file."""
     names = ("teacher", *work.guide_inputs)
+    if any(phase.losses.comparing(LOGITS) for phase in work.phases):
+        for name in names:
+            if reason := context.inputs[name].manifest.metrics.get("headless"):
+                message = f"a loss compares logits, but the {name} has no head for the classes: {reason}"
+                raise DataError(message, hint="train the teacher, or use losses on features alone")
     networks = [
-        load_network(context.inputs[name], arch, classes, context.root)
+        None if arch.only_teaches else load_network(context.inputs[name], arch, classes, context.root)
         for name, (arch, _) in zip(names, _guide_archs(work), strict=True)
     ]
-    return [on_device(network, device).eval().requires_grad_(False) for network in networks]
+    return [network and on_device(network, device).eval().requires_grad_(False) for network in networks]
 
 
-def _live_guides(
-    context: Context, work: DistillWork, networks: Sequence[Network], device: torch.device
+def shape_of(arch: Arch, classes: int, root: Path, view: tuple[int, Size]) -> NetworkShape:
+    """Measure a network. Outputs from a file have no maps and cost nothing."""
+    if arch.only_teaches:
+        return NetworkShape(arch.trunk_params or 0, arch.trunk_params or 0, 0, {}, {})
+    return measure(lambda: build_or_refuse(arch, classes, root), *view)
+
+
+def _guides(
+    context: Context, work: DistillWork, networks: Sequence[Network | None], feed: Feed, device: torch.device
 ) -> tuple[Guide, ...]:
     """The guides of the hop, the teacher first, each with its weight."""
     ranks, guides = ranks_of(context, device), list[Guide]()
     weights = (work.share, *(guide.share for guide in work.guides))
-    for network, (_, network_input), weight in zip(networks, _guide_archs(work), weights, strict=True):
+    names = ("teacher", *work.guide_inputs)
+    for name, network, (_, network_input), weight in zip(names, networks, _guide_archs(work), weights, strict=True):
+        if network is None:
+            guides.append(outputs_guide(context.inputs[name], feed.clip_ids.tolist(), weight, device))
+            continue
         refuse_batch_statistics(network, ranks, "a guide")
         run = torch.compile(network.run) if context.runtime.compile else network.run
         run_from = torch.compile(network.run_from) if context.runtime.compile else network.run_from
@@ -134,9 +155,9 @@ def _warm_start(context: Context, student: Network, teacher: Network) -> int:
     return copied
 
 
-def _probe(work: DistillWork, feed: Feed, teacher: Network) -> Probe | None:
+def _probe(work: DistillWork, feed: Feed, teacher: Network | None) -> Probe | None:
     """Set up how the correlation of substages is measured; None if nothing is compared."""
-    if not work.teacher_cut:
+    if not work.teacher_cut or teacher is None:
         return None
     probe_clips = feed.clip_ids[np.sort(permutation(len(feed.clip_ids), 0, Stream.PROBE)[:CLIPS])]
     cuts, inputs = (work.cut, work.teacher_cut), (work.input, work.teacher_input)

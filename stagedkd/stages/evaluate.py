@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import numpy.typing as npt
 
 from stagedkd.errors import DataError
 from stagedkd.models.shapes import measure
 from stagedkd.plan.work import EvaluateWork
+from stagedkd.spec.schema import OutputsArch
 from stagedkd.stages.clips import open_source
 from stagedkd.stages.context import Context, Result
 from stagedkd.stages.networks import build_or_refuse, device_of, load_network
+from stagedkd.stages.outputs import load_outputs
 from stagedkd.stages.tables import read_table, write_table
 from stagedkd.stages.training import run_facts
 from stagedkd.train.evaluate import latency, metrics_of, predict
@@ -33,6 +36,13 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
     if not len(clip_ids):
         raise DataError(f"split '{work.split}' has no clips", hint="evaluate another split, or set data.test_folds")
     labels = np.array(read_table(data.file("truth.parquet"))["label"], np.int64)[clip_ids]
+    if isinstance(work.arch, OutputsArch):
+        return _evaluate_outputs(context, work, work.arch, clip_ids, labels, classes)
+    if reason := context.inputs["network"].manifest.metrics.get("headless"):
+        context.listener.note(f"{context.stage.name}: it has no head for the classes ({reason}), so no accuracy")
+        shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *work.clip.seen(work.input))
+        facts = {"split": work.split, "views": "1x1", "params": shape.params, "flops": shape.flops, "clips": 0}
+        return Result(metrics=facts, run=run_facts(device, 0.0))
     network = load_network(context.inputs["network"], work.arch, len(classes), context.root).to(device)
 
     def progress(done: int, of: int) -> None:
@@ -41,15 +51,7 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
 
     source = open_source(context, data, work.clip, device)
     scores = predict(network, source, clip_ids, work.batch, work.clips, work.crops, work.input, progress)
-    write_table(
-        context.workspace.files / "predictions.parquet",
-        {
-            "clip": clip_ids.tolist(),
-            "label": labels.tolist(),
-            "predicted": scores.argmax(1).tolist(),
-            "confidence": scores.max(1).tolist(),
-        },
-    )
+    _write_predictions(context, clip_ids, labels, scores)
     view = work.clip.seen(work.input)
     shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *view)
     metrics = metrics_of(scores, labels, classes)
@@ -61,3 +63,44 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
     }
     seconds = latency(network, *view, device)
     return Result(metrics=metrics, run=run_facts(device, 0.0) | {"latency_seconds": seconds})
+
+
+def _write_predictions(
+    context: Context,
+    clip_ids: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float32],
+) -> None:
+    """Write predictions.parquet from class probabilities (n, N)."""
+    columns = {
+        "clip": clip_ids.tolist(),
+        "label": labels.tolist(),
+        "predicted": scores.argmax(1).tolist(),
+        "confidence": scores.max(1).tolist(),
+    }
+    write_table(context.workspace.files / "predictions.parquet", columns)
+
+
+def _evaluate_outputs(
+    context: Context,
+    work: EvaluateWork,
+    arch: OutputsArch,
+    clip_ids: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    classes: list[str],
+) -> Result:
+    """Measure outputs from a file, if it has a row for each clip of the split; else there is no accuracy."""
+    import torch
+
+    outputs = load_outputs(context.inputs["network"])
+    facts = {"split": work.split, "views": "1x1", "params": arch.params or 0, "flops": 0}
+    run = run_facts(torch.device("cpu"), 0.0)
+    if missing := sum(clip not in outputs for clip in clip_ids.tolist()):
+        where = f"{arch.outputs} lacks {missing} of {len(clip_ids)} clips of the {work.split} split"
+        context.listener.note(f"{context.stage.name}: {where}, so its accuracy is unknown")
+        return Result(metrics={**facts, "clips": 0}, run=run)
+    logits = np.stack([outputs[clip] for clip in clip_ids.tolist()])
+    unnormalised = np.exp(logits - logits.max(1, keepdims=True))
+    scores = unnormalised / unnormalised.sum(1, keepdims=True)
+    _write_predictions(context, clip_ids, labels, scores)
+    return Result(metrics=metrics_of(scores, labels, classes) | facts, run=run)

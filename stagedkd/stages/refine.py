@@ -88,6 +88,7 @@ def refine(context: Context, work: RefineWork) -> Result:
     ]
     clean, truth = clips.clean, clips.given[clips.clean]
     temperatures = [rules.calibrate(log_p[clean], truth) for log_p in log_probabilities]
+    _note_bounds(context, work, temperatures)
     predicted = [rules.tempered(log_p, t) for log_p, t in zip(log_probabilities, temperatures, strict=True)]
     p = predicted[0] if len(predicted) == 1 else rules.mixture(predicted[0], predicted[1])
     right = p[clean].argmax(1) == truth
@@ -97,6 +98,7 @@ def refine(context: Context, work: RefineWork) -> Result:
         "ece": expected_calibration_error(p[clean].max(1).astype(np.float32), right),
         "last_round": work.round,
         "temperatures": temperatures,
+        "calibrated_on": int(clean.sum()),
         "train_flops": _flops(context, work, clips, folds),
     }
     after = rules.next_labels(work.rule, predicted, clips.given, clips.clean, before)
@@ -105,6 +107,15 @@ def refine(context: Context, work: RefineWork) -> Result:
         after = before
     run = run_facts(device, time.monotonic() - started, ranks=context.ranks)
     return _save_round(context, clips, work, before, after, metrics, run)
+
+
+def _note_bounds(context: Context, work: RefineWork, temperatures: list[float]) -> None:
+    """Say so if a temperature is at the bound of its range."""
+    for trainee, temperature in zip(work.networks, temperatures, strict=True):
+        if (bound := rules.bound_hit(temperature)) is not None:
+            context.listener.note(
+                f"{context.stage.name}: the temperature of the {trainee.by} is at its bound {bound:g}"
+            )
 
 
 def _outcome(
@@ -210,7 +221,10 @@ def _predict_fold(
     seed = int(draw.item() >> np.uint64(33))
     network = new_network(context, trainee.arch, clips.classes, trainee.weights, seed).to(device)
     views, threads = work.clip.views, workers(context.runtime)
-    feed = Feed(source, clips.clip_ids[~held_out], labels, work.augment, order_seed(seed), views, threads)
+    classes = tuple(clips.classes)
+    feed = Feed(
+        source, clips.clip_ids[~held_out], labels, work.augment, order_seed(seed), views, threads, classes=classes
+    )
     scratch = context.workspace.scratch / f"fold-{trainee.by}-{fold}"
     scratch.mkdir(exist_ok=True)
     with naming_stage(context):

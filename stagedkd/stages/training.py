@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from stagedkd.data.draws import Stream, bits
+from stagedkd.data.subset import seen_clips
 from stagedkd.errors import Advice, DataError, TrainingError
 from stagedkd.models.network import Network, channels_last
-from stagedkd.plan.work import DistillWork, PhaseWork, TeachWork, Weights
-from stagedkd.spec.schema import Arch, Input
+from stagedkd.plan.work import DistillWork, NetworkWork, PhaseWork, TeachWork, WeakenWork, Weights
+from stagedkd.spec.labelled import uses_labels
+from stagedkd.spec.schema import Arch, Input, Sees
 from stagedkd.stages.clips import open_source, workers
 from stagedkd.stages.context import Context, Result
 from stagedkd.stages.networks import device_of, save_network
@@ -98,6 +101,8 @@ def save_result(context: Context, job: Job, progress: Progress, extra: Mapping[s
     save_network(context, job.student)
     labelled = int((job.feed.labels >= 0).sum())
     metrics = {"steps": progress.total, "labelled_clips": labelled, "clips": len(job.feed.clip_ids), **extra}
+    if isinstance(work := context.stage.work, NetworkWork) and work.sees is not None:
+        metrics["clips_of"] = sum(context.inputs["labels"].manifest.metrics["labels"].values())
     metrics["losses"] = {phase: dict(means) for phase, means in progress.last.items()}
     facts = run_facts(job.execution.device, progress.seconds, progress.waited, context.ranks)
     return Result(metrics=metrics, run=facts)
@@ -142,9 +147,10 @@ def classes_of(context: Context) -> tuple[str, ...]:
 
 
 def feed_of(
-    context: Context, work: TeachWork | DistillWork, labels: Literal["same", "all"], device: torch.device
+    context: Context, work: TeachWork | DistillWork, labels: Literal["same", "all", "refined"], device: torch.device
 ) -> Feed:
-    """The training clips with their labels, and with refined labels if the stage has them as an input."""
+    """The training clips with their labels, and with refined labels if the stage has them as an input. A training on
+    refined labels alone draws the clips whose label is accepted."""
     table = read_table(context.inputs["labels"].file("labels.parquet"))
     clip_ids = np.array(table["clip"], np.int64)
     given_labels = np.array(table["label"], np.int64)
@@ -152,10 +158,39 @@ def feed_of(
         given_labels = np.array(read_table(context.inputs["data"].file("truth.parquet"))["label"], np.int64)[clip_ids]
     if not (given_labels >= 0).any() and isinstance(work, TeachWork):
         raise DataError("no training clip has a label", hint="raise labels.clean or labels.noisy")
-    source = open_source(context, context.inputs["data"], work.clip, device)
     refined = read_refined(context.inputs["refined"]) if "refined" in context.inputs else None
-    views, threads = work.clip.views, workers(context.runtime)
-    return Feed(source, clip_ids, given_labels, work.augment, order_seed(work.seed), views, threads, refined)
+    alone = frozenset({"ce"})
+    if labels == "refined":
+        assert refined is not None
+        given_labels = np.where(refined.accepted, refined.posteriors.argmax(1), -1)
+        alone |= {"pseudo"}
+    if work.sees is not None:
+        rows = _seen_rows(context, work.sees, np.array(table["label"], np.int64), clip_ids)
+        clip_ids, given_labels = clip_ids[rows], given_labels[rows]
+        refined = refined and Refined(refined.posteriors[rows], refined.accepted[rows])
+        if not (given_labels >= 0).any() and any(uses_labels(phase.losses) for phase in work.trainings):
+            hint = "raise sees or labels.clean, or draw another part by labels.seed"
+            raise DataError(f"none of the {len(rows)} training clips that the network sees has a label", hint=hint)
+    source = open_source(context, context.inputs["data"], work.clip, device)
+    views, threads, classes = work.clip.views, workers(context.runtime), classes_of(context)
+    return Feed(
+        source, clip_ids, given_labels, work.augment, order_seed(work.seed), views, threads, refined, classes, alone
+    )
+
+
+def _seen_rows(
+    context: Context, sees: Sees, given_labels: npt.NDArray[np.int64], clip_ids: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The rows of the training clips that a network sees. Raises DataError: there are too few clips."""
+    count, weaken = sees.clips_of(len(clip_ids)), context.inputs["labels"].manifest.work
+    assert isinstance(weaken, WeakenWork)
+    if count > len(clip_ids):
+        message = f"the network sees {count} clips, but there are {len(clip_ids)} training clips"
+        raise DataError(message, hint=f"set sees to {len(clip_ids)} or less")
+    groups = read_table(context.inputs["data"].file("clips.parquet"))["group"]
+    own = [groups[clip] for clip in clip_ids.tolist()]
+    whole = weaken.labels.by == "group"
+    return seen_clips(given_labels, own, count, weaken.labels.seed, whole_groups=whole)
 
 
 def read_refined(artifact: Artifact) -> Refined:

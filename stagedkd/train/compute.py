@@ -47,7 +47,8 @@ def train_flops(
     first = cut[min(phase.trained)][0] if cut else None
     end = list(student.block_flops)[-1] if plan.embedding else plan.student_end
     forward = student.flops_of(None, end, phase.head)
-    backward = 2 * student.flops_of(first, end, phase.head)
+    untrained = 0 if phase.trained else sum(student.block_flops.values())  # all blocks, below a head that is trained
+    backward = 2 * (student.flops_of(first, end, phase.head) - untrained)
     per_clip = (forward + backward) * (2 if phase.losses.fixmatch else 1)
     for i, guide in enumerate(guides):
         taps = list(plan.teacher_taps.values()) if i == 0 else []

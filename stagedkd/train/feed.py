@@ -17,12 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stagedkd.data.draws import Stream, permutation
+from stagedkd.data.draws import Stream
 from stagedkd.data.mix import Batch, mix
 from stagedkd.data.source import ClipSource, ahead
 from stagedkd.data.views import View
+from stagedkd.errors import DataError
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Augment
+from stagedkd.train.order import balanced, class_weights, in_turn, labelled_before
 from stagedkd.train.ranks import Ranks
 
 ALONE = Ranks()
@@ -53,7 +55,8 @@ class Feed:
     """The training clips and how batches are made of them.
 
     `labels` are the given labels (-1: none). `seed` draws the order of the clips and their views; `view_count` is the
-    number of views of a clip (None: unlimited). `workers` is the number of threads that load ahead.
+    number of views of a clip (None: unlimited). `workers` is the number of threads that load ahead. `classes` are the
+    names of the classes, which class weights need. `alone` are the losses that need labelled clips alone.
     """
 
     source: ClipSource
@@ -64,6 +67,8 @@ class Feed:
     view_count: int | None = None
     workers: int = 1
     refined: Refined | None = None
+    classes: tuple[str, ...] = ()
+    alone: frozenset[str] = frozenset({"ce"})
 
     def steps(self, phase: PhaseWork) -> int:
         """The number of steps of an epoch: ceil(training clips / batch), whichever clips the losses use."""
@@ -72,24 +77,47 @@ class Feed:
     def pick(self, phase: PhaseWork, phase_index: int, step: int) -> Picked:
         """Pick the clips of step `step` (from 0) of the phase `phase_index` (from 0).
 
-        A phase whose only loss is `ce` cycles through the labelled clips; every other phase uses all clips.
+        A phase whose only loss is one of `alone` cycles through the labelled clips. Under `train.labelled` labelled and
+        unlabelled clips come apart, the labelled ones first. Every other phase uses all clips.
         """
-        chosen = np.arange(len(self.clip_ids))
-        if set(phase.losses.named()) == {"ce"}:
-            chosen = np.flatnonzero(self.labels >= 0)
-        places = np.arange(step * phase.train.batch, (step + 1) * phase.train.batch)
-        rounds = places // len(chosen)
-        orders = {
-            turn: chosen[permutation(len(chosen), self.seed, Stream.ORDER, phase_index, turn)]
-            for turn in set(rounds.tolist())
-        }
-        rows = np.array([orders[turn][at % len(chosen)] for turn, at in zip(rounds.tolist(), places, strict=True)])
+        batch, seed = phase.train.batch, self.seed
+        places = np.arange(step * batch, (step + 1) * batch)
+        known = self.labels >= 0
+        if set(phase.losses.named()) <= self.alone or (phase.train.labelled is not None and known.all()):
+            rows, turns = self._labelled(phase, phase_index, places)
+        elif phase.train.labelled is None:
+            rows, turns = in_turn(np.arange(len(known)), places, seed, Stream.ORDER, phase_index)
+        else:
+            first, last = (labelled_before(phase.train.labelled, end) for end in (step * batch, (step + 1) * batch))
+            labelled = self._labelled(phase, phase_index, np.arange(first, last))
+            rest = np.arange(step * batch - first, (step + 1) * batch - last)
+            unlabelled = in_turn(np.flatnonzero(~known), rest, seed, Stream.ORDER_UNLABELLED, phase_index)
+            rows, turns = (np.concatenate(both) for both in zip(labelled, unlabelled, strict=True))
         clip_ids = self.clip_ids[rows].tolist()
         views = [
             self.source.train_view(clip, self.augment, self.seed, self._epoch(phase_index, turn))
-            for clip, turn in zip(clip_ids, rounds.tolist(), strict=True)
+            for clip, turn in zip(clip_ids, turns.tolist(), strict=True)
         ]
-        return Picked(rows, clip_ids, views, self.labels[rows], self._epoch(phase_index, int(rounds[0])))
+        return Picked(rows, clip_ids, views, self.labels[rows], self._epoch(phase_index, int(turns[0])))
+
+    def _labelled(
+        self, phase: PhaseWork, phase_index: int, places: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The rows at `places` of the sequence of labelled clips, and how often each has come before."""
+        rows = np.flatnonzero(self.labels >= 0)
+        if not len(rows):
+            hint = "raise labels.clean or labels.noisy"
+            raise DataError(f"the phase {phase.name} draws labelled clips, and no training clip has a label", hint=hint)
+        if phase.train.balance:
+            return balanced(rows, self.labels[rows], places, self.seed, phase_index)
+        return in_turn(rows, places, self.seed, Stream.ORDER, phase_index)
+
+    def _class_weights(self, phase: PhaseWork, device: torch.device) -> Tensor | None:
+        """The weights of the classes in `ce`, (N,); None if all weigh 1."""
+        setting = phase.train.class_weights
+        if setting is None:
+            return None
+        return torch.from_numpy(class_weights(setting, self.classes, self.labels)).to(device)
 
     def _epoch(self, phase_index: int, turn: int) -> int:
         """The epoch by which views are drawn. If the number of views is limited, all phases use the same ones."""
@@ -98,7 +126,8 @@ class Feed:
     def batch(self, phase: PhaseWork, phase_index: int, step: int, device: torch.device) -> Batch:
         """Load the batch of one step: clips in 0..1 and labels."""
         picked = self.pick(phase, phase_index, step)
-        return self._finish(picked, self.source.load(picked.clip_ids, picked.views), step, device, ALONE)
+        batch = self._finish(picked, self.source.load(picked.clip_ids, picked.views), step, device, ALONE)
+        return replace(batch, class_weights_N=self._class_weights(phase, device))
 
     def _finish(self, picked: Picked, loaded: list[Tensor], step: int, device: torch.device, ranks: Ranks) -> Batch:
         """Augment the loaded clips of this rank, and add the labels of the whole batch."""
@@ -130,9 +159,10 @@ class Feed:
 
         jobs: Generator[Callable[[], tuple[Picked, list[Tensor]]]] = (partial(load, step) for step in count(first))
         loading = ahead(jobs, self.workers) if self.source.loads else (job() for job in jobs)
+        weights_N = self._class_weights(phase, device)
         with closing(loading):
             for step in count(first):
                 started = time.monotonic()
                 picked, tensors = next(loading)
                 batch = self._finish(picked, tensors, step, device, ranks)
-                yield batch, time.monotonic() - started
+                yield replace(batch, class_weights_N=weights_N), time.monotonic() - started

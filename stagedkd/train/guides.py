@@ -72,6 +72,27 @@ class LiveGuide:
         return GuideOutputs(self.ranks.gather_maps(local_maps), whole_logits)
 
 
+@dataclass(frozen=True)
+class TableGuide:
+    """Logits of the training clips (n, N) from a table, by row: a teacher from elsewhere. A clip has the same logits in
+    every view. For a mixed clip, the probabilities of its two clips are mixed as the clips are."""
+
+    logits_nN: Tensor
+    weight: float = 1.0
+
+    def outputs(self, batch: Batch, maps: Sequence[str], logits: bool) -> GuideOutputs:
+        assert not maps, "check_rules refuses losses on feature maps with outputs from a file"
+        assert batch.rows_B is not None
+        if not logits:
+            return GuideOutputs()
+        logits_BN = self.logits_nN[batch.rows_B]
+        if batch.order_B is None:
+            return GuideOutputs({}, logits_BN)
+        log_p_BN = logits_BN.log_softmax(1)
+        mixed_BN = batch.fraction * log_p_BN.exp() + (1 - batch.fraction) * log_p_BN[batch.order_B].exp()
+        return GuideOutputs({}, mixed_BN.clamp_min(1e-30).log())
+
+
 def kept_guides(drop: float, count: int, seed: int, step: int) -> frozenset[int]:
     """Draw the guides, out of `count`, whose logits are used in a step. Each is left out with chance `drop`, and at
     least one is kept (DGKD, Son et al. 2021)."""

@@ -57,7 +57,8 @@ def set_modes(student: Network, adapters: FeatureAdapters, phase: PhaseWork, cut
     statistics of a frozen BatchNorm must not change."""
     student.requires_grad_(False).eval()
     adapters.requires_grad_(False).eval()
-    trained = [name for k in phase.trained for name in cut[k]] if cut else list(student.blocks)
+    whole = list(student.blocks) if phase.trained else []  # () trains the head alone
+    trained = [name for k in phase.trained for name in cut[k]] if cut else whole
     modules = [m for name in trained for m in student.block_modules(name)]
     modules += list(student.head_modules) if phase.head else []
     modules += adapters.modules_of(phase)

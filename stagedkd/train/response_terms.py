@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from stagedkd import losses
 from stagedkd.data.mix import Batch
@@ -40,10 +41,27 @@ def label_losses(named: Losses, student_BN: Tensor, batch: Batch) -> dict[str, T
 
     parts: dict[str, Tensor] = {}
     if named.ce is not None:
-        params = named.ce.params
-        parts["ce"] = mixed(lambda rows: losses.ce(student_BN, batch.labels_B[rows], **params))
+        smoothing, weights_N = named.ce.smoothing, batch.class_weights_N
+        if weights_N is None:
+            parts["ce"] = mixed(lambda rows: losses.ce(student_BN, batch.labels_B[rows], smoothing=smoothing))
+        else:
+            parts["ce"] = mixed(lambda rows: weighted_ce(student_BN, batch.labels_B[rows], weights_N, smoothing))
     if named.pseudo is not None:
         posterior_BN, accepted_B = batch.posterior_BN, batch.accepted_B
         assert posterior_BN is not None and accepted_B is not None
         parts["pseudo"] = mixed(lambda rows: losses.pseudo(student_BN, posterior_BN[rows], accepted_B[rows]))
     return parts
+
+
+def weighted_ce(student_BN: Tensor, labels_B: Tensor, weights_N: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy with weights of classes: sum of weight(label) * loss over the labelled clips, divided by the sum of
+    weight(label). Zero, with zero gradient, if no clip is labelled; it is computed in at least float32."""
+    known = labels_B >= 0
+    if not bool(known.any()):
+        return (student_BN * 0.0).sum()
+    logits_BN, labels_B = student_BN[known], labels_B[known]
+    with torch.autocast(student_BN.device.type, enabled=False):
+        wide_BN = logits_BN if logits_BN.dtype == torch.float64 else logits_BN.float()
+        each_B = F.cross_entropy(wide_BN, labels_B, reduction="none", label_smoothing=smoothing)
+        weights_B = weights_N.to(wide_BN.dtype)[labels_B]
+        return (weights_B * each_B).sum() / weights_B.sum()

@@ -50,8 +50,9 @@ class TeacherUse(Section):
     stop: Annotated[float, Field(gt=0, le=1)] | None = None
     """Fraction of the teacher's epochs after which its training stops. The learning-rate schedule stays that of all
     epochs (Cho & Hariharan 2019)."""
-    labels: Literal["same"] | None = None
-    """same: the teacher is trained on the student's weak labels, whatever `teacher.labels` is."""
+    labels: Literal["same", "refined"] | None = None
+    """The labels of every teacher, whatever `teacher.labels` is. same: the student's weak labels. refined: the refined
+    labels."""
     shuffle: bool = False
     """A control that must not help: each clip gets the teacher's outputs for another clip of the batch."""
 

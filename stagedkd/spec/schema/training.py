@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, Tag
 
-from stagedkd.spec.schema.base import Section
+from stagedkd.spec.schema.base import Section, Weight, Word, by_form
 
 Batch: TypeAlias = Annotated[int, Field(ge=1, le=65536)]
 Rate: TypeAlias = Annotated[float, Field(gt=0, lt=100)]
@@ -17,6 +18,14 @@ Schedule: TypeAlias = Literal["cosine", "constant"]
 Warmup: TypeAlias = Annotated[float, Field(ge=0, le=1000)]
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 Norm: TypeAlias = Annotated[float, Field(ge=0, lt=1e9)]
+Labelled: TypeAlias = Annotated[float, Field(gt=0, le=1)]
+Balance: TypeAlias = Literal["classes"]
+ClassWeights: TypeAlias = Annotated[
+    Annotated[Literal["inverse"], Tag("word")]
+    | Annotated[tuple[Weight, ...], Field(min_length=1), Tag("list")]
+    | Annotated[Mapping[Word, Weight], Field(min_length=1), Tag("map")],
+    by_form("inverse, a list of numbers or a map from classes to numbers"),
+]
 
 
 class Train(Section):
@@ -43,6 +52,18 @@ class Train(Section):
     ema: Below1 = 0.0
     """Decay of the moving average of the weights. The average restarts with each phase. If the last phase has one, it
     is the result. 0: no average."""
+    labelled: Labelled | None = None
+    """Share of labelled clips in the batches of a phase that uses labels and other clips: n clips in a row hold
+    n * labelled labelled ones, rounded up. FixMatch's mu (Sohn et al. 2020) is 1 / labelled - 1. The labelled clips
+    come in turn, and so do the unlabelled ones. Phases of ce alone draw labelled clips alone, phases without labels
+    draw all clips, whatever this says. Where every clip is labelled, it changes nothing. Unset: all clips in turn."""
+    balance: Balance | None = None
+    """classes: the labelled clips are drawn so that classes are equally frequent: each class once in a round, with its
+    clips in turn. A phase that uses labels and other clips also needs `labelled`. Unset: all labelled clips in turn."""
+    class_weights: ClassWeights | None = None
+    """Weights of the classes in `ce`: the sum of weight(label) * loss, divided by the sum of weight(label), over the
+    labelled clips of a batch. inverse: labelled clips / (classes * clips of the class). A list has the order of the
+    classes; a map names classes, and the others weigh 1. Other losses are not weighted. Unset: all weigh 1."""
 
     def patched(self, *patches: TrainPatch) -> Train:
         """Return these settings, overridden by the fields that each patch sets. The nearest patch comes last."""
@@ -66,3 +87,6 @@ class TrainPatch(Section):
     precision: Precision | None = None
     clip_grad: Norm | None = None
     ema: Below1 | None = None
+    labelled: Labelled | None = None
+    balance: Balance | None = None
+    class_weights: ClassWeights | None = None

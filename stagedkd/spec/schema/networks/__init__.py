@@ -11,12 +11,14 @@ from stagedkd.spec.schema.networks.base import (
     Architecture,
     DeclaredLabels,
     NetworkFields,
+    Sees,
     StudentFields,
     TeacherFields,
     is_weight_file,
 )
 from stagedkd.spec.schema.networks.file import FileArch, FileStudent, FileTeacher
 from stagedkd.spec.schema.networks.hf import HfArch, HfStudent, HfTeacher
+from stagedkd.spec.schema.networks.outputs import OutputsArch, OutputsTeacher
 from stagedkd.spec.schema.networks.resnet3d import Resnet3dArch, Resnet3dStudent, Resnet3dTeacher
 from stagedkd.spec.schema.networks.torchvision import TorchvisionArch, TorchvisionStudent, TorchvisionTeacher
 from stagedkd.spec.schema.networks.tsm import TsmArch, TsmStudent, TsmTeacher
@@ -34,9 +36,12 @@ __all__ = [
     "HfStudent",
     "HfTeacher",
     "NetworkFields",
+    "OutputsArch",
+    "OutputsTeacher",
     "Resnet3dArch",
     "Resnet3dStudent",
     "Resnet3dTeacher",
+    "Sees",
     "Student",
     "StudentFields",
     "Teacher",
@@ -56,9 +61,12 @@ Student: TypeAlias = Annotated[
     Resnet3dStudent | TorchvisionStudent | TsmStudent | HfStudent | FileStudent, Field(discriminator="arch")
 ]
 Teacher: TypeAlias = Annotated[
-    Resnet3dTeacher | TorchvisionTeacher | TsmTeacher | HfTeacher | FileTeacher, Field(discriminator="arch")
+    Resnet3dTeacher | TorchvisionTeacher | TsmTeacher | HfTeacher | FileTeacher | OutputsTeacher,
+    Field(discriminator="arch"),
 ]
-Arch: TypeAlias = Annotated[Resnet3dArch | TorchvisionArch | TsmArch | HfArch | FileArch, Field(discriminator="arch")]
+Arch: TypeAlias = Annotated[
+    Resnet3dArch | TorchvisionArch | TsmArch | HfArch | FileArch | OutputsArch, Field(discriminator="arch")
+]
 
 CascadeItem: TypeAlias = Annotated[
     Annotated[float, Field(gt=0, lt=1), Tag("number")] | Annotated[Student, Tag("map")],
@@ -73,11 +81,13 @@ _FAMILIES: tuple[type[Architecture], ...] = get_args(get_args(Arch)[0])
 
 
 def _require_roles() -> None:
-    """Fail at import where a family is not in all three unions."""
+    """Fail at import where a family is not in all three unions; a family that only teaches is no student."""
     families = {*_FAMILIES, *Architecture.__subclasses__()}
     for role, union in (("Arch", Arch), ("Student", Student), ("Teacher", Teacher)):
         members: tuple[type[Architecture], ...] = get_args(get_args(union)[0])
         for family in families:
+            if role == "Student" and family.only_teaches:
+                continue
             if not any(issubclass(member, family) for member in members):
                 raise ImportError(f"the family {family.__name__} has no member of the union {role}")
 

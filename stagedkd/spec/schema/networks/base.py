@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import Field, Tag
+from pydantic import Field, Tag, model_validator
 
 from stagedkd.spec.schema.base import Count, Epochs, Section, Seed, Weight, Word, by_form
 from stagedkd.spec.schema.training import TrainPatch
@@ -40,6 +40,8 @@ class Architecture(Section):
     a fixed input, a width, or files of the user. A field with the name of a member also fails at import: pydantic would
     take the member as the default of the field, which would change keys.
     """
+
+    only_teaches: ClassVar[bool] = False  # whether there is no network to build or to train, only outputs
 
     @property
     @abstractmethod
@@ -180,15 +182,20 @@ class TeacherFields(NetworkFields):
     """Epochs of its training by cross-entropy. 0: the weights are used as they are, and must be for the classes of the
     data."""
     labels: Annotated[
-        Annotated[Literal["same", "all"], Tag("word")] | Annotated[DeclaredLabels, Tag("map")],
-        by_form("same, all or a map of source and count"),
+        Annotated[Literal["same", "all", "refined"], Tag("word")] | Annotated[DeclaredLabels, Tag("map")],
+        by_form("same, all, refined or a map of source and count"),
     ] = "same"
     """Labels of its training. same: the weak labels of `labels`. all: the true labels of all training clips, as a
-    teacher from elsewhere would have; every report says so. A map declares the labels behind its weights, such as
-    {source: Kinetics-400, count: 240000}: every report says so, and any further training gets the weak labels."""
+    teacher from elsewhere would have; every report says so. refined: the labels that the last round of `refine`
+    accepts, soft or hard as its `targets` say, and the clean ones; it sees no other clips. A map declares the labels
+    behind its weights, such as {source: Kinetics-400, count: 240000}: every report says so, and any further training
+    gets the weak labels."""
     seed: Seed = 0
     """Seed of its initialisation and of the order of its clips. It is not the student's seed, so that all student seeds
     have the same teacher."""
+    trains: Literal["all", "head"] = "all"
+    """The part that its training changes. head: a linear probe: the head alone is trained, and all blocks stay as the
+    weights give them, in eval mode, so that no statistics of BatchNorm move. It needs weights."""
     share: Weight = 1.0
     """Its weight among several teachers (`co_teachers`)."""
 
@@ -198,9 +205,42 @@ class TeacherFields(NetworkFields):
         return self.labels if isinstance(self.labels, DeclaredLabels) else None
 
     @property
-    def trains_on(self) -> Literal["same", "all"]:
+    def trains_on(self) -> Literal["same", "all", "refined"]:
         """The labels of its training here."""
         return "same" if isinstance(self.labels, DeclaredLabels) else self.labels
+
+
+class Sees(Section):
+    """The part of the training clips that a network may see: a number of clips (a bare number), or a fraction of them.
+
+    `labels.seed` draws them. Single clips are drawn in the proportions of the given labels, clips without one being one
+    more class. With `labels.by: group` whole groups are drawn, and the number is met as closely as these allow."""
+
+    bare: ClassVar[str | None] = "count"
+    count: Count | None = None
+    """Number of clips."""
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Fraction of the training clips, rounded to whole clips; at least one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_count(cls, value: Any) -> Any:
+        return {"count": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.count is None) == (self.fraction is None):
+            raise ValueError("give count or fraction, one of them: for example 80, or {fraction: 0.1}")
+        return self
+
+    @property
+    def title(self) -> str:
+        """In words, such as `80` or `10%`."""
+        return str(self.count) if self.count else f"{100 * (self.fraction or 0.0):g}%"
+
+    def clips_of(self, total: int) -> int:
+        """Return the number of clips out of `total`; more than `total` if there are too few."""
+        return self.count or max(1, round((self.fraction or 0.0) * total))
 
 
 class StudentFields(NetworkFields):
@@ -208,6 +248,9 @@ class StudentFields(NetworkFields):
 
     epochs: Epochs | None = None
     """Epochs of the whole hop, over all phases. A phase without `epochs` gets what the other phases leave."""
+    sees: Sees | None = None
+    """The part of the training clips that it may see in its hop; an epoch is that long. It also holds for the control
+    and for assistants that say nothing else. The teacher and refinement see all training clips. Unset: all of them."""
 
 
 def is_weight_file(name: str) -> bool:

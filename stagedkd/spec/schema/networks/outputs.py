@@ -1,0 +1,77 @@
+"""The family `outputs`: a teacher whose outputs were computed elsewhere and are read from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from stagedkd.spec.schema.base import Count, Word
+from stagedkd.spec.schema.networks.base import Architecture, Cut, DigestOf, TeacherFields, UserFiles
+
+
+class OutputsArch(Architecture):
+    """The outputs of a vision-language model, an ensemble or an API, by clip, from a file. It has no feature maps, it
+    is not trained here, and it gives a clip the same outputs in every view."""
+
+    only_teaches: ClassVar[bool] = True
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"outputs", "params"})
+    arch: Literal["outputs"]
+    """Outputs from a file."""
+    outputs: Word
+    """A .csv or .parquet file in the project, keyed by its content, with a row for each training clip: the column
+    `path` (the address of the clip) or `clip` (its number, as in predictions.parquet), and a column for each class,
+    named like it; or, in parquet, one column of lists, named like `kind`, with the classes in `classes`. Rows for other
+    clips are allowed; those of the evaluated split give its accuracy."""
+    kind: Literal["probabilities", "logits"]
+    """probabilities: rows of sum 1, within 0.001; their logits are log(max(p, 1e-6)). logits: any finite numbers."""
+    classes: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None
+    """The classes in the order of the lists. Unset: the columns name them."""
+    params: Count | None = None
+    """Number of parameters of what made the outputs; needed for shares in `cascade` and for `cascade: auto`."""
+    digest: str = Field(default="", repr=False)  # set by the loader: SHA-256 of the file, which enters the key
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def natural_cut(self) -> Cut:
+        return ()
+
+    @property
+    def strides(self) -> None:
+        return None
+
+    @property
+    def trunk_params(self) -> int | None:
+        return self.params
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind} from {self.outputs}"
+
+    @property
+    def user_files(self) -> UserFiles:
+        return UserFiles(self.outputs, self.digest, code=False)
+
+    @classmethod
+    def put_digest(cls, values: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str, str]:
+        name = values.get("outputs")
+        if not isinstance(name, str) or not name:
+            return "", "", ""  # validation will refuse it
+        if Path(name).suffix.lower() not in (".csv", ".parquet"):
+            return "outputs", f"{name} is neither a .csv nor a .parquet file", "write the outputs as one of the two"
+        digest = digest_of(root / name)
+        if digest is None:
+            return "outputs", f"{name} is not a file in the project", "give the path of a file in the project"
+        values["digest"] = digest
+        return "", "", ""
+
+
+class OutputsTeacher(TeacherFields, OutputsArch):
+    """A teacher from elsewhere, by its outputs alone."""
+
+    epochs: Annotated[int, Field(ge=0, le=0)] = 0
+    """Always 0: it is not trained here."""
