@@ -44,7 +44,7 @@ def plan_forward(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> ForwardPlan:
     return ForwardPlan(
         student_taps={k: cut[k][-1] for k in sorted({k for k, _ in pairs})},
         teacher_taps={m: teacher_cut[m][-1] for m in sorted({m for _, m in pairs})},
-        student_end=cut[max(phase.trained)][-1] if cut else None,
+        student_end=cut[max(phase.trained, default=-1)][-1] if cut else None,
         needs_teacher=bool(phase.losses.comparing(WITH_TEACHER)),
         needs_teacher_logits=bool(phase.losses.comparing(LOGITS)),
         embedding=embedding,
@@ -57,7 +57,8 @@ def set_modes(student: Network, adapters: FeatureAdapters, phase: PhaseWork, cut
     statistics of a frozen BatchNorm must not change."""
     student.requires_grad_(False).eval()
     adapters.requires_grad_(False).eval()
-    trained = [name for k in phase.trained for name in cut[k]] if cut else list(student.blocks)
+    whole = list(student.blocks) if phase.trained else []  # of a network without substages
+    trained = [name for k in phase.trained for name in cut[k]] if cut else whole
     modules = [m for name in trained for m in student.block_modules(name)]
     modules += list(student.head_modules) if phase.head else []
     modules += adapters.modules_of(phase)
