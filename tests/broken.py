@@ -412,7 +412,7 @@ BROKEN = [
         "gaussian_w2: 1.0",
         "gaussian_w2: {samples: batches}",
         "11:78",
-        "'distill.phases.grow.losses.gaussian_w2.samples' must be auto, positions or batch, not 'batches'",
+        "'distill.phases.grow.losses.gaussian_w2.samples' must be auto, positions, frames or batch, not 'batches'",
         "did you mean 'batch'?",
     ),
     (
@@ -436,7 +436,7 @@ BROKEN = [
         "substages: one_by_one",
         "substages: each",
         "11:23",
-        "'distill.phases.grow.substages' must be all or one_by_one, not 'each'",
+        "'distill.phases.grow.substages' must be all, one_by_one or head, not 'each'",
         "",
     ),
     (
