@@ -442,7 +442,7 @@ BROKEN = [
         "substages: one_by_one",
         "substages: each",
         "11:23",
-        "'distill.phases.grow.substages' must be all or one_by_one, not 'each'",
+        "'distill.phases.grow.substages' must be all, one_by_one or head, not 'each'",
         "",
     ),
     (
@@ -744,7 +744,7 @@ INHERITED = [
         "extends: tiny.yaml\nrecipe: zebra\n",
         "child.yaml:2:9",
         "there is no recipe 'zebra'",
-        "use one of at, ce, crd, dgkd, dist, dkd, early_stopped_teacher, fixmatch, hint, kd, label_smoothing, logit_std, nst, reviewkd, rkd, same_label_teacher, shuffled_teacher, sp, staged, staged_clean, stagewise, takd, wkd_f",
+        "use one of at, ce, crd, dgkd, dist, dkd, early_stopped_teacher, fixmatch, hint, kd, label_smoothing, logit_std, nst, pkt, reviewkd, rkd, same_label_teacher, shuffled_teacher, sp, staged, staged_clean, stagewise, takd, wkd_f",
         (),
     ),
     (

@@ -158,6 +158,7 @@ def test_schema_and_recipes_commands(stagedkd: Command) -> None:
         "label_smoothing",
         "logit_std",
         "nst",
+        "pkt",
         "reviewkd",
         "rkd",
         "same_label_teacher",

@@ -55,7 +55,8 @@ def hop_phases(spec: Spec, network: Student, matched: Matching | None) -> tuple[
             for k in range(len(cut)):
                 phases.append(_phase_work(f"{name}.{k + 1}", count, phase, (k,), patched, cut, matched))
         else:
-            numbers = range(len(cut)) if phase.substages == "all" else sorted(k - 1 for k in phase.substages)
+            numbers = sorted(k - 1 for k in phase.substages) if isinstance(phase.substages, tuple) else range(len(cut))
+            numbers = () if phase.substages == "head" else numbers
             phases.append(_phase_work(name, count, phase, tuple(numbers), patched, cut, matched))
     return tuple(phases)
 

@@ -43,7 +43,8 @@ def _distill(stage: Stage, work: DistillWork) -> Iterator[str]:
         yield f"  {line}"
     for phase in work.phases:
         yield f"  {_span(phase)}"
-        yield f"    trains {_substages(work.cut, phase.trained)}" + (" and the head" if phase.head else "")
+        parts = [_substages(work.cut, phase.trained)] if phase.trained else []
+        yield f"    trains {' and '.join([*parts, *(['the head'] if phase.head else [])])}"
         if phase.frozen:
             yield f"    runs frozen {_substages(work.cut, phase.frozen)}"
         yield f"    {_guide(work, phase)}"

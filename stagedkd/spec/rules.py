@@ -29,6 +29,7 @@ from stagedkd.spec.pairing import matching
 from stagedkd.spec.problems import PathProblem
 from stagedkd.spec.schedule import PhaseProblem, phase_epochs
 from stagedkd.spec.schema import (
+    EMBEDDED,
     FEATURES,
     LOGITS,
     RESPONSES,
@@ -214,6 +215,10 @@ def _phases(spec: Spec) -> Iterator[PathProblem]:
                 (*path, "losses", loss),
                 "move it to a phase over all substages",
             )
+        if phase.substages == "head" and (alone := phase.losses.comparing(FEATURES | EMBEDDED)):
+            message = f"phase '{name}' trains the head alone, but '{min(alone)}' trains substages"
+            yield PathProblem(message, (*path, "losses", min(alone)), "use losses on logits and labels, such as ce")
+            continue
         yield from _substages(name, phase, parts)
         if feature and not parts:
             message = f"'{min(feature)}' compares substages, but the student declares none"

@@ -44,11 +44,11 @@ def train_flops(
         drop: chance that a guide is left out of a step; the count is the mean over the steps. teacher_cut: the
             teacher's substages, if the phase grafts.
     """
-    first = cut[min(phase.trained)][0] if cut else None
+    first = cut[min(phase.trained)][0] if cut and phase.trained else None
     end = list(student.block_flops)[-1] if plan.embedding else plan.student_end
     forward = student.flops_of(None, end, phase.head)
-    untrained = 0 if phase.trained else sum(student.block_flops.values())  # all blocks, below a head that is trained
-    backward = 2 * (student.flops_of(first, end, phase.head) - untrained)
+    skipped = 0 if phase.trained else student.flops_of(None, list(student.block_flops)[-1], head=False)
+    backward = 2 * (student.flops_of(first, end, phase.head) - skipped)  # without substages, of the head alone
     per_clip = (forward + backward) * (2 if phase.losses.fixmatch else 1)
     for i, guide in enumerate(guides):
         taps = list(plan.teacher_taps.values()) if i == 0 else []

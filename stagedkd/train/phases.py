@@ -44,7 +44,7 @@ def plan_forward(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> ForwardPlan:
     return ForwardPlan(
         student_taps={k: cut[k][-1] for k in sorted({k for k, _ in pairs})},
         teacher_taps={m: teacher_cut[m][-1] for m in sorted({m for _, m in pairs})},
-        student_end=cut[max(phase.trained)][-1] if cut else None,
+        student_end=cut[max(phase.trained, default=-1)][-1] if cut else None,
         needs_teacher=bool(phase.losses.comparing(WITH_TEACHER)),
         needs_teacher_logits=bool(phase.losses.comparing(LOGITS)),
         embedding=embedding,

@@ -12,8 +12,8 @@ from stagedkd.spec.schema.losses.whole import Losses
 from stagedkd.spec.schema.training import TrainPatch
 
 Trained: TypeAlias = Annotated[
-    Annotated[Literal["all", "one_by_one"], Tag("word")] | Annotated[tuple[Count, ...], Tag("list")],
-    by_form("all, one_by_one or a list of substage numbers"),
+    Annotated[Literal["all", "one_by_one", "head"], Tag("word")] | Annotated[tuple[Count, ...], Tag("list")],
+    by_form("all, one_by_one, head or a list of substage numbers"),
 ]
 
 PhaseName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
@@ -31,7 +31,7 @@ class Phase(Section):
     starts at epoch j * ramp. Unset: all pairs count in full from the start."""
     substages: Trained = "all"
     """Substages that are trained. all: all of them. one_by_one: each in a phase of its own, with the earlier ones
-    frozen. Or a list of their numbers, counted from 1."""
+    frozen. head: none of them, but the head, on frozen substages. Or a list of their numbers, counted from 1."""
     train: TrainPatch = TrainPatch()
     """Overrides of `train` for this phase."""
 

@@ -43,6 +43,8 @@ class Loss(Section):
     """Weight at the end of the phase, if `schedule` is set."""
     warmup_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Epochs over which the weight rises linearly from 0. This factor is applied on top of `schedule`."""
+    warmup: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Part of the phase over which the weight rises linearly from 0, in the place of `warmup_epochs`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -55,6 +57,12 @@ class Loss(Section):
     def _both_ends(self) -> Self:
         if (self.schedule is None) != (self.to is None):
             raise ValueError("schedule and to must be set together, for example {weight: 1, schedule: linear, to: 0}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Self:
+        if self.warmup is not None and self.warmup_epochs is not None:
+            raise ValueError("warmup and warmup_epochs say the same in two ways: remove one of them")
         return self
 
     @classmethod
