@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from stagedkd.plan.graph import Plans, Stage
 from stagedkd.plan.work import Cut, DistillWork, PhaseWork, RefineWork
 from stagedkd.spec.describe import written
-from stagedkd.spec.schema import LOGITS, Loss
+from stagedkd.spec.schema import Loss
 
 
 def phase_lines(plans: Plans) -> Iterator[str]:
@@ -65,7 +65,7 @@ def _substages(cut: Cut, numbers: tuple[int, ...]) -> str:
 
 
 def _guide(work: DistillWork, phase: PhaseWork) -> str:
-    if phase.losses.comparing(LOGITS):
+    if phase.losses.needs_guide_logits:
         return "runs the whole guide"
     if not phase.pairs:
         return "does not run the guide"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.pairing import Matching
 from stagedkd.spec.problems import PathProblem
-from stagedkd.spec.schema import FEATURES, LOGITS, Phase, Spec, Student
+from stagedkd.spec.schema import FEATURES, Phase, Spec, Student
 from stagedkd.spec.yaml import Path_
 
 
@@ -74,7 +74,7 @@ def guide_problems(spec: Spec) -> Iterator[PathProblem]:
     distill, several = spec.distill, bool(spec.co_teachers) or spec.distill.guides == "dense"
     if not several and distill.drop:
         yield PathProblem("drop needs several guides", ("distill", "drop"), "set guides: dense, or remove drop")
-    if several and not any(phase.losses.comparing(LOGITS) for phase in distill.phases.values()):
+    if several and not any(phase.losses.needs_guide_logits for phase in distill.phases.values()):
         path = ("co_teachers",) if spec.co_teachers else ("distill", "guides")
         yield PathProblem("several guides need a loss on logits", path, "add one, for example kd")
     if distill.teacher.stop is not None and not spec.teacher.epochs:

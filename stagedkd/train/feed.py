@@ -72,10 +72,11 @@ class Feed:
     def pick(self, phase: PhaseWork, phase_index: int, step: int) -> Picked:
         """Pick the clips of step `step` (from 0) of the phase `phase_index` (from 0).
 
-        A phase whose only loss is `ce` cycles through the labelled clips; every other phase uses all clips.
+        A phase with losses on given labels alone, such as `ce`, cycles through the labelled clips; every other phase
+        uses all clips.
         """
         chosen = np.arange(len(self.clip_ids))
-        if set(phase.losses.named()) == {"ce"}:
+        if phase.losses.named().keys() == phase.losses.given_labels:
             chosen = np.flatnonzero(self.labels >= 0)
         places = np.arange(step * phase.train.batch, (step + 1) * phase.train.batch)
         rounds = places // len(chosen)

@@ -10,7 +10,7 @@ from torch import nn
 
 from stagedkd.models.network import Network
 from stagedkd.plan.work import Cut, PhaseWork
-from stagedkd.spec.schema import LOGITS, WITH_TEACHER
+from stagedkd.spec.schema import WITH_TEACHER
 from stagedkd.train.adapters import FeatureAdapters
 
 
@@ -36,8 +36,8 @@ def plan_forward(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> ForwardPlan:
         student_taps={k: cut[k][-1] for k in sorted({k for k, _ in phase.pairs})},
         teacher_taps={m: teacher_cut[m][-1] for m in sorted({m for _, m in phase.pairs})},
         student_end=cut[max(phase.trained)][-1] if cut else None,
-        needs_teacher=bool(phase.losses.comparing(WITH_TEACHER)),
-        needs_teacher_logits=bool(phase.losses.comparing(LOGITS)),
+        needs_teacher=bool(phase.losses.comparing(WITH_TEACHER)) or phase.losses.needs_guide_logits,
+        needs_teacher_logits=phase.losses.needs_guide_logits,
     )
 
 

@@ -23,6 +23,8 @@ PAIRED: frozenset[Compares] = frozenset({"paired", "projected"})
 FEATURES: frozenset[Compares] = frozenset({"paired", "projected", "substages", "deepest"})  # these need pairs
 WITH_TEACHER: frozenset[Compares] = LOGITS | FEATURES  # these need a teacher
 
+OF_THE_STEP = frozenset({"weigh", "standardise"})  # fields that the step uses, and no loss function
+
 
 class Loss(Section):
     """A loss with its weight, which may change over the phase. A bare number is a constant weight."""
@@ -30,6 +32,7 @@ class Loss(Section):
     bare: ClassVar[str | None] = "weight"
     compares: ClassVar[Compares]  # every loss sets it, or defines `compared` by its fields
     takes_labels: ClassVar[bool] = False  # a loss on logits that is also given the labels
+    given_labels: ClassVar[bool] = False  # a loss on the given labels alone: clips without one are left out
     weight: Weight = 1.0
     """Factor of the loss in the sum of losses."""
     schedule: Literal["linear", "cosine"] | None = None
@@ -55,7 +58,7 @@ class Loss(Section):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        if not {"compares", "compared"} & vars(cls).keys():
+        if not {"compares", "compared", "abstract"} & vars(cls).keys():
             raise TypeError(f"the loss {cls.__name__} does not set what it compares: add compares = ...")
 
     @property
@@ -69,6 +72,22 @@ class Loss(Section):
         return 1
 
     @property
+    def weighing(self) -> Any:
+        """How the clips are weighed: `confidence`, `entropy` or a table (`ClipLoss`); None if all weigh the same."""
+        return None
+
+    @property
+    def standardised(self) -> bool:
+        """Whether the logits of both networks are standardised first (`LogitLoss`)."""
+        return False
+
+    @property
+    def unweighable(self) -> str:
+        """Why the loss has no value for each clip, so that clips cannot have weights in it; "" if it has."""
+        return ""
+
+    @property
     def params(self) -> dict[str, Any]:
-        """The arguments of the loss function: all fields except those of the weight and of the user's file."""
-        return self.model_dump(exclude={*Loss.model_fields, "path", "on", "args", "digest"})
+        """The arguments of the loss function: all fields except those of the weight, of the step and of the user's
+        file."""
+        return self.model_dump(exclude={*Loss.model_fields, *OF_THE_STEP, "path", "on", "args", "digest"})
