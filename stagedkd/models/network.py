@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 State: TypeAlias = Any  # the output of a block: a tensor, or tokens with their grid
+POSITIONS = "logits of positions"  # the name of that tap; see `Network.run`
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Anatomy:
     blocks: block name -> paths of its modules in the net, in order. head: paths of the head's modules.
     step: (module, state) -> state. finish: (net, state) -> logits (B, N). to_map: state -> (B, C, T, H, W).
     input_problem: (T, H, W) -> why the network cannot take clips of this size, or "".
+    positions: (net, state) -> the logits of every position of the last map (B, N, T, H, W), whose mean is `finish`;
+    None unless the head is the mean over positions and a linear layer.
     """
 
     blocks: Mapping[str, tuple[str, ...]]
@@ -32,6 +35,7 @@ class Anatomy:
     step: Callable[[nn.Module, State], State] = lambda module, state: module(state)
     to_map: Callable[[State], Tensor] = lambda state: state
     input_problem: Callable[[tuple[int, int, int]], str] = lambda _: ""
+    positions: Callable[[nn.Module, State], Tensor] | None = None
 
 
 class Network(nn.Module):
@@ -68,14 +72,15 @@ class Network(nn.Module):
 
         Args:
             clip_BCTHW: normalised float clips.
-            upto: run at least to this block. taps: blocks whose feature maps are returned. head: compute logits.
+            upto: run at least to this block. taps: blocks whose feature maps are returned; POSITIONS, with `head`: also
+                the logits of every position of the last map, as a map. head: compute logits.
         Returns:
             feature maps (B, C, T, H, W) by block, and logits (B, N) or None.
         Raises:
-            ValueError: the network cannot take clips of this size, or a block is unknown.
+            ValueError: the network cannot take clips of this size, a block is unknown, or positions have no logits.
         """
         names = self.blocks
-        needed = [*taps, *([upto] if upto else [])]
+        needed = [*(tap for tap in taps if tap != POSITIONS), *([upto] if upto else [])]
         unknown = [name for name in needed if name not in names]
         if unknown:
             raise ValueError(f"no block '{unknown[0]}'; the blocks are {', '.join(names)}")
@@ -88,6 +93,10 @@ class Network(nn.Module):
             state = self.block(name, state)
             if name in taps:
                 maps[name] = self.anatomy.to_map(state)
+        if POSITIONS in taps and head:
+            if self.anatomy.positions is None:
+                raise ValueError("the head is not the mean over positions and a linear layer: positions have no logits")
+            maps[POSITIONS] = self.anatomy.positions(self.net, state)
         return maps, self.anatomy.finish(self.net, state) if head else None
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
@@ -95,6 +104,11 @@ class Network(nn.Module):
         logits = self.run(clip_BCTHW)[1]
         assert logits is not None
         return logits
+
+
+def linear_positions(net: nn.Module, state_BCTHW: Tensor) -> Tensor:
+    """The logits of every position of a map (B, N, T, H, W), by the linear layer `fc` of the net."""
+    return net.get_submodule("fc")(state_BCTHW.movedim(1, -1)).movedim(-1, 1)
 
 
 def channels_last(network: Network) -> None:

@@ -18,7 +18,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual as InvertedResidualV
 from torchvision.models.mobilenetv3 import InvertedResidual as InvertedResidualV3
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from stagedkd.models.network import Anatomy, Network, State
+from stagedkd.models.network import Anatomy, Network, State, linear_positions
 from stagedkd.spec.schema.networks.tsm import TSM
 
 # For each block after the stem (features.0), the index in `features` behind its last module.
@@ -40,7 +40,8 @@ def tsm(backbone: str, shift: float, classes: int) -> Network:
     resnet = TSM[backbone].family == "resnet2d"
     paths = _resnet_paths(net) if resnet else _mobilenet_paths(backbone)
     head = "fc" if resnet else "classifier"
-    return Network(net, Anatomy(paths, (head,), partial(_finish, head=head), partial(_step, fraction=shift), _map))
+    step, positions = partial(_step, fraction=shift), _positions if resnet else None
+    return Network(net, Anatomy(paths, (head,), partial(_finish, head=head), step, _map, positions=positions))
 
 
 def temporal_shift(x_FCHW: Tensor, frames: int, fraction: float) -> Tensor:
@@ -99,6 +100,10 @@ def _residual(block: BasicBlock | Bottleneck, x_FCHW: Tensor, shifted_FCHW: Tens
 def _map(state: State) -> Tensor:
     x_FCHW, frames = cast(tuple[Tensor, int], state)
     return x_FCHW.unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def _positions(net: nn.Module, state: State) -> Tensor:
+    return linear_positions(net, _map(state))
 
 
 def _finish(net: Any, state: State, head: str) -> Tensor:

@@ -19,6 +19,7 @@ from stagedkd import losses
 from stagedkd.losses import pool_to
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import PROJECTED
+from stagedkd.train.exits import ResponseModules
 
 MIXTURE_TEMPERATURE = 0.1  # of the softmax over correlations; lower is sharper
 
@@ -51,15 +52,18 @@ class FeatureAdapters(nn.Module):
         student_channels: Mapping[int, int] | None = None,
         teacher_channels: Mapping[int, int] | None = None,
         clips: int = 0,
+        responses: ResponseModules | None = None,
     ) -> None:
         """
         Args:
             pairing, phases: those of the hop. student_channels, teacher_channels: by substage. clips: number of
-                training clips, whose features `crd` remembers.
+                training clips, whose features `crd` remembers. responses: the modules of the losses on logits and
+                labels.
         """
         super().__init__()
         student, teacher = student_channels or {}, teacher_channels or {}
         self.pairing: Pairing = pairing
+        self.responses = ResponseModules() if responses is None else responses
         pairs = sorted({pair for phase in phases if _projects(pairing, phase) for pair in phase.pairs})
         self.projectors = nn.ModuleDict({_name(k, m): _projector(student[k], teacher[m]) for k, m in pairs})
         self.fusions, self.contrasts = nn.ModuleDict(), nn.ModuleDict()
@@ -87,6 +91,7 @@ class FeatureAdapters(nn.Module):
                 yield self.fusions[_name(k, m)]
         if phase.losses.crd:
             yield self.contrast(phase)
+        yield from self.responses.modules_of(phase)
 
     def contrast(self, phase: PhaseWork) -> nn.Module:
         """The contrast of a phase's deepest pair."""

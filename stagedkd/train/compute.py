@@ -34,8 +34,8 @@ def train_flops(
     """FLOPs (2 x multiply-adds) of a phase.
 
     Every step runs the student forward as far as needed, backward from there to its first trained block at twice the
-    cost of that part, and the guides as far as the losses need them. Projectors, losses, probes of correlation and the
-    optimizer are left out.
+    cost of that part, and the guides as far as the losses need them; a strong view and the average of `mean_teacher`
+    are runs of their own. Projectors, exits, losses, probes of correlation and the optimizer are left out.
 
     Args:
         steps: number of steps of an epoch. guides: shapes of the frozen networks, the teacher first.
@@ -44,7 +44,8 @@ def train_flops(
     first = cut[min(phase.trained)][0] if cut else None
     forward = student.flops_of(None, plan.student_end, phase.head)
     backward = 2 * student.flops_of(first, plan.student_end, phase.head)
-    per_clip = (forward + backward) * (2 if phase.losses.fixmatch else 1)
+    two_views, average = phase.losses.fixmatch or phase.losses.mean_teacher, phase.losses.mean_teacher
+    per_clip = (forward + backward) * (2 if two_views else 1) + (forward if average else 0)
     for i, guide in enumerate(guides):
         taps = list(plan.teacher_taps.values()) if i == 0 else []
         last = max(taps, key=list(guide.block_flops).index) if taps else None

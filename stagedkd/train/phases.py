@@ -20,7 +20,8 @@ class ForwardPlan:
 
     `student_taps` and `teacher_taps` name the blocks whose feature maps are used, by substage. `student_end` is the
     last block that runs if the head does not; None runs all. `needs_teacher`: a loss needs maps or logits of the
-    guides. `needs_teacher_logits`: a loss compares logits.
+    guides. `needs_teacher_logits`: a loss compares logits, or clips are weighed by those of the guides. `exits`: the
+    student's blocks behind which `ofa` has an exit. `positions`: `sdd` needs the logits of every position.
     """
 
     student_taps: Mapping[int, str]
@@ -28,6 +29,8 @@ class ForwardPlan:
     student_end: str | None
     needs_teacher: bool
     needs_teacher_logits: bool
+    exits: tuple[str, ...] = ()
+    positions: bool = False
 
 
 def plan_forward(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> ForwardPlan:
@@ -38,6 +41,8 @@ def plan_forward(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> ForwardPlan:
         student_end=cut[max(phase.trained)][-1] if cut else None,
         needs_teacher=bool(phase.losses.comparing(WITH_TEACHER)) or phase.losses.needs_guide_logits,
         needs_teacher_logits=phase.losses.needs_guide_logits,
+        exits=tuple(run[-1] for run in cut) if phase.losses.ofa else (),
+        positions=phase.losses.sdd is not None,
     )
 
 
