@@ -77,5 +77,6 @@ def _losses(phase: PhaseWork) -> str:
 
 
 def _loss(loss: Loss) -> str:
-    values = loss.model_dump(exclude_none=True, exclude_defaults=True, exclude={"weight", "digest"})
+    hidden = {"weight": True, "digest": True, "weigh": {"digest": True}}
+    values = loss.model_dump(exclude_none=True, exclude_defaults=True, exclude=hidden)
     return f"{loss.weight:g}" + (f" {written(values)}" if values else "")

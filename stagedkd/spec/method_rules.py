@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.pairing import Matching
 from stagedkd.spec.problems import PathProblem
+from stagedkd.spec.response_rules import response_problems
 from stagedkd.spec.schema import FEATURES, Phase, Spec, Student
 from stagedkd.spec.yaml import Path_
 
@@ -24,6 +25,7 @@ def phase_problems(spec: Spec, listed: Sequence[Student]) -> Iterator[PathProble
                 message = f"phase '{name}' names substage {max(numbers)}, but assistant {i + 1} has {count}"
                 yield PathProblem(message, (*path, "substages"), "declare its substages in the cascade")
         yield from _batch_problems(spec, path, phase)
+        yield from response_problems(spec, listed, path, phase)
         if phase.ramp is not None and distill.normalize:
             yield PathProblem("normalize would undo the ramp", (*path, "ramp"), "remove one of the two")
     memories = {
