@@ -441,3 +441,13 @@ def test_weights_by_the_teacher_need_it_in_a_phase_of_ce_alone(project: Path) ->
     plan = plan_forward(work, CUT, CUT)
     assert plan.needs_teacher and plan.needs_teacher_logits and work.losses.needs_guide_logits
     assert not plan_forward(phase(losses=named(ce=1.0), train=Train(batch=8)), CUT, CUT).needs_teacher
+
+
+def test_a_warm_up_can_be_a_share_of_the_phase() -> None:
+    from stagedkd.spec.schema import Kd
+    from stagedkd.train.schedule import loss_weight
+
+    kd = Kd.model_validate({"weight": 2.0, "warmup_share": 0.25})
+    assert [loss_weight(kd, at, 40) for at in (0, 5, 10, 40)] == [0, 1, 2, 2]
+    with pytest.raises(ValueError, match="warmup_epochs and warmup_share say the same: keep one of them"):
+        Kd.model_validate({"warmup_epochs": 2.0, "warmup_share": 0.25})

@@ -29,7 +29,7 @@ def phase_problems(spec: Spec, listed: Sequence[Student]) -> Iterator[PathProble
         if phase.ramp is not None and distill.normalize:
             yield PathProblem("normalize would undo the ramp", (*path, "ramp"), "remove one of the two")
     memories = {
-        loss.model_dump_json(exclude={"weight", "schedule", "to", "warmup_epochs"}): name
+        loss.model_dump_json(exclude={"weight", "schedule", "to", "warmup_epochs", "warmup_share"}): name
         for name, phase in distill.phases.items()
         if (loss := phase.losses.crd)
     }

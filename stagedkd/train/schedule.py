@@ -29,7 +29,8 @@ def loss_weight(loss: Loss, epoch: float, epochs: int) -> float:
         done = min(1.0, epoch / epochs)
         done = done if loss.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * done))
         weight += (loss.to - weight) * done
-    return weight * min(1.0, epoch / loss.warmup_epochs) if loss.warmup_epochs else weight
+    warmup = loss.warmup_share * epochs if loss.warmup_share else loss.warmup_epochs
+    return weight * min(1.0, epoch / warmup) if warmup else weight
 
 
 def ramp(place: int, epoch: float, epochs: float | None) -> float:

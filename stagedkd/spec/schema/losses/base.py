@@ -41,6 +41,8 @@ class Loss(Section):
     """Weight at the end of the phase, if `schedule` is set."""
     warmup_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Epochs over which the weight rises linearly from 0. This factor is applied on top of `schedule`."""
+    warmup_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """As `warmup_epochs`, as a fraction of the epochs of the phase."""
 
     @model_validator(mode="before")
     @classmethod
@@ -53,6 +55,8 @@ class Loss(Section):
     def _both_ends(self) -> Self:
         if (self.schedule is None) != (self.to is None):
             raise ValueError("schedule and to must be set together, for example {weight: 1, schedule: linear, to: 0}")
+        if self.warmup_epochs is not None and self.warmup_share is not None:
+            raise ValueError("warmup_epochs and warmup_share say the same: keep one of them")
         return self
 
     @classmethod
