@@ -14,7 +14,7 @@ from torch import Tensor
 from stagedkd import losses
 from stagedkd.data.mix import Batch, strong_view
 from stagedkd.data.views import fit_input
-from stagedkd.errors import DataError, SpecError
+from stagedkd.errors import DataError, LockError, SpecError, UsageError
 from stagedkd.models.network import POSITIONS, Network
 from stagedkd.models.resnet3d import resnet3d
 from stagedkd.plan.compile import compile_plan
@@ -342,6 +342,7 @@ CLIP_NAMES = ("a.mp4", "b.mp4", "c.mp4")
     ("rows", "message", "hint"),
     [
         ("a.mp4,1\nb.mp5,1\n", r"w.csv:3: there is no clip 'b.mp5' in the data", "did you mean 'b.mp4'?"),
+        ("zzzzzzzzzz,1\n", r"w.csv:2: there is no clip 'zzzzzzzzzz' in the data", "by their path, such as a.mp4"),
         ("a.mp4,1\na.mp4,1\n", r"w.csv:3: 'a.mp4' is also in line 2", "keep one of the lines"),
         ("a.mp4,-1\n", r"w.csv:2: '-1' is no weight", "a weight is a number of 0 or more"),
         ("a.mp4,nan\n", r"w.csv:2: 'nan' is no weight", "a weight is a number of 0 or more"),
@@ -451,3 +452,33 @@ def test_a_warm_up_can_be_a_share_of_the_phase() -> None:
     assert [loss_weight(kd, at, 40) for at in (0, 5, 10, 40)] == [0, 1, 2, 2]
     with pytest.raises(ValueError, match="warmup_epochs and warmup_share say the same: keep one of them"):
         Kd.model_validate({"warmup_epochs": 2.0, "warmup_share": 0.25})
+
+
+@pytest.mark.slow
+def test_a_run_with_a_table_its_gaps_and_its_reproduction(project: Path) -> None:
+    """A clip without a weight is named; a run with the table ends; a reproduction wants the same table."""
+    from stagedkd.experiment.reproduce import check_files
+    from stagedkd.experiment.run import run
+    from stagedkd.plan.runtime import load_runtime
+
+    overrides = ["cascade=[]", "control=null", f"{JOINT}.kd={{weigh: {{file: w.csv}}}}"]
+    spec = load_spec("specs/tiny.yaml", overrides[:2])
+    kind, count = spec.data.kind, int(getattr(spec.data, "train", 0))
+    rows = [f"{kind}:{i},{i % 3}" for i in range(count)]
+    (project / "w.csv").write_text("\n".join(["path,weight", *rows[:-2]]) + "\n", "utf-8")
+    with pytest.raises(DataError, match=rf"w.csv has no weight for the training clip {kind}:{count - 2} and 1 more"):
+        run(load_spec("specs/tiny.yaml", overrides))
+    (project / "w.csv").write_text("\n".join(["path,weight", *(f"{kind}:{i},0" for i in range(count))]) + "\n", "utf-8")
+    with pytest.raises(DataError, match="all training clips weigh 0"):
+        run(load_spec("specs/tiny.yaml", overrides))
+    (project / "w.csv").write_text("\n".join(["path,weight", *rows]) + "\n", "utf-8")
+    outcome = run(load_spec("specs/tiny.yaml", overrides))
+    assert outcome.artifacts["student"].manifest.metrics["losses"]["joint"]["kd"] > 0
+    graph, runtime = compile_plan(load_spec("specs/tiny.yaml", overrides)), load_runtime(project)
+    check_files(graph, runtime)
+    (project / "w.csv").write_text("path,weight\n", "utf-8")
+    with pytest.raises(LockError, match=r"w.csv differs from the file of the original"):
+        check_files(graph, runtime)
+    (project / "w.csv").unlink()
+    with pytest.raises(UsageError, match=r"your table w.csv is missing"):
+        check_files(graph, runtime)

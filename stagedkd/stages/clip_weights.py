@@ -70,7 +70,7 @@ def read_weights(path: Path, clips: Sequence[str]) -> dict[str, float]:
         name = row.cells["path"]
         if name not in known:
             hint = nearest(name, clips) if len(clips) <= 10_000 else ""
-            hint = hint if hint.startswith("did you") else "stagedkd data index SPEC names the clips"
+            hint = hint if hint.startswith("did you") else f"clips are named by their path, such as {clips[0]}"
             raise DataError(f"{path}:{row.line}: there is no clip '{name}' in the data", hint=hint)
         if name in weights:
             raise DataError(f"{path}:{row.line}: '{name}' is also in line {lines[name]}", hint="keep one of the lines")

@@ -17,8 +17,9 @@ class WeightFile(Section):
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"file"})
     file: Word
-    """The table, in the project folder, with the columns `path` and `weight`: a row for each training clip, as
-    `stagedkd data index` names it, and a weight of 0 or more."""
+    """The table, in the project folder, with the columns `path` and `weight`, separated by commas: a row for each
+    training clip, with its path in the data folder (`shapes:0`, `shapes:1`, ... of a simulator) and a weight of 0 or
+    more."""
     digest: str = Field(default="", repr=False)  # set by the loader: SHA-256 of the file, which enters the key
 
 
