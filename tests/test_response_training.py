@@ -160,7 +160,7 @@ def test_exits_positions_and_the_average_in_a_step() -> None:
     expected = {
         "fixmatch": losses.fixmatch(strong, student),
         "mean_teacher": losses.mean_teacher(strong, average),
-        "sdd": losses.sdd(*positions, batch.labels_B, standardised=True),
+        "sdd": losses.sdd(positions[0], positions[1], batch.labels_B, standardised=True),
         "ofa": losses.ofa(student, teacher, batch.labels_B, exits, gamma=1.2, exits=0.5),
     }
     assert parts.keys() == expected.keys()
