@@ -28,6 +28,7 @@ from stagedkd.stages.training import training_device
 from stagedkd.store.store import Workspace
 from stagedkd.train.adapters import FeatureAdapters
 from stagedkd.train.correlation import Probe
+from stagedkd.train.exits import ResponseModules
 from stagedkd.train.feed import Feed, Refined
 from stagedkd.train.guides import LiveGuide
 from stagedkd.train.job import Execution, Job
@@ -69,6 +70,10 @@ CASES: dict[str, dict[str, object]] = {
     "logit_std": {"losses": {"logit_std": 1.0}},
     "pseudo": {"losses": {"pseudo": 1.0}},
     "fixmatch": {"losses": {"fixmatch": {"weight": 1.0, "threshold": 0.2}, "ce": 1.0}},
+    "noisy": {"losses": {"gce": 1.0, "sce": 1.0, "elr": {"weigh": "confidence"}}},
+    "mean_teacher": {"losses": {"mean_teacher": 8.0, "ce": 1.0}},
+    "levels": {"losses": {"wttm": {"weigh": "entropy"}, "mlld": {"standardise": True}, "sdd": 1.0}},
+    "ofa": {"losses": {"ofa": {"gamma": 1.2, "weigh": {"file": "w.csv"}}}},
     **{name: {"losses": {name: weight}} for name, weight in FEATURES.items()},
     **{f"{name} over the batch": {"losses": {name: {"weight": 1.0, "samples": "batch"}}} for name in OVER_THE_BATCH},
     "mixed": {"losses": {"ce": 1.0, "kd": 0.5}, "augment": {"crop": 0.8, "jitter": 0.1, "mixup": 0.5, "cutmix": 0.5}},
@@ -117,7 +122,10 @@ def network(width: int, seed: int, norm: str = "group", dropped: Ranks | None = 
     net.add_module("mid", mid)
     net.add_module("head", nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(width, CLASSES)))
     anatomy = Anatomy(
-        {"stem": ("stem",), "mid": ("mid",)}, ("head",), lambda net, state: net.get_submodule("head")(state)
+        {"stem": ("stem",), "mid": ("mid",)},
+        ("head",),
+        lambda net, state: net.get_submodule("head")(state),
+        positions=lambda net, state: net.get_submodule("head.2")(state.movedim(1, -1)).movedim(-1, 1),
     )
     return Network(net, anatomy)
 
@@ -143,7 +151,8 @@ def job(case: Mapping[str, object], folder: Path, ranks: Ranks, norm: str = "gro
     )
     student = network(4, 1, norm, ranks if case.get("dropped") else None).double()
     teacher = network(6, 2).double().eval().requires_grad_(False)
-    adapters = FeatureAdapters(pairing, (phase,), {0: 4, 1: 4}, {0: 6, 1: 6}, clips=CLIPS).double()
+    responses = ResponseModules((phase,), {0: 4, 1: 4}, CLASSES, CLIPS, student)
+    adapters = FeatureAdapters(pairing, (phase,), {0: 4, 1: 4}, {0: 6, 1: 6}, CLIPS, responses).double()
     labels = np.where(np.arange(CLIPS) % 8 < 2, np.arange(CLIPS) % CLASSES, -1)
     dice = np.random.default_rng(3)
     posteriors = dice.dirichlet(np.ones(CLASSES), CLIPS).astype(np.float32)
@@ -163,6 +172,7 @@ def job(case: Mapping[str, object], folder: Path, ranks: Ranks, norm: str = "gro
         options=DistillOptions(shuffle=bool(case.get("shuffle")), seed=5),
         normalize=bool(case.get("normalize")),
         probe=probe if pairing == "correlation" else None,
+        clip_weights={"w.csv": torch.arange(CLIPS) % 3.0},
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from stagedkd import load_spec, losses
 from stagedkd.data.mix import Batch
@@ -19,13 +20,27 @@ from stagedkd.errors import DataError, SpecError
 from stagedkd.plan.compile import compile_plan
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Augment, Clip, Losses, Simulated, Train
+from stagedkd.train.adapters import FeatureAdapters
 from stagedkd.train.feed import Feed
 from stagedkd.train.order import class_weights, labelled_before
-from stagedkd.train.response_terms import label_losses, weighted_ce
+from stagedkd.train.response_terms import Responses, label_losses
+from stagedkd.train.step import StepModel, StepModels
 from tests.conftest import Command
 
 CPU = torch.device("cpu")
 BOTH = {"ce": 1.0, "kd": 1.0}
+
+
+def weighted_ce(logits_BN: Tensor, labels_B: Tensor, weights_N: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy as a step computes it under `train.class_weights`."""
+    named = Losses.model_validate({"ce": {"weight": 1.0, "smoothing": smoothing}})
+    return step_values(named, logits_BN, Batch(logits_BN, labels_B, class_weights_N=weights_N))["ce"]
+
+
+def step_values(named: Losses, logits_BN: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """The losses on labels of a step whose student has these logits."""
+    models = StepModels(StepModel(lambda *_, **__: ({}, None)), (), FeatureAdapters(), CPU)
+    return label_losses(models, named, Responses(logits_BN), batch)
 
 
 def feed_of(labels: list[int], seed: int = 5) -> Feed:
@@ -157,9 +172,9 @@ def test_the_step_weighs_ce_and_no_other_loss() -> None:
     labels, weights = torch.tensor([0, 1, 2, 3, 0, -1]), torch.tensor([4.0, 1.0, 1.0, 1.0])
     posterior, accepted = torch.full((6, 4), 0.25, dtype=torch.float64), torch.ones(6, dtype=torch.bool)
     named = Losses.model_validate({"ce": 1.0, "pseudo": 1.0})
-    plain = label_losses(named, logits, Batch(logits, labels, posterior_BN=posterior, accepted_B=accepted))
+    plain = step_values(named, logits, Batch(logits, labels, posterior_BN=posterior, accepted_B=accepted))
     batch = Batch(logits, labels, posterior_BN=posterior, accepted_B=accepted, class_weights_N=weights)
-    weighted = label_losses(named, logits, batch)
+    weighted = step_values(named, logits, batch)
     assert weighted["ce"].item() == pytest.approx(weighted_ce(logits, labels, weights).item())
     assert weighted["ce"].item() != pytest.approx(plain["ce"].item())
     assert weighted["pseudo"].item() == plain["pseudo"].item()

@@ -47,10 +47,10 @@ def test_recipes_compare_what_their_papers_do(
 
 
 def test_a_relative_warm_up_rises_over_its_part_of_the_phase() -> None:
-    loss = Review(weight=2.0, warmup=0.25)
+    loss = Review(weight=2.0, warmup_share=0.25)
     assert [loss_weight(loss, epoch, 8) for epoch in (0, 1, 2, 8)] == [0, 1, 2, 2]
-    with pytest.raises(ValueError, match="warmup and warmup_epochs say the same in two ways"):
-        Review(warmup=0.25, warmup_epochs=2.0)
+    with pytest.raises(ValueError, match="warmup_epochs and warmup_share say the same"):
+        Review(warmup_share=0.25, warmup_epochs=2.0)
 
 
 def test_a_phase_may_train_the_head_alone(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from stagedkd.plan.lock import Lock, data_id, read_lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import PrepareWork, Work
 from stagedkd.spec.schema import Architecture, Clip, FileLoss, Videos
+from stagedkd.spec.schema.losses.clipwise import WeightFile
 from stagedkd.spec.schema.networks.base import UserFiles
 from stagedkd.stages.context import Listener
 from stagedkd.stages.provenance import describe_environments, differences
@@ -250,9 +251,11 @@ def _sections(value: Any) -> Iterator[BaseModel]:
 
 
 def _check_user_files(section: BaseModel, root: Path) -> None:
-    """Compare the user's own code and model folders with their digests."""
+    """Compare the user's own code, tables of weights and model folders with their digests."""
     if isinstance(section, FileLoss):
         _check_user_code(UserFiles(section.path, section.digest, code=True), root)
+    if isinstance(section, WeightFile):
+        _check_user_code(UserFiles(section.file, section.digest, code=False), root)
     if not isinstance(section, Architecture) or section.user_files is None:
         return
     files = section.user_files
@@ -266,12 +269,13 @@ def _check_user_files(section: BaseModel, root: Path) -> None:
 
 
 def _check_user_code(files: UserFiles, root: Path) -> None:
-    """Check that the user's code at `files.path` is inside the project and has its digest."""
+    """Check that the user's file at `files.path`, code or a table, is inside the project and has its digest."""
     path = (root / files.path).resolve()
     if not path.is_relative_to(root.resolve()):
         raise UsageError(f"{files.path} is outside the project's folder {root} and is not run")
     if not path.is_file():
-        raise UsageError(f"your own code {files.path} is missing", hint=f"put it at {path}")
+        what = "your own code" if files.code else "your table"
+        raise UsageError(f"{what} {files.path} is missing", hint=f"put it at {path}")
     if file_digest(path) != files.digest:
         hint = f"restore the file whose SHA-256 starts with {files.digest[:16]}"
         raise LockError(f"{files.path} differs from the file of the original", hint=hint)

@@ -1,5 +1,5 @@
-"""Losses: each is a pure function under its usual name, computed in at least float32 with autocast off. Only CRD, a
-module, has a memory.
+"""Losses: each is a pure function under its usual name, computed in at least float32 with autocast off. Only CRD and
+ELR, which are modules, have a memory.
 
 `FUNCTIONS` maps the names of the losses in a spec that compare logits or pairs of feature maps to their functions.
 """
@@ -14,15 +14,19 @@ from torch import Tensor
 from stagedkd.losses.contrastive import CRD
 from stagedkd.losses.distribution import coral, gaussian_kl, gaussian_w2, mmd, nst, sliced_w2
 from stagedkd.losses.feature import at, hint, pool_to, pool_to_common, review
+from stagedkd.losses.multilevel import mlld, ofa, sdd, wttm
 from stagedkd.losses.relation import cka, cka_distance, pkt, rkd, sp, stage_cka
-from stagedkd.losses.response import ce, dist, dkd, fixmatch, kd, logit_std, pseudo
+from stagedkd.losses.response import ce, dist, dkd, fixmatch, kd, logit_std, mean_teacher, pseudo, standardise
+from stagedkd.losses.robust import ELR, gce, sce
 from stagedkd.spec.schema import PAIRED, FileLoss, Loss, Losses
-from stagedkd.spec.schema.losses.base import LOGITS
+from stagedkd.spec.schema.losses.base import LOGITS, OF_THE_STEP
+from stagedkd.spec.schema.losses.clipwise import ClipLoss
 from stagedkd.spec.schema.losses.paired import PairedLoss
 from stagedkd.spec.schema.losses.whole import loss_sections
 
 __all__ = [
     "CRD",
+    "ELR",
     "at",
     "ce",
     "cka",
@@ -33,28 +37,40 @@ __all__ = [
     "fixmatch",
     "gaussian_kl",
     "gaussian_w2",
+    "gce",
     "hint",
     "kd",
     "logit_std",
+    "mean_teacher",
+    "mlld",
     "mmd",
     "nst",
+    "ofa",
     "pkt",
     "pool_to",
     "pool_to_common",
     "pseudo",
     "review",
     "rkd",
+    "sce",
+    "sdd",
     "sliced_w2",
     "sp",
     "stage_cka",
+    "standardise",
+    "wttm",
 ]
 
 FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
-    # (student_BN, teacher_BN[, labels_B], **parameters) -> scalar
+    # (student_BN, teacher_BN[, labels_B], **parameters) -> scalar; sdd: of the logits of all positions
     "kd": kd,
     "dkd": dkd,
     "dist": dist,
     "logit_std": logit_std,
+    "wttm": wttm,
+    "mlld": mlld,
+    "sdd": sdd,
+    "ofa": ofa,
     # (student_BCTHW, teacher_BCTHW, **parameters) -> scalar
     "hint": hint,
     "at": at,
@@ -70,7 +86,8 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "pkt": pkt,
     "cka": cka_distance,
 }
-BY_NAME = frozenset({"ce", "pseudo", "fixmatch", "stage_cka", "crd", "graft"})  # computed below train/, each in its way
+# modules of train/ compute these, each in its way
+BY_NAME = frozenset({"ce", "gce", "sce", "elr", "pseudo", "fixmatch", "mean_teacher", "stage_cka", "crd", "graft"})
 
 
 def _require_functions() -> None:
@@ -83,7 +100,8 @@ def _require_functions() -> None:
         place = "FUNCTIONS" if general else "BY_NAME, and compute it in train/terms.py"
         raise ImportError(f"the loss '{name}' has no function: add it to {place}")
     for name, function in FUNCTIONS.items():
-        fields = sections[name].model_fields.keys() - {*Loss.model_fields, *PairedLoss.model_fields}
+        fields = sections[name].model_fields.keys() - {*Loss.model_fields, *PairedLoss.model_fields} - OF_THE_STEP
+        fields |= {"weights_B"} if issubclass(sections[name], ClipLoss) else set()
         if unknown := sorted(fields - signature(function).parameters.keys()):
             raise ImportError(f"the loss '{name}' has fields that its function does not take: {', '.join(unknown)}")
 

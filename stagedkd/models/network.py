@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 State: TypeAlias = Any  # the output of a block: a tensor, or tokens with their grid
 EMBEDDING = ".embedding"  # the tap of the pooled feature in front of the head; no module can have this name
+POSITIONS = "logits of positions"  # the name of that tap; see `Network.run`
 
 
 def mean_over_positions(feat_BCTHW: Tensor) -> Tensor:
@@ -32,6 +33,8 @@ class Anatomy:
     input_problem: (T, H, W) -> why the network cannot take clips of this size, or "".
     from_map: (B, C, T, H, W) -> state behind the same block; None if a map does not hold the whole state.
     embed: (net, state) -> the pooled feature (B, C) in front of the head; None: the mean of the map over its positions.
+    positions: (net, state) -> the logits of every position of the last map (B, N, T, H, W), whose mean is `finish`;
+    None unless the head is the mean over positions and a linear layer.
     """
 
     blocks: Mapping[str, tuple[str, ...]]
@@ -42,6 +45,7 @@ class Anatomy:
     input_problem: Callable[[tuple[int, int, int]], str] = lambda _: ""
     from_map: Callable[[Tensor], State] | None = lambda feat: feat
     embed: Callable[[nn.Module, State], Tensor] | None = None
+    positions: Callable[[nn.Module, State], Tensor] | None = None
 
 
 class Network(nn.Module):
@@ -78,15 +82,16 @@ class Network(nn.Module):
 
         Args:
             clip_BCTHW: normalised float clips.
-            upto: run at least to this block. taps: blocks whose feature maps are returned; `EMBEDDING` returns
-                the pooled feature in front of the head, (B, C, 1, 1, 1). head: compute logits.
+            upto: run at least to this block. taps: blocks whose feature maps are returned; `EMBEDDING` returns the
+                pooled feature in front of the head, (B, C, 1, 1, 1); `POSITIONS`, with `head`: also the logits of every
+                position of the last map, as a map. head: compute logits.
         Returns:
             feature maps (B, C, T, H, W) by tap, and logits (B, N) or None.
         Raises:
-            ValueError: the network cannot take clips of this size, or a block is unknown.
+            ValueError: the network cannot take clips of this size, a block is unknown, or positions have no logits.
         """
         names = self.blocks
-        needed = [*(name for name in taps if name != EMBEDDING), *([upto] if upto else [])]
+        needed = [*(tap for tap in taps if tap not in (EMBEDDING, POSITIONS)), *([upto] if upto else [])]
         unknown = [name for name in needed if name not in names]
         if unknown:
             raise ValueError(f"no block '{unknown[0]}'; the blocks are {', '.join(names)}")
@@ -102,6 +107,10 @@ class Network(nn.Module):
                 maps[name] = self.anatomy.to_map(state)
         if EMBEDDING in taps:
             maps[EMBEDDING] = self.embedding(state)[:, :, None, None, None]
+        if POSITIONS in taps and head:
+            if self.anatomy.positions is None:
+                raise ValueError("the head is not the mean over positions and a linear layer: positions have no logits")
+            maps[POSITIONS] = self.anatomy.positions(self.net, state)
         return maps, self.anatomy.finish(self.net, state) if head else None
 
     def embedding(self, state: State) -> Tensor:
@@ -129,6 +138,11 @@ class Network(nn.Module):
         logits = self.run(clip_BCTHW)[1]
         assert logits is not None
         return logits
+
+
+def linear_positions(net: nn.Module, state_BCTHW: Tensor) -> Tensor:
+    """The logits of every position of a map (B, N, T, H, W), by the linear layer `fc` of the net."""
+    return net.get_submodule("fc")(state_BCTHW.movedim(1, -1)).movedim(-1, 1)
 
 
 def channels_last(network: Network) -> None:

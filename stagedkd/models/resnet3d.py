@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from stagedkd.models.network import Anatomy, Network
+from stagedkd.models.network import Anatomy, Network, linear_positions
 
 Conv = Literal["full", "r2plus1d", "mixed"]
 
@@ -91,4 +91,5 @@ def _finish(net: nn.Module, state: Tensor) -> Tensor:
 def resnet3d(width: int, blocks: Sequence[int], conv: Conv, classes: int) -> Network:
     """Build a `ResNet3d` whose blocks are its children."""
     names = ("stem", *(f"layer{i + 1}" for i in range(len(blocks))))
-    return Network(ResNet3d(width, blocks, conv, classes), Anatomy({n: (n,) for n in names}, ("fc",), _finish))
+    anatomy = Anatomy({n: (n,) for n in names}, ("fc",), _finish, positions=linear_positions)
+    return Network(ResNet3d(width, blocks, conv, classes), anatomy)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from stagedkd.models.network import Anatomy, Network, State
+from stagedkd.models.network import Anatomy, Network, State, linear_positions
 from stagedkd.spec.schema.networks.torchvision import ZOO
 
 # The last layer of each family, which is replaced to give another number of classes.
@@ -41,7 +41,7 @@ def torchvision_video(arch: str, classes: int) -> Network:
 def _anatomy(arch: str, family: str) -> Anatomy:
     paths = _paths(arch, family)
     if family == "resnet":
-        return Anatomy(paths, ("fc",), _finish_resnet)
+        return Anatomy(paths, ("fc",), _finish_resnet, positions=linear_positions)
     if family == "s3d":
         return Anatomy(paths, ("classifier",), _finish_s3d, input_problem=_s3d_input_problem)
     if family == "swin3d":
@@ -52,6 +52,7 @@ def _anatomy(arch: str, family: str) -> Anatomy:
             to_map=lambda x: x.permute(0, 4, 1, 2, 3),
             from_map=lambda x: x.permute(0, 2, 3, 4, 1),
             embed=_embed_swin,
+            positions=lambda net, x: net.get_submodule("head")(net.get_submodule("norm")(x)).permute(0, 4, 1, 2, 3),
         )
     return Anatomy(
         paths,

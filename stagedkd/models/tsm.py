@@ -18,7 +18,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual as InvertedResidualV
 from torchvision.models.mobilenetv3 import InvertedResidual as InvertedResidualV3
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from stagedkd.models.network import Anatomy, Network, State
+from stagedkd.models.network import Anatomy, Network, State, linear_positions
 from stagedkd.spec.schema.networks.tsm import TSM
 
 # For each block after the stem (features.0), the index in `features` behind its last module.
@@ -40,8 +40,9 @@ def tsm(backbone: str, shift: float, classes: int) -> Network:
     resnet = TSM[backbone].family == "resnet2d"
     paths = _resnet_paths(net) if resnet else _mobilenet_paths(backbone)
     head = "fc" if resnet else "classifier"
-    finish, step = partial(_finish, head=head), partial(_step, fraction=shift)
-    return Network(net, Anatomy(paths, (head,), finish, step, _map, from_map=_state))
+    step, positions = partial(_step, fraction=shift), _positions if resnet else None
+    finish = partial(_finish, head=head)
+    return Network(net, Anatomy(paths, (head,), finish, step, _map, from_map=_state, positions=positions))
 
 
 def temporal_shift(x_FCHW: Tensor, frames: int, fraction: float) -> Tensor:
@@ -104,6 +105,10 @@ def _map(state: State) -> Tensor:
 
 def _state(x_BCTHW: Tensor) -> State:
     return x_BCTHW.transpose(1, 2).flatten(0, 1), x_BCTHW.shape[2]
+
+
+def _positions(net: nn.Module, state: State) -> Tensor:
+    return linear_positions(net, _map(state))
 
 
 def _finish(net: Any, state: State, head: str) -> Tensor:

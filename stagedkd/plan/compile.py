@@ -32,7 +32,6 @@ from stagedkd.spec.pairing import matching
 from stagedkd.spec.rules import logits_compared, missing_head, warnings, weights_note
 from stagedkd.spec.schema import (
     FEATURES,
-    LOGITS,
     Augment,
     Clip,
     InstanceDependent,
@@ -336,7 +335,7 @@ class _Compiler:
     ) -> tuple[list[str], tuple[GuideNetwork, ...]]:
         """The stages and the networks that guide a hop beside the hop's teacher. Co-teachers guide the first hop. Under
         `guides: dense`, co-teachers and all networks further above guide every hop."""
-        if not any(phase.losses.comparing(LOGITS) for phase in self.spec.distill.phases.values()):
+        if not any(phase.losses.needs_guide_logits for phase in self.spec.distill.phases.values()):
             return [], ()
         co_teachers, dense = self.spec.co_teachers, self.spec.distill.guides == "dense"
         networks: list[tuple[str, Teacher | Student]] = list(zip(earlier, row, strict=False)) if dense else []

@@ -8,7 +8,7 @@ from stagedkd.plan.graph import Plans, Stage
 from stagedkd.plan.work import Cut, DistillWork, PhaseWork, RefineWork
 from stagedkd.spec.describe import written
 from stagedkd.spec.pairing import graft_pairs
-from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, LOGITS, Loss
+from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, Loss
 
 
 def phase_lines(plans: Plans) -> Iterator[str]:
@@ -73,7 +73,7 @@ def _substages(cut: Cut, numbers: tuple[int, ...]) -> str:
 
 
 def _guide(work: DistillWork, phase: PhaseWork) -> str:
-    if phase.losses.comparing(LOGITS | GRAFT):
+    if phase.losses.needs_guide_logits or phase.losses.comparing(GRAFT):
         return "runs the whole guide"
     if phase.losses.comparing(EMBEDDED):
         return "runs the whole guide but its head"
@@ -87,5 +87,6 @@ def _losses(phase: PhaseWork) -> str:
 
 
 def _loss(loss: Loss) -> str:
-    values = loss.model_dump(exclude_none=True, exclude_defaults=True, exclude={"weight", "digest"})
+    hidden = {"weight": True, "digest": True, "weigh": {"digest": True}}
+    values = loss.model_dump(exclude_none=True, exclude_defaults=True, exclude=hidden)
     return f"{loss.weight:g}" + (f" {written(values)}" if values else "")

@@ -23,6 +23,7 @@ from stagedkd.spec.merge import Merger, overlay, without
 from stagedkd.spec.problems import problem_at, problems_of
 from stagedkd.spec.rules import check_rules, warnings
 from stagedkd.spec.schema import Spec
+from stagedkd.spec.schema.losses.clipwise import put_weights_digest
 from stagedkd.spec.schema.networks import family_of
 from stagedkd.spec.schema.networks.file import put_code_digest
 from stagedkd.spec.yaml import Node, Path_, parse_yaml
@@ -256,7 +257,7 @@ class _Loader:
     # ------------------------------------------------------------ the user's own code
 
     def _read_user_code(self, values: dict[str, Any], tree: Node) -> list[Problem]:
-        """Put the digests of the user's files into the values of networks and of the losses `file`.
+        """Put the digests of the user's files into the values of networks, of the losses `file` and of `weigh`.
 
         Files are read, but never run.
         """
@@ -264,6 +265,7 @@ class _Loader:
         networks = [(path, network, family_of(network.get("arch"))) for path, network in _networks(values)]
         putters = [(path, network, family.put_digest) for path, network, family in networks if family]
         putters += [(path, loss, put_code_digest) for path, loss in _user_losses(values)]
+        putters += [(path, weigh, put_weights_digest) for path, weigh in _weight_files(values)]
         for path, section, put_digest in putters:
             for hidden in sorted(HIDDEN & section.keys()):
                 message = f"'{hidden}' cannot be set: it is computed from the file"
@@ -378,6 +380,15 @@ def _user_losses(values: Mapping[str, Any]) -> Iterable[tuple[Path_, dict[str, A
         loss = _map(_map(phase).get("losses")).get("file")
         if isinstance(loss, dict):
             yield ("distill", "phases", name, "losses", "file"), cast("dict[str, Any]", loss)
+
+
+def _weight_files(values: Mapping[str, Any]) -> Iterable[tuple[Path_, dict[str, Any]]]:
+    """Iterate over the sections `weigh` of an unvalidated spec that are maps, each with its path."""
+    for name, phase in _map(_map(values.get("distill")).get("phases")).items():
+        for loss, section in _map(_map(phase).get("losses")).items():
+            weigh = _map(section).get("weigh")
+            if isinstance(weigh, dict):
+                yield ("distill", "phases", name, "losses", loss, "weigh"), cast("dict[str, Any]", weigh)
 
 
 def _map(value: Any) -> Mapping[str, Any]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.pairing import Matching
 from stagedkd.spec.problems import PathProblem
-from stagedkd.spec.schema import EMBEDDED, FEATURES, LOGITS, RESPONSES, Phase, Spec, Student, Teacher
+from stagedkd.spec.response_rules import response_problems
+from stagedkd.spec.schema import EMBEDDED, FEATURES, RESPONSES, Phase, Spec, Student, Teacher
 from stagedkd.spec.yaml import Path_
 
 
@@ -24,10 +25,11 @@ def phase_problems(spec: Spec, listed: Sequence[Student]) -> Iterator[PathProble
                 message = f"phase '{name}' names substage {max(numbers)}, but assistant {i + 1} has {count}"
                 yield PathProblem(message, (*path, "substages"), "declare its substages in the cascade")
         yield from _batch_problems(spec, path, phase)
+        yield from response_problems(spec, listed, path, phase)
         if phase.ramp is not None and distill.normalize:
             yield PathProblem("normalize would undo the ramp", (*path, "ramp"), "remove one of the two")
     memories = {
-        loss.model_dump_json(exclude={"weight", "schedule", "to", "warmup_epochs", "warmup"}): name
+        loss.model_dump_json(exclude={"weight", "schedule", "to", "warmup_epochs", "warmup_share"}): name
         for name, phase in distill.phases.items()
         if (loss := phase.losses.crd)
     }
@@ -105,7 +107,7 @@ def guide_problems(spec: Spec) -> Iterator[PathProblem]:
     distill, several = spec.distill, bool(spec.co_teachers) or spec.distill.guides == "dense"
     if not several and distill.drop:
         yield PathProblem("drop needs several guides", ("distill", "drop"), "set guides: dense, or remove drop")
-    if several and not any(phase.losses.comparing(LOGITS) for phase in distill.phases.values()):
+    if several and not any(phase.losses.needs_guide_logits for phase in distill.phases.values()):
         path = ("co_teachers",) if spec.co_teachers else ("distill", "guides")
         yield PathProblem("several guides need a loss on logits", path, "add one, for example kd")
     if distill.teacher.stop is not None and not spec.teacher.epochs:

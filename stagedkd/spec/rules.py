@@ -288,9 +288,9 @@ def _labels(spec: Spec) -> Iterator[PathProblem]:
         return
     unlabelled = "labels.clean and labels.noisy are 0"
     for name, phase in spec.distill.phases.items():
-        if phase.losses.ce:
-            path = ("distill", "phases", name, "losses", "ce")
-            yield PathProblem(f"'ce' has no labels: {unlabelled}", path, "raise labels.clean, or remove ce")
+        for loss in sorted(phase.losses.given_labels):
+            path = ("distill", "phases", name, "losses", loss)
+            yield PathProblem(f"'{loss}' has no labels: {unlabelled}", path, f"raise labels.clean, or remove {loss}")
     for path, teacher in _all_networks(spec):
         if not isinstance(teacher, TeacherFields) or not teacher.epochs:
             continue

@@ -18,6 +18,7 @@ from stagedkd.models.network import Network
 from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.work import DistillWork
 from stagedkd.spec.schema import LOGITS, Arch, Input, Size
+from stagedkd.stages.clip_weights import clip_weights
 from stagedkd.stages.context import Context, Result
 from stagedkd.stages.networks import build_or_refuse, load_network, new_network, user_losses
 from stagedkd.stages.outputs import outputs_guide
@@ -36,6 +37,7 @@ from stagedkd.stages.training import (
 from stagedkd.train.adapters import FeatureAdapters
 from stagedkd.train.compute import hop_flops
 from stagedkd.train.correlation import CLIPS, Probe
+from stagedkd.train.exits import ResponseModules
 from stagedkd.train.feed import Feed
 from stagedkd.train.guides import Guide, LiveGuide
 from stagedkd.train.job import Job
@@ -69,11 +71,12 @@ def distill(context: Context, work: DistillWork) -> Result:
         feed=feed,
         execution=execution_of(context, device, context.workspace.scratch),
         guides=_guides(context, work, networks, feed, device),
-        adapters=_adapters(work, shapes[0], shapes[1], len(feed.clip_ids)).to(device),
+        adapters=_adapters(work, shapes[0], shapes[1], len(feed.clip_ids), len(classes), student).to(device),
         cut=work.cut,
         teacher_cut=work.teacher_cut,
         options=DistillOptions(work.drop, work.shuffle, work.pair_weights, feed.seed),
         user_losses=user_losses(context, work.phases),
+        clip_weights=clip_weights(context, work.phases, feed.clip_ids),
         normalize=work.normalize is not None,
         probe=probe if work.pairing == "correlation" or work.pair_weights != "uniform" else None,
     )
@@ -133,12 +136,22 @@ def _guides(
     return tuple(guides)
 
 
-def _adapters(work: DistillWork, student: NetworkShape, teacher: NetworkShape, clips: int) -> FeatureAdapters:
-    """The adapters between the substages of the student and those of the teacher, by their channels."""
+def _adapters(
+    work: DistillWork, student: NetworkShape, teacher: NetworkShape, clips: int, classes: int, network: Network
+) -> FeatureAdapters:
+    """The adapters between the substages of the student and those of the teacher, by their channels, and the modules of
+    the losses on logits and labels."""
     student_channels = {k: student.maps[run[-1]][0] for k, run in enumerate(work.cut)}
     teacher_channels = {m: teacher.maps[run[-1]][0] for m, run in enumerate(work.teacher_cut)}
-    widths = (student.width, teacher.width)
-    return FeatureAdapters(work.pairing, work.phases, student_channels, teacher_channels, clips, widths)
+    return FeatureAdapters(
+        work.pairing,
+        work.phases,
+        student_channels,
+        teacher_channels,
+        clips,
+        widths=(student.width, teacher.width),
+        responses=ResponseModules(work.phases, student_channels, classes, clips, network),
+    )
 
 
 def _warm_start(context: Context, student: Network, teacher: Network) -> int:

@@ -20,6 +20,7 @@ from stagedkd.losses import pool_to
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.pairing import graft_pairs
 from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, PROJECTED
+from stagedkd.train.exits import ResponseModules
 from stagedkd.train.mixture import Shares, mixture_shares
 
 EMBEDDED_NAME = "embedding"  # of the modules on the pooled features in front of the heads
@@ -54,17 +55,19 @@ class FeatureAdapters(nn.Module):
         teacher_channels: Mapping[int, int] | None = None,
         clips: int = 0,
         widths: tuple[int, int] = (0, 0),
+        responses: ResponseModules | None = None,
     ) -> None:
         """
         Args:
             pairing, phases: those of the hop. student_channels, teacher_channels: by substage. clips: number of
                 training clips, whose features `crd` remembers. widths: channels of the pooled features in front of the
-                heads of student and teacher.
+                heads of student and teacher. responses: the modules of the losses on logits and labels.
         """
         super().__init__()
         student, teacher = student_channels or {}, teacher_channels or {}
         self.pairing: Pairing = pairing
         self.cuts = len(student), len(teacher)
+        self.responses = ResponseModules() if responses is None else responses
         pairs = sorted({pair for phase in phases for pair in self._projected_pairs(phase)})
         self.projectors = nn.ModuleDict({_name(k, m): _projector(student[k], teacher[m]) for k, m in pairs})
         self.fusions, self.contrasts = nn.ModuleDict(), nn.ModuleDict()
@@ -96,6 +99,7 @@ class FeatureAdapters(nn.Module):
             yield self.projectors[EMBEDDED_NAME]
         if phase.losses.crd:
             yield self.contrast(phase)
+        yield from self.responses.modules_of(phase)
 
     def _projected_pairs(self, phase: PhaseWork) -> Sequence[tuple[int, int]]:
         """The pairs whose projectors a phase uses."""

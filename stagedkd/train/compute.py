@@ -35,9 +35,10 @@ def train_flops(
     """FLOPs (2 x multiply-adds) of a phase.
 
     Every step runs the student forward as far as needed, backward from there to its first trained block at twice the
-    cost of that part, and the guides as far as the losses need them. A graft runs the teacher's later blocks and head
-    forward, and backward at the cost of the forward pass, since their weights get no gradient. Projectors, losses,
-    probes of correlation and the optimizer are left out.
+    cost of that part, and the guides as far as the losses need them; a strong view and the average of `mean_teacher`
+    are runs of their own. A graft runs the teacher's later blocks and head forward, and backward at the cost of the
+    forward pass, since their weights get no gradient. Projectors, exits, losses, probes of correlation and the
+    optimizer are left out.
 
     Args:
         steps: number of steps of an epoch. guides: shapes of the frozen networks, the teacher first.
@@ -49,7 +50,8 @@ def train_flops(
     forward = student.flops_of(None, end, phase.head)
     skipped = 0 if phase.trained else student.flops_of(None, list(student.block_flops)[-1], head=False)
     backward = 2 * (student.flops_of(first, end, phase.head) - skipped)  # without substages, of the head alone
-    per_clip = (forward + backward) * (2 if phase.losses.fixmatch else 1)
+    two_views, average = phase.losses.fixmatch or phase.losses.mean_teacher, phase.losses.mean_teacher
+    per_clip = (forward + backward) * (2 if two_views else 1) + (forward if average else 0)
     for i, guide in enumerate(guides):
         taps = list(plan.teacher_taps.values()) if i == 0 else []
         taps += [list(guide.block_flops)[-1]] if i == 0 and plan.embedding else []

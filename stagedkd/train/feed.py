@@ -77,13 +77,16 @@ class Feed:
     def pick(self, phase: PhaseWork, phase_index: int, step: int) -> Picked:
         """Pick the clips of step `step` (from 0) of the phase `phase_index` (from 0).
 
-        A phase whose only loss is one of `alone` cycles through the labelled clips. Under `train.labelled` labelled and
-        unlabelled clips come apart, the labelled ones first. Every other phase uses all clips.
+        A phase with losses on given labels alone, such as `ce`, or with those of `alone`, cycles through the labelled
+        clips. Under `train.labelled` labelled and unlabelled clips come apart, the labelled ones first. Every other
+        phase uses all clips.
         """
         batch, seed = phase.train.batch, self.seed
         places = np.arange(step * batch, (step + 1) * batch)
         known = self.labels >= 0
-        if set(phase.losses.named()) <= self.alone or (phase.train.labelled is not None and known.all()):
+        if set(phase.losses.named()) <= self.alone | phase.losses.given_labels or (
+            phase.train.labelled is not None and known.all()
+        ):
             rows, turns = self._labelled(phase, phase_index, places)
         elif phase.train.labelled is None:
             rows, turns = in_turn(np.arange(len(known)), places, seed, Stream.ORDER, phase_index)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stagedkd.models.network import Network
 from stagedkd.plan.work import Cut, PhaseWork
@@ -44,6 +45,7 @@ class Job:
     `student` is on the device and initialised; `input` is the input that it takes from the shared view. `guides` teach
     it, the teacher first; there are none if it is trained on labels alone. `probe` measures the correlation of
     substages, if a phase needs it. `normalize`: each loss is divided by its mean over the first epoch of its phase.
+    `clip_weights`: weights of the training clips (n,), by the file of their table.
     """
 
     student: Network
@@ -59,6 +61,7 @@ class Job:
     user_losses: Mapping[str, UserLoss] = field(default_factory=dict[str, UserLoss])
     normalize: bool = False
     probe: Probe | None = None
+    clip_weights: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 @dataclass

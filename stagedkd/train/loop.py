@@ -81,8 +81,8 @@ def train_step(
     Returns:
         the unweighted value of every loss, and their weighted sum as `total`.
     Raises:
-        TrainingError: a loss is not finite. No parameter was updated, but statistics of BatchNorm and the memory of
-            `crd` were.
+        TrainingError: a loss is not finite. No parameter was updated, but statistics of BatchNorm and the memories of
+            `crd` and `elr` were.
     """
     dtype = AUTOCAST.get(phase.train.precision)
     with torch.autocast(state.models.device.type, dtype=dtype, enabled=dtype is not None):
@@ -187,7 +187,14 @@ class _Training:
         scaler = torch.amp.GradScaler(execution.device.type, enabled=phase.train.precision == "fp16")
         parameters = [parameter for group in update.param_groups for parameter in group["params"]]
         models = StepModels(
-            self.student, job.guides, job.adapters, execution.device, job.options, job.user_losses, execution.ranks
+            self.student,
+            job.guides,
+            job.adapters,
+            execution.device,
+            job.options,
+            job.user_losses,
+            execution.ranks,
+            job.clip_weights,
         )
         return StepState(models, parameters, update, scaler)
 
@@ -211,6 +218,7 @@ class _Training:
             try:
                 batch, waited = next(batches)
                 info, weigh = self._info(epoch_steps), partial(self._weigh, phase, epoch_steps)
+                self.job.adapters.responses.follow(self.job.student, phase)
                 values = train_step(state, phase, plan, batch, info, weigh)
             except TrainingError as error:
                 raise TrainingError(f"{error.message} at {self._place(phase, epoch_steps)}", hint=NAN_HINT) from None

@@ -11,7 +11,7 @@ from torch import nn
 from stagedkd.models.network import Network
 from stagedkd.plan.work import Cut, PhaseWork
 from stagedkd.spec.pairing import graft_pairs
-from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, LOGITS, WITH_TEACHER
+from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, WITH_TEACHER
 from stagedkd.train.adapters import FeatureAdapters
 
 
@@ -21,9 +21,10 @@ class ForwardPlan:
 
     `student_taps` and `teacher_taps` name the blocks whose feature maps are used, by substage. `student_end` is the
     last block that runs if the head does not; None runs all. `needs_teacher`: a loss needs maps or logits of the
-    guides. `needs_teacher_logits`: a loss compares logits. `embedding`: a loss compares the pooled features in front
-    of the heads, so that all blocks of both networks run. `grafts`: the pairs of substages that are grafted; behind
-    the student's substage run the teacher's later blocks and its head.
+    guides. `needs_teacher_logits`: a loss compares logits, or clips are weighed by those of the guides. `embedding`: a
+    loss compares the pooled features in front of the heads, so that all blocks of both networks run. `grafts`: the
+    pairs of substages that are grafted; behind the student's substage run the teacher's later blocks and its head.
+    `exits`: the student's blocks behind which `ofa` has an exit. `positions`: `sdd` needs the logits of every position.
     """
 
     student_taps: Mapping[int, str]
@@ -33,6 +34,8 @@ class ForwardPlan:
     needs_teacher_logits: bool
     embedding: bool = False
     grafts: tuple[tuple[int, int], ...] = ()
+    exits: tuple[str, ...] = ()
+    positions: bool = False
 
 
 def plan_forward(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> ForwardPlan:
@@ -45,10 +48,12 @@ def plan_forward(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> ForwardPlan:
         student_taps={k: cut[k][-1] for k in sorted({k for k, _ in pairs})},
         teacher_taps={m: teacher_cut[m][-1] for m in sorted({m for _, m in pairs})},
         student_end=cut[max(phase.trained, default=-1)][-1] if cut else None,
-        needs_teacher=bool(phase.losses.comparing(WITH_TEACHER)),
-        needs_teacher_logits=bool(phase.losses.comparing(LOGITS)),
+        needs_teacher=bool(phase.losses.comparing(WITH_TEACHER)) or phase.losses.needs_guide_logits,
+        needs_teacher_logits=phase.losses.needs_guide_logits,
         embedding=embedding,
         grafts=grafts,
+        exits=tuple(run[-1] for run in cut) if phase.losses.ofa else (),
+        positions=phase.losses.sdd is not None,
     )
 
 

@@ -29,7 +29,7 @@ def loss_weight(loss: Loss, epoch: float, epochs: int) -> float:
         done = min(1.0, epoch / epochs)
         done = done if loss.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * done))
         weight += (loss.to - weight) * done
-    warmup = loss.warmup_epochs or (loss.warmup or 0.0) * epochs
+    warmup = loss.warmup_share * epochs if loss.warmup_share else loss.warmup_epochs
     return weight * min(1.0, epoch / warmup) if warmup else weight
 
 

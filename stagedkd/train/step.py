@@ -44,7 +44,8 @@ class DistillOptions:
 @dataclass(frozen=True)
 class StepModels:
     """The modules that a step uses. `guides`: the teacher, then further guides, whose logits alone are used;
-    `user_losses`: the user's own losses, by file; `ranks`: the processes that share the batch."""
+    `user_losses`: the user's own losses, by file; `ranks`: the processes that share the batch; `clip_weights`: weights
+    of the training clips (n,), by the file of their table."""
 
     student: StepModel
     guides: tuple[Guide, ...]
@@ -53,6 +54,7 @@ class StepModels:
     options: DistillOptions = field(default_factory=DistillOptions)
     user_losses: Mapping[str, UserLoss] = field(default_factory=dict[str, UserLoss])
     ranks: Ranks = field(default_factory=Ranks)
+    clip_weights: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 @dataclass(frozen=True)

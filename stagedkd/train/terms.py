@@ -5,20 +5,22 @@ Shape legend: B clips, 3 = RGB, C channels, T frames, H, W pixels, N classes; K 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from stagedkd import losses
 from stagedkd.data.mix import Batch, as_input, strong_view
-from stagedkd.models.network import EMBEDDING
+from stagedkd.models.network import EMBEDDING, POSITIONS
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import LOGITS
+from stagedkd.train.clip_weights import GuideLogits
 from stagedkd.train.feature_terms import feature_losses
 from stagedkd.train.graft_terms import graft_loss
 from stagedkd.train.guides import kept_guides
 from stagedkd.train.phases import ForwardPlan
-from stagedkd.train.response_terms import label_losses, logit_loss
+from stagedkd.train.response_terms import Responses, label_losses, logit_loss
 from stagedkd.train.step import StepInfo, StepModels
 
 
@@ -30,27 +32,53 @@ def step_losses(
     Losses on pairs are means over the pairs, weighted by the hop's `pair_weights` and the phase's `ramp`. With several
     ranks, each rank has the losses of the whole batch: networks run on its local clips, and their outputs are gathered.
     """
-    taps = (*plan.student_taps.values(), *([EMBEDDING] if plan.embedding else []))
+    taps = [*plan.student_taps.values(), *plan.exits]
+    taps += [tap for tap, used in ((EMBEDDING, plan.embedding), (POSITIONS, plan.positions)) if used]
     student_maps, student_BN = _run_student(
-        models, batch.view(models.student.input), info, 0, upto=plan.student_end, taps=taps, head=phase.head
+        models,
+        batch.view(models.student.input),
+        info,
+        0,
+        upto=plan.student_end,
+        taps=tuple(dict.fromkeys(taps)),
+        head=phase.head,
     )
-    teacher_maps, guide_logits, teacher_BN = _run_guides(models, plan, batch, info)
+    teacher_maps, guides, teacher_BN = _run_guides(models, plan, batch, info)
     parts = feature_losses(models, phase, plan, student_maps, teacher_maps, batch, info)
     if phase.losses.graft:
         assert teacher_BN is not None
         parts["graft"] = graft_loss(models, phase, plan, student_maps, teacher_maps, teacher_BN, info)
-    for name in sorted(phase.losses.comparing(LOGITS)):
-        assert student_BN is not None
-        parts[name] = logit_loss(models, name, phase.losses.named()[name], student_BN, guide_logits, batch)
     if student_BN is not None:
-        parts |= label_losses(phase.losses, student_BN, batch)
-    if phase.losses.fixmatch:
-        assert student_BN is not None
+        responses = _responses(models, phase, plan, batch, info, student_maps, student_BN, guides)
+        for name in sorted(phase.losses.comparing(LOGITS)):
+            parts[name] = logit_loss(models, name, phase.losses.named()[name], responses, batch)
+        parts |= label_losses(models, phase.losses, responses, batch)
+    return {name: parts[name] for name in phase.losses.named()}
+
+
+def _responses(
+    models: StepModels,
+    phase: PhaseWork,
+    plan: ForwardPlan,
+    batch: Batch,
+    info: StepInfo,
+    maps: Mapping[str, Tensor],
+    plain_BN: Tensor,
+    guides: Sequence[GuideLogits],
+) -> Responses:
+    """Gather what the losses on logits and labels need, and run the student's strong view and its average if they need
+    them."""
+    named, modules = phase.losses, models.adapters.responses
+    exits = [modules.exits[str(k)](maps[name]) for k, name in enumerate(plan.exits)]
+    strong_BN = average_BN = None
+    if named.fixmatch or named.mean_teacher:
         strong_B3THW = _strong_view(models, batch, info)
         _, strong_BN = _run_student(models, strong_B3THW, info, 1, upto=None, taps=(), head=True)
-        assert strong_BN is not None
-        parts["fixmatch"] = losses.fixmatch(strong_BN, student_BN, **phase.losses.fixmatch.params)
-    return {name: parts[name] for name in phase.losses.named()}
+    if named.mean_teacher:
+        with torch.no_grad():
+            local_BN = modules.average(batch.view(models.student.input))
+        average_BN = models.ranks.gather(local_BN)
+    return Responses(plain_BN, guides, maps, exits, strong_BN, average_BN)
 
 
 def _run_student(
@@ -73,26 +101,29 @@ def _strong_view(models: StepModels, batch: Batch, info: StepInfo) -> Tensor:
 
 def _run_guides(
     models: StepModels, plan: ForwardPlan, batch: Batch, info: StepInfo
-) -> tuple[dict[str, Tensor], list[tuple[Tensor, float]], Tensor | None]:
-    """Run the guides. Give the teacher's feature maps by tap, the logits of every guide that is kept in this step, each
-    with its weight, and the teacher's logits, which a graft needs in every step."""
+) -> tuple[dict[str, Tensor], list[GuideLogits], Tensor | None]:
+    """Run the guides. Give the teacher's feature maps by tap, the logits of every guide that is kept in this step, and
+    the teacher's logits, which a graft needs in every step."""
     teacher_maps: dict[str, Tensor] = {}
-    guide_logits: list[tuple[Tensor, float]] = []
+    guides: list[GuideLogits] = []
     teacher_BN: Tensor | None = None
     if not plan.needs_teacher:
-        return teacher_maps, guide_logits, teacher_BN
+        return teacher_maps, guides, teacher_BN
     options = models.options
     kept = kept_guides(options.drop, len(models.guides), options.seed, info.step)
     for i, guide in enumerate(models.guides):
         compared, grafted = plan.needs_teacher_logits and i in kept, i == 0 and bool(plan.grafts)
         taps = (*plan.teacher_taps.values(), *([EMBEDDING] if plan.embedding else [])) if i == 0 else ()
+        taps = (*dict.fromkeys(taps), *([POSITIONS] if plan.positions and compared else []))
         if not compared and not grafted and not taps:
             continue
         outputs = guide.outputs(batch, taps, compared or grafted)
         if options.shuffle:
             outputs = outputs.shuffled()
-        teacher_maps |= outputs.maps
+        maps = dict(outputs.maps)
+        positions = maps.pop(POSITIONS, None)
+        teacher_maps |= maps
         if outputs.logits is not None and compared:
-            guide_logits.append((outputs.logits, guide.weight))
+            guides.append(GuideLogits(outputs.logits, guide.weight, positions))
         teacher_BN = outputs.logits if grafted else teacher_BN
-    return teacher_maps, guide_logits, teacher_BN
+    return teacher_maps, guides, teacher_BN

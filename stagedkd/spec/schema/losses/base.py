@@ -28,6 +28,8 @@ GRAFT: frozenset[Compares] = frozenset({"graft"})
 EMBEDDED: frozenset[Compares] = frozenset({"embedding", "projected_embedding"})  # these need all blocks, and no pairs
 WITH_TEACHER: frozenset[Compares] = LOGITS | FEATURES | EMBEDDED  # these need a teacher
 
+OF_THE_STEP = frozenset({"weigh", "standardise"})  # fields that the step uses, and no loss function
+
 
 class Loss(Section):
     """A loss with its weight, which may change over the phase. A bare number is a constant weight."""
@@ -35,6 +37,7 @@ class Loss(Section):
     bare: ClassVar[str | None] = "weight"
     compares: ClassVar[Compares]  # every loss sets it, or defines `compared` by its fields
     takes_labels: ClassVar[bool] = False  # a loss on logits that is also given the labels
+    given_labels: ClassVar[bool] = False  # a loss on the given labels alone: clips without one are left out
     weight: Weight = 1.0
     """Factor of the loss in the sum of losses."""
     schedule: Literal["linear", "cosine"] | None = None
@@ -43,8 +46,8 @@ class Loss(Section):
     """Weight at the end of the phase, if `schedule` is set."""
     warmup_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Epochs over which the weight rises linearly from 0. This factor is applied on top of `schedule`."""
-    warmup: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Part of the phase over which the weight rises linearly from 0, in the place of `warmup_epochs`."""
+    warmup_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """As `warmup_epochs`, as a fraction of the epochs of the phase."""
 
     @model_validator(mode="before")
     @classmethod
@@ -57,18 +60,14 @@ class Loss(Section):
     def _both_ends(self) -> Self:
         if (self.schedule is None) != (self.to is None):
             raise ValueError("schedule and to must be set together, for example {weight: 1, schedule: linear, to: 0}")
-        return self
-
-    @model_validator(mode="after")
-    def _one_warmup(self) -> Self:
-        if self.warmup is not None and self.warmup_epochs is not None:
-            raise ValueError("warmup and warmup_epochs say the same in two ways: remove one of them")
+        if self.warmup_epochs is not None and self.warmup_share is not None:
+            raise ValueError("warmup_epochs and warmup_share say the same: keep one of them")
         return self
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        if not {"compares", "compared"} & vars(cls).keys():
+        if not {"compares", "compared", "abstract"} & vars(cls).keys():
             raise TypeError(f"the loss {cls.__name__} does not set what it compares: add compares = ...")
 
     @property
@@ -82,6 +81,22 @@ class Loss(Section):
         return 1
 
     @property
+    def weighing(self) -> Any:
+        """How the clips are weighed: `confidence`, `entropy` or a table (`ClipLoss`); None if all weigh the same."""
+        return None
+
+    @property
+    def standardised(self) -> bool:
+        """Whether the logits of both networks are standardised first (`LogitLoss`)."""
+        return False
+
+    @property
+    def unweighable(self) -> str:
+        """Why the loss has no value for each clip, so that clips cannot have weights in it; "" if it has."""
+        return ""
+
+    @property
     def params(self) -> dict[str, Any]:
-        """The arguments of the loss function: all fields except those of the weight and of the user's file."""
-        return self.model_dump(exclude={*Loss.model_fields, "path", "on", "args", "digest"})
+        """The arguments of the loss function: all fields except those of the weight, of the step and of the user's
+        file."""
+        return self.model_dump(exclude={*Loss.model_fields, *OF_THE_STEP, "path", "on", "args", "digest"})

@@ -8,13 +8,13 @@ from typing import get_args
 from pydantic import model_validator
 
 from stagedkd.spec.schema.base import Section
-from stagedkd.spec.schema.losses.base import Compares, Loss
+from stagedkd.spec.schema.losses.base import LOGITS, Compares, Loss
 from stagedkd.spec.schema.losses.distribution import Coral, GaussianKl, GaussianW2, Mmd, Nst, SlicedW2
 from stagedkd.spec.schema.losses.feature import At, Graft, Hint, Review
-from stagedkd.spec.schema.losses.labels import Ce, Fixmatch, Pseudo
+from stagedkd.spec.schema.losses.labels import Ce, Elr, Fixmatch, Gce, MeanTeacher, Pseudo, Sce
 from stagedkd.spec.schema.losses.own import FileLoss
 from stagedkd.spec.schema.losses.relation import Cka, Crd, Pkt, Rkd, Sp, StageCka
-from stagedkd.spec.schema.losses.response import Dist, Dkd, Kd, LogitStd
+from stagedkd.spec.schema.losses.response import Dist, Dkd, Kd, LogitStd, Mlld, Ofa, Sdd, Wttm
 
 
 class Losses(Section):
@@ -22,10 +22,18 @@ class Losses(Section):
 
     ce: Ce | None = None
     """Cross-entropy on labels, for labelled clips only."""
+    gce: Gce | None = None
+    """Generalised cross-entropy on labels that may be wrong, for labelled clips only."""
+    sce: Sce | None = None
+    """Symmetric cross-entropy on labels that may be wrong, for labelled clips only."""
+    elr: Elr | None = None
+    """Cross-entropy on labels that may be wrong, held near what was learnt early; for labelled clips only."""
     pseudo: Pseudo | None = None
     """Cross-entropy on refined labels; needs `refine`."""
     fixmatch: Fixmatch | None = None
     """Agreement between two views of each clip, for all clips; needs no teacher."""
+    mean_teacher: MeanTeacher | None = None
+    """Agreement of the student with the average of its own weights, for all clips; needs no teacher."""
     kd: Kd | None = None
     """Knowledge distillation on logits, for all clips, labelled or not."""
     dkd: Dkd | None = None
@@ -34,6 +42,14 @@ class Losses(Section):
     """Correlation of probabilities, for all clips."""
     logit_std: LogitStd | None = None
     """Knowledge distillation on standardised logits, for all clips."""
+    wttm: Wttm | None = None
+    """Transformed teacher matching on logits, for all clips."""
+    mlld: Mlld | None = None
+    """Knowledge distillation on the logits of clips, of pairs of clips and of pairs of classes, for all clips."""
+    sdd: Sdd | None = None
+    """Knowledge distillation on the logits of regions, for all clips."""
+    ofa: Ofa | None = None
+    """Knowledge distillation with exits behind substages, for all clips."""
     hint: Hint | None = None
     """Mean squared error between paired features, through a projector."""
     at: At | None = None
@@ -83,6 +99,17 @@ class Losses(Section):
     def comparing(self, kinds: Collection[Compares]) -> frozenset[str]:
         """Return the names of the losses that are set and compare one of `kinds`."""
         return frozenset(name for name, loss in self.named().items() if loss.compared in kinds)
+
+    @property
+    def given_labels(self) -> frozenset[str]:
+        """The names of the losses that are set and use the given labels alone, so that clips without one are left
+        out."""
+        return frozenset(name for name, loss in self.named().items() if loss.given_labels)
+
+    @property
+    def needs_guide_logits(self) -> bool:
+        """Whether a loss compares logits with the guides', or clips are weighed by them."""
+        return bool(self.comparing(LOGITS)) or any(isinstance(loss.weighing, str) for loss in self.named().values())
 
 
 def loss_sections() -> dict[str, type[Loss]]:

@@ -70,6 +70,12 @@ class Architecture(Section):
         """A short description of the network, for reports."""
 
     @property
+    def linear_head(self) -> bool:
+        """Whether the head is the mean over the positions of the last map and a linear layer, so that every position
+        has logits; False also if only the built network knows it."""
+        return False
+
+    @property
     def weight_names(self) -> tuple[str, ...]:
         """The names of torchvision's weights that fit; () if there are none."""
         return ()

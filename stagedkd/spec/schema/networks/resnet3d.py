@@ -46,6 +46,10 @@ class Resnet3dArch(Architecture):
         shape = f"resnet3d w{self.width} {'-'.join(map(str, self.blocks))}"
         return shape if self.conv == "full" else f"{shape} {self.conv}"
 
+    @property
+    def linear_head(self) -> bool:
+        return True
+
     def widened(self, trunk_params: float) -> Self:
         return self.model_copy(update={"width": width_for(trunk_params, self.blocks, self.conv)})
 

@@ -52,6 +52,10 @@ class TorchvisionArch(Architecture):
         return 400  # Kinetics-400
 
     @property
+    def linear_head(self) -> bool:
+        return ZOO[self.arch].family in ("resnet", "swin3d")
+
+    @property
     def torchvision_name(self) -> str:
         return self.arch
 

@@ -52,6 +52,10 @@ class TsmArch(Architecture):
         return 1000  # ImageNet-1K
 
     @property
+    def linear_head(self) -> bool:
+        return TSM[self.backbone].family == "resnet2d"
+
+    @property
     def torchvision_name(self) -> str:
         return self.backbone
 
