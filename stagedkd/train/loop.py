@@ -30,7 +30,7 @@ from stagedkd.train.correlation import Probe
 from stagedkd.train.job import Job, Progress
 from stagedkd.train.phases import ForwardPlan, optimizer, plan_forward, set_modes
 from stagedkd.train.ranks import convert_batchnorms, refuse_batch_statistics
-from stagedkd.train.schedule import learning_rate, loss_weight
+from stagedkd.train.schedule import loss_weight, step_rate
 from stagedkd.train.terms import StepInfo, StepModel, StepModels, step_losses
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -195,7 +195,6 @@ class _Training:
     ) -> None:
         """Take the steps of a phase from the current one to its end."""
         progress, epoch_steps = self.progress, self.job.feed.steps(phase)
-        phase_steps = phase.epochs * epoch_steps  # of the schedule, of which a stopped teacher runs fewer
         while progress.step < phase.run_epochs * epoch_steps:
             if (
                 phase.pairs
@@ -203,7 +202,7 @@ class _Training:
                 and (progress.step % epoch_steps == 0 or progress.rho is None)
             ):
                 self._measure(self.job.probe)
-            rate = learning_rate(phase.train, progress.step, phase_steps, epoch_steps)
+            rate = step_rate(self.job.phases, progress.phase, progress.step, epoch_steps)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
             started = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field
@@ -22,12 +23,13 @@ class Section(BaseModel):
     bare: ClassVar[str | None] = None  # the field that a bare number sets
 
 
-def by_form(expected: str, length: int | None = None) -> Discriminator:
+def by_form(expected: str, length: int | None = None, marked: tuple[str, str] | None = None) -> Discriminator:
     """Choose the arm of a union by form (number, word, list, map), so that an error names one arm, not all of them.
 
     Args:
         expected: says in words what a value must be.
         length: of lists; one of another length has no arm. None: any.
+        marked: (key, form): a map with this key has this form, in place of "map".
     """
 
     def form(value: Any) -> str:
@@ -35,6 +37,8 @@ def by_form(expected: str, length: int | None = None) -> Discriminator:
             return "number"
         if isinstance(value, (tuple, list)):
             return "list" if length in (None, len(cast("tuple[Any, ...]", value))) else "a list of another length"
+        if marked is not None and (marked[0] in value if isinstance(value, Mapping) else hasattr(value, marked[0])):
+            return marked[1]
         return "word" if isinstance(value, str) else "map"
 
     return Discriminator(form, custom_error_type="form", custom_error_message=f"must be {expected}")
