@@ -9,7 +9,7 @@ from stagedkd.spec.cascade import LARGEST_HOP, assistants, cascade_problems, set
 from stagedkd.spec.cuts import cut_problems, student_cut
 from stagedkd.spec.families import FAMILIES, class_names, mirror_pairs
 from stagedkd.spec.fields import nearest
-from stagedkd.spec.method_rules import guide_problems, pair_problems, phase_problems
+from stagedkd.spec.method_rules import guide_problems, head_notes, pair_problems, phase_problems
 from stagedkd.spec.pairing import matching
 from stagedkd.spec.problems import PathProblem
 from stagedkd.spec.rates import rate_problems
@@ -49,7 +49,7 @@ def warnings(spec: Spec) -> list[PathProblem]:
     """Return what is allowed but probably not meant, for a spec without problems."""
     networks: list[Teacher | Student] = [spec.teacher, *assistants(spec), spec.student]
     sizes = [network.trunk_params for network in networks]
-    problems = [*_squeezed(spec), *twin_notes(spec)]
+    problems = [*_squeezed(spec), *twin_notes(spec), *head_notes(spec)]
     for hop in range(1, len(networks)):
         above, below = sizes[hop - 1], sizes[hop]
         path: Path_ = ("student",) if hop == len(networks) - 1 else ("cascade",)

@@ -37,6 +37,7 @@ from stagedkd.train.feed import Feed, Refined
 from stagedkd.train.job import Execution, Job, Progress
 from stagedkd.train.ranks import Ranks
 from stagedkd.train.sinks import open_log
+from stagedkd.train.tally import contributions
 from stagedkd.train.terms import DistillOptions
 
 
@@ -99,6 +100,7 @@ def save_result(context: Context, job: Job, progress: Progress, extra: Mapping[s
     labelled = int((job.feed.labels >= 0).sum())
     metrics = {"steps": progress.total, "labelled_clips": labelled, "clips": len(job.feed.clip_ids), **extra}
     metrics["losses"] = {phase: dict(means) for phase, means in progress.last.items()}
+    metrics["terms"] = {phase: contributions(tally) for phase, tally in progress.tallies.items()}
     facts = run_facts(job.execution.device, progress.seconds, progress.waited, context.ranks)
     return Result(metrics=metrics, run=facts)
 

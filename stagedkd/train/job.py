@@ -18,6 +18,7 @@ from stagedkd.train.feed import Feed
 from stagedkd.train.guides import Guide
 from stagedkd.train.ranks import Ranks
 from stagedkd.train.sinks import EventLog
+from stagedkd.train.tally import Tally
 from stagedkd.train.terms import DistillOptions, UserLoss
 
 
@@ -67,7 +68,8 @@ class Progress:
     `step` counts in the phase, `total` over all phases; `clips` are the clips of all steps. `seconds` is the training
     time, `waited` the part of it that was spent on making batches. `sums` are the sums of the losses over `summed`
     steps of this epoch, `last` the means of the last epoch of each phase. `rho` is the last measured correlation of
-    substages. `scales` holds, under `normalize`, the sum of the absolute values of each loss and their number.
+    substages. `tally` sums the weighted losses over the steps of this epoch, `tallies` over each phase. `scales` holds,
+    under `normalize`, the sum of the absolute values of each loss and their number.
     """
 
     phase: int = 0
@@ -80,4 +82,6 @@ class Progress:
     summed: int = 0
     last: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     rho: list[list[float]] | None = None
+    tally: Tally = field(default_factory=dict[str, list[float]])
+    tallies: dict[str, Tally] = field(default_factory=dict[str, Tally])
     scales: dict[str, list[float]] = field(default_factory=dict[str, list[float]])

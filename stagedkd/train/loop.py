@@ -31,6 +31,7 @@ from stagedkd.train.job import Job, Progress
 from stagedkd.train.phases import ForwardPlan, optimizer, plan_forward, set_modes
 from stagedkd.train.ranks import convert_batchnorms, refuse_batch_statistics
 from stagedkd.train.schedule import loss_weight, step_rate
+from stagedkd.train.tally import contributions, count
 from stagedkd.train.terms import StepInfo, StepModel, StepModels, step_losses
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -72,13 +73,13 @@ class StepState:
 
 def train_step(
     state: StepState, phase: PhaseWork, plan: ForwardPlan, batch: Batch, info: StepInfo, weigh: Weigh
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, float]]:
     """Take one training step: compute the losses and their weighted sum, run backward, update the parameters.
 
     Args:
         weigh: gives the weight of each loss for the values of the losses.
     Returns:
-        the unweighted value of every loss, and their weighted sum as `total`.
+        the unweighted value of every loss, with their weighted sum as `total`; and the weighted value of every loss.
     Raises:
         TrainingError: a loss is not finite. No parameter was updated, but statistics of BatchNorm and the memory of
             `crd` were.
@@ -101,7 +102,8 @@ def train_step(
         nn.utils.clip_grad_norm_(state.parameters, phase.train.clip_grad)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    return values | {"total": math.fsum(weights[name] * value for name, value in values.items())}
+    weighted = {name: weights[name] * value for name, value in values.items()}
+    return values | {"total": math.fsum(weighted.values())}, weighted
 
 
 @contextmanager
@@ -209,7 +211,7 @@ class _Training:
             try:
                 batch, waited = next(batches)
                 info, weigh = self._info(epoch_steps), partial(self._weigh, phase, epoch_steps)
-                values = train_step(state, phase, plan, batch, info, weigh)
+                values, weighted = train_step(state, phase, plan, batch, info, weigh)
             except TrainingError as error:
                 raise TrainingError(f"{error.message} at {self._place(phase, epoch_steps)}", hint=NAN_HINT) from None
             except torch.OutOfMemoryError:
@@ -218,7 +220,7 @@ class _Training:
             self._average(phase.train)
             progress.seconds += time.monotonic() - started
             progress.waited += waited
-            self._report(phase, epoch_steps, values, rate)
+            self._report(phase, epoch_steps, values, weighted, rate)
             self._save(state, epoch_ends=progress.step % epoch_steps == 0)
 
     def _measure(self, probe: Probe) -> None:
@@ -248,7 +250,14 @@ class _Training:
     def _place(self, phase: PhaseWork, epoch_steps: int) -> str:
         return f"phase {phase.name}, epoch {self.progress.step // epoch_steps + 1}, step {self.progress.step + 1}"
 
-    def _report(self, phase: PhaseWork, epoch_steps: int, values: dict[str, float], rate: float) -> None:
+    def _report(
+        self,
+        phase: PhaseWork,
+        epoch_steps: int,
+        values: Mapping[str, float],
+        weighted: Mapping[str, float],
+        rate: float,
+    ) -> None:
         """Count the step, tell the listener, and write the event of an epoch at its end."""
         progress = self.progress
         progress.step += 1
@@ -257,6 +266,8 @@ class _Training:
         progress.clips += phase.train.batch
         for name, value in values.items():
             progress.sums[name] = progress.sums.get(name, 0.0) + value
+        count(progress.tally, weighted)
+        count(progress.tallies.setdefault(phase.name, {}), weighted)
         means = {name: value / progress.summed for name, value in progress.sums.items()}
         row = {
             "phase": phase.name,
@@ -269,9 +280,9 @@ class _Training:
         }
         self.execution.on_step({**row, "done": progress.total / max(1, self._all_steps()), "seconds": progress.seconds})
         if progress.step % epoch_steps == 0:
-            self.execution.log.write("epoch", **row)
+            self.execution.log.write("epoch", **row, terms=contributions(progress.tally))
             progress.last[phase.name] = means
-            progress.sums, progress.summed = {}, 0
+            progress.sums, progress.summed, progress.tally = {}, 0, {}
 
     def _all_steps(self) -> int:
         return sum(phase.run_epochs * self.job.feed.steps(phase) for phase in self.job.phases)

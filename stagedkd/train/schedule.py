@@ -39,6 +39,17 @@ def hop_rate(train: Train, epoch: float, epochs: int, step: float = 0.0) -> floa
     return train.lr * 0.5 * (1 + math.cos(math.pi * (epoch - train.warmup_epochs) / (epochs - train.warmup_epochs)))
 
 
+def phase_rates(phases: Sequence[PhaseWork], number: int) -> tuple[float, float, float]:
+    """The learning rate at the start, at the peak and at the end of a phase, for steps that are short beside an epoch:
+    a warm-up starts from 0, and a cosine over the phase ends at 0 (or higher, where the training is stopped)."""
+    phase = phases[number]
+    hop = phase.train.over_hop
+    first, total = (sum(p.epochs for p in phases[:number]), sum(p.epochs for p in phases)) if hop else (0, phase.epochs)
+    last, warmup = first + phase.run_epochs, phase.train.warmup_epochs
+    start, end = hop_rate(phase.train, first, total), hop_rate(phase.train, last, total)
+    return start, hop_rate(phase.train, min(max(warmup, first), last), total), end
+
+
 def learning_rate(train: Train, step: int, steps: int, steps_per_epoch: int) -> float:
     """The learning rate: linear warm-up from 0 over `warmup_epochs`, then cosine to 0 (Loshchilov & Hutter 2017) or
     constant.
