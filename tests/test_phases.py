@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagedkd.errors import Interrupted, Place, SpecError
+from stagedkd.experiment.run import run
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.work import DistillWork, PhaseWork, TeachWork
 from stagedkd.report.collect import LossShares, share_text
 from stagedkd.report.phases import phase_lines
-from stagedkd.report.terminal import shares_table
+from stagedkd.report.terminal import results_tables, shares_table
+from stagedkd.report.write import write_report
 from stagedkd.spec.load import load_experiment, load_spec
 from stagedkd.spec.schedule import PhaseProblem, apportion, phase_epochs
 from stagedkd.spec.schema import Losses, Phase, Train
@@ -100,7 +102,10 @@ WARM = ("lr: 1e-2}", "lr: 1e-2, warmup_epochs: 1}")
             "set it below 4, or raise its epochs",
         ),
         (
-            (("epochs: 4}", "epochs: 4, train: {warmup_epochs: 1}}"), ("distill:", "distill:\n  teacher: {stop: 0.25}")),
+            (
+                ("epochs: 4}", "epochs: 4, train: {warmup_epochs: 1}}"),
+                ("distill:", "distill:\n  teacher: {stop: 0.25}"),
+            ),
             "5 warmup_epochs",
             "the training of the teacher, stopped after 1 epoch, is all warm-up: warmup_epochs is 1",
             "set it below 1, or raise its epochs",
@@ -140,13 +145,16 @@ WARM = ("lr: 1e-2}", "lr: 1e-2, warmup_epochs: 1}")
             "set it below 6, or raise student.epochs",
         ),
         (
-            (("lr: 1e-2}", "lr: 1e-2, warmup_epochs: 6, schedule: {kind: cosine, over: hop}}"), ("epochs: 4}", "epochs: 9}")),
+            (
+                ("lr: 1e-2}", "lr: 1e-2, warmup_epochs: 6, schedule: {kind: cosine, over: hop}}"),
+                ("epochs: 4}", "epochs: 9}"),
+            ),
             "4 warmup_epochs",
             "the hop of the student is all warm-up: warmup_epochs is 6, and it has 6 epochs",
             "set it below 6, or raise the epochs",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_warm_up_as_long_as_its_phase_is_refused_at_its_line(
     project: Path, edits: tuple[tuple[str, str], ...], at: str, message: str, hint: str
 ) -> None:
@@ -413,15 +421,23 @@ def test_apportioning_stays_within_one_of_the_quota_without_least_numbers(weight
             ),
         ),
         (
-            (("epochs: 1, losses", "share: 0.1, losses"), ("joint: {", "joint: {share: 0.9, "), ("epochs: 6}", "epochs: 2}")),
-            ("10 share", "phase 'grow' gets less than an epoch for each substage", "raise its share, or student.epochs above 2"),
+            (
+                ("epochs: 1, losses", "share: 0.1, losses"),
+                ("joint: {", "joint: {share: 0.9, "),
+                ("epochs: 6}", "epochs: 2}"),
+            ),
+            (
+                "10 share",
+                "phase 'grow' gets less than an epoch for each substage",
+                "raise its share, or student.epochs above 2",
+            ),
         ),
         (
             (("epochs: 1, losses", "share: 0.9, losses"), ("epochs: 6}", "epochs: 2}")),
             ("11 joint", "phase 'joint' trains nothing: the others take 2 of 2 epochs", "raise student.epochs above 2"),
         ),
     ],
-)  # fmt: skip
+)
 def test_shares_that_cannot_be_are_refused_at_their_place(
     project: Path, edits: tuple[tuple[str, str], ...], found: tuple[str, str, str]
 ) -> None:
@@ -503,3 +519,32 @@ def test_a_loss_that_does_nothing_is_said() -> None:
     table = shares_table([row, LossShares("student", "grow.1", {"hint": 1.0, "sp": 0.0})])
     assert [str(c.header) for c in table.columns] == ["network", "phase", "kd", "sp", "hint"]
     assert [list(c.cells) for c in table.columns][2:] == [["99.5%", ""], ["0.02%", "0.0%"], ["0.5%", "100.0%"]]
+
+
+@pytest.mark.slow
+def test_the_report_shows_the_shares_and_the_loss_that_does_nothing(project: Path) -> None:
+    edits = (
+        ("{ce: 0.1, kd: 0.9}", "{ce: 0.1, kd: 0.9, sp: 1e-6}"),
+        ("epochs: 4}", "epochs: 1}"),
+        ("epochs: 6}", "epochs: 3}"),
+        ("labels: {clean: 0.5}", "labels: {clean: 0.5}\naugment: {crop: 1.0, jitter: 0.0}"),
+    )
+    spec = load_spec(spec_file(project, *edits))
+    outcome = run(spec)
+    terms = outcome.artifacts["student"].manifest.metrics["terms"]
+    assert list(terms) == ["grow.1", "grow.2", "joint"] and list(terms["grow.1"]) == ["hint"]
+    results = write_report(outcome.plan, outcome.runtime)
+    assert [(row.network, row.phase) for row in results.loss_shares] == [("student", "joint")]
+    shares = dict(results.loss_shares[0].shares)
+    assert sum(shares.values()) == pytest.approx(1) and shares["sp"] < 0.01 < min(shares["ce"], shares["kd"])
+    note = "the loss 'sp' is below 1% of the total in phase 'joint' of the student: raise its weight, or remove it"
+    assert note in results.notes
+    folder = project / "results" / "mine"
+    page = (folder / "report.html").read_text("utf-8")
+    row = f'<tr><td>student</td><td class="left">joint</td><td>{share_text(shares["ce"])}</td>'
+    assert "<h2>Shares of the losses</h2>" in page and row in page and note.replace("'", "&#39;") in page
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    assert summary["student"]["loss_shares"] == {"joint": shares} and "loss_shares" not in summary["teacher"]
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    assert metrics["loss_shares"] == [{"network": "student", "phase": "joint", "shares": shares}]
+    assert len(list(results_tables(results))) == 2

@@ -21,6 +21,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True, allow_inf_nan=False)
     unkeyed: ClassVar[frozenset[str]] = frozenset()  # fields that change no result, and so stay out of keys
     bare: ClassVar[str | None] = None  # the field that a bare number sets
+    mark: ClassVar[str | None] = None  # the key that tells a map of this section from other maps, words and numbers
 
 
 def by_form(expected: str, length: int | None = None, marked: tuple[str, str] | None = None) -> Discriminator:
@@ -29,7 +30,7 @@ def by_form(expected: str, length: int | None = None, marked: tuple[str, str] | 
     Args:
         expected: says in words what a value must be.
         length: of lists; one of another length has no arm. None: any.
-        marked: (key, form): a map with this key has this form, in place of "map".
+        marked: (key, form): a map with this key has this form, in place of "map"; the section's `mark` is that key.
     """
 
     def form(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, Tag
 
@@ -21,6 +21,8 @@ Norm: TypeAlias = Annotated[float, Field(ge=0, lt=1e9)]
 
 class LongSchedule(Section):
     """A learning-rate schedule that may span all phases of a hop."""
+
+    mark: ClassVar[str | None] = "over"
 
     kind: Shape
     """cosine: falls to 0 by the end. constant: stays at `lr`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias, cast, get_args
+from typing import Annotated, ClassVar, Literal, TypeAlias, cast, get_args
 
 from pydantic import Field, Tag
 
@@ -66,6 +66,8 @@ Arch: TypeAlias = Annotated[Resnet3dArch | TorchvisionArch | TsmArch | HfArch | 
 
 class Widened(Section):
     """An assistant: the student, widened to a share of the teacher's parameters."""
+
+    mark: ClassVar[str | None] = "share"
 
     share: Share
     """Share of the teacher's parameters; the nearest width that exists is taken."""
