@@ -145,15 +145,15 @@ BROKEN = [
     ("lr: 1e-2", "lr: 0", "5:24", "'train.lr' must be above 0, not 0", "allowed: above 0, below 100"),
     ("lr: 1e-2", "lr: 0,01", "5:24", "'train.lr' must be above 0, not 0", "allowed: above 0, below 100"),
     ("batch: 16", "batch: [16]", "5:16", "'train.batch' must be a whole number, not a list", "allowed: 1 to 65,536"),
-    ("warmup_epochs: 1", "warmup: 1", "5:30", "unknown key 'train.warmup'", "did you mean 'warmup_epochs'?"),
+    ("warmup_epochs: 0.5", "warmup: 1", "5:30", "unknown key 'train.warmup'", "did you mean 'warmup_epochs'?"),
     (
-        "warmup_epochs: 1",
+        "warmup_epochs: 0.5",
         "schedule: cosin",
         "5:40",
         "'train.schedule' must be cosine or constant, not 'cosin'",
         "did you mean 'cosine'?",
     ),
-    ("warmup_epochs: 1", "optimizer: rmsprop", "5:41", "'train.optimizer' must be adamw or sgd, not 'rmsprop'", ""),
+    ("warmup_epochs: 0.5", "optimizer: rmsprop", "5:41", "'train.optimizer' must be adamw or sgd, not 'rmsprop'", ""),
     (
         "batch: 16",
         "batch: 016_0",
@@ -180,7 +180,7 @@ BROKEN = [
         "arch: r3d_18, width: 8",
         "6:25",
         "unknown key 'teacher.width'",
-        "known keys: arch, weights, substages, input, train, epochs, labels, seed, share",
+        "known keys: arch, weights, substages, input, train, epochs, labels, seed, trains, share",
     ),
     ("width: 8, blocks", "widht: 8, blocks", "6:27", "unknown key 'teacher.widht'", "did you mean 'width'?"),
     (

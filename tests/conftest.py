@@ -21,7 +21,7 @@ data: {kind: shapes, classes: 4, train: 48, val: 16, test: 16}
 clip: {frames: 4, size: 16}
 augment: {crop: 0.8, jitter: 0.1}
 labels: {clean: 0.5, noisy: 0.25, noise: {kind: symmetric, rate: 0.5}}
-train: {batch: 16, lr: 1e-2, warmup_epochs: 1}
+train: {batch: 16, lr: 1e-2, warmup_epochs: 0.5}
 teacher: {arch: resnet3d, width: 8, blocks: [1, 1], labels: all, epochs: 3}
 cascade: [0.5]
 student: {arch: resnet3d, width: 4, blocks: [1, 1], substages: [[stem, layer1], [layer2]]}

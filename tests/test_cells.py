@@ -14,6 +14,8 @@ from stagedkd import compile_plan, load_spec, losses
 from stagedkd.errors import SpecError
 from stagedkd.experiment.preflight import preflight
 from stagedkd.losses.cells import cells_problem, teacher_variance
+from stagedkd.spec.schema import LOGITS
+from stagedkd.spec.schema.losses.whole import loss_sections
 from tests.conftest import REPO
 
 DISTRIBUTIONS = ("gaussian_w2", "gaussian_kl", "mmd", "coral", "sliced_w2")
@@ -165,7 +167,7 @@ def reversals() -> dict[str, tuple[bool, bool]]:
         found[name] = tuple(abs(float(loss(other, clip)) - at_rest) > 1e-6 for other in (one, every))  # type: ignore
 
     for name, function in losses.FUNCTIONS.items():
-        if name in ("kd", "dkd", "dist", "logit_std"):
+        if loss_sections()[name].compares in LOGITS:
             continue
         fixed = FIXED.get(name, {})
         tell(name, lambda s, t, f=function, fixed=fixed: f(s, t, **fixed))

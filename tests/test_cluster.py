@@ -242,7 +242,7 @@ BASE = """\
 data: {kind: shapes, classes: 4, train: 32, val: 16, test: 16}
 clip: {frames: 4, size: 16}
 labels: {clean: 0.5, noisy: 0.25, noise: {kind: symmetric, rate: 0.5}}
-train: {batch: 16, lr: 1e-2, warmup_epochs: 1}
+train: {batch: 16, lr: 1e-2, warmup_epochs: 0.5}
 teacher: {arch: resnet3d, width: 8, blocks: [1, 1], epochs: 1}
 student: {arch: resnet3d, width: 4, blocks: [1, 1], substages: [[stem, layer1], [layer2]]}
 distill: {phases: {joint: {epochs: 12, losses: {ce: 0.1, kd: 0.9, sp: 10}}}}

@@ -119,7 +119,7 @@ SPEC = """\
 data: {kind: shapes, classes: 4, train: 48, val: 16, test: 16}
 clip: {frames: 4, size: 16}
 labels: {clean: 0.25}
-train: {batch: 16, lr: 1e-2, warmup_epochs: 1}
+train: {batch: 16, lr: 1e-2, warmup_epochs: 0.5}
 teacher:
   {arch: file, path: nets/own.py, args: {width: 8}, params: 9000, substages: [[stem], [mid]], weights: nets/t.safetensors, epochs: 0}
 student: {arch: file, path: nets/own.py, params: 5000, substages: [[stem], [mid]]}

@@ -162,7 +162,8 @@ def test_the_guide_lists_the_events_that_a_sink_receives() -> None:
     loop = (REPO / "stagedkd" / "train" / "loop.py").read_text("utf-8")
     assert set(re.findall(r'log\.write\("(\w+)"', loop)) == table.keys()
     (row,) = re.findall(r"row = \{\n(.*?)\n        \}", loop, re.DOTALL)
-    assert re.findall(r'"(\w+)":', row) == re.findall(r"`(\w+)`", table["epoch"])
+    further = re.findall(r'"epoch", \*\*row, (\w+)=', loop) + re.findall(r'mixture = \{"(\w+)"', loop)
+    assert re.findall(r'"(\w+)":', row) + further == re.findall(r"`(\w+)`", table["epoch"])
 
 
 # ---------------------------------------------------------------- following it

@@ -45,12 +45,12 @@ PINNED = {
     "data": "b72b154aecfa",
     "labels": "64b27d6d747b",
     "teacher": "868c179e7f7d",
-    "assistant-1": "39f54817ee9d",
-    "student": "1183da6ced05",
+    "assistant-1": "8b14536616c2",
+    "student": "5f9697c03d50",
     "control-ce": "c9f21925d9b4",
     "evaluate-teacher": "009d00294a18",
-    "evaluate-assistant-1": "ab1cf81bd80a",
-    "evaluate-student": "2d2d00098647",
+    "evaluate-assistant-1": "8746cb4bd4a7",
+    "evaluate-student": "9c49666acd6e",
     "evaluate-control-ce": "7fd894e79199",
 }
 
@@ -107,8 +107,11 @@ def test_names_comments_and_runtime_change_no_key(project: Path) -> None:
     assert keys(compile_plan(load_spec("specs/other.yaml"))) == before
 
 
-def test_the_learning_rate_of_the_student_leaves_everything_above_alone(project: Path) -> None:
+def test_the_learning_rate_of_the_student_leaves_the_teacher_and_tuned_assistants_alone(project: Path) -> None:
     below = {"student", "evaluate-student", "control-ce", "evaluate-control-ce"}
+    assert changed(project, "student.train.lr=5e-3") == below | {"assistant-1", "evaluate-assistant-1"}
+    text = TINY.replace("cascade: [0.5]", "cascade: [{share: 0.5, train: {lr: 1e-2}}]")
+    (project / "specs" / "tiny.yaml").write_text(text, "utf-8")
     assert changed(project, "student.train.lr=5e-3") == below
     (project / "specs" / "tiny.yaml").write_text(TINY.replace("cascade: [0.5]", "cascade: []"), "utf-8")
     assert changed(project, "distill.phases.joint.train.lr=5e-3") == {"student", "evaluate-student"}

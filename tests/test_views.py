@@ -50,7 +50,7 @@ SPEC = """\
 data: {kind: csv, path: clips.csv, folds: 3, test_folds: 0}
 clip: {frames: 4, size: [24, 40]}
 augment: {crop: 0.6, flip: 0.5, cutmix: 1.0}
-train: {batch: 4, lr: 1e-2, warmup_epochs: 1}
+train: {batch: 4, lr: 1e-2, warmup_epochs: 0.5}
 teacher: {arch: resnet3d, width: 8, blocks: [1, 1], labels: all, epochs: 2}
 cascade: []
 student:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from stagedkd.plan.work import Cut, PhaseWork
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.labelled import relevant
@@ -38,7 +40,7 @@ def ce_phase(
         pairs=(),
         head=True,
         losses=losses,
-        train=relevant(spec.train.patched(network.train), Losses(ce=Ce())),
+        train=relevant(spec.train.patched(network.train).over_phase(), Losses(ce=Ce())),
     )
 
 
@@ -50,15 +52,24 @@ def hop_phases(spec: Spec, network: Student, matched: Matching | None) -> tuple[
     epochs = phase_epochs(declared, network.epochs or spec.student.epochs, len(cut))
     phases: list[PhaseWork] = []
     for name, phase in declared.items():
-        patched, count = train.patched(phase.train), epochs[name]
+        patched, (count, *_) = train.patched(phase.train), epochs[name]
         if phase.substages == "one_by_one":
-            for k in range(len(cut)):
+            for k, count in enumerate(epochs[name][: len(cut)]):
                 phases.append(_phase_work(f"{name}.{k + 1}", count, phase, (k,), patched, cut, matched))
         else:
             numbers = sorted(k - 1 for k in phase.substages) if isinstance(phase.substages, tuple) else range(len(cut))
             numbers = () if phase.substages == "head" else numbers
             phases.append(_phase_work(name, count, phase, tuple(numbers), patched, cut, matched))
-    return tuple(phases)
+    return _with_hop_schedule(phases, train)
+
+
+def _with_hop_schedule(phases: Sequence[PhaseWork], train: Train) -> tuple[PhaseWork, ...]:
+    """The phases of a hop. Under a schedule over the hop, each phase has the warm-up of the hop, which is that of the
+    network (`train`). A hop of one phase has a schedule over the phase, which is the same."""
+    if not train.over_hop:
+        return tuple(phases)
+    update = {"schedule": train.shape if len(phases) == 1 else train.schedule, "warmup_epochs": train.warmup_epochs}
+    return tuple(phase.model_copy(update={"train": phase.train.model_copy(update=update)}) for phase in phases)
 
 
 def _phase_work(

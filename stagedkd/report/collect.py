@@ -18,6 +18,7 @@ from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Artifact, Store
 
 FEW_CLEAN = 50  # clean clips below which a report says that a prior took part in the calibration
+NEGLIGIBLE = 0.01  # a share of the total loss, below which a loss is said to do nothing
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,25 @@ class Refinement:
 
 
 @dataclass(frozen=True)
+class LossShares:
+    """What each loss added to the total in one phase of a network's training: the share of each weighted loss, in
+    0..1, by name."""
+
+    network: str
+    phase: str
+    shares: Mapping[str, float]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A note on each loss that did next to nothing. It has no number, so that all seeds of a grid share it."""
+        small = [name for name, share in self.shares.items() if share < NEGLIGIBLE]
+        where = f"of the total in phase '{self.phase}' of the {self.network}"
+        return tuple(
+            f"the loss '{name}' is below {NEGLIGIBLE:.0%} {where}: raise its weight, or remove it" for name in small
+        )
+
+
+@dataclass(frozen=True)
 class Results:
     """The results of all networks of a plan, with the facts that every report shows beside them."""
 
@@ -165,6 +185,7 @@ class Results:
     refinements: tuple[Refinement, ...] = ()
     co_teachers: tuple[NetworkResult, ...] = ()
     data_notes: tuple[str, ...] = ()
+    loss_shares: tuple[LossShares, ...] = ()
 
     @property
     def networks(self) -> tuple[NetworkResult, ...]:
@@ -199,6 +220,7 @@ class Results:
         rows += [f"the {name} has no accuracy: there is nothing to measure it by" for name in unmeasured]
         rows += filter(None, map(self._chance_note, (self.teacher, *self.co_teachers, *self.assistants)))
         rows += [note for round in self.refinements for note in round.notes]
+        rows += [note for row in self.loss_shares for note in row.notes]
         rows += self.data_notes
         rows += [f"copies in more than one split: {' = '.join(paths)}" for paths in self.data["leaks"]]
         rows += [f"bad file {row['path']}: {row['reason']}" for row in self.data["bad_files"]]
@@ -260,6 +282,7 @@ def collect(plan: Plan, store: Store) -> Results:
         device=f"{run.get('device_name') or run['device']}, {run['threads']} threads" if run else "Device unknown",
         correlations=read_correlations({s.name: artifacts[s.name] for s in trained}),
         refinements=read_refinements(plan, artifacts),
+        loss_shares=read_loss_shares({s.name: artifacts[s.name] for s in trained}),
     )
 
 
@@ -316,6 +339,16 @@ def read_correlations(trained: Mapping[str, Artifact]) -> dict[str, Correlation]
     return correlations
 
 
+def read_loss_shares(trained: Mapping[str, Artifact]) -> tuple[LossShares, ...]:
+    """Read the shares of the losses in each phase that has several. Artifacts of earlier versions may lack them."""
+    return tuple(
+        LossShares(name, phase, {loss: float(term["share"]) for loss, term in terms.items()})
+        for name, artifact in trained.items()
+        for phase, terms in artifact.manifest.metrics.get("terms", {}).items()
+        if len(terms) > 1
+    )
+
+
 def read_refinements(plan: Plan, artifacts: Mapping[str, Artifact]) -> tuple[Refinement, ...]:
     """Read the rounds of label refinement, in order."""
     rounds = [(s.name, artifacts[s.name].manifest.metrics) for s in plan.of_role("refine")]
@@ -339,6 +372,11 @@ def read_refinements(plan: Plan, artifacts: Mapping[str, Artifact]) -> tuple[Ref
         )
         for name, metrics in rounds
     )
+
+
+def share_text(share: float | None) -> str:
+    """Return the share of a loss as a percentage with two significant digits where it is small; "" for none."""
+    return "" if share is None else f"{100 * share:.1f}%" if share >= NEGLIGIBLE or not share else f"{100 * share:.2g}%"
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from stagedkd.plan.graph import Plans, Stage
 from stagedkd.plan.work import Cut, DistillWork, PhaseWork, RefineWork
 from stagedkd.spec.describe import written
 from stagedkd.spec.pairing import graft_pairs
 from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, Loss
+from stagedkd.train.schedule import phase_rates
 
 
 def phase_lines(plans: Plans) -> Iterator[str]:
@@ -21,10 +22,10 @@ def phase_lines(plans: Plans) -> Iterator[str]:
             names = " and ".join(network.by for network in work.networks)
             yield from ("", f"{stage.name}: {names} trained {work.rule.folds} times, each time without one fold")
             for network in work.networks:
-                yield f"  {network.by}: {_span(network.phase)}, {_losses(network.phase)}"
+                yield f"  {network.by}: {_span((network.phase,), 0)}, {_losses(network.phase)}"
         else:
-            for phase in work.trainings:
-                yield from ("", f"{stage.name}: {_span(phase)}, {_losses(phase)}")
+            for number, phase in enumerate(work.trainings):
+                yield from ("", f"{stage.name}: {_span(work.trainings, number)}, {_losses(phase)}")
 
 
 def _distill(stage: Stage, work: DistillWork) -> Iterator[str]:
@@ -41,8 +42,8 @@ def _distill(stage: Stage, work: DistillWork) -> Iterator[str]:
     line = ", ".join(f"{name}: {value}" for name, value in options.items() if value and value != "uniform")
     if line:
         yield f"  {line}"
-    for phase in work.phases:
-        yield f"  {_span(phase)}"
+    for number, phase in enumerate(work.phases):
+        yield f"  {_span(work.phases, number)}"
         parts = [_substages(work.cut, phase.trained)] if phase.trained else []
         yield f"    trains {' and '.join([*parts, *(['the head'] if phase.head else [])])}"
         if phase.frozen:
@@ -61,11 +62,16 @@ def _distill(stage: Stage, work: DistillWork) -> Iterator[str]:
         yield f"    {_losses(phase)}"
 
 
-def _span(phase: PhaseWork) -> str:
+def _span(phases: Sequence[PhaseWork], number: int) -> str:
+    """The epochs, the optimizer and the learning rate of a phase of a training."""
+    phase = phases[number]
     train = phase.train
     stop = f" of {phase.epochs}" if phase.stop else ""
     epochs = "epoch" if phase.run_epochs == 1 and not stop else "epochs"
-    return f"{phase.name}: {phase.run_epochs}{stop} {epochs}, {train.optimizer} lr {train.lr:g} {train.schedule}"
+    schedule = f"{train.shape} over the hop" if train.over_hop else train.shape
+    start, peak, end = phase_rates(phases, number)
+    rates = f"(starts at {start:.3g}, peaks at {peak:.3g}, ends at {end:.3g})"
+    return f"{phase.name}: {phase.run_epochs}{stop} {epochs}, {train.optimizer} lr {train.lr:g} {schedule} {rates}"
 
 
 def _substages(cut: Cut, numbers: tuple[int, ...]) -> str:

@@ -19,6 +19,8 @@ def summary(results: Results) -> dict[str, Any]:
     refinement. Fractions are in 0..1."""
     others = [network for network in results.networks if network is not results.student]
     values: dict[str, Any] = {network.name: _metrics(network) for network in (results.student, *others)}
+    for row in results.loss_shares:
+        values[row.network].setdefault("loss_shares", {})[row.phase] = dict(row.shares)
     for refinement in results.refinements:
         right = {"right_before": refinement.before, "right_after": refinement.after}
         metrics = right | {"coverage": refinement.coverage}

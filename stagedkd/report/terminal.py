@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.key import Key
-from stagedkd.report.collect import NetworkResult, Refinement, Results
+from stagedkd.report.collect import LossShares, NetworkResult, Refinement, Results, share_text
 from stagedkd.report.comparison import Comparison, flops_text, p_text
 from stagedkd.report.grid import GridResults, Summary
 
@@ -137,10 +137,24 @@ def _summary_text(summary: Summary | None) -> str:
 
 
 def results_tables(results: Results) -> Iterator[Table]:
-    """Yield the table of networks; then that of the rounds of label refinement, if there are any."""
+    """Yield the table of networks; then those of the shares of the losses and of label refinement, if there are any."""
     yield results_table(results)
+    if results.loss_shares:
+        yield shares_table(results.loss_shares)
     if results.refinements:
         yield refinement_table(results.refinements)
+
+
+def shares_table(rows: Sequence[LossShares]) -> Table:
+    """Return a table of the share of each weighted loss in the total, by phase."""
+    losses = list(dict.fromkeys(name for row in rows for name in row.shares))
+    title = "\nshare of each weighted loss in the total, by phase"
+    table = Table("network", "phase", box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+    for name in losses:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(row.network, row.phase, *(share_text(row.shares.get(name)) for name in losses))
+    return table
 
 
 def refinement_table(rounds: Iterable[Refinement]) -> Table:

@@ -14,7 +14,7 @@ from stagedkd.errors import Advice, StoreError, about
 from stagedkd.files import replacing, write_whole
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.runtime import Runtime, load_runtime
-from stagedkd.report.collect import Results, collect
+from stagedkd.report.collect import Results, collect, share_text
 from stagedkd.report.comparison import SMALLEST_EFFECT, flops_text, p_text, points
 from stagedkd.report.formats import as_csv, as_latex
 from stagedkd.report.grid import GridResults, collect_grid
@@ -110,6 +110,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "control": results.control.as_json(teacher) if results.control else None,
         "train_flops": {"hops": results.train_flops, "teacher": teacher.train_flops},
         "refinement": [dict(refinement.__dict__) for refinement in results.refinements],
+        "loss_shares": [{**row.__dict__, "shares": dict(row.shares)} for row in results.loss_shares],
         "clips": results.data["clips"],
         "labels": results.labels,
         "notes": list(results.notes),
@@ -125,8 +126,10 @@ def page(results: Results) -> str:
         name: shares_map(c.mixtures, c.student, c.teacher) for name, c in results.correlations.items() if c.mixtures
     }
     spec = yaml.safe_dump(results.plan.spec.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
-    values = {"r": results, "curves": loss_curves(results), "maps": maps, "shares": shares, "spec": spec}
-    return _template("report.html.j2").render(**values, pct=_percent_sign, flops=flops_text)
+    losses = list(dict.fromkeys(name for row in results.loss_shares for name in row.shares))
+    values = {"r": results, "losses": losses, "curves": loss_curves(results), "maps": maps, "shares": shares}
+    template = _template("report.html.j2")
+    return template.render(**values, spec=spec, pct=_percent_sign, flops=flops_text, share=share_text)
 
 
 def grid_page(grid: GridResults) -> str:

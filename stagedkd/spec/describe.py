@@ -74,7 +74,7 @@ def type_of(annotation: Any) -> str:
 def _words(arm: Any) -> str:
     if is_section(arm):
         tags = [value for tag in TAGS for value in tag_values(arm, tag)]
-        return ", ".join(map(str, tags)) or arm.__name__
+        return ", ".join(map(str, tags)) if tags and not arm.mark else arm.__name__
     origin, args = typing.get_origin(arm), typing.get_args(arm)
     if origin is typing.Literal:
         return " or ".join(", ".join(map(str, args)).rsplit(", ", 1))

@@ -70,11 +70,13 @@ def explain(cell: Cell, tree: Node, under: str = "") -> list[Explained]:
 
 
 def _with_epochs(row: Explained, spec: Spec, tree: Node) -> Explained:
-    """Fill in the epochs of a phase that leaves them out. Their place is `student.epochs`, from which they follow."""
+    """Fill in the epochs of a phase that leaves them out: one number, or a list if its substages have unequal numbers
+    of epochs. Their place is `student.epochs`, from which they follow."""
     if row.value is not None or row.path[:2] != ("distill", "phases") or row.path[3:] != ("epochs",):
         return row
-    epochs = phase_epochs(spec.distill.phases, spec.student.epochs, len(student_cut(spec.student)))
-    return replace(row, value=epochs[str(row.path[2])], place=tree.where(("student", "epochs")))
+    epochs = phase_epochs(spec.distill.phases, spec.student.epochs, len(student_cut(spec.student)))[str(row.path[2])]
+    value = epochs if len(set(epochs)) > 1 else epochs[0]
+    return replace(row, value=value, place=tree.where(("student", "epochs")))
 
 
 def _section(section: Section, node: Node | None, path: Path_) -> Iterator[Explained]:

@@ -47,13 +47,14 @@ def tag_values(arm: type[Section], tag: str) -> tuple[Any, ...]:
 
 
 def chosen(slot: Slot, node: Node | None) -> Slot:
-    """Return the arm that a value chooses by its tag; all arms of the slot if it has no known tag."""
+    """Return the arm that a value chooses by its tag or mark; all arms of the slot if it has neither."""
     for tag in TAGS:
         value = node.below(tag) if node is not None else None
         arm = arm_tagged(slot, tag, value.value) if value is not None and isinstance(value.value, str) else None
         if arm is not None:
             return (arm,)
-    return slot
+    marked = [arm for arm in slot if is_section(arm) and arm.mark and node is not None and node.below(arm.mark)]
+    return tuple(marked) or slot
 
 
 def child(slot: Slot, part: str | int) -> Slot:

@@ -113,3 +113,21 @@ def guide_problems(spec: Spec) -> Iterator[PathProblem]:
     if distill.teacher.stop is not None and not spec.teacher.epochs:
         path = ("distill", "teacher", "stop")
         yield PathProblem("a teacher of 0 epochs cannot be stopped early", path, "remove stop")
+
+
+def head_notes(spec: Spec) -> Iterator[PathProblem]:
+    """Find phases that train no head after one that did: they move features away from what the head was fitted to. A
+    new phase of a child goes last, after the phases of its parents."""
+    phases = spec.distill.phases
+    heads = [name for name, phase in phases.items() if phase.losses.comparing(RESPONSES)]
+    names = list(phases)
+    for number, name in enumerate(names):
+        before = [head for head in heads if names.index(head) < number]
+        if name in heads or not before:
+            continue
+        later = next((head for head in heads if names.index(head) > number), None)
+        until = f"until '{later}' trains it again" if later else "and no later phase trains it"
+        which = f"the last phase '{name}'" if number == len(names) - 1 else f"phase '{name}'"
+        message = f"{which} trains no head: it moves features after '{before[-1]}' has trained the head, {until}; "
+        message += f"give '{name}' a loss on logits or labels, or list all phases in another order, below $replace"
+        yield PathProblem(message, ("distill", "phases", name), "")

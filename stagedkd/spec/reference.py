@@ -49,7 +49,7 @@ def _reachable(annotation: Any) -> Iterator[type[Section]]:
 def _title(name: str, arm: type[Section]) -> str:
     for tag in ("kind", "arch"):
         values = tag_values(arm, tag)
-        if values:
+        if values and not arm.mark:
             return f"{name}: {tag} {', '.join(map(str, values))}"
     return arm.__name__
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from stagedkd.spec.cascade import LARGEST_HOP, assistants
+from stagedkd.spec.cascade import LARGEST_HOP, assistants, cascade_problems, settings_of, twin_notes
 from stagedkd.spec.cuts import cut_problems, student_cut
 from stagedkd.spec.families import FAMILIES, class_names, mirror_pairs
 from stagedkd.spec.fields import nearest
@@ -21,12 +21,14 @@ from stagedkd.spec.method_rules import (
     embedding_problems,
     graft_problems,
     guide_problems,
+    head_notes,
     pair_problems,
     phase_problems,
 )
 from stagedkd.spec.outputs import outputs_problems
 from stagedkd.spec.pairing import matching
 from stagedkd.spec.problems import PathProblem
+from stagedkd.spec.rates import rate_problems
 from stagedkd.spec.schedule import PhaseProblem, phase_epochs
 from stagedkd.spec.schema import (
     EMBEDDED,
@@ -43,6 +45,7 @@ from stagedkd.spec.schema import (
     StudentFields,
     Teacher,
     TeacherFields,
+    Widened,
     is_weight_file,
     sides,
     size_text,
@@ -66,7 +69,8 @@ def check_rules(spec: Spec) -> list[PathProblem]:
 def warnings(spec: Spec) -> list[PathProblem]:
     """Return what is allowed but probably not meant, for a spec without problems."""
     networks: list[Teacher | Student] = [spec.teacher, *assistants(spec), spec.student]
-    sizes, problems = [network.trunk_params for network in networks], [*_squeezed(spec)]
+    sizes = [network.trunk_params for network in networks]
+    problems = [*_squeezed(spec), *twin_notes(spec), *head_notes(spec)]
     for hop in range(1, len(networks)):
         above, below = sizes[hop - 1], sizes[hop]
         path: Path_ = ("student",) if hop == len(networks) - 1 else ("cascade",)
@@ -223,6 +227,8 @@ def _phases(spec: Spec) -> Iterator[PathProblem]:
         if feature and not parts:
             message = f"'{min(feature)}' compares substages, but the student declares none"
             yield PathProblem(message, (*path, "losses"), CUT)
+        if phase.epochs is not None and phase.share is not None:
+            yield PathProblem(f"phase '{name}' has epochs and a share", (*path, "share"), "remove one of the two")
         if phase.ramp is not None and not feature:
             yield PathProblem("ramp needs a loss on features, and this phase has none", (*path, "ramp"), "remove ramp")
         if feature and phase.substages == "one_by_one" and (alone := phase.losses.comparing({"substages"})):
@@ -249,15 +255,20 @@ def _substages(name: str, phase: Phase, parts: int) -> Iterator[PathProblem]:
 
 
 def _epochs(spec: Spec) -> Iterator[PathProblem]:
-    for path, network in _all_networks(spec):
-        if not isinstance(network, StudentFields):
-            continue
+    hops: list[tuple[Path_, int | None, int]] = [
+        (path, network.epochs, len(student_cut(network)))
+        for path, network in _all_networks(spec)
+        if isinstance(network, StudentFields)
+    ]
+    cut, listed = len(student_cut(spec.student)), spec.cascade if spec.cascade != "auto" else ()
+    hops += [(("cascade", i), item.epochs, cut) for i, item in enumerate(listed) if isinstance(item, Widened)]
+    for path, epochs, parts in hops:
         try:
-            phase_epochs(spec.distill.phases, network.epochs or spec.student.epochs, len(student_cut(network)))
+            phase_epochs(spec.distill.phases, epochs or spec.student.epochs, parts)
         except PhaseProblem as problem:
-            above = path if network.epochs is not None else ("student",)
-            path = ("distill", "phases", problem.phase) if problem.phase else (*above, "epochs")
-            yield PathProblem(str(problem), path, problem.hint)
+            above = path if epochs is not None else ("student",)
+            phase: Path_ = ("distill", "phases", problem.phase, *filter(None, [problem.field]))
+            yield PathProblem(str(problem), phase if problem.phase else (*above, "epochs"), problem.hint)
 
 
 def _refined(spec: Spec) -> Iterator[PathProblem]:
@@ -341,10 +352,8 @@ def _cascade(spec: Spec) -> Iterator[PathProblem]:
     except ValueError as error:
         yield PathProblem(str(error), ("cascade",), "")
         return
-    shares = [s for s in spec.cascade if isinstance(s, float)]
-    if shares != sorted(shares, reverse=True):
-        ordered = ", ".join(f"{s:g}" for s in sorted(shares)[::-1])
-        yield PathProblem("shares must go from large to small", ("cascade",), f"write [{ordered}]")
+    yield from cascade_problems(spec, listed)
+    yield from rate_problems(spec, [(settings_of(spec, i), network) for i, network in enumerate(listed)])
     yield from guide_problems(spec)
     yield from phase_problems(spec, listed)
     yield from embedding_problems(spec)

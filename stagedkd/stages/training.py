@@ -41,6 +41,7 @@ from stagedkd.train.job import Execution, Job, Progress
 from stagedkd.train.ranks import Ranks
 from stagedkd.train.sinks import open_log
 from stagedkd.train.step import DistillOptions
+from stagedkd.train.tally import contributions
 
 
 def label_job(
@@ -104,6 +105,7 @@ def save_result(context: Context, job: Job, progress: Progress, extra: Mapping[s
     if isinstance(work := context.stage.work, NetworkWork) and work.sees is not None:
         metrics["clips_of"] = sum(context.inputs["labels"].manifest.metrics["labels"].values())
     metrics["losses"] = {phase: dict(means) for phase, means in progress.last.items()}
+    metrics["terms"] = {phase: contributions(tally) for phase, tally in progress.tallies.items()}
     facts = run_facts(job.execution.device, progress.seconds, progress.waited, context.ranks)
     return Result(metrics=metrics, run=facts)
 

@@ -12,7 +12,7 @@ import torch
 from stagedkd.errors import TrainingError
 
 NAME = "checkpoint.pt"
-FORMAT = 2  # of what is saved; a checkpoint of another format is refused
+FORMAT = 3  # of what is saved; a checkpoint of another format is refused
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:

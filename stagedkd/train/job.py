@@ -21,6 +21,7 @@ from stagedkd.train.mixture import mixture_shares, share_matrix
 from stagedkd.train.ranks import Ranks
 from stagedkd.train.sinks import EventLog
 from stagedkd.train.step import DistillOptions, UserLoss
+from stagedkd.train.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Progress:
     time, `waited` the part of it that was spent on making batches. `sums` are the sums of the losses over `summed`
     steps of this epoch, `last` the means of the last epoch of each phase. `rho` is the last measured correlation of
     substages, and `mixtures` holds, under the pairing `correlation`, the shares of every epoch (`note_mixture`).
-    `scales` holds, under `normalize`, the sum of the absolute values of each loss and their number.
+    `tally` sums the weighted losses over the steps of this epoch, `tallies` over each phase. `scales` holds, under
+    `normalize`, the sum of the absolute values of each loss and their number.
     """
 
     phase: int = 0
@@ -86,6 +88,8 @@ class Progress:
     last: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     rho: list[list[float]] | None = None
     mixtures: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    tally: Tally = field(default_factory=dict[str, list[float]])
+    tallies: dict[str, Tally] = field(default_factory=dict[str, Tally])
     scales: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
     def note_mixture(self, phase: PhaseWork, epoch: int, cuts: tuple[Cut, Cut]) -> None:

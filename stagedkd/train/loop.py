@@ -30,8 +30,9 @@ from stagedkd.train.correlation import Probe
 from stagedkd.train.job import Job, Progress
 from stagedkd.train.phases import ForwardPlan, optimizer, plan_forward, set_modes
 from stagedkd.train.ranks import convert_batchnorms, refuse_batch_statistics
-from stagedkd.train.schedule import learning_rate, loss_weight
+from stagedkd.train.schedule import loss_weight, step_rate
 from stagedkd.train.step import StepInfo, StepModel, StepModels
+from stagedkd.train.tally import contributions, count
 from stagedkd.train.terms import step_losses
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -73,13 +74,13 @@ class StepState:
 
 def train_step(
     state: StepState, phase: PhaseWork, plan: ForwardPlan, batch: Batch, info: StepInfo, weigh: Weigh
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, float]]:
     """Take one training step: compute the losses and their weighted sum, run backward, update the parameters.
 
     Args:
         weigh: gives the weight of each loss for the values of the losses.
     Returns:
-        the unweighted value of every loss, and their weighted sum as `total`.
+        the unweighted value of every loss, with their weighted sum as `total`; and the weighted value of every loss.
     Raises:
         TrainingError: a loss is not finite. No parameter was updated, but statistics of BatchNorm and the memories of
             `crd` and `elr` were.
@@ -102,7 +103,8 @@ def train_step(
         nn.utils.clip_grad_norm_(state.parameters, phase.train.clip_grad)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    return values | {"total": math.fsum(weights[name] * value for name, value in values.items())}
+    weighted = {name: weights[name] * value for name, value in values.items()}
+    return values | {"total": math.fsum(weighted.values())}, weighted
 
 
 @contextmanager
@@ -203,7 +205,6 @@ class _Training:
     ) -> None:
         """Take the steps of a phase from the current one to its end."""
         progress, epoch_steps = self.progress, self.job.feed.steps(phase)
-        phase_steps = phase.epochs * epoch_steps  # of the schedule, of which a stopped teacher runs fewer
         while progress.step < phase.run_epochs * epoch_steps:
             if (
                 phase.pairs
@@ -211,7 +212,7 @@ class _Training:
                 and (progress.step % epoch_steps == 0 or progress.rho is None)
             ):
                 self._measure(self.job.probe, phase, progress.step // epoch_steps + 1)
-            rate = learning_rate(phase.train, progress.step, phase_steps, epoch_steps)
+            rate = step_rate(self.job.phases, progress.phase, progress.step, epoch_steps)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
             started = time.monotonic()
@@ -219,7 +220,7 @@ class _Training:
                 batch, waited = next(batches)
                 info, weigh = self._info(epoch_steps), partial(self._weigh, phase, epoch_steps)
                 self.job.adapters.responses.follow(self.job.student, phase)
-                values = train_step(state, phase, plan, batch, info, weigh)
+                values, weighted = train_step(state, phase, plan, batch, info, weigh)
             except TrainingError as error:
                 raise TrainingError(f"{error.message} at {self._place(phase, epoch_steps)}", hint=NAN_HINT) from None
             except torch.OutOfMemoryError:
@@ -228,7 +229,7 @@ class _Training:
             self._average(phase.train)
             progress.seconds += time.monotonic() - started
             progress.waited += waited
-            self._report(phase, epoch_steps, values, rate)
+            self._report(phase, epoch_steps, values, weighted, rate)
             self._save(state, epoch_ends=progress.step % epoch_steps == 0)
 
     def _measure(self, probe: Probe, phase: PhaseWork, epoch: int) -> None:
@@ -261,7 +262,14 @@ class _Training:
     def _place(self, phase: PhaseWork, epoch_steps: int) -> str:
         return f"phase {phase.name}, epoch {self.progress.step // epoch_steps + 1}, step {self.progress.step + 1}"
 
-    def _report(self, phase: PhaseWork, epoch_steps: int, values: dict[str, float], rate: float) -> None:
+    def _report(
+        self,
+        phase: PhaseWork,
+        epoch_steps: int,
+        values: Mapping[str, float],
+        weighted: Mapping[str, float],
+        rate: float,
+    ) -> None:
         """Count the step, tell the listener, and write the event of an epoch at its end."""
         progress = self.progress
         progress.step += 1
@@ -270,6 +278,8 @@ class _Training:
         progress.clips += phase.train.batch
         for name, value in values.items():
             progress.sums[name] = progress.sums.get(name, 0.0) + value
+        count(progress.tally, weighted)
+        count(progress.tallies.setdefault(phase.name, {}), weighted)
         means = {name: value / progress.summed for name, value in progress.sums.items()}
         row = {
             "phase": phase.name,
@@ -283,9 +293,9 @@ class _Training:
         self.execution.on_step({**row, "done": progress.total / max(1, self._all_steps()), "seconds": progress.seconds})
         if progress.step % epoch_steps == 0:
             mixture = {"shares": progress.mixtures[-1]["shares"]} if phase.pairs and progress.mixtures else {}
-            self.execution.log.write("epoch", **row, **mixture)
+            self.execution.log.write("epoch", **row, terms=contributions(progress.tally), **mixture)
             progress.last[phase.name] = means
-            progress.sums, progress.summed = {}, 0
+            progress.sums, progress.summed, progress.tally = {}, 0, {}
 
     def _all_steps(self) -> int:
         return sum(phase.run_epochs * self.job.feed.steps(phase) for phase in self.job.phases)

@@ -45,11 +45,12 @@ from stagedkd.spec.schema.networks import (
     StudentFields,
     Teacher,
     TeacherFields,
+    Widened,
     arch_of,
     is_weight_file,
 )
 from stagedkd.spec.schema.simulated import Domain, Simulated
-from stagedkd.spec.schema.training import Train, TrainPatch
+from stagedkd.spec.schema.training import LongSchedule, Train, TrainPatch
 from stagedkd.spec.schema.videos import Csv, Folder, FoldSplit, Grouped, Hmdb51, Jester, Kinetics, Ssv2, Ucf101, Videos
 from stagedkd.spec.schema.views import Augment, Clip, Input, Size, sides, size_text
 from stagedkd.spec.schema.whole import Evaluate, Spec
@@ -91,6 +92,7 @@ __all__ = [
     "Kd",
     "Kinetics",
     "Labels",
+    "LongSchedule",
     "Loss",
     "Losses",
     "NetworkFields",
@@ -117,6 +119,7 @@ __all__ = [
     "TrainPatch",
     "Ucf101",
     "Videos",
+    "Widened",
     "arch_of",
     "is_weight_file",
     "sides",

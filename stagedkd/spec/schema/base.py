@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field
@@ -20,14 +21,16 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True, allow_inf_nan=False)
     unkeyed: ClassVar[frozenset[str]] = frozenset()  # fields that change no result, and so stay out of keys
     bare: ClassVar[str | None] = None  # the field that a bare number sets
+    mark: ClassVar[str | None] = None  # the key that tells a map of this section from other maps, words and numbers
 
 
-def by_form(expected: str, length: int | None = None) -> Discriminator:
+def by_form(expected: str, length: int | None = None, marked: tuple[str, str] | None = None) -> Discriminator:
     """Choose the arm of a union by form (number, word, list, map), so that an error names one arm, not all of them.
 
     Args:
         expected: says in words what a value must be.
         length: of lists; one of another length has no arm. None: any.
+        marked: (key, form): a map with this key has this form, in place of "map"; the section's `mark` is that key.
     """
 
     def form(value: Any) -> str:
@@ -35,6 +38,8 @@ def by_form(expected: str, length: int | None = None) -> Discriminator:
             return "number"
         if isinstance(value, (tuple, list)):
             return "list" if length in (None, len(cast("tuple[Any, ...]", value))) else "a list of another length"
+        if marked is not None and (marked[0] in value if isinstance(value, Mapping) else hasattr(value, marked[0])):
+            return marked[1]
         return "word" if isinstance(value, str) else "map"
 
     return Discriminator(form, custom_error_type="form", custom_error_message=f"must be {expected}")

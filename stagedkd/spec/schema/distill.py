@@ -23,7 +23,11 @@ class Phase(Section):
     """A span of epochs with the substages and losses that it trains."""
 
     epochs: Epochs | None = None
-    """Epochs of the phase; under one_by_one, epochs of each substage. Unset: the rest of the student's `epochs`."""
+    """Epochs of the phase; under one_by_one, epochs of each substage. Unset, and without `share`: the rest of the
+    student's `epochs`."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the hop's epochs, in place of `epochs`; under one_by_one, of all substages together, which divide it as
+    evenly as whole epochs allow. Shares become whole epochs by largest remainders, at least one for each substage."""
     losses: Losses
     """The losses, by name."""
     ramp: Annotated[float, Field(gt=0, le=100_000)] | None = None

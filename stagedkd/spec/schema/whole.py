@@ -50,8 +50,9 @@ class Spec(Section):
     the teachers, weighted by `share`. Features are compared only with those of the teacher."""
     cascade: Cascade = ()
     """Assistants between teacher and student (TAKD, Mirzadeh et al. 2020), largest first. A number is a share of the
-    teacher's parameters, to which the student is widened; a map is a network in full. auto: as few assistants as keep
-    every hop within 8x."""
+    teacher's parameters, to which the student is widened; it has the student's `train` and `epochs`. A map with `share`
+    is the same with its own: {share: 0.25, train: {lr: 1e-3}}. Any other map is a network in full, with the defaults of
+    `train` for what it does not set. auto: as few assistants, by shares, as keep every hop within 8x."""
     student: Student
     """The small network, which is the result."""
     distill: Distill

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias, cast, get_args
+from typing import Annotated, ClassVar, Literal, TypeAlias, cast, get_args
 
 from pydantic import Field, Tag
 
-from stagedkd.spec.schema.base import by_form
+from stagedkd.spec.schema.base import Epochs, Section, by_form
 from stagedkd.spec.schema.networks.base import (
     Architecture,
     DeclaredLabels,
@@ -22,6 +22,7 @@ from stagedkd.spec.schema.networks.outputs import OutputsArch, OutputsTeacher
 from stagedkd.spec.schema.networks.resnet3d import Resnet3dArch, Resnet3dStudent, Resnet3dTeacher
 from stagedkd.spec.schema.networks.torchvision import TorchvisionArch, TorchvisionStudent, TorchvisionTeacher
 from stagedkd.spec.schema.networks.tsm import TsmArch, TsmStudent, TsmTeacher
+from stagedkd.spec.schema.training import TrainPatch
 
 __all__ = [
     "Arch",
@@ -52,11 +53,13 @@ __all__ = [
     "TsmArch",
     "TsmStudent",
     "TsmTeacher",
+    "Widened",
     "arch_of",
     "family_of",
     "is_weight_file",
 ]
 
+Share: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 Student: TypeAlias = Annotated[
     Resnet3dStudent | TorchvisionStudent | TsmStudent | HfStudent | FileStudent, Field(discriminator="arch")
 ]
@@ -68,9 +71,23 @@ Arch: TypeAlias = Annotated[
     Resnet3dArch | TorchvisionArch | TsmArch | HfArch | FileArch | OutputsArch, Field(discriminator="arch")
 ]
 
+
+class Widened(Section):
+    """An assistant: the student, widened to a share of the teacher's parameters."""
+
+    mark: ClassVar[str | None] = "share"
+
+    share: Share
+    """Share of the teacher's parameters; the nearest width that exists is taken."""
+    epochs: Epochs | None = None
+    """Epochs of its hop, over all phases. Unset: those of the student."""
+    train: TrainPatch = TrainPatch()
+    """Overrides of `train` for this assistant. Fields that are unset here are those of `student.train`."""
+
+
 CascadeItem: TypeAlias = Annotated[
-    Annotated[float, Field(gt=0, lt=1), Tag("number")] | Annotated[Student, Tag("map")],
-    by_form("a share of the teacher's parameters or a network"),
+    Annotated[Share, Tag("number")] | Annotated[Widened, Tag("assistant")] | Annotated[Student, Tag("map")],
+    by_form("a share of the teacher's parameters or a network", marked=("share", "assistant")),
 ]
 Cascade: TypeAlias = Annotated[
     Annotated[Literal["auto"], Tag("word")] | Annotated[tuple[CascadeItem, ...], Tag("list")],

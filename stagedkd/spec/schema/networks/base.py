@@ -122,6 +122,12 @@ class Architecture(Section):
         return None
 
     @property
+    def widths(self) -> tuple[tuple[int, str], ...]:
+        """(trunk parameters, what sets them) of every network that `widened` may return, smallest first; () without a
+        width."""
+        return ()
+
+    @property
     def user_files(self) -> UserFiles | None:
         """The file or folder of the project from which the network is made; None if there is none."""
         return None

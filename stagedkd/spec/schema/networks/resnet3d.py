@@ -10,6 +10,8 @@ from pydantic import Field
 
 from stagedkd.spec.schema.networks.base import Architecture, Cut, StudentFields, TeacherFields
 
+WIDTHS = (*range(4, 8), *range(8, 32, 2), *range(32, 1025, 4))  # of widened networks: finer where networks are small
+
 
 class Resnet3dArch(Architecture):
     """A small 3-D ResNet: layer i has `blocks[i]` basic blocks of `width * 2**i` channels (He et al. 2016; Tran et al.
@@ -50,6 +52,10 @@ class Resnet3dArch(Architecture):
     def linear_head(self) -> bool:
         return True
 
+    @property
+    def widths(self) -> tuple[tuple[int, str], ...]:
+        return tuple((params, f"width {width}") for width, params in _sizes(self.blocks, self.conv).items())
+
     def widened(self, trunk_params: float) -> Self:
         return self.model_copy(update={"width": width_for(trunk_params, self.blocks, self.conv)})
 
@@ -85,7 +91,14 @@ def _conv_params(c_in: int, c_out: int, kind: str) -> int:
     return c_in * c_out * (9 if kind == "flat" else 27)
 
 
+@lru_cache(maxsize=256)
+def _sizes(blocks: tuple[int, ...], conv: str) -> dict[int, int]:
+    """Return the trunk's parameters of each width of `WIDTHS`."""
+    return {width: resnet3d_trunk_params(width, blocks, conv) for width in WIDTHS}
+
+
 @lru_cache(maxsize=4096)
 def width_for(params: float, blocks: tuple[int, ...], conv: str) -> int:
-    """Return the width, a multiple of 4 from 4 to 1024, whose resnet3d has the trunk nearest to `params` parameters."""
-    return min(range(4, 1025, 4), key=lambda width: abs(resnet3d_trunk_params(width, blocks, conv) - params))
+    """Return the width of `WIDTHS` whose resnet3d has the trunk nearest to `params` parameters."""
+    sizes = _sizes(blocks, conv)
+    return min(sizes, key=lambda width: abs(sizes[width] - params))
