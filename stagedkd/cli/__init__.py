@@ -20,6 +20,7 @@ from stagedkd.cli import data as data_commands
 from stagedkd.cli import dvc as dvc_commands
 from stagedkd.cli import language as language_commands
 from stagedkd.cli import store as store_commands
+from stagedkd.cli import tune as tune_commands
 from stagedkd.cli.common import (
     AsJson,
     Baseline,
@@ -299,6 +300,7 @@ for command in (
     init,
     check,
     plan,
+    tune_commands.tune,
     run,
     show,
     report,

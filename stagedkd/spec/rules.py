@@ -26,6 +26,7 @@ from stagedkd.spec.schema import (
     StudentFields,
     Teacher,
     TeacherFields,
+    TrainPatch,
     is_weight_file,
     sides,
     size_text,
@@ -40,6 +41,7 @@ SUFFIXES = f"{', '.join(WEIGHT_SUFFIXES[:-1])} or {WEIGHT_SUFFIXES[-1]}"
 def check_rules(spec: Spec) -> list[PathProblem]:
     """Return all problems that no single field shows. The rules of the hops run only if the others find nothing."""
     problems = [*_networks(spec), *_phases(spec), *_epochs(spec), *_labels(spec), *_refined(spec), *_views(spec)]
+    problems += _control(spec)
     return problems or [*_cascade(spec)]
 
 
@@ -259,6 +261,11 @@ def _labels(spec: Spec) -> Iterator[PathProblem]:
             yield PathProblem(f"the teacher has no labels: {unlabelled}", path, hint)
     if spec.control:
         yield PathProblem(f"control: ce has no labels: {unlabelled}", ("control",), "remove control")
+
+
+def _control(spec: Spec) -> Iterator[PathProblem]:
+    if spec.control is None and spec.control_train != TrainPatch():
+        yield PathProblem("control_train has no control", ("control_train",), "add control: ce")
 
 
 def _views(spec: Spec) -> Iterator[PathProblem]:
