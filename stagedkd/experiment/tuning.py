@@ -164,8 +164,8 @@ def _values(tuning: Tuning, rows: Mapping[str, list[Row]], chosen: Mapping[str, 
                 {
                     "network": row.network,
                     "values": plain(row.labels),
-                    "top1": {seed: None if value is None else round(value, 6) for seed, value in row.top1.items()},
-                    "keys": dict(row.keys),
+                    "top1": {int(seed): None if value is None else round(value, 6) for seed, value in row.top1.items()},
+                    "keys": {int(seed): key for seed, key in row.keys.items()},
                 }
                 for row in found
             ],

@@ -242,9 +242,9 @@ class Loader:
             if axis.path != ("recipe",):
                 sections = value if axis.path else without(value, frozenset({"recipe"}))
                 tree = set_value(tree, axis.path, sections, merger)
-        chosen = self.tuned.settings[setting_name(point) or ALL].values if self.tuned else {}
-        for name, node in chosen.items():
-            tree = set_value(tree, tuple(name.split(".")), node, merger)
+        if self.tuned is not None:
+            for name, node in self.tuned.settings[setting_name(point) or ALL].values.items():
+                tree = set_value(tree, tuple(name.split(".")), node, merger)
         for override in self.overrides:
             if override.path[0] not in NOT_INHERITED:
                 tree = merger.merge(tree, overlay(tree, override.path, override.node))
