@@ -44,19 +44,19 @@ def problem_of(text: str) -> tuple[str, str, str]:
 SEEDS_HINT = "choose tuning seeds that the results never use"
 EXAMPLE = "for example tune: {values: {student.train.lr: [1e-2, 3e-2]}, seeds: [100, 101, 102]}"
 REFUSED = [
-    ("seeds: [0, 101, 102]", "x.yaml:8:55", "seed 0 is both a tuning seed and a seed of the results", SEEDS_HINT),
+    ("seeds: [0, 101, 102]", "x.yaml:8:58", "seed 0 is both a tuning seed and a seed of the results", SEEDS_HINT),
     (
         "seeds: [100, 101]",
-        "x.yaml:8:54",
+        "x.yaml:8:57",
         "'tune.seeds' needs 3 or more different seeds, and has 2",
         "one lucky seed would decide",
     ),
-    ("seeds: 3", "x.yaml:8:54", "'tune.seeds' must be a list of seeds", "for example seeds: [100, 101, 102]"),
-    ("seeds: [1, a, 2]", "x.yaml:8:54", "'tune.seeds' must be a list of seeds", "for example seeds: [100, 101, 102]"),
-    ("sedes: [1, 2, 3]", "x.yaml:8:47", "unknown key 'tune.sedes'", "did you mean 'seeds'?"),
+    ("seeds: 3", "x.yaml:8:57", "'tune.seeds' must be a list of seeds", "for example seeds: [100, 101, 102]"),
+    ("seeds: [1, a, 2]", "x.yaml:8:57", "'tune.seeds' must be a list of seeds", "for example seeds: [100, 101, 102]"),
+    ("sedes: [1, 2, 3]", "x.yaml:8:50", "unknown key 'tune.sedes'", "did you mean 'seeds'?"),
     (
         "seeds: [100, 101, 102], rule: best",
-        "x.yaml:8:77",
+        "x.yaml:8:80",
         "'tune.rule' must be worst_seed or mean",
         "use one of worst_seed, mean",
     ),
@@ -71,7 +71,7 @@ def test_a_wrong_section_is_refused_at_its_place(project: Path, new: str, place:
 @pytest.mark.parametrize(
     ("values", "message", "hint"),
     [
-        ("{student.train.lt: [1, 2]}", "'student.train.lt' is not a path of the spec", "did you mean 'lr'?"),
+        ("{student.train.lrr: [1, 2]}", "'student.train.lrr' is not a path of the spec", "did you mean 'lr'?"),
         ("{seed: [1, 2]}", "'seed' cannot be tuned", "tune fields such as student.train.lr"),
         ("{evaluate.batch: [1, 2]}", "'evaluate.batch' cannot be tuned", "tune fields such as student.train.lr"),
         ("{cascade.0.train.lr: [1]}", "'cascade.0.train.lr' is not a path of the spec", None),

@@ -69,6 +69,8 @@ def _append(ledger: Path, text: str) -> None:
     """Add text to the ledger by one write, so that lines of several processes are not mixed."""
     if not text:
         return
+    if ledger.exists() and ledger.stat().st_size and not ledger.read_bytes().endswith(b"\n"):
+        text = "\n" + text  # an editor has left the last line without its end
     descriptor = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(descriptor, text.encode("utf-8"))

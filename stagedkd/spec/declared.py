@@ -37,7 +37,8 @@ def read_compare(node: Node | None, axes: Axes) -> tuple[Declared | None, list[P
         for name, below in node.map.items()
         if name not in KEYS
     ]
-    problems += [Problem(f"compare needs {name}", place, EXAMPLE) for name in KEYS if name not in node.map]
+    if not problems:  # else a key that is missing only follows from a misspelt one
+        problems = [Problem(f"compare needs {name}", place, EXAMPLE) for name in KEYS if name not in node.map]
     settings = {setting_name(point): point for point in axes.settings}
     if len(settings) < 2:
         return None, [*problems, Problem("compare needs a grid with two settings or more", place, "add grid.axes")]

@@ -154,8 +154,9 @@ class _Reader:
         for name, below in node.map.items():
             if name not in KEYS:
                 self._add(f"unknown key 'tune.{name}'", below.key, nearest(name, KEYS))
+        misspelt = not node.map.keys() <= set(KEYS)  # then a key that is missing only follows from it
         for name in ("values", "seeds"):
-            if name not in node.map:
+            if name not in node.map and not misspelt:
                 self._add(f"tune needs {name}", node.key, EXAMPLE)
         rule = node.map.get("rule", Node("worst_seed", node.place))
         if rule.value not in RULES:
