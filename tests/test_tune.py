@@ -10,6 +10,7 @@ import yaml
 from stagedkd.cli import app
 from stagedkd.errors import SpecError
 from stagedkd.plan.compile import compile_experiment
+from stagedkd.spec.cascade import assistants as assistants_of
 from stagedkd.spec.load import load_experiment
 from stagedkd.spec.tune import choose
 from stagedkd.spec.tuning import load_tuning
@@ -125,11 +126,11 @@ def test_networks_are_tuned_hop_by_hop(project: Path) -> None:
     assert {cell.spec.teacher.seed for cell in teachers.cells} == {100, 101, 102}  # else one teacher is judged thrice
     assistants, _ = tuning.trials("assistant-1", {"": {"teacher.train.lr": "0.005"}})
     for cell in assistants.cells:
-        item = cell.spec.cascade[0]
-        assert not isinstance(item, str | float) and item.train.lr in (2e-3, 3e-3) and item.train.batch == 8
+        (item,) = assistants_of(cell.spec)
+        assert item.train.lr in (2e-3, 3e-3) and item.train.batch == 8
         assert cell.spec.student.train.lr is None and cell.spec.teacher.train.lr == 5e-3
     students, _ = tuning.trials("student", {"": {"cascade.1.train.lr": "0.003"}})
-    assert {cell.spec.cascade[0].train.lr for cell in students.cells} == {3e-3}
+    assert {assistants_of(cell.spec)[0].train.lr for cell in students.cells} == {3e-3}
 
 
 @pytest.mark.slow
