@@ -197,6 +197,41 @@ def _check_stale(spec: Path, written: bytes) -> None:
     load_experiment("x.yaml")
 
 
+def tuned_by_hand(choice: str, edge: str = "{}") -> None:
+    """A tuned file of x.yaml that is not stale, with this choice."""
+    made_from = load_tuning(Path("x.yaml")).made_from
+    head = f"form: 1\nspec: x.yaml\nmade_from: {made_from}\nseeds: [100, 101, 102]\n"
+    write(head + f"settings: {{all: {{choice: {choice}, edge: {edge}}}}}\n", "x.tuned.yaml")
+
+
+def test_choices_are_merged_under_set_and_named_as_their_source(project: Path) -> None:
+    write(SPEC + TUNE + "tuned: x.tuned.yaml\n")
+    tuned_by_hand("{student.train.lr: 1e-2}", "{student.train.lr: highest, train.lr: lowest}")
+    experiment = load_experiment("x.yaml")
+    assert experiment.cells[0].spec.student.train.lr == 1e-2
+    node = experiment.trees[""].at(("student", "train", "lr"))
+    assert node is not None and str(node.place) == "x.tuned.yaml:5:46"
+    (plan,) = compile_experiment(experiment).cells.values()
+    edge = "tune chose student.train.lr = 0.01, the highest that it tried, for all: a better one may lie beyond"
+    assert [note for note in plan.notes if "tune" in note] == [edge]
+    assert load_experiment("x.yaml", ["student.train.lr=0.5"]).cells[0].spec.student.train.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("{cascade.1.train.lr: 1e-2}", "'cascade.1.train.lr' is no assistant of this spec"),
+        ("{cascade.x: 1e-2}", "'cascade.x' is no assistant of this spec"),
+        ("{student.lr: 1e-2}", "unknown key 'student.lr'"),
+    ],
+)
+def test_an_edited_choice_is_refused_at_its_place(project: Path, choice: str, message: str) -> None:
+    write(SPEC + TUNE)
+    tuned_by_hand(choice)
+    place, found, _ = problem_of(SPEC + TUNE + "tuned: x.tuned.yaml\n")
+    assert found == message and place.startswith("x.tuned.yaml:5:")
+
+
 def test_a_spec_without_the_section_cannot_be_tuned(project: Path) -> None:
     from typer.testing import CliRunner
 

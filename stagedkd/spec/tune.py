@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from stagedkd.errors import Place, Problem
+from stagedkd.errors import Place, Problem, SpecError
 from stagedkd.spec.fields import ROOT, Slot, child, field_names, nearest
 from stagedkd.spec.grid import SEED, Axes, Axis, Point, overlap, read_axis, seed_axis
 from stagedkd.spec.merge import Merger, overlay
@@ -82,8 +82,17 @@ def applies(axis: Axis, tree: Node) -> bool:
 
 
 def set_value(tree: Node, path: tuple[str, ...], node: Node, merger: Merger) -> Node:
-    """Merge a value over what a tree has at a path. A path into the list `cascade` sets the value of one assistant."""
+    """Merge a value over what a tree has at a path. A path into the list `cascade` sets the value of one assistant.
+
+    Raises:
+        SpecError: there is no such assistant, or it is a bare share.
+    """
     if path[:1] == ("cascade",) and len(path) > 1:
+        known = ASSISTANT.match(path[1])
+        item = tree.at(("cascade", int(path[1]) - 1)) if known else None
+        if item is None or not isinstance(item.value, dict):
+            hint = "list the assistant in cascade, as a map with its arch"
+            raise SpecError([Problem(f"'{'.'.join(path)}' is no assistant of this spec", node.place, hint)])
         return put(tree, path, node)
     return merger.merge(tree, overlay(tree, path, node))
 

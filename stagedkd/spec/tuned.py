@@ -118,10 +118,11 @@ def tuned_problems(
 
 def edge_notes(settings: Mapping[str, TunedSetting]) -> tuple[str, ...]:
     """Return a note for each field and edge that was chosen in some setting, with the names of the settings."""
-    rows: dict[tuple[str, str, object], list[str]] = {}
+    rows: dict[tuple[str, str, str], list[str]] = {}
     for name, setting in settings.items():
         for path, edge in setting.edges.items():
-            rows.setdefault((path, edge, setting.values[path].plain()), []).append(name)
+            if path in setting.values:  # always, unless the file was edited
+                rows.setdefault((path, edge, str(setting.values[path].plain())), []).append(name)
     return tuple(
         f"tune chose {path} = {value}, the {edge} that it tried, for {', '.join(names)}: a better one may lie beyond"
         for (path, edge, value), names in rows.items()
