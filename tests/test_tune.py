@@ -210,7 +210,7 @@ def test_choices_are_merged_under_set_and_named_as_their_source(project: Path) -
     experiment = load_experiment("x.yaml")
     assert experiment.cells[0].spec.student.train.lr == 1e-2
     node = experiment.trees[""].at(("student", "train", "lr"))
-    assert node is not None and str(node.place) == "x.tuned.yaml:5:46"
+    assert node is not None and str(node.place) == "x.tuned.yaml:5:45"
     (plan,) = compile_experiment(experiment).cells.values()
     edge = "tune chose student.train.lr = 0.01, the highest that it tried, for all: a better one may lie beyond"
     assert [note for note in plan.notes if "tune" in note] == [edge]
