@@ -20,6 +20,8 @@ def main() -> None:
     lock = read_lock(ROOT / "stagedkd.lock")
     unique: set[str] = set()
     for path in sorted((ROOT / "specs").rglob("*.yaml")):
+        if path.name.endswith(".tuned.yaml"):
+            continue
         experiment = load_experiment(path)
         plans = compile_experiment(experiment, lock)
         name = path.relative_to(ROOT).as_posix()

@@ -538,7 +538,7 @@ BROKEN = [
         "1: ce",
         "13:1",
         "unknown key '1'",
-        "known keys: data, clip, augment, labels, refine, train, teacher, co_teachers, cascade, student, distill, evaluate, control, seed, name, extends, recipe, grid",
+        "known keys: data, clip, augment, labels, refine, train, teacher, co_teachers, cascade, student, distill, evaluate, control, control_train, seed, name, extends, recipe, grid, tune, tuned, compare",
     ),
     (
         "clean: 0.5, noisy: 0.25, noise: {kind: symmetric, rate: 0.5}",

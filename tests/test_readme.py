@@ -44,7 +44,7 @@ def test_every_command_is_there(stagedkd: Command) -> None:
     for name, arguments in named.items():
         found = stagedkd(*name.split(), "--help")
         assert found.returncode == 0
-        takes_spec = "SPEC" in arguments or "A [B]" in arguments
+        takes_spec = ("SPEC" in arguments or "A [B]" in arguments) and name != "tune"  # it tunes the file as it is
         assert ("--set" in found.stdout and "--cell" in found.stdout) == takes_spec, name
 
 

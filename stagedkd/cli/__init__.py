@@ -20,6 +20,7 @@ from stagedkd.cli import data as data_commands
 from stagedkd.cli import dvc as dvc_commands
 from stagedkd.cli import language as language_commands
 from stagedkd.cli import store as store_commands
+from stagedkd.cli import tune as tune_commands
 from stagedkd.cli.common import (
     AsJson,
     Baseline,
@@ -229,6 +230,7 @@ def show(
     """Show the results of a spec or a grid that has run."""
     from stagedkd.report import grid, terminal, write
     from stagedkd.report.collect import collect
+    from stagedkd.report.looks import record_looks
     from stagedkd.store.store import Store
 
     runtime = runtime_of(spec, store=store)
@@ -237,14 +239,17 @@ def show(
     if len(plans.cells) == 1:
         results = collect(next(iter(plans.cells.values())), artifacts)
         values, tables, notes = write.as_json(results), terminal.results_tables(results), ()
+        shown = [results.plan]
     else:
         results = grid.collect_grid(plans, artifacts, baseline)
         values, tables, notes = grid.as_json(results), terminal.grid_tables(results), results.comparison_notes
+        shown = [plans.cells[name] for name in results.cells]
+    looks = filter(None, [record_looks(shown, Path(runtime.root)).note])
     if as_json:
         print(json.dumps(values, indent=1))
     else:
         print_tables(tables)
-        print_notes(notes)
+        print_notes([*notes, *looks])
 
 
 def report(
@@ -262,6 +267,7 @@ def report(
     """Write the report of a spec or a grid to results/<name>/ and print its tables."""
     from stagedkd.report import formats
     from stagedkd.report.grid import collect_grid
+    from stagedkd.report.looks import record_looks
     from stagedkd.store.store import Store
 
     runtime = runtime_of(spec, store=store, results=results)
@@ -269,6 +275,7 @@ def report(
     _check_baseline(plans, baseline)
     if form != "html":
         grid_results = collect_grid(plans, Store(runtime.folder("store")), baseline)
+        record_looks([plans.cells[name] for name in grid_results.cells], Path(runtime.root))
         print({"csv": formats.as_csv, "latex": formats.as_latex}[form](grid_results), end="")
         return
     if len(plans.cells) == 1:
@@ -299,6 +306,7 @@ for command in (
     init,
     check,
     plan,
+    tune_commands.tune,
     run,
     show,
     report,

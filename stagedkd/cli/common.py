@@ -169,6 +169,7 @@ def print_results(plan: Plan, runtime: Runtime, *, wrote: bool) -> bool:
     results = write_report(plan, runtime) if wrote else collect(plan, Store(runtime.folder("store")))
     print_tables(results_tables(results))
     print_notes(results.notes)
+    print_looks([plan], runtime)
     print_lines([f"top-1 on the {results.split} split; report: {page}"])
     return wrote
 
@@ -181,9 +182,17 @@ def print_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> bool:
     results = report_grid(plans, runtime, baseline)
     print_tables(grid_tables(results))
     print_notes(note for note in results.notes if not note.startswith("no result for"))
+    print_looks([plans.cells[name] for name in results.cells], runtime)
     page = results_folder(plans, runtime) / "report.html"
     print_lines([f"top-1 in percent on the {results.split} split, 95% intervals ({results.intervals}); report: {page}"])
     return not results.missing
+
+
+def print_looks(plans: Iterable[Plan], runtime: Runtime) -> None:
+    """Record that results of these plans on the test split are shown, and print how many were."""
+    from stagedkd.report.looks import record_looks
+
+    print_notes(filter(None, [record_looks(plans, Path(runtime.root)).note]))
 
 
 def one_line(problem: Problem) -> str:

@@ -6,8 +6,8 @@ a run with nothing to do loads none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, assert_never
@@ -71,10 +71,12 @@ def run_experiment(
     runtime: Runtime | None = None,
     listener: Listener | None = None,
     engine: Engine = "in-process",
+    cut: Callable[[Plan], Plan] = lambda plan: plan,
 ) -> GridOutcome:
     """Execute all cells of an experiment, each unique stage once. A cell that fails does not stop the others.
 
     Args:
+        cut: returns the part of each cell's plan that is to be run.
         engine: in-process makes one stage after the other; parsl starts workers that make several at once, as the file
             `runtime.cluster` says.
     Raises:
@@ -86,6 +88,7 @@ def run_experiment(
     cluster = load_cluster(runtime) if engine == "parsl" else None
     with about(experiment.origin):
         plans, store = _compile(experiment, runtime, listener), store_of(runtime)
+        plans = replace(plans, cells={name: cut(plan) for name, plan in plans.cells.items()})
         _check(plans, runtime, store, cluster)
     with about(experiment.origin), catching_signals() as stop, store.at_work(plans.name, plans.unique) as mark:
         numbers = {key: i for i, key in enumerate(plans.unique, 1)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from stagedkd.errors import Problem, SpecError
@@ -44,6 +45,7 @@ from stagedkd.spec.schema import (
     arch_of,
 )
 from stagedkd.spec.schema import Refine as Rule
+from stagedkd.spec.tuned import edge_notes
 
 
 def compile_plan(spec: Spec, lock: Lock | None = None) -> Plan:
@@ -71,7 +73,9 @@ def compile_experiment(experiment: Experiment, lock: Lock | None = None) -> Plan
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
     labels = {cell.name: cell.labels for cell in experiment.cells}
-    return Plans(experiment.name, experiment.axes, cells, labels)
+    notes = edge_notes(experiment.tuned)
+    cells = {name: replace(plan, notes=(*plan.notes, *notes)) for name, plan in cells.items()} if notes else cells
+    return Plans(experiment.name, experiment.axes, cells, labels, experiment.tuned, experiment.declared)
 
 
 class _Compiler:
@@ -263,6 +267,8 @@ class _Compiler:
         clip, augment = self._views()
         weights, locked = self._weights(student)
         epochs = sum(phase.epochs for phase in hop_phases(self.spec, student, None))
+        phase = ce_phase(self.spec, student, epochs)
+        phase = phase.model_copy(update={"train": phase.train.patched(self.spec.control_train)})
         work = TeachWork(
             arch=arch_of(student),
             input=student.input,
@@ -270,7 +276,7 @@ class _Compiler:
             labels="same",
             clip=clip,
             augment=augment,
-            phase=ce_phase(self.spec, student, epochs),
+            phase=phase,
             seed=self.spec.seed,
             sees=student.sees,
         )

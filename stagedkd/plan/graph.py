@@ -9,7 +9,9 @@ from typing import Literal, TypeAlias
 from stagedkd.plan.key import NO_KEY, Key
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.work import Work
+from stagedkd.spec.declared import Declared
 from stagedkd.spec.schema import Clip, Spec
+from stagedkd.spec.tuned import TunedSetting
 
 Role: TypeAlias = Literal[
     "data", "labels", "teacher", "co_teacher", "refine", "assistant", "student", "control", "evaluate"
@@ -93,12 +95,15 @@ class Plans:
     Attributes:
         axes: the names of each axis's values.
         labels: the value of each axis, by cell.
+        tuned: what was tuned, by setting. declared: the comparison that the spec declares.
     """
 
     name: str
     axes: Mapping[str, tuple[str, ...]]
     cells: Mapping[str, Plan]
     labels: Mapping[str, Mapping[str, str]]
+    tuned: Mapping[str, TunedSetting] = field(default_factory=dict[str, TunedSetting])
+    declared: Declared | None = None
 
     @property
     def is_grid(self) -> bool:

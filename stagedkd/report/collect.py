@@ -14,6 +14,7 @@ from stagedkd.data.refine import bound_hit
 from stagedkd.plan.graph import Plan, Role, Stage
 from stagedkd.plan.work import DistillWork, TeachWork
 from stagedkd.report.statistics import near_chance, wilson
+from stagedkd.spec.schema import FEATURES, LOGITS
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Artifact, Store
 
@@ -32,7 +33,8 @@ class NetworkResult:
     the evaluated clips, None where the store does not know it. train_flops: 2 x multiply-adds of the whole training,
     forward and backward, including the part of its guides; None where the stage did not count them. seconds: the time
     of the training. latency: the seconds of one clip; both are None where the store lacks run.json. clips_of: the
-    number of all training clips, where the network saw a part of them.
+    number of all training clips, where the network saw a part of them. dead: the share of the channels at the ends
+    of its blocks that are constant over a fixed set of validation clips; None where unknown.
     """
 
     name: str
@@ -57,6 +59,7 @@ class NetworkResult:
     declared: str = ""
     commonest: float | None = None
     clips_of: int | None = None
+    dead: float | None = None
 
     @property
     def labels_used(self) -> str:
@@ -199,6 +202,15 @@ class Results:
         return (*self.assistants, self.student)
 
     @property
+    def labels_behind(self) -> int:
+        """The most labelled clips that any network behind the student was trained on here: its own, the assistants',
+        and the teachers' where a loss compares with them."""
+        losses = [phase.losses for phase in self.plan.spec.distill.phases.values()]
+        taught = any(loss.comparing(LOGITS) or loss.comparing(FEATURES) for loss in losses)
+        networks = [*self.hops, *((self.teacher, *self.co_teachers) if taught else ())]
+        return max(network.labelled_clips for network in networks)
+
+    @property
     def train_flops(self) -> int | None:
         """The training compute of all hops and of the refined labels, without the training of the teachers; None where
         one of these is unknown."""
@@ -314,6 +326,7 @@ def _network_result(stage: Stage, training: Artifact, evaluation: Artifact, clas
         train_flops=trained.get("train_flops"),
         seconds=(training.run or {}).get("seconds"),
         latency=(evaluation.run or {}).get("latency_seconds"),
+        dead=(evaluation.run or {}).get("dead_channels"),
         key=training.manifest.key,
     )
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from stagedkd.report.collect import NetworkResult
 from stagedkd.report.statistics import Paired, holm, paired, smallest_p
 
 LEVEL = 0.05  # a difference is shown if its corrected p-value is below this
 SMALLEST_EFFECT = 0.01  # a smaller difference does not matter, whether it is shown or not
-UNEQUAL_COMPUTE = 0.1  # a note names settings whose compute differs by more than this fraction
+UNEQUAL = 0.05  # compute, labels and tuning are said to differ where they do by more than this fraction
 
 Students = Mapping[str, NetworkResult]  # the students of one setting, by seed
 
@@ -20,11 +21,18 @@ Students = Mapping[str, NetworkResult]  # the students of one setting, by seed
 @dataclass(frozen=True)
 class Comparison:
     """The comparison of one setting with the baseline. `paired` is None where nothing can be compared; `remark`
-    then says why. `p_holm` is the test's p-value after Holm's correction over all settings of the grid with a test."""
+    then says why. `p_holm` is the test's p-value after Holm's correction over all settings of the grid with a test.
+
+    In a grid that declares one comparison, `role` is `primary` for this one, whose p-value is not corrected, and
+    `exploratory` for the others, which are corrected among themselves; else it is "". `unequal` says what else than the
+    method differs from the baseline: compute, labels or tuning.
+    """
 
     paired: Paired | None
     p_holm: float | None
     remark: str
+    role: Literal["", "primary", "exploratory"] = ""
+    unequal: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -43,8 +51,10 @@ class Comparison:
 
     @property
     def finding(self) -> str:
-        """The verdict in words, with the size of the effect and the remark."""
-        return "; ".join(filter(None, [self.verdict, f"below {points(SMALLEST_EFFECT)}" * self.small, self.remark]))
+        """The verdict in words after its role, with the size of the effect, the remark and what is unequal."""
+        verdict = f"{self.role}: {self.verdict}" if self.role and self.paired else self.verdict
+        small = f"below {points(SMALLEST_EFFECT)}" * self.small
+        return "; ".join(filter(None, [verdict, small, self.remark, *self.unequal]))
 
     def as_json(self) -> dict[str, object]:
         """Return plain values for metrics.json; `difference` and its interval are in units of 1."""
@@ -58,15 +68,64 @@ class Comparison:
             "verdict": self.verdict,
             "below_smallest_effect": self.small,
             "remark": self.remark,
+            "role": self.role,
+            "unequal": list(self.unequal),
         }
 
 
-def compare(settings: Mapping[str, Students], baseline: str) -> dict[str, Comparison]:
-    """Compare every other setting with the baseline. Settings and comparisons are given by name."""
+@dataclass(frozen=True)
+class Effort:
+    """What a setting was given: training compute of all hops, labelled clips of its networks, and trainings behind its
+    tuned values; None where unknown."""
+
+    flops: int | None = None
+    labels: int | None = None
+    trainings: int | None = None
+
+
+def compare(
+    settings: Mapping[str, Students],
+    baseline: str,
+    primary: str = "",
+    efforts: Mapping[str, Effort] | None = None,
+) -> dict[str, Comparison]:
+    """Compare every other setting with the baseline. Settings and comparisons are given by name. `primary` names the
+    setting of the one comparison that was declared, "" if none was."""
     pairs = {name: _pair(students, settings[baseline]) for name, students in settings.items() if name != baseline}
     tested = {name: pair.p for name, (pair, _) in pairs.items() if pair and pair.p is not None}
+    alone = tested.pop(primary, None)
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
-    return {name: Comparison(pair, corrected.get(name), remark) for name, (pair, remark) in pairs.items()}
+    if alone is not None:
+        corrected[primary] = alone
+
+    def role(name: str) -> Literal["", "primary", "exploratory"]:
+        return "" if not primary else "primary" if name == primary else "exploratory"
+
+    given = efforts or {}
+    base = given.get(baseline, Effort())
+    return {
+        name: Comparison(pair, corrected.get(name), remark, role(name), unequal(given.get(name, Effort()), base))
+        for name, (pair, remark) in pairs.items()
+    }
+
+
+def unequal(effort: Effort, baseline: Effort) -> tuple[str, ...]:
+    """Return what a setting had more or less of than the baseline, by more than 5%."""
+    parts = [
+        ("compute of all hops", effort.flops, baseline.flops),
+        ("labelled clips", effort.labels, baseline.labels),
+        ("trainings to tune", effort.trainings, baseline.trainings),
+    ]
+    return tuple(_ratio(what, own, base) for what, own, base in parts if _differ(own, base))
+
+
+def _differ(own: int | None, base: int | None) -> bool:
+    return own is not None and base is not None and abs(own - base) > (UNEQUAL + 1e-9) * base
+
+
+def _ratio(what: str, own: int | None, base: int | None) -> str:
+    assert own is not None and base is not None
+    return f"{own / base:.3g} x the {what}" if base else f"{own:,} {what}, the baseline none"
 
 
 def _pair(students: Students, baseline: Students) -> tuple[Paired | None, str]:
@@ -83,7 +142,11 @@ def _pair(students: Students, baseline: Students) -> tuple[Paired | None, str]:
 
 def power_notes(comparisons: Mapping[str, Comparison]) -> Iterator[str]:
     """Yield a note for every number of pairs that is too small for any difference to be shown."""
-    counts = sorted(c.paired.n for c in comparisons.values() if c.paired)
+    counts = sorted(c.paired.n for c in comparisons.values() if c.paired and c.role != "primary")
+    for comparison in comparisons.values():
+        if comparison.role == "primary" and comparison.paired and smallest_p(comparison.paired.n) >= LEVEL:
+            n = comparison.paired.n
+            yield f"{n} seeds cannot show the primary comparison: the smallest p is {smallest_p(n):.3g}"
     for n in dict.fromkeys(counts):
         if n == 1:
             yield "1 seed cannot show a difference: it gives no interval and no test"
@@ -103,7 +166,7 @@ def compute_note(compute: Mapping[str, int | None], baseline: str) -> str:
     base = compute[baseline]
     if not base:
         return ""
-    most = UNEQUAL_COMPUTE + 1e-9
+    most = UNEQUAL + 1e-9
     unequal = {n: flops / base for n, flops in compute.items() if flops and abs(flops / base - 1) > most}
     ratios = ", ".join(f"{name} has {ratio:.3g} x" for name, ratio in unequal.items())
     return f"compared at unequal compute of all hops: {ratios} that of {baseline}" if unequal else ""

@@ -58,7 +58,11 @@ def _comparison_comment(grid: GridResults) -> list[str]:
     if not grid.comparisons:
         return []
     how = "in points with BCa 95% intervals, paired over seeds; sign-flip tests, corrected by Holm"
-    return [f"% differences: students minus those of {grid.baseline_row.name}, {how}"]
+    lines = [f"% differences: students minus those of {grid.baseline_row.name}, {how}"]
+    if grid.primary:
+        lines.append(f"% {grid.primary} is the primary comparison, tested alone; the others are exploratory")
+    unequal = {name: c.unequal for name, c in grid.comparisons.items() if c.unequal}
+    return lines + [f"% {name} has {', '.join(parts)}" for name, parts in unequal.items()]
 
 
 def _comparison_cells(comparison: Comparison | None) -> list[str]:

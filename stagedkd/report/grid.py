@@ -11,10 +11,11 @@ from typing import Any
 from stagedkd.errors import Advice, StoreError, UsageError
 from stagedkd.plan.graph import Plans
 from stagedkd.report.collect import NetworkResult, Results, collect
-from stagedkd.report.comparison import SMALLEST_EFFECT, Comparison, Students, compare, compute_note, power_notes
-from stagedkd.report.statistics import mean_interval
+from stagedkd.report.comparison import SMALLEST_EFFECT, Comparison, Effort, Students, compare, compute_note, power_notes
+from stagedkd.report.statistics import failed_seeds, iqm, mean_interval
 from stagedkd.spec.fields import nearest
 from stagedkd.spec.grid import canonical
+from stagedkd.spec.tuned import ALL
 from stagedkd.store.store import Store
 
 SEED = "seed"
@@ -40,17 +41,23 @@ TIDY_COLUMNS = (
     "training_clips",
     "seconds",
     "latency",
+    "dead",
     "key",
 )
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The results of one network at one setting: mean top-1 in 0..1 over `seeds` seeds, with its 95% interval."""
+    """The results of one network at one setting: mean top-1 in 0..1 over `seeds` seeds, with its 95% interval. `iqm`
+    is the interquartile mean, `failed` the number of seeds below 0.8 of the median. `dead` is the mean share of
+    channels at the ends of substages that are constant over the clips, None where it was not measured."""
 
     top1: float
     interval: tuple[float, float]
     seeds: int
+    iqm: float
+    failed: int
+    dead: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,8 +125,24 @@ class GridResults:
     @cached_property
     def comparisons(self) -> Mapping[str, Comparison]:
         """The comparison of every other row's students with the baseline's, paired over seeds, by the row's name."""
-        groups = zip(self.rows, settings(self.plans).values(), strict=True)
-        return compare({row.name: self._students(names) for row, names in groups}, self.baseline_row.name)
+        groups = list(zip(self.rows, settings(self.plans).values(), strict=True))
+        students = {row.name: self._students(names) for row, names in groups}
+        efforts = {row.name: self._effort(row, names) for row, names in groups}
+        return compare(students, self.baseline_row.name, self.primary, efforts)
+
+    @property
+    def primary(self) -> str:
+        """The row of the one comparison that was declared; "" if none was, or if the baseline is another one."""
+        declared = self.plans.declared
+        if declared is None or declared.baseline != self.baseline_row.name:
+            return ""
+        return declared.primary if any(row.name == declared.primary for row in self.rows) else ""
+
+    def _effort(self, row: Row, names: list[str]) -> Effort:
+        """Return what a setting was given. Trainings to tune are known where the spec takes a tuned file."""
+        first = next((self.cells[name] for name in names if name in self.cells), None)
+        tuned = self.plans.tuned.get(row.name or ALL)
+        return Effort(row.train_flops, first and first.labels_behind, tuned.trainings if tuned else None)
 
     def _students(self, names: list[str]) -> Students:
         return {self.plans.labels[n].get(SEED, ""): self.cells[n].student for n in names if n in self.cells}
@@ -129,7 +152,22 @@ class GridResults:
         """How the 95% intervals are computed, in words."""
         seeds = {row.student.seeds for row in self.rows if row.student}
         wilson = "one seed: Wilson's, clips taken as independent"
-        return wilson if seeds <= {1} else "Student's over seeds" + ("; with " + wilson if 1 in seeds else "")
+        if seeds <= {1}:
+            return wilson
+        *names, last = self.drawn_once or ("",)
+        given = f", given one draw of {', '.join(names)}{' and ' * bool(names)}{last}" if last else ""
+        return f"Student's over seeds{given}" + ("; with " + wilson if 1 in seeds else "")
+
+    @cached_property
+    def drawn_once(self) -> tuple[str, ...]:
+        """What all seeds of each setting have in common, of data, labels and teacher: intervals say nothing about
+        other draws of these."""
+        groups = [[self.plans.cells[name] for name in names] for names in settings(self.plans).values()]
+        return tuple(
+            name
+            for name in ("data", "labels", "teacher")
+            if all(len({plan.stage(name).identity for plan in plans}) == 1 for plans in groups)
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -145,6 +183,12 @@ class GridResults:
         rows = list(power_notes(self.comparisons))
         if self.comparisons and self.baseline_row.student is None:
             rows.append(f"the baseline {self.baseline_row.name} has no result; choose another with --baseline")
+        declared = self.plans.declared
+        if declared is not None and self.comparisons and not self.primary:
+            what = f"the declared comparison, {declared.primary} with {declared.baseline}, is not shown"
+            rows.append(f"{what}: every comparison here is exploratory")
+        elif declared is not None and len(self.comparisons) > 1:
+            rows.append(f"one comparison was declared, {declared.primary} with {declared.baseline}; it is tested alone")
         rows.append(compute_note({row.name: row.train_flops for row in self.rows}, self.baseline_row.name))
         return tuple(filter(None, rows))
 
@@ -167,7 +211,8 @@ def settings(plans: Plans) -> dict[tuple[str, ...], list[str]]:
 
 
 def find_baseline(plans: Plans, text: str) -> int:
-    """Return the number of the one row that `text`, such as `axis=label,...`, picks. An empty text picks the first.
+    """Return the number of the one row that `text`, such as `axis=label,...`, picks. An empty text picks the one that
+    the spec declares, else the first.
 
     Raises:
         UsageError: it picks no row, or several.
@@ -184,13 +229,20 @@ def find_baseline(plans: Plans, text: str) -> int:
         wanted[name] = canonical(label, known)
         if wanted[name] not in known:
             raise UsageError(f"--baseline {text}: axis '{name}' has no '{label}'", hint=nearest(label, known))
-    picked = [i for i, row in enumerate(rows) if wanted.items() <= row.items()] if text else [0]
+    picked = [i for i, row in enumerate(rows) if wanted.items() <= row.items()] if text else [_declared(plans, rows)]
     if len(picked) != 1:
         names = [",".join(f"{a}={b}" for a, b in rows[i].items()) for i in picked or range(len(rows))]
         some = "\n    ".join(names[:12]) + ("\n    ..." if len(names) > 12 else "")
         count = f"{len(picked)} rows" if picked else "no row"
         raise UsageError(f"--baseline {text} picks {count}", hint=f"name one of\n    {some}")
     return picked[0]
+
+
+def _declared(plans: Plans, rows: list[dict[str, str]]) -> int:
+    """Return the number of the row that the spec declares as the baseline; that of the first row if it has none."""
+    names = [",".join(f"{axis}={label}" for axis, label in row.items()) for row in rows]
+    baseline = plans.declared.baseline if plans.declared else ""
+    return names.index(baseline) if baseline in names else 0
 
 
 def summarize(networks: list[NetworkResult]) -> Summary | None:
@@ -200,7 +252,9 @@ def summarize(networks: list[NetworkResult]) -> Summary | None:
         return None
     values = [network.top1 for network in unique]
     interval = unique[0].interval if len(values) == 1 else mean_interval(values)
-    return Summary(fmean(values), interval, len(values))
+    measured = [network.dead for network in unique if network.dead is not None]
+    dead = fmean(measured) if measured else None
+    return Summary(fmean(values), interval, len(values), iqm(values), failed_seeds(values), dead)
 
 
 def collect_grid(plans: Plans, store: Store, baseline: str = "") -> GridResults:
@@ -264,6 +318,7 @@ def as_json(grid: GridResults) -> dict[str, Any]:
             for row in grid.rows
         ],
         "baseline": dict(grid.baseline_row.labels),
+        "primary": grid.primary or None,
         "smallest_effect": SMALLEST_EFFECT,
         "cells": {name: {"student": results.student.top1} for name, results in grid.cells.items()},
         "missing": dict(grid.missing),
@@ -272,4 +327,11 @@ def as_json(grid: GridResults) -> dict[str, Any]:
 
 
 def _summary_json(summary: Summary | None) -> dict[str, Any] | None:
-    return summary and {"top1": summary.top1, "interval95": list(summary.interval), "seeds": summary.seeds}
+    return summary and {
+        "top1": summary.top1,
+        "interval95": list(summary.interval),
+        "seeds": summary.seeds,
+        "iqm": summary.iqm,
+        "failed_seeds": summary.failed,
+        "dead_channels": summary.dead,
+    }

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 RESAMPLES = 9_999  # in the bootstrap, and in the test where there are more sign flips than this
 SEED = 0  # the seed of both, so that a report that is written twice is the same
+FAILED = 0.8  # a seed has failed if its accuracy is below this share of the median over seeds
 SAME = 1e-12  # differences closer than this differ only by rounding
 
 
@@ -36,6 +37,28 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     quantile = float(t.ppf(0.975, len(values) - 1))  # pyright: ignore[reportUnknownMemberType]
     half = quantile * stdev(values) / math.sqrt(len(values))
     return max(0.0, fmean(values) - half), min(1.0, fmean(values) + half)
+
+
+def iqm(values: Sequence[float]) -> float:
+    """Return the interquartile mean (Agarwal et al. 2021): the mean of the middle half of the sorted values.
+
+    A quarter of n values is cut from each end. Where n is no multiple of 4, the two outermost values that remain count
+    in part: of 3 values, the middle one counts fully and each other one by a quarter.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    if not values:
+        raise ValueError("no value has no mean")
+    ordered, cut = sorted(values), len(values) / 4
+    weights = [min(i + 1, len(values) - cut) - max(i, cut) for i in range(len(values))]
+    kept = [(max(0.0, weight), value) for weight, value in zip(weights, ordered, strict=True)]
+    return sum(weight * value for weight, value in kept) / sum(weight for weight, _ in kept)
+
+
+def failed_seeds(values: Sequence[float]) -> int:
+    """Return how many of the accuracies are below 0.8 of their median."""
+    return sum(value < FAILED * median(values) - SAME for value in values) if values else 0
 
 
 @dataclass(frozen=True)

@@ -94,22 +94,31 @@ def grid_table(grid: GridResults) -> Table:
     rows = grid.rows
     table = Table(*grid.axes, box=None, header_style="bold", pad_edge=False)
     names = ["student", "teacher", *(["control"] if any(row.control for row in rows) else [])]
-    for column in ("seeds", *names, "parameters", "compute of all hops", "of the teacher"):
+    for column in ("seeds", *names, "IQM", "failed", "dead", "parameters", "compute of all hops", "of the teacher"):
         table.add_column(column, justify="right")
     for row in rows:
         summaries = [_summary_text(getattr(row, name)) for name in names]
         seeds = (str(row.student.seeds) if row.student else "0") + (f" ({row.missing} missing)" if row.missing else "")
         labels = [row.labels[axis] for axis in grid.axes]
         compute = (flops_text(row.train_flops), flops_text(row.teacher_flops))
-        table.add_row(*labels, seeds, *summaries, f"{row.params:,}" if row.student else "-", *compute)
+        spread = _spread_cells(row.student)
+        table.add_row(*labels, seeds, *summaries, *spread, f"{row.params:,}" if row.student else "-", *compute)
     return table
+
+
+def _spread_cells(summary: Summary | None) -> tuple[str, str, str]:
+    """The interquartile mean of a setting's students, the number of failed seeds, and the share of dead channels."""
+    if summary is None:
+        return "-", "-", "-"
+    dead = "-" if summary.dead is None else f"{100 * summary.dead:.0f}%"
+    return f"{100 * summary.iqm:.1f}", str(summary.failed), dead
 
 
 def comparison_table(grid: GridResults) -> Table:
     """Return a table of the differences between each setting's students and the baseline's, in points of top-1."""
     title = f"\nstudents minus those of {grid.baseline_row.name}, in points of top-1, paired over seeds"
     table = Table(*grid.axes, box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
-    for column in ("pairs", "difference", "95% BCa", "p", "p, Holm"):
+    for column in ("pairs", "difference", "95% BCa", "p", "p, alone or Holm" if grid.primary else "p, Holm"):
         table.add_column(column, justify="right")
     table.add_column("finding")
     for row in grid.rows:

@@ -19,6 +19,7 @@ from stagedkd.report.comparison import SMALLEST_EFFECT, flops_text, p_text, poin
 from stagedkd.report.formats import as_csv, as_latex
 from stagedkd.report.grid import GridResults, collect_grid
 from stagedkd.report.grid import as_json as grid_json
+from stagedkd.report.looks import record_looks
 from stagedkd.report.summary import grid_plots, grid_summary, plots, summary
 from stagedkd.store.store import Store
 
@@ -36,17 +37,18 @@ def write_report(plan: Plan, runtime: Runtime | None = None) -> Results:
         store = Store(runtime.folder("store"))
         results = collect(plan, store)
         try:
-            _write_files(results, store, results_folder(plan, runtime))
+            looks = record_looks([plan], Path(runtime.root)).note
+            _write_files(results, store, results_folder(plan, runtime), looks)
         except OSError as error:
             raise StoreError(f"cannot write the report: {error}", hint=SPACE) from error
     return results
 
 
-def _write_files(results: Results, store: Store, folder: Path) -> None:
+def _write_files(results: Results, store: Store, folder: Path, looks: str) -> None:
     """Write the files of a report. Raises OSError, StoreError."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "metrics.json", _json(as_json(results)))
-    write_whole(folder / "report.html", page(results))
+    write_whole(folder / "report.html", page(results, looks))
     write_whole(folder / SUMMARY, _json(summary(results)))
     for name, rows in plots(results).items():
         write_whole(folder / name, _json(rows))
@@ -77,6 +79,7 @@ def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResul
     """
     grid = collect_grid(plans, Store(runtime.folder("store")), baseline)
     folder = results_folder(plans, runtime)
+    looks = record_looks([plans.cells[name] for name in grid.cells], Path(runtime.root)).note
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "metrics.json", _json(grid_json(grid)))
@@ -85,7 +88,7 @@ def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResul
             write_whole(folder / name, _json(rows))
         write_whole(folder / "cells.csv", as_csv(grid))
         write_whole(folder / "table.tex", as_latex(grid))
-        write_whole(folder / "report.html", grid_page(grid))
+        write_whole(folder / "report.html", grid_page(grid, looks))
     except OSError as error:
         raise StoreError(f"cannot write the report: {error}", hint=SPACE) from error
     return grid
@@ -117,8 +120,8 @@ def as_json(results: Results) -> dict[str, Any]:
     }
 
 
-def page(results: Results) -> str:
-    """Return report.html, one file that needs no network access."""
+def page(results: Results, looks: str = "") -> str:
+    """Return report.html, one file that needs no network access. `looks` is a note on looks at the test split."""
     from stagedkd.report.plots import correlation_map, loss_curves, shares_map
 
     maps = {name: correlation_map(c.before, c.after, c.student, c.teacher) for name, c in results.correlations.items()}
@@ -128,16 +131,24 @@ def page(results: Results) -> str:
     spec = yaml.safe_dump(results.plan.spec.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
     losses = list(dict.fromkeys(name for row in results.loss_shares for name in row.shares))
     values = {"r": results, "losses": losses, "curves": loss_curves(results), "maps": maps, "shares": shares}
+    values |= {"looks": looks}
     template = _template("report.html.j2")
     return template.render(**values, spec=spec, pct=_percent_sign, flops=flops_text, share=share_text)
 
 
-def grid_page(grid: GridResults) -> str:
-    """Return report.html of a grid, one file that needs no network access."""
+def grid_page(grid: GridResults, looks: str = "") -> str:
+    """Return report.html of a grid, one file that needs no network access. `looks` is a note on looks at the test
+    split."""
     from stagedkd.report.plots import settings_plot
 
     return _template("grid.html.j2").render(
-        r=grid, plot=settings_plot(grid), pct=_percent, flops=flops_text, p=p_text, smallest=points(SMALLEST_EFFECT)
+        r=grid,
+        looks=looks,
+        plot=settings_plot(grid),
+        pct=_percent,
+        flops=flops_text,
+        p=p_text,
+        smallest=points(SMALLEST_EFFECT),
     )
 
 

@@ -2,6 +2,7 @@
 
 grid:
   seeds: 3                                      # or a list; the axis `seed`
+  vary: [labels, student]                       # what a seed draws again; by default the student alone
   axes:
     recipe: [ce, kd]                            # an axis is a path of the spec; its values label themselves
     student: {w16: {width: 16}, w8: {width: 8}} # labelled values; partial maps are merged
@@ -23,7 +24,9 @@ from stagedkd.spec.fields import ROOT, Slot, child, field_names, nearest
 from stagedkd.spec.yaml import Node, scalar
 
 MAX_CELLS = 10_000
-KEYS = ("seeds", "axes", "exclude", "include")
+KEYS = ("seeds", "vary", "axes", "exclude", "include")
+SEED = "seed"
+VARIED = {"data": ("data", "seed"), "labels": ("labels", "seed"), "teacher": ("teacher", "seed"), "student": ("seed",)}
 LABEL = re.compile(r"[A-Za-z0-9_.+-]{1,60}\Z")
 
 
@@ -50,10 +53,16 @@ Point = tuple[tuple[Axis, str, Node], ...]  # for every axis, a label and its va
 
 @dataclass(frozen=True)
 class Axes:
-    """A grid as the user wrote it: its axes, and its cells as points."""
+    """A grid as the user wrote it: its axes, its cells as points, and what a seed draws again (() for the student)."""
 
     axes: tuple[Axis, ...] = ()
     points: tuple[Point, ...] = ((),)
+    vary: tuple[Node, ...] = ()
+
+    @property
+    def settings(self) -> tuple[Point, ...]:
+        """The settings: each combination of labels of all axes but the seed that occurs, in order."""
+        return tuple({setting_name(point): without_seed(point) for point in self.points}.values())
 
 
 def labels_of(point: Point) -> dict[str, str]:
@@ -64,6 +73,40 @@ def labels_of(point: Point) -> dict[str, str]:
 def cell_name(point: Point) -> str:
     """Return the name of a cell with all its axes, such as recipe=kd,student=w8,seed=3."""
     return ",".join(f"{axis.name}={label}" for axis, label, _ in point)
+
+
+def without_seed(point: Point) -> Point:
+    """Return a point without its seed."""
+    return tuple(value for value in point if value[0].name != SEED)
+
+
+def setting_name(point: Point) -> str:
+    """Return the name of the setting of a cell: the labels of all axes but the seed; "" if there is no other axis."""
+    return cell_name(without_seed(point))
+
+
+def seed_axis(seeds: Mapping[str, Node], vary: Sequence[Node], place: Place) -> Axis:
+    """Return the axis of seeds. `vary` says what a seed draws again; () is the student alone."""
+    if not vary:
+        return Axis(SEED, ("seed",), seeds, place, open=True)
+    values = {label: _seeded(node, vary) for label, node in seeds.items()}
+    return Axis(SEED, (), values, place, open=True)
+
+
+def _seeded(seed: Node, vary: Sequence[Node]) -> Node:
+    """Return the map that gives `seed` to everything that `vary` names; its problems have the place of the name."""
+    sections: dict[str, Node] = {}
+    for named in vary:
+        node = Node(seed.value, named.place, named.place)
+        head, *below = VARIED[str(named.value)]
+        sections[head] = Node({below[0]: node}, named.place, named.place) if below else node
+    return Node(sections, seed.place, seed.key)
+
+
+def read_axis(name: str, path: tuple[str, ...], node: Node) -> tuple[Axis | None, list[Problem]]:
+    """Read the values of one axis, whose path is known to be one of the spec."""
+    reader = _Reader(node)
+    return reader.axis_at(name, path, node), reader.problems
 
 
 def read_grid(node: Node | None) -> tuple[Axes, list[Problem]]:
@@ -126,6 +169,7 @@ def overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
 class _Reader:
     node: Node
     problems: list[Problem] = field(default_factory=list[Problem])
+    vary: tuple[Node, ...] = ()
 
     def read(self) -> Axes:
         if not isinstance(self.node.value, dict):
@@ -134,6 +178,7 @@ class _Reader:
         for name, node in self.node.map.items():
             if name not in KEYS:
                 self._add_problem(f"unknown key 'grid.{name}'", node.key, nearest(name, KEYS))
+        self.vary = self._read_vary()
         axes = self._axes()
         if self.problems or not axes:
             if not self.problems:
@@ -150,7 +195,7 @@ class _Reader:
         points += self._included(axes, points)
         if not points and not self.problems:
             self._add_problem("the grid excludes all of its cells", self.node.key, "exclude fewer cells")
-        return Axes(axes, tuple(points))
+        return Axes(axes, tuple(points), self.vary)
 
     def _add_problem(self, message: str, place: Place | None, hint: str = "") -> None:
         self.problems.append(Problem(message, place or self.node.place, hint))
@@ -174,11 +219,34 @@ class _Reader:
                 axes.append(axis)
         seeds = self.node.below("seeds")
         if seeds is not None:
-            if any(overlap(("seed",), path) for axis in axes for path in axis.leaves()):
-                self._add_problem("'seeds' and an axis both set 'seed'", seeds.key, "remove one of them")
+            drawn = [VARIED[str(named.value)] for named in self.vary] or [("seed",)]
+            taken = {at for at in drawn for axis in axes for path in axis.leaves() if overlap(at, path)}
+            for at in drawn:
+                if at in taken:
+                    message = f"'seeds' and an axis both set '{'.'.join(at)}'"
+                    self._add_problem(message, seeds.key, "remove one of them")
             axis = self._seeds(seeds)
-            axes += [axis] if axis else []
+            axes += [seed_axis(axis.values, self.vary, axis.place)] if axis else []
         return tuple(axes)
+
+    def _read_vary(self) -> tuple[Node, ...]:
+        """Read `vary`; () for the default, the student alone."""
+        node, before = self.node.below("vary"), len(self.problems)
+        if node is None:
+            return ()
+        hint = f"for example vary: [{', '.join(VARIED)}]"
+        if not node.items:
+            self._add_problem("'grid.vary' must be a list of what a seed draws again", node.place, hint)
+        elif self.node.below("seeds") is None:
+            self._add_problem("'grid.vary' needs 'grid.seeds'", node.key, "add seeds: 3")
+        for i, item in enumerate(node.items):
+            if item.value not in tuple(VARIED):
+                self._add_problem(f"a seed cannot draw '{item.value}' again", item.place, nearest(item.value, VARIED))
+            elif any(item.value == other.value for other in node.items[:i]):
+                self._add_problem(f"'{item.value}' is listed twice", item.place, "remove one of them")
+        if len(self.problems) > before or [item.value for item in node.items] == ["student"]:
+            return ()
+        return node.items
 
     def _seeds(self, node: Node) -> Axis | None:
         if isinstance(node.value, tuple):
@@ -188,14 +256,17 @@ class _Reader:
             self._add_problem(message, node.place, "for example seeds: 3")
             return None
         values = {str(i): Node(i, node.place, node.key) for i in range(node.value)}
-        return Axis("seed", ("seed",), values, node.key or node.place, open=True)
+        return Axis(SEED, ("seed",), values, node.key or node.place, open=True)
 
     def _axis(self, name: str, node: Node) -> Axis | None:
         """Read one axis; None if there is a problem with it."""
         place = node.key or node.place
         path = () if name.startswith("$") else tuple(name.split("."))
-        if not self._is_settable(name, path, place):
-            return None
+        return self.axis_at(name, path, node) if self._is_settable(name, path, place) else None
+
+    def axis_at(self, name: str, path: tuple[str, ...], node: Node) -> Axis | None:
+        """Read the values of an axis; None if there is a problem with them."""
+        place = node.key or node.place
         values, before = dict[str, Node](), len(self.problems)
         listed = isinstance(node.value, tuple)
         if not listed and not isinstance(node.value, dict):
@@ -304,7 +375,7 @@ class _Reader:
             elif label in axis.values:
                 values.append((axis, label, axis.values[label]))
             elif new and axis.open and not isinstance(node.value, dict | tuple) and LABEL.match(label):
-                values.append((axis, label, node))
+                values.append((axis, label, _seeded(node, self.vary) if name == SEED and self.vary else node))
             else:
                 self._add_problem(f"axis '{name}' has no label '{label}'", node.place, nearest(label, axis.values))
         return tuple(values) if len(values) == len(row.map) else None

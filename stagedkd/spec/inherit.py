@@ -1,8 +1,8 @@
 """Merge a file with its parents and its recipe into one tree. Parents < recipe < the file itself.
 
 `extends` names one file or several, relative to the file that names them; several are merged in order. `recipe` names a
-shipped method or a file; it replaces `distill`, `cascade` and `refine` as a whole. `name` and `grid` belong to the file
-in which they are written and are not inherited.
+shipped method or a file; it replaces `distill`, `cascade` and `refine` as a whole. `name`, `grid`, `tune`, `tuned` and
+`compare` belong to the file in which they are written and are not inherited.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from stagedkd.spec.yaml import Node, read_yaml
 
 ROOT_MARKS = ("params.yaml", "stagedkd.lock", "dvc.yaml", ".git")
 METHOD = frozenset({"distill", "cascade", "refine"})
-NOT_INHERITED = frozenset({"extends", "recipe", "grid", "name"})
+FILE_KEYS = ("grid", "tune", "tuned", "compare")  # what a file says about its own settings
+NOT_INHERITED = frozenset({"extends", "recipe", "name", *FILE_KEYS})
 MAX_PARENTS = 100  # files merged for one spec
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -27,8 +28,8 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 class Source:
     """A file with everything that it inherits.
 
-    `tree` holds the sections of the spec. `name` and `grid` are those of the file itself. `files` are the file, its
-    parents and the recipes that they name.
+    `tree` holds the sections of the spec. `name`, `grid`, `tune`, `tuned` and `compare` are those of the file itself.
+    `files` are the file, its parents and the recipes that they name.
     """
 
     path: Path
@@ -36,6 +37,9 @@ class Source:
     name: Node | None
     grid: Node | None
     files: frozenset[Path] = frozenset()
+    tune: Node | None = None
+    tuned: Node | None = None
+    compare: Node | None = None
 
 
 def specs_root(path: Path) -> Path:
@@ -67,7 +71,8 @@ def read_source(path: Path, merger: Merger) -> Source:
         raise SpecError(reader.problems)
     files = frozenset(reader.merged | reader.recipes)
     tree = replace(tree, place=document.place)
-    return Source(path, tree, document.below("name"), document.below("grid"), files)
+    own = {key: document.below(key) for key in FILE_KEYS}
+    return Source(path, tree, document.below("name"), files=files, **own)
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -11,8 +11,10 @@ from typing import Any, cast
 
 from stagedkd.spec.describe import entries
 from stagedkd.spec.fields import HIDDEN, TAGS
+from stagedkd.spec.grid import VARIED
 from stagedkd.spec.inherit import shipped_recipes
 from stagedkd.spec.schema import Section, Spec
+from stagedkd.spec.tune import RULES
 
 Schema = dict[str, Any]
 
@@ -30,14 +32,52 @@ _GRID: Schema = {
             "additionalProperties": {"type": ["array", "object"], "minItems": 1, "minProperties": 1},
         },
         "seeds": {
-            "description": "Seeds of the student: their number or a list.",
+            "description": "Seeds: their number or a list.",
             "anyOf": [
                 {"type": "integer", "minimum": 1},
                 {"type": "array", "items": {"type": "integer"}, "minItems": 1},
             ],
         },
+        "vary": {
+            "description": "What a seed draws again; by default the student alone.",
+            "type": "array",
+            "minItems": 1,
+            "items": {"enum": list(VARIED)},
+        },
         "exclude": {"description": "Cells to leave out: every cell that matches a row.", **_ROWS},
         "include": {"description": "Further cells; each sets all axes.", **_ROWS},
+    },
+}
+
+_VALUES = {"type": ["array", "object"], "minItems": 1, "minProperties": 1}
+_TUNE: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["values", "seeds"],
+    "description": "Values that `stagedkd tune` tries on validation, and the seeds that it tries them on.",
+    "properties": {
+        "values": {
+            "type": "object",
+            "description": "Paths of the spec, each with a list of values or a map of labelled values.",
+            "additionalProperties": _VALUES,
+        },
+        "seeds": {
+            "description": "Tuning seeds, which the results never use.",
+            "type": "array",
+            "items": {"type": "integer", "minimum": 0},
+            "minItems": 3,
+        },
+        "rule": {"description": "worst_seed: the value whose worst seed is best.", "enum": list(RULES)},
+    },
+}
+_COMPARE: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["baseline", "primary"],
+    "description": "The one comparison of settings that the grid was made for; all others are exploratory.",
+    "properties": {
+        "baseline": {"description": "A setting: a label, or axis=label,...", "type": ["string", "number"]},
+        "primary": {"description": "The setting that is compared with it.", "type": ["string", "number"]},
     },
 }
 
@@ -63,6 +103,9 @@ def json_schema() -> Schema:
             "type": ["string", "null"],
         },
         "grid": _GRID,
+        "tune": _TUNE,
+        "tuned": {"description": "The file that `stagedkd tune` wrote.", "type": ["string", "null"]},
+        "compare": _COMPARE,
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -16,20 +16,33 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from stagedkd.errors import Origin, Place, Problem, SpecError, UsageError
+from stagedkd.spec.declared import Declared, read_compare
 from stagedkd.spec.fields import HIDDEN
-from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid
-from stagedkd.spec.inherit import NOT_INHERITED, RECIPES, Source, read_recipe, read_source, specs_root, with_recipe
+from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid, setting_name
+from stagedkd.spec.inherit import (
+    FILE_KEYS,
+    NOT_INHERITED,
+    RECIPES,
+    Source,
+    read_recipe,
+    read_source,
+    specs_root,
+    with_recipe,
+)
 from stagedkd.spec.merge import Merger, overlay, without
+from stagedkd.spec.names import short_name
+from stagedkd.spec.override import parse_override
 from stagedkd.spec.problems import problem_at, problems_of
 from stagedkd.spec.rules import check_rules, warnings
 from stagedkd.spec.schema import Spec
 from stagedkd.spec.schema.losses.clipwise import put_weights_digest
 from stagedkd.spec.schema.networks import family_of
 from stagedkd.spec.schema.networks.file import put_code_digest
-from stagedkd.spec.yaml import Node, Path_, parse_yaml
+from stagedkd.spec.tune import set_value
+from stagedkd.spec.tuned import ALL, Tuned, TunedSetting
+from stagedkd.spec.yaml import Node, Path_
 
 __all__ = ["Cell", "Experiment", "load_experiment", "load_one", "load_spec", "specs_root"]
-LONGEST_NAME = 120
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,+-]*\Z")
 
 
@@ -48,7 +61,8 @@ class Experiment:
 
     `axes` maps each axis to the labels that occur. `notes` are warnings and what a merge dropped, each with its place.
     `trees` holds the values of each cell with their places, by the name of the cell. `files` are the files of the
-    project that were read: the spec, its parents, recipes and the user's own code. `origin` is for hints.
+    project that were read: the spec, its parents, recipes and the user's own code. `origin` is for hints. `tuned` is
+    what was tuned, by setting, and `declared` the comparison that the file declares.
     """
 
     name: str
@@ -58,6 +72,8 @@ class Experiment:
     trees: Mapping[str, Node] = field(default_factory=dict[str, Node])
     files: tuple[Path, ...] = ()
     origin: Origin = field(default_factory=Origin)
+    tuned: Mapping[str, TunedSetting] = field(default_factory=dict[str, TunedSetting])
+    declared: Declared | None = None
 
     @classmethod
     def of(cls, spec: Spec) -> Experiment:
@@ -101,22 +117,19 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), cells: Sequ
         SpecError: the spec is wrong; the error has every problem of every cell with its place.
         UsageError: the file does not exist, an override is wrong, or a pick matches no cell.
     """
-    return _Loader(Path(path), overrides).load(cells)
+    return Loader(Path(path), overrides).load(cells)
 
 
-@dataclass(frozen=True)
-class _Override:
-    text: str
-    path: tuple[str, ...]
-    node: Node
+class Loader:
+    """Reads one file. With `tuned`, what a tuned file chose is merged into each cell."""
 
-
-class _Loader:
-    def __init__(self, path: Path, overrides: Sequence[str]) -> None:
+    def __init__(self, path: Path, overrides: Sequence[str], *, tuned: bool = True) -> None:
         self.path, self.root = path, specs_root(path)
         self.merger = Merger()
         self.source: Source = read_source(path, self.merger)
-        self.overrides = [_parse_override(text) for text in overrides]
+        self.overrides = [parse_override(text) for text in overrides]
+        self.takes_tuned = tuned
+        self.tuned: Tuned | None = None
         self.digests: dict[Path, str] = {}
         self.trees: dict[str, Node] = {}
         self.recipes: dict[str, Node | None] = {}
@@ -128,8 +141,11 @@ class _Loader:
             self._add(problem, "")
         self._check_overrides(axes)
         points = _pick(axes, axes.points, picked) if not grid_problems else ()
+        declared = None
         if grid_problems:
             self._check_without_grid()
+        else:
+            declared = self._read_own(axes)
         cells = [cell for point in points if (cell := self._cell(point)) is not None]
         errors = [p for p in self._merged_problems(len(points)) if p.severity == "error"]
         if errors:
@@ -137,7 +153,29 @@ class _Loader:
         name = cells[0].spec.name if not axes.axes else self._name_of("")
         labels = {a.name: tuple(dict.fromkeys(labels_of(p)[a.name] for p in points)) for a in axes.axes}
         notes = tuple(p for p in self._merged_problems(len(points)) if p.severity != "error")
-        return Experiment(name, tuple(cells), labels, notes, self.trees, self._files(), self._origin(picked))
+        experiment = Experiment(name, tuple(cells), labels, notes, self.trees, self._files(), self._origin(picked))
+        return replace(experiment, tuned=self.tuned.settings if self.tuned else {}, declared=declared)
+
+    def _read_own(self, axes: Axes) -> Declared | None:
+        """Read what the file says about its settings: `tune`, `tuned` and `compare`. Return what it compares."""
+        from stagedkd.spec.tuning import read_tuning  # it loads specs, too
+
+        declared, problems = read_compare(self.source.compare, axes)
+        self.tuned, wrong = read_tuning(self.source, axes) if self.takes_tuned else (None, [])
+        for problem in (*problems, *wrong):
+            self._add(problem, "")
+        return declared
+
+    def load_points(self, points: Sequence[Point], change: Callable[[Cell], Cell]) -> Experiment:
+        """Validate cells that are not those of the file's own grid, each changed by `change`. Raises SpecError."""
+        self.problems, self.trees = {}, {}
+        cells = [change(cell) for point in points if (cell := self._cell(point)) is not None]
+        errors = [p for p in self._merged_problems(len(points)) if p.severity == "error"]
+        if errors:
+            raise SpecError(errors)
+        axes = {axis.name: None for point in points for axis, _, _ in point}
+        labels = {name: tuple(dict.fromkeys(cell.labels.get(name, "-") for cell in cells)) for name in axes}
+        return Experiment(self._name_of(""), tuple(cells), labels, (), self.trees, self._files(), self._origin(()))
 
     def _origin(self, picked: Sequence[str]) -> Origin:
         """Return the file with the overrides and the picked cells."""
@@ -147,7 +185,8 @@ class _Loader:
     def _files(self) -> tuple[Path, ...]:
         """Return the files of the project that were read. The recipes of the package are not among them."""
         recipes = {Path(node.place.file) for node in self.recipes.values() if node}
-        files = {path.resolve() for path in (*self.source.files, *recipes, *self.digests)}
+        tuned = [self.tuned.path] if self.tuned else []
+        files = {path.resolve() for path in (*self.source.files, *recipes, *self.digests, *tuned)}
         return tuple(sorted(path for path in files if not path.is_relative_to(RECIPES)))
 
     def _check_without_grid(self) -> None:
@@ -166,7 +205,7 @@ class _Loader:
         """Merge and validate one cell; None if its spec is wrong."""
         cell, merger = cell_name(point), Merger(list(self.merger.notes))
         try:
-            tree = self._tree(point, merger)
+            tree = self.tree_of(point, merger)
         except SpecError as error:
             for problem in error.problems:
                 self._add(problem, cell)
@@ -189,8 +228,8 @@ class _Loader:
         self.trees[cell] = tree
         return Cell(cell, labels_of(point), spec.loaded_from(self._origin((cell,) if cell else ()))) if spec else None
 
-    def _tree(self, point: Point, merger: Merger) -> Node:
-        """Merge the cell's recipe, the cell and the overrides over the file."""
+    def tree_of(self, point: Point, merger: Merger) -> Node:
+        """Merge the cell's recipe, the cell, what was tuned and the overrides over the file."""
         tree = self.source.tree
         recipes = [value for axis, _, value in point if axis.path == ("recipe",)]
         recipes += [value.map["recipe"] for axis, _, value in point if not axis.path and "recipe" in value.map]
@@ -203,7 +242,10 @@ class _Loader:
         for axis, _, value in point:
             if axis.path != ("recipe",):
                 sections = value if axis.path else without(value, frozenset({"recipe"}))
-                tree = merger.merge(tree, overlay(tree, axis.path, sections))
+                tree = set_value(tree, axis.path, sections, merger)
+        if self.tuned is not None:
+            for name, node in self.tuned.settings[setting_name(point) or ALL].values.items():
+                tree = set_value(tree, tuple(name.split(".")), node, merger)
         for override in self.overrides:
             if override.path[0] not in NOT_INHERITED:
                 tree = merger.merge(tree, overlay(tree, override.path, override.node))
@@ -244,7 +286,7 @@ class _Loader:
                         f"--set {override.text}: the grid's axis '{axis.name}' sets '{'.'.join(overlaps[0])}'",
                         hint=f"pick cells with --cell '{axis.name}={next(iter(axis.values))}'",
                     )
-            if override.path[0] in ("extends", "grid"):
+            if override.path[0] in ("extends", *FILE_KEYS):
                 message = f"--set {override.text}: '{override.path[0]}' cannot be set from the command line"
                 raise UsageError(message, hint=f"change {override.path[0]} in the file")
             for end in range(1, len(override.path)):
@@ -311,39 +353,6 @@ class _Loader:
         """Sort key of a problem: the file itself comes first, then its parents."""
         place = problem.place
         return (place.file != str(self.path), place.file, place.line, place.column) if place else (False, "", 0, 0)
-
-
-def short_name(name: str) -> str:
-    """Return a name that can be a folder: other characters become _, and a long name is cut and ends in its digest."""
-    plain = re.sub(r"[^A-Za-z0-9_.=,+-]", "_", name)
-    plain = plain if plain[:1].isalnum() else "x" + plain
-    if plain == name and len(name) <= LONGEST_NAME:
-        return name
-    tail = "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
-    return plain[: LONGEST_NAME - len(tail)] + tail
-
-
-def _parse_override(text: str) -> _Override:
-    name, sign, value = text.partition("=")
-    keys = tuple(name.strip().split("."))
-    if not sign or not all(keys):
-        raise UsageError(f"--set {text!r} is not of the form a.b=c", hint="for example --set train.lr=1e-3")
-    try:
-        node = parse_yaml(f"value: {value}", "--set").map["value"]
-    except SpecError as error:
-        hint = "give a YAML value, such as 3 or [a, b]"
-        raise UsageError(f"--set {text}: {error.problems[0].message}", hint=hint) from None
-    return _Override(text, keys, _placed(node, Place("--set", 1, 1, len(name), text)))
-
-
-def _placed(node: Node, place: Place) -> Node:
-    """Return a node in which it and everything below it have one place."""
-    value = node.value
-    if isinstance(value, dict):
-        value = {name: _placed(below, place) for name, below in value.items()}
-    elif isinstance(value, tuple):
-        value = tuple(_placed(item, place) for item in value)
-    return Node(value, place, place)
 
 
 def _pick(axes: Axes, points: tuple[Point, ...], picked: Sequence[str]) -> tuple[Point, ...]:

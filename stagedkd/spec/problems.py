@@ -23,6 +23,7 @@ from stagedkd.spec.fields import (
     tag_values,
     without_union_tags,
 )
+from stagedkd.spec.inherit import FILE_KEYS
 from stagedkd.spec.schema import Section, Spec
 from stagedkd.spec.yaml import Node, Path_
 
@@ -215,7 +216,7 @@ def _known_keys(path: Path_, tree: Node, root: type[Section]) -> str:
     if str(path[-1]).startswith("$"):
         return "write a directive below the key that it changes"
     slot = chosen(slot_at(path[:-1], tree, root), tree.at(path[:-1]))
-    known = (*field_names(slot), *(("extends", "recipe", "grid") if len(path) == 1 and root is Spec else ()))
+    known = (*field_names(slot), *(("extends", "recipe", *FILE_KEYS) if len(path) == 1 and root is Spec else ()))
     return nearest(path[-1], known, "known keys:")
 
 

@@ -45,6 +45,7 @@ from stagedkd.spec.schema import (
     StudentFields,
     Teacher,
     TeacherFields,
+    TrainPatch,
     Widened,
     is_weight_file,
     sides,
@@ -63,6 +64,7 @@ def check_rules(spec: Spec) -> list[PathProblem]:
     problems = [*_networks(spec), *_phases(spec), *_epochs(spec), *_labels(spec), *_refined(spec), *_views(spec)]
     problems += outputs_problems(spec)
     problems += [*label_use_problems(spec), *refined_teacher_problems(spec), *sees_problems(spec)]
+    problems += _control(spec)
     return problems or [*_cascade(spec)]
 
 
@@ -310,6 +312,11 @@ def _labels(spec: Spec) -> Iterator[PathProblem]:
             yield PathProblem(f"the teacher has no labels: {unlabelled}", path, hint)
     if spec.control:
         yield PathProblem(f"control: ce has no labels: {unlabelled}", ("control",), "remove control")
+
+
+def _control(spec: Spec) -> Iterator[PathProblem]:
+    if spec.control is None and spec.control_train != TrainPatch():
+        yield PathProblem("control_train has no control", ("control_train",), "add control: ce")
 
 
 def _views(spec: Spec) -> Iterator[PathProblem]:

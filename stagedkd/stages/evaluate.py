@@ -7,9 +7,11 @@ import json
 import numpy as np
 import numpy.typing as npt
 
+from stagedkd.data.views import fit_input
 from stagedkd.errors import DataError
+from stagedkd.models.network import Network
 from stagedkd.models.shapes import measure
-from stagedkd.plan.work import EvaluateWork
+from stagedkd.plan.work import DistillWork, EvaluateWork
 from stagedkd.spec.schema import OutputsArch
 from stagedkd.stages.clips import open_source
 from stagedkd.stages.context import Context, Result
@@ -17,11 +19,14 @@ from stagedkd.stages.networks import build_or_refuse, device_of, load_network
 from stagedkd.stages.outputs import load_outputs
 from stagedkd.stages.tables import read_table, write_table
 from stagedkd.stages.training import run_facts
+from stagedkd.store.store import Artifact
+from stagedkd.train.dead import CLIPS, dead_share
 from stagedkd.train.evaluate import latency, metrics_of, predict
 
 
 def evaluate(context: Context, work: EvaluateWork) -> Result:
-    """Write predictions.parquet and compute the metrics. The latency goes into run.json.
+    """Write predictions.parquet and compute the metrics. The latency and the share of dead channels go into
+    run.json.
 
     Raises:
         DataError: the split has no clips.
@@ -61,8 +66,12 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
         "params": shape.params,
         "flops": shape.flops,
     }
-    seconds = latency(network, *view, device)
-    return Result(metrics=metrics, run=run_facts(device, 0.0) | {"latency_seconds": seconds})
+    facts = run_facts(device, 0.0) | {"latency_seconds": latency(network, *view, device)}
+    val = [i for i, split in enumerate(splits) if split == "val"][:CLIPS]
+    batches = [val[i : i + work.batch] for i in range(0, len(val), work.batch)]
+    clips = (fit_input(source.views(ids, 1, 1)[0], work.input) for ids in batches)
+    facts["dead_channels"] = dead_share(network, clips, ends_of(context.inputs["network"], network))
+    return Result(metrics=metrics, run=facts)
 
 
 def _write_predictions(
@@ -104,3 +113,9 @@ def _evaluate_outputs(
     scores = unnormalised / unnormalised.sum(1, keepdims=True)
     _write_predictions(context, clip_ids, labels, scores)
     return Result(metrics=metrics_of(scores, labels, classes) | facts, run=run)
+
+
+def ends_of(artifact: Artifact, network: Network) -> tuple[str, ...]:
+    """Return the blocks at the ends of a distilled network's substages; all blocks of any other network."""
+    work = artifact.manifest.work
+    return tuple(substage[-1] for substage in work.cut) if isinstance(work, DistillWork) else network.blocks

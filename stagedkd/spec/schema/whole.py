@@ -11,7 +11,7 @@ from stagedkd.spec.schema.base import Section, Seed
 from stagedkd.spec.schema.data import Data, Labels, Refine
 from stagedkd.spec.schema.distill import Distill
 from stagedkd.spec.schema.networks import Cascade, Student, Teacher
-from stagedkd.spec.schema.training import Batch, Train
+from stagedkd.spec.schema.training import Batch, Train, TrainPatch
 from stagedkd.spec.schema.views import Augment, Clip
 
 
@@ -61,6 +61,8 @@ class Spec(Section):
     """The evaluation that is reported."""
     control: Literal["ce"] | None = None
     """ce: also train a student by cross-entropy alone, for the same number of steps."""
+    control_train: TrainPatch = TrainPatch()
+    """Overrides train for the control. Unset: the control is trained like the student."""
     seed: Seed = 0
     """Seed of the student's initialisation and of the order of its clips."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.=,+-]*$", max_length=120)]

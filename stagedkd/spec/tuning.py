@@ -1,0 +1,161 @@
+"""Load a spec for tuning: its section `tune`, and the cells that try the values of a network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stagedkd.errors import Problem, SpecError
+from stagedkd.spec.grid import Axes, Point, cell_name, read_grid, setting_name
+from stagedkd.spec.inherit import Source
+from stagedkd.spec.load import Cell, Experiment, Loader
+from stagedkd.spec.merge import Merger
+from stagedkd.spec.schema import Spec
+from stagedkd.spec.tune import Tune, applies, chosen_points, network_of, read_tune, result_seeds
+from stagedkd.spec.tuned import Tuned, read_tuned, tune_command, tuned_problems
+from stagedkd.spec.yaml import Node
+
+Choices = Mapping[str, Mapping[str, str]]  # by setting, the label that was chosen of each field
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of a tuning: the setting, the labels of the values that are tried, and the tuning seed."""
+
+    setting: str
+    labels: Mapping[str, str]
+    seed: str
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is to be tuned: the section, the settings with their merged trees, and the digest of what the tuned file is
+    made from: the section `tune`, and the resolved spec of each setting without the values that are tried."""
+
+    path: Path
+    tune: Tune
+    settings: Mapping[str, Point]
+    trees: Mapping[str, Node]
+    made_from: str
+
+    def trials(self, network: str, chosen: Choices) -> tuple[Experiment, dict[str, Trial]]:
+        """Return the cells that try the values of a network, on validation, and the trial of each cell. Values of
+        networks before it are those `chosen`; values of later ones are the spec's own.
+
+        Raises:
+            SpecError: a value makes the spec of a cell wrong.
+        """
+        points: list[Point] = []
+        trials: dict[str, Trial] = {}
+        for name, setting in self.settings.items():
+            before = chosen_points(self.tune.fields, chosen.get(name, {}))
+            for values in self.tune.combinations(network, self.trees[name]):
+                for seed in self.tune.seeded(network):
+                    points.append((*setting, *before, *values, *seed))
+                    labels = {axis.name: label for axis, label, _ in values}
+                    trials[cell_name(points[-1])] = Trial(name, labels, seed[0][1])
+        return Loader(self.path, (), tuned=False).load_points(points, _on_validation), trials
+
+
+def load_tuning(path: Path) -> Tuning:
+    """Read what `stagedkd tune` needs of a spec.
+
+    Raises:
+        SpecError: the spec or its section `tune` is wrong, or it has none.
+        UsageError: the file does not exist.
+    """
+    loader = Loader(path, (), tuned=False)
+    node = loader.source.tune
+    if node is None:
+        hint = "add tune: {values: {student.train.lr: [1e-2, 3e-2, 7e-2]}, seeds: [100, 101, 102]}"
+        raise SpecError([Problem("the spec has no section tune", loader.source.tree.place, hint)])
+    axes, problems = read_grid(loader.source.grid)
+    seed = loader.source.tree.below("seed")
+    tune, wrong = read_tune(node, axes, seed.value if seed else 0)
+    if tune is None or problems:
+        raise SpecError([*problems, *wrong])
+    settings = {setting_name(point): point for point in axes.settings}
+    trees = {name: loader.tree_of(point, Merger()) for name, point in settings.items()}
+    for field in tune.fields:
+        _check_assistant(field.name, field.path, trees, tune)
+    made_from = _digest(loader, tune, settings, trees, node)
+    return Tuning(path, tune, settings, trees, made_from)
+
+
+def _check_assistant(name: str, path: tuple[str, ...], trees: Mapping[str, Node], tune: Tune) -> None:
+    """Refuse a field `cascade.N...` if no setting has the assistant, or if it is a bare share."""
+    field = next(field for field in tune.fields if field.name == name)
+    having = [tree for tree in trees.values() if applies(field, tree)]
+    if not having:
+        hint = "list it in cascade, or remove the field"
+        raise SpecError([Problem(f"no setting has the assistant of '{name}'", field.place, hint)])
+    for tree in having if network_of(path).startswith("assistant") else ():
+        item = tree.at(("cascade", int(path[1]) - 1))
+        if item is not None and not isinstance(item.value, dict):
+            hint = "write the assistant as a map, with its arch and train"
+            raise SpecError([Problem(f"'{name}' cannot be tuned: the assistant is a bare share", item.place, hint)])
+
+
+def _digest(loader: Loader, tune: Tune, settings: Mapping[str, Point], trees: Mapping[str, Node], node: Node) -> str:
+    """Return the digest of what a tuned file is made from. Names, the results' seeds and their split are not in it."""
+    points: list[Point] = []
+    for name, setting in settings.items():
+        first = [tune.combinations(network, trees[name])[:1] for network in tune.networks]
+        values = tuple(value for combination in first for point in combination for value in point)
+        points.append((*setting, *values, *tune.seeded("")[0]))
+    cells = loader.load_points(points, _on_validation).cells
+    specs = [c.spec.model_dump(mode="json", exclude_none=True, exclude={"name", "seed"}) for c in cells]
+    made_from: Any = [node.plain(), [named.value for named in tune_vary(loader)], list(settings), specs]
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def tune_vary(loader: Loader) -> tuple[Node, ...]:
+    """Return what a seed of the grid draws again."""
+    return read_grid(loader.source.grid)[0].vary
+
+
+def _on_validation(cell: Cell) -> Cell:
+    spec: Spec = cell.spec
+    evaluate = spec.evaluate.model_copy(update={"split": "val"})
+    return Cell(cell.name, cell.labels, spec.model_copy(update={"evaluate": evaluate}))
+
+
+def find_tuned(named: Node, path: Path, settings: Mapping[str, Point], seeds: tuple[str, ...]) -> Tuned:
+    """Read the tuned file that a spec names, and compare it with what it would be made from now.
+
+    Raises:
+        SpecError: it is missing or stale, or does not fit the settings or seeds of the spec.
+    """
+    tuned = read_tuned(named, path)
+    if not tuned.spec.is_file():
+        message = f"{tuned.path.name} was made for {tuned.spec}, which does not exist"
+        raise SpecError([Problem(message, named.place, "tune this spec itself, or restore that one")])
+    try:
+        current = load_tuning(tuned.spec).made_from
+    except SpecError as error:
+        hint = f"mend it, then run: {tune_command(tuned.spec)}"
+        message = f"{tuned.path.name} cannot be compared with {tuned.spec.name}, which is wrong"
+        raise SpecError([*error.problems, Problem(message, named.place, hint)]) from None
+    problems = tuned_problems(tuned, current, settings, seeds, named.place)
+    if problems:
+        raise SpecError(problems)
+    return tuned
+
+
+def read_tuning(source: Source, axes: Axes) -> tuple[Tuned | None, list[Problem]]:
+    """Return the tuned file that a spec takes, with what is wrong with it, or with the spec's section `tune`."""
+    seed = source.tree.below("seed")
+    try:
+        if source.tuned is not None and source.tuned.value is not None:
+            settings = {setting_name(point): point for point in axes.settings}
+            seeds = result_seeds(axes, seed.value if seed else 0)
+            return find_tuned(source.tuned, source.path, settings, seeds), []
+        if source.tune is not None:
+            load_tuning(source.path)
+    except SpecError as error:
+        return None, list(error.problems)
+    return None, []

@@ -1,0 +1,241 @@
+"""`stagedkd tune`: the section, the trials, the tuned file, and how specs take it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stagedkd.cli import app
+from stagedkd.errors import SpecError
+from stagedkd.plan.compile import compile_experiment
+from stagedkd.spec.cascade import assistants as assistants_of
+from stagedkd.spec.load import load_experiment
+from stagedkd.spec.tune import choose
+from stagedkd.spec.tuning import load_tuning
+from tests.conftest import Command
+
+SPEC = """\
+data: {kind: shapes, classes: 4, train: 32, val: 16, test: 16}
+clip: {frames: 4, size: 16}
+train: {batch: 16, warmup_epochs: 0}
+teacher: {arch: resnet3d, width: 4, blocks: [1, 1], epochs: 1}
+student: {arch: resnet3d, width: 4, blocks: [1], epochs: 1}
+distill: {phases: {train: {losses: {ce: 1.0, kd: 1.0}}}}
+evaluate: {split: test}
+"""
+TUNE = "tune: {values: {student.train.lr: [1e-3, 1e-2]}, seeds: [100, 101, 102]}\n"
+GRID = "grid: {seeds: 2, axes: {$method: {kd: {recipe: kd}, ce: {recipe: ce}}}}\n"
+
+
+def write(text: str, name: str = "x.yaml") -> Path:
+    path = Path(name)
+    path.write_text(text, "utf-8")
+    return path
+
+
+def problem_of(text: str) -> tuple[str, str, str]:
+    with pytest.raises(SpecError) as caught:
+        load_experiment(write(text))
+    problem = caught.value.problems[0]
+    return str(problem.place), problem.message, problem.hint
+
+
+SEEDS_HINT = "choose tuning seeds that the results never use"
+EXAMPLE = "for example tune: {values: {student.train.lr: [1e-2, 3e-2]}, seeds: [100, 101, 102]}"
+REFUSED = [
+    ("seeds: [0, 101, 102]", "x.yaml:8:58", "seed 0 is both a tuning seed and a seed of the results", SEEDS_HINT),
+    (
+        "seeds: [100, 101]",
+        "x.yaml:8:57",
+        "'tune.seeds' needs 3 or more different seeds, and has 2",
+        "one lucky seed would decide",
+    ),
+    ("seeds: 3", "x.yaml:8:57", "'tune.seeds' must be a list of seeds", "for example seeds: [100, 101, 102]"),
+    ("seeds: [1, a, 2]", "x.yaml:8:57", "'tune.seeds' must be a list of seeds", "for example seeds: [100, 101, 102]"),
+    ("sedes: [1, 2, 3]", "x.yaml:8:50", "unknown key 'tune.sedes'", "did you mean 'seeds'?"),
+    (
+        "seeds: [100, 101, 102], rule: best",
+        "x.yaml:8:80",
+        "'tune.rule' must be worst_seed or mean",
+        "use one of worst_seed, mean",
+    ),
+]
+
+
+@pytest.mark.parametrize(("new", "place", "message", "hint"), REFUSED)
+def test_a_wrong_section_is_refused_at_its_place(project: Path, new: str, place: str, message: str, hint: str) -> None:
+    assert problem_of(SPEC + TUNE.replace("seeds: [100, 101, 102]", new)) == (place, message, hint)
+
+
+@pytest.mark.parametrize(
+    ("values", "message", "hint"),
+    [
+        ("{student.train.lrr: [1, 2]}", "'student.train.lrr' is not a path of the spec", "did you mean 'lr'?"),
+        ("{seed: [1, 2]}", "'seed' cannot be tuned", "tune fields such as student.train.lr"),
+        ("{evaluate.batch: [1, 2]}", "'evaluate.batch' cannot be tuned", "tune fields such as student.train.lr"),
+        ("{cascade.0.train.lr: [1]}", "'cascade.0.train.lr' is not a path of the spec", None),
+        ("{cascade.1.train.lr: [1]}", "no setting has the assistant of 'cascade.1.train.lr'", None),
+        ("{train.lr: 1}", "axis 'train.lr' must be a list or a map of labelled values", "for example train.lr: [...]"),
+    ],
+)
+def test_a_value_that_cannot_be_tuned_is_refused(project: Path, values: str, message: str, hint: str | None) -> None:
+    place, found, told = problem_of(SPEC + TUNE.replace("{student.train.lr: [1e-3, 1e-2]}", values))
+    assert place.startswith("x.yaml:8:") and found == message and (hint is None or told == hint)
+
+
+def test_results_of_a_grid_may_not_use_tuning_seeds(project: Path) -> None:
+    _, message, _ = problem_of(SPEC + TUNE + GRID.replace("seeds: 2", "seeds: [7, 101]"))
+    assert message == "seed 101 is both a tuning seed and a seed of the results"
+
+
+def test_what_an_axis_sets_cannot_be_tuned(project: Path) -> None:
+    grid = "grid: {axes: {student.train.lr: [1e-3, 1e-2]}}\n"
+    assert problem_of(SPEC + TUNE + grid)[1] == "the grid's axis 'student.train.lr' sets 'student.train.lr'"
+
+
+def test_the_rules_choose_what_they_say() -> None:
+    steady, lucky, worse = [0.6, 0.6, 0.6], [0.9, 0.9, 0.5], [0.4, 0.4, 0.4]
+    assert choose([worse, lucky, steady], "worst_seed") == 2 and choose([worse, lucky, steady], "mean") == 1
+    assert choose([[0.5, 0.6], [0.5, 0.7]], "worst_seed") == 1  # a tie of the worst goes to the better mean
+    assert choose([[0.4, 0.8], [0.6, 0.6]], "mean") == 1  # a tie of the means goes to the better worst
+    assert choose([[0.5], [0.5]], "mean") == 0
+    assert choose([[0.9, None, 0.9], [0.1, 0.1, 0.1]], "worst_seed") == 1  # a training that diverged counts as 0
+    with pytest.raises(ValueError, match="every training diverged"):
+        choose([[None, None]], "mean")
+
+
+def test_trials_are_on_validation_and_on_tuning_seeds(project: Path) -> None:
+    tuning = load_tuning(write(SPEC + TUNE + GRID))
+    experiment, trials = tuning.trials("student", {})
+    assert len(experiment.cells) == len(trials) == 2 * 2 * 3
+    assert {cell.spec.evaluate.split for cell in experiment.cells} == {"val"}
+    assert {cell.spec.seed for cell in experiment.cells} == {100, 101, 102}
+    assert {cell.spec.student.train.lr for cell in experiment.cells} == {1e-3, 1e-2}
+
+
+def test_networks_are_tuned_hop_by_hop(project: Path) -> None:
+    cascade = "cascade: [{arch: resnet3d, width: 4, blocks: [1, 1], epochs: 1, train: {batch: 8}}]\ncontrol: ce\n"
+    values = "{student.train.lr: [1e-3, 1e-2], cascade.1.train.lr: [2e-3, 3e-3], control_train.lr: [4e-3],"
+    tuning = load_tuning(
+        write(SPEC + cascade + TUNE.replace("{student.train.lr: [1e-3, 1e-2]}", values + " teacher.train.lr: [5e-3]}"))
+    )
+    assert tuning.tune.networks == ("teacher", "assistant-1", "student", "control-ce")
+    teachers, _ = tuning.trials("teacher", {})
+    assert {cell.spec.teacher.seed for cell in teachers.cells} == {100, 101, 102}  # else one teacher is judged thrice
+    assistants, _ = tuning.trials("assistant-1", {"": {"teacher.train.lr": "0.005"}})
+    for cell in assistants.cells:
+        (item,) = assistants_of(cell.spec)
+        assert item.train.lr in (2e-3, 3e-3) and item.train.batch == 8
+        assert cell.spec.student.train.lr is None and cell.spec.teacher.train.lr == 5e-3
+    students, _ = tuning.trials("student", {"": {"cascade.1.train.lr": "0.003"}})
+    assert {assistants_of(cell.spec)[0].train.lr for cell in students.cells} == {3e-3}
+
+
+@pytest.mark.slow
+def test_tune_writes_what_plan_takes(project: Path, stagedkd: Command) -> None:
+    spec = write(SPEC + GRID + TUNE)
+    first = stagedkd("tune", "x.yaml", "--dry-run")
+    assert first.returncode == 0 and first.stdout.startswith("student: 12 cells, ")
+    assert not Path("x.tuned.yaml").exists()
+    done = stagedkd("tune", "x.yaml")
+    assert done.returncode == 0, done.stderr
+    written = Path("x.tuned.yaml").read_bytes()
+    assert written.startswith(b"# Made by `stagedkd tune x.yaml`; do not edit.\n")
+    values = yaml.safe_load(written)
+    assert list(values["settings"]) == ["method=kd", "method=ce"] and values["seeds"] == [100, 101, 102]
+    tried = values["settings"]["method=kd"]["tried"]
+    assert [list(row["top1"]) for row in tried] == [[100, 101, 102]] * 2
+    for row in tried:
+        for folder in row["keys"].values():
+            assert (Path("store") / folder).exists() or list(Path().rglob(folder))
+    chosen = choose([list(row["top1"].values()) for row in tried], "worst_seed")
+    lr = values["settings"]["method=kd"]["choice"]["student.train.lr"]
+    assert lr == [1e-3, 1e-2][chosen]
+    edge = ["lowest", "highest"][chosen]
+    assert f"tune chose student.train.lr = {lr}, the {edge} that it tried, for method=kd" in done.stdout
+
+    again = stagedkd("tune", "x.yaml")
+    assert again.returncode == 0 and Path("x.tuned.yaml").read_bytes() == written
+    assert "nothing" not in again.stdout and "running" not in again.stderr  # every trial is in the store
+
+    spec.write_text(SPEC.replace("test}", "test}\ntuned: x.tuned.yaml", 1) + GRID + TUNE, "utf-8")
+    experiment = load_experiment("x.yaml")
+    rates = {c.labels["method"]: c.spec.student.train.lr for c in experiment.cells}
+    assert rates == {
+        name.partition("=")[2]: row["choice"]["student.train.lr"] for name, row in values["settings"].items()
+    }
+    assert {c.spec.evaluate.split for c in experiment.cells} == {"test"}
+    assert Path("x.tuned.yaml").resolve() in experiment.files
+    assert any("that it tried" in note for plan in compile_experiment(experiment).cells.values() for note in plan.notes)
+    _check_stale(spec, written)
+
+
+def _check_stale(spec: Path, written: bytes) -> None:
+    """Changes of what was tuned make the file stale; more seeds of the results do not."""
+    text = spec.read_text("utf-8")
+    command = "run: stagedkd tune x.yaml"
+    stale = ("x.yaml:8:8", "x.tuned.yaml is stale: x.yaml or its section tune has changed since it was made", command)
+    assert problem_of(text.replace("epochs: 1}", "epochs: 2}", 1)) == stale
+    assert problem_of(text.replace("102", "103")) == stale
+    load_experiment(write(text.replace("seeds: 2", "seeds: 5").replace("split: test", "split: val")))
+    child = "extends: x.yaml\ntuned: x.tuned.yaml\n"
+    write(text)
+    methods = "grid: {seeds: [100], axes: {$method: {kd: {recipe: kd}, dkd: {recipe: dkd}}}}\n"
+    with pytest.raises(SpecError) as caught:
+        load_experiment(write(child + methods, "y.yaml"))
+    assert [p.message for p in caught.value.problems] == [
+        "x.tuned.yaml has no setting 'method=dkd'",
+        "seed 100 is both a tuning seed of x.tuned.yaml and a seed of the results",
+    ]
+    Path("x.tuned.yaml").unlink()
+    assert problem_of(text) == ("x.yaml:8:8", "there is no file x.tuned.yaml", command)
+    Path("x.tuned.yaml").write_bytes(b"a: 1\n")
+    assert problem_of(text)[1] == "x.tuned.yaml is not a tuned file of this version"
+    Path("x.tuned.yaml").write_bytes(written)
+    load_experiment("x.yaml")
+
+
+def tuned_by_hand(choice: str, edge: str = "{}") -> None:
+    """A tuned file of x.yaml that is not stale, with this choice."""
+    made_from = load_tuning(Path("x.yaml")).made_from
+    head = f"form: 1\nspec: x.yaml\nmade_from: {made_from}\nseeds: [100, 101, 102]\n"
+    write(head + f"settings: {{all: {{choice: {choice}, edge: {edge}}}}}\n", "x.tuned.yaml")
+
+
+def test_choices_are_merged_under_set_and_named_as_their_source(project: Path) -> None:
+    write(SPEC + TUNE + "tuned: x.tuned.yaml\n")
+    tuned_by_hand("{student.train.lr: 1e-2}", "{student.train.lr: highest, train.lr: lowest}")
+    experiment = load_experiment("x.yaml")
+    assert experiment.cells[0].spec.student.train.lr == 1e-2
+    node = experiment.trees[""].at(("student", "train", "lr"))
+    assert node is not None and str(node.place) == "x.tuned.yaml:5:45"
+    (plan,) = compile_experiment(experiment).cells.values()
+    edge = "tune chose student.train.lr = 0.01, the highest that it tried, for all: a better one may lie beyond"
+    assert [note for note in plan.notes if "tune" in note] == [edge]
+    assert load_experiment("x.yaml", ["student.train.lr=0.5"]).cells[0].spec.student.train.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("{cascade.1.train.lr: 1e-2}", "'cascade.1.train.lr' is no assistant of this spec"),
+        ("{cascade.x: 1e-2}", "'cascade.x' is no assistant of this spec"),
+        ("{student.lr: 1e-2}", "unknown key 'student.lr'"),
+    ],
+)
+def test_an_edited_choice_is_refused_at_its_place(project: Path, choice: str, message: str) -> None:
+    write(SPEC + TUNE)
+    tuned_by_hand(choice)
+    place, found, _ = problem_of(SPEC + TUNE + "tuned: x.tuned.yaml\n")
+    assert found == message and place.startswith("x.tuned.yaml:5:")
+
+
+def test_a_spec_without_the_section_cannot_be_tuned(project: Path) -> None:
+    from typer.testing import CliRunner
+
+    write(SPEC)
+    result = CliRunner().invoke(app, ["tune", "x.yaml"])
+    assert isinstance(result.exception, SpecError)
+    assert result.exception.problems[0].message == "the spec has no section tune"
