@@ -222,7 +222,7 @@ def test_init_writes_a_spec_that_loads_and_refuses_to_overwrite(
     assert found.stdout.splitlines() == [
         "read the table my videos/clips.csv",
         "wrote params.yaml: this folder is now a project",
-        "wrote specs/my_videos.yaml: 90 clips of 10 classes, about "
+        "wrote specs/my_videos.yaml: 90 clips of 10 classes (bend, jack, jump, pjump, run, side, skip, walk, ...), about "
         + found.stdout.split("about ")[1].split(" ")[0]
         + " frames each",
         "next: stagedkd run specs/my_videos.yaml",

@@ -885,12 +885,12 @@ def test_a_ready_teacher_that_cannot_be_used_stops_the_run_before_a_clip_is_read
     for content, message, hint in (
         (
             {"model": fewer},
-            "nets/t.PTH: with epochs: 0 the head would stay random: the weights have 5 classes, the data 12",
+            "nets/t.PTH: with epochs: 0 parts of the head would stay random: the weights have 5 classes, the data 12",
             "raise epochs, or give weights for the 12 classes of the data",
         ),
         (
             {"model": tensors, "classes": other},
-            "nets/t.PTH: with epochs: 0 the head would stay random: the weights are for other classes: 'other0', 'other1', 'other2' and 9 more of 12 are not in the data",
+            "nets/t.PTH: with epochs: 0 parts of the head would stay random: the weights are for other classes: 'other0', 'other1', 'other2' and 9 more of 12 are not in the data",
             "raise epochs, or give weights for the 12 classes of the data",
         ),
         (

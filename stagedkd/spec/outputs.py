@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stagedkd.spec.problems import PathProblem
-from stagedkd.spec.schema import FEATURES, Spec, Teacher
+from stagedkd.spec.schema import EMBEDDED, FEATURES, Spec, Teacher
 from stagedkd.spec.yaml import Path_
 
 
@@ -20,10 +20,15 @@ def outputs_problems(spec: Spec) -> Iterator[PathProblem]:
             if getattr(teacher, field) is not None:
                 message = f"outputs from a file have no {field}"
                 yield PathProblem(message, (*path, field), f"remove {field}")
+        for name, phase in spec.distill.phases.items():
+            if phase.losses.sdd:
+                message = "'sdd' compares the logits of regions, and outputs from a file have none"
+                where = ("distill", "phases", name, "losses", "sdd")
+                yield PathProblem(message, where, "use kd")
     if not spec.teacher.only_teaches:
         return
     for name, phase in spec.distill.phases.items():
-        for loss in sorted(phase.losses.comparing(FEATURES)):
+        for loss in sorted(phase.losses.comparing(FEATURES | EMBEDDED)):
             message = f"'{loss}' compares feature maps, and the teacher's outputs have no feature maps"
             where = ("distill", "phases", name, "losses", loss)
             yield PathProblem(message, where, "use losses on logits, for example kd")

@@ -84,6 +84,10 @@ def problem_of(detail: ErrorDetails, tree: Node, root: type[Section] = Spec) -> 
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         return problem_at(tree, path, f"unknown key '{name}'", _known_keys(path, tree, root), key=True)
+    if kind == "missing" and path and isinstance(path[-1], int):
+        node, above = tree.at(path[:-1]), ".".join(map(str, path[:-1]))
+        items = f"{len(typing.get_args(_lists(path[:-1], root)[0]))} items, not {len(node.items) if node else 0}"
+        return problem_at(tree, path[:-1], f"'{above}' needs {items}", "")
     if kind == "missing" and path:
         words = [str(word) for word in _literals(path, root)]
         return problem_at(

@@ -33,7 +33,6 @@ from stagedkd.spec.schedule import PhaseProblem, phase_epochs
 from stagedkd.spec.schema import (
     EMBEDDED,
     FEATURES,
-    LOGITS,
     RESPONSES,
     Asymmetric,
     Clip,
@@ -132,8 +131,8 @@ def _ready(path: Path_, teacher: Teacher, spec: Spec) -> Iterator[PathProblem]:
 
 
 def logits_compared(spec: Spec) -> bool:
-    """Return whether a loss compares logits, so that every teacher needs a head for the classes of the data."""
-    return any(phase.losses.comparing(LOGITS) for phase in spec.distill.phases.values())
+    """Return whether a loss needs a teacher's logits, so that teachers need a head for the classes of the data."""
+    return any(phase.losses.needs_guide_logits or phase.losses.graft for phase in spec.distill.phases.values())
 
 
 def missing_head(teacher: Teacher, classes: int) -> tuple[str, str]:
