@@ -744,7 +744,7 @@ INHERITED = [
         "extends: tiny.yaml\nrecipe: zebra\n",
         "child.yaml:2:9",
         "there is no recipe 'zebra'",
-        "use one of at, ce, crd, dgkd, dist, dkd, early_stopped_teacher, elr, fixmatch, gce, hint, kd, label_smoothing, logit_std, mean_teacher, mlld, nst, ofa, pkt, reviewkd, rkd, same_label_teacher, sce, sdd, shuffled_teacher, sp, staged, staged_clean, stagewise, takd, wkd_f, wttm",
+        "use one of at, ce, crd, dgkd, dist, dkd, early_stopped_teacher, elr, features_first, fixmatch, gce, graft, hint, kd, label_smoothing, logit_std, mean_teacher, mlld, nst, ofa, pkt, reviewkd, rkd, same_label_teacher, sce, sdd, shuffled_teacher, sp, staged, staged_clean, stagewise, takd, wkd_f, wttm",
         (),
     ),
     (

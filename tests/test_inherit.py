@@ -368,7 +368,7 @@ def test_explain_names_a_real_source_for_every_leaf(project: Path) -> None:
     assert sources["teacher.epochs"].startswith("specs/child.yaml:3") and sources["train.lr"].startswith(
         "specs/tiny.yaml:5"
     )
-    assert "recipes/staged_clean.yaml:2" in sources["cascade"] and sources["seed"].startswith("specs/child.yaml:5")
+    assert "recipes/staged_clean.yaml:3" in sources["cascade"] and sources["seed"].startswith("specs/child.yaml:5")
     assert default.__name__ == "Spec"
 
 

@@ -169,7 +169,7 @@ def test_a_warm_up_below_the_phase_is_allowed_and_one_line_is_shown_once(project
 
 def test_recipes_that_grow_for_an_epoch_work_below_a_warm_up_of_one(project: Path) -> None:
     path = spec_file(project, WARM)
-    for recipe in ("staged", "staged_clean", "stagewise", "hint"):
+    for recipe in ("stagewise", "hint"):
         spec = load_spec(path, [f"recipe={recipe}"])
         work = compile_plan(spec).stage("student").work
         assert isinstance(work, DistillWork)
