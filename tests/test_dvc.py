@@ -352,7 +352,7 @@ def test_sync_check_and_guard(project: Path) -> None:
     assert (project / "store" / "dvc-guard.txt").read_bytes() == once
     spec.write_text(TINY.replace("width: 4,", "width: 4, train: {lr: 5e-3},"), "utf-8")
     for call in (lambda: sync(project, check=True, commit=True), lambda: guard(project)):
-        with pytest.raises(StaleError, match=r"4 new stages, such as distill-.*; 4 obsolete stages") as caught:
+        with pytest.raises(StaleError, match=r"6 new stages, such as distill-.*; 6 obsolete stages") as caught:
             call()
         assert caught.value.hint == "run: stagedkd dvc sync" and caught.value.exit_code == 2
     assert (project / "dvc.yaml").read_bytes() == text

@@ -130,8 +130,19 @@ WARM = ("lr: 1e-2}", "lr: 1e-2, warmup_epochs: 1}")
                 ("{ce: 0.1", "{pseudo: 0.1"),
             ),
             "4 warmup_epochs",
-            "the out-of-fold training of the student is all warm-up: warmup_epochs is 1, and refine.epochs is 1",
+            "the out-of-fold training of the student is all warm-up: warmup_epochs is 1, and it has 1 epoch",
             "set it below 1, or raise refine.epochs",
+        ),
+        (
+            (
+                ("epochs: 6}", "epochs: 6, train: {warmup_epochs: 6}}"),
+                ("epochs: 1, losses", "epochs: 1, train: {warmup_epochs: 0}, losses"),
+                ("joint: {losses: {ce", "joint: {train: {warmup_epochs: 0}, losses: {pseudo"),
+                ("cascade: []", "cascade: []\nrefine: {kind: noise_model, by: student}"),
+            ),
+            "8 warmup_epochs",
+            "the out-of-fold training of the student is all warm-up: warmup_epochs is 6, and it has 6 epochs",
+            "set it below 6, or set refine.epochs",
         ),
         (
             (

@@ -242,7 +242,7 @@ def test_store_commands_load_no_torch(tiny: tuple[Store, Plan], project: Path) -
     assert found.returncode == 0, found.stderr
     assert re.search(rf"distill +{student.short} .* tiny", found.stdout) and "10 artifacts are intact" in found.stdout
     assert "teacher: distill" in found.stdout and "student of tiny: the same" in found.stdout
-    assert "assistant-1 of tiny: different, teacher.width 4 -> 8" in found.stdout
+    assert "assistant-1 of tiny: different, arch.width 4 -> 6, teacher.width 6 -> 8" in found.stdout
 
 
 def test_why_names_the_field_of_a_miss(tiny: tuple[Store, Plan], project: Path, stagedkd: Command) -> None:
@@ -276,7 +276,7 @@ def test_verify_names_what_is_broken(tiny: tuple[Store, Plan], stagedkd: Command
 
 def changed(project: Path, store: Store) -> Plan:
     """Publish the tiny spec with another student, as a run with --set leaves it."""
-    plan = compile_plan(load_spec("specs/tiny.yaml", ["student.train.lr=0.5", "control=null"]))
+    plan = compile_plan(load_spec("specs/tiny.yaml", ["student.width=5", "control=null"]))
     publish(store, plan, *(stage for stage in plan.stages if store.state(stage) == "miss"))
     return plan
 

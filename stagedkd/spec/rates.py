@@ -89,37 +89,40 @@ def _over_hop(spec: Spec, path: Path_, name: str, network: Student, total: int) 
 
 def _control(spec: Spec) -> Iterator[tuple[str, PathProblem]]:
     """Check the control, which trains the student in one phase for as long as the hop."""
-    if spec.control is None:
-        return
-    student = spec.student
-    epochs = phase_epochs(spec.distill.phases, student.epochs, len(student_cut(student)))
-    total, warmup = sum(map(sum, epochs.values())), spec.train.patched(student.train).warmup_epochs
-    if warmup >= total:
+    total, warmup = _hop_epochs(spec, spec.student), spec.train.patched(spec.student.train).warmup_epochs
+    if spec.control and warmup >= total:
         message = f"the training of the control is all warm-up: {FIELD} is {warmup:g}, and it has {_epochs(total)}"
         hint = f"set it below {total}, or raise student.epochs"
-        yield "control", PathProblem(message, _place(("student",), student.train), hint)
+        yield "control", PathProblem(message, _place(("student",), spec.student.train), hint)
 
 
 def _refinement(spec: Spec, listed: Sequence[tuple[Path_, Student]]) -> Iterator[tuple[str, PathProblem]]:
-    """Check the networks that refinement trains out of fold for `refine.epochs`: the student, and the network above
-    each round's hop. Without `refine.epochs` they are trained for as long as the teacher and the control."""
+    """Check the networks that refinement trains out of fold, each in one phase: the student, and the network above each
+    round's hop. Without `refine.epochs`, a teacher is trained for its own epochs, which `_teacher` checks, and an
+    assistant or student for as long as its hop."""
     rule = spec.refine
-    if rule is None or rule.epochs is None:
+    if rule is None:
         return
-    networks: list[tuple[Path_, str, Teacher | Student]] = []
+    networks: list[tuple[Path_, str, Teacher | Student, int | None]] = []
     if rule.by != "student":
         above = listed[: rule.rounds - 1] if rule.between_hops else ()
-        networks += [(("teacher",), "the teacher", spec.teacher)]
-        networks += [(path, f"assistant {i + 1}", network) for i, (path, network) in enumerate(above)]
+        networks += [(("teacher",), "the teacher", spec.teacher, None)]
+        networks += [(path, f"assistant {i + 1}", n, _hop_epochs(spec, n)) for i, (path, n) in enumerate(above)]
     if rule.by != "teacher":
-        networks += [(("student",), "the student", spec.student)]
-    for path, name, network in networks:
-        warmup = spec.train.patched(network.train).warmup_epochs
-        if warmup >= rule.epochs:
+        networks += [(("student",), "the student", spec.student, _hop_epochs(spec, spec.student))]
+    for path, name, network, hop in networks:
+        total, warmup = rule.epochs or hop, spec.train.patched(network.train).warmup_epochs
+        if total is not None and warmup >= total:
             message = f"the out-of-fold training of {name} is all warm-up: {FIELD} is {warmup:g}, "
-            message += f"and refine.epochs is {rule.epochs}"
-            hint = f"set it below {rule.epochs}, or raise refine.epochs"
+            message += f"and it has {_epochs(total)}"
+            hint = f"set it below {total}, or {'raise' if rule.epochs else 'set'} refine.epochs"
             yield f"refine {name}", PathProblem(message, _place(path, network.train), hint)
+
+
+def _hop_epochs(spec: Spec, network: Student) -> int:
+    """Return the epochs of all phases of a hop."""
+    epochs = phase_epochs(spec.distill.phases, network.epochs or spec.student.epochs, len(student_cut(network)))
+    return sum(map(sum, epochs.values()))
 
 
 def _place(path: Path_, patch: TrainPatch) -> Path_:
