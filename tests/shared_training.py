@@ -152,7 +152,7 @@ def job(case: Mapping[str, object], folder: Path, ranks: Ranks, norm: str = "gro
     student = network(4, 1, norm, ranks if case.get("dropped") else None).double()
     teacher = network(6, 2).double().eval().requires_grad_(False)
     responses = ResponseModules((phase,), {0: 4, 1: 4}, CLASSES, CLIPS, student)
-    adapters = FeatureAdapters(pairing, (phase,), {0: 4, 1: 4}, {0: 6, 1: 6}, CLIPS, responses).double()
+    adapters = FeatureAdapters(pairing, (phase,), {0: 4, 1: 4}, {0: 6, 1: 6}, CLIPS, responses=responses).double()
     labels = np.where(np.arange(CLIPS) % 8 < 2, np.arange(CLIPS) % CLASSES, -1)
     dice = np.random.default_rng(3)
     posteriors = dice.dirichlet(np.ones(CLASSES), CLIPS).astype(np.float32)

@@ -54,6 +54,7 @@ class FeatureAdapters(nn.Module):
         student_channels: Mapping[int, int] | None = None,
         teacher_channels: Mapping[int, int] | None = None,
         clips: int = 0,
+        *,
         widths: tuple[int, int] = (0, 0),
         responses: ResponseModules | None = None,
     ) -> None:
