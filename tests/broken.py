@@ -209,6 +209,13 @@ BROKEN = [
         "did you mean 'KINETICS400_V1'?",
     ),
     (
+        "sp: 10",
+        "sp: 10, dkd: {weigh: {file: none.csv}}",
+        "12:98",
+        "none.csv is not a file in the project",
+        "give the path of a table in the project",
+    ),
+    (
         "arch: resnet3d, width: 8, blocks: [1, 1]",
         "arch: file, path: nets/none.py",
         "6:29",

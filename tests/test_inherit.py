@@ -357,7 +357,10 @@ def test_explain_names_a_real_source_for_every_leaf(project: Path) -> None:
         lines = Path(row.place.file).read_text("utf-8").splitlines()
         assert lines[row.place.line - 1] == row.place.text
         if row.name in ("distill.phases.features.epochs", "distill.phases.joint.epochs"):
-            assert row.value == (5 if "features" in row.name else 4) and row.source == {r.name: r.source for r in rows}["student.epochs"]
+            assert (
+                row.value == (5 if "features" in row.name else 4)
+                and row.source == {r.name: r.source for r in rows}["student.epochs"]
+            )
             continue
         if row.name == "seed":
             assert row.place.text == "grid: {seeds: 2}"

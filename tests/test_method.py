@@ -565,18 +565,15 @@ def test_every_method_of_the_benchmark_has_the_compute_of_kd() -> None:
                         *(v for r, v in stage.needs.items() if r.startswith("guide")),
                     )
                 ],
-                800,
+                160,
             )
             for stage, work in hops
         )
-    assert len(found) >= 22
+    assert found.keys() >= {"kd", "ce", "hint", "features_first", "graft", "staged_clean"}
     assert {name: flops / found["kd"] for name, flops in found.items()} == pytest.approx(
         dict.fromkeys(found, 1.0), abs=0.03
     )
-    tuned = load_experiment(REPO / "specs" / "benchmark_lr.yaml").cells
-    assert {cell.labels["method"] for cell in tuned} == set(found) and len(tuned) == 5 * len(found)
-    epochs = {cell.labels["method"]: cell.spec.student.epochs for cell in cells}
-    assert all(cell.spec.student.epochs == epochs[cell.labels["method"]] for cell in tuned)
+    assert cells[0].spec.student.sees == 160 and cells[0].spec.evaluate.split == "test"
 
 
 # ---------------------------------------------------------------- the terms of a step, by formula

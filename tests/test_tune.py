@@ -85,6 +85,13 @@ def test_a_value_that_cannot_be_tuned_is_refused(project: Path, values: str, mes
     assert place.startswith("x.yaml:8:") and found == message and (hint is None or told == hint)
 
 
+def test_a_value_out_of_range_is_refused_before_anything_is_trained(project: Path, stagedkd: Command) -> None:
+    write(SPEC + TUNE.replace("1e-2]", "-1.0]"))
+    found = stagedkd("tune", "x.yaml", "--dry-run")
+    assert found.returncode == 2 and "Traceback" not in found.stderr
+    assert "error: 'student.train.lr' must be above 0, not -1.0\n --> x.yaml:8:42" in found.stderr
+
+
 def test_results_of_a_grid_may_not_use_tuning_seeds(project: Path) -> None:
     _, message, _ = problem_of(SPEC + TUNE + GRID.replace("seeds: 2", "seeds: [7, 101]"))
     assert message == "seed 101 is both a tuning seed and a seed of the results"
