@@ -573,7 +573,8 @@ def test_every_method_of_the_benchmark_has_the_compute_of_kd() -> None:
     assert {name: flops / found["kd"] for name, flops in found.items()} == pytest.approx(
         dict.fromkeys(found, 1.0), abs=0.03
     )
-    assert cells[0].spec.student.sees == 160 and cells[0].spec.evaluate.split == "test"
+    sees = cells[0].spec.student.sees
+    assert sees is not None and sees.count == 160 and cells[0].spec.evaluate.split == "test"
 
 
 # ---------------------------------------------------------------- the terms of a step, by formula
