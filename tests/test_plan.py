@@ -45,13 +45,13 @@ PINNED = {
     "data": "b72b154aecfa",
     "labels": "64b27d6d747b",
     "teacher": "868c179e7f7d",
-    "assistant-1": "8b14536616c2",
-    "student": "5f9697c03d50",
-    "control-ce": "c9f21925d9b4",
+    "assistant-1": "5448e32d1c57",
+    "student": "10d498929199",
+    "control-ce": "454dc8453e9a",
     "evaluate-teacher": "009d00294a18",
-    "evaluate-assistant-1": "8746cb4bd4a7",
-    "evaluate-student": "9c49666acd6e",
-    "evaluate-control-ce": "7fd894e79199",
+    "evaluate-assistant-1": "4ecc975c19a1",
+    "evaluate-student": "23860857941a",
+    "evaluate-control-ce": "94d2c4701576",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ README = (REPO / "README.md").read_text("utf-8")
 def test_the_error_is_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (REPO / "specs/quickstart.yaml").read_text("utf-8").replace("temperature: 4", "temprature: 4")
     (tmp_path / "specs").mkdir()
+    shutil.copy(REPO / "specs" / "quickstart.tuned.yaml", tmp_path / "specs")
     (tmp_path / "specs" / "quickstart.yaml").write_text(text, "utf-8")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SpecError) as caught:
@@ -73,7 +75,8 @@ def test_the_examples_of_the_language_page_are_valid(tmp_path: Path) -> None:
     assert len(blocks) == 2
     (tmp_path / "params.yaml").write_text("runtime: {}\n", "utf-8")
     (tmp_path / "specs").mkdir()
-    (tmp_path / "quickstart.yaml").write_text((REPO / "specs" / "quickstart.yaml").read_text("utf-8"), "utf-8")
+    for name in ("quickstart.yaml", "quickstart.tuned.yaml"):
+        shutil.copy(REPO / "specs" / name, tmp_path)
     for i, block in enumerate(blocks):
         (tmp_path / "specs" / f"example{i}.yaml").write_text(block, "utf-8")
         assert load_experiment(tmp_path / "specs" / f"example{i}.yaml").cells

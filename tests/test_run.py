@@ -273,6 +273,7 @@ def test_real_clips_from_spec_to_student(project: Path, stagedkd: Command, clips
     """The Weizmann clips through every stage, shortened; the figures stand in docs/results.md."""
     (project / "specs" / "weizmann.yaml").write_bytes((REPO / "specs/weizmann.yaml").read_bytes())
     short = ["--set", "teacher.epochs=12", "--set", "student.epochs=8", "--set", "distill.phases.grow.epochs=1"]
+    short += ["--set", "train.warmup_epochs=1", "--set", "distill.phases.grow.train.warmup_epochs=0"]
     found = stagedkd("run", "specs/weizmann.yaml", "--data-dir", str(clips), *short)
     assert found.returncode == 0, found.stderr
     (written,) = (project / "results").glob("weizmann+*/metrics.json")
