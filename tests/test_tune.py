@@ -86,7 +86,9 @@ def test_a_value_that_cannot_be_tuned_is_refused(project: Path, values: str, mes
 
 
 def test_a_value_out_of_range_is_refused_before_anything_is_trained(project: Path, stagedkd: Command) -> None:
-    write(SPEC + TUNE.replace("1e-2]", "-1.0]"))
+    path = write(SPEC + TUNE.replace("1e-2]", "-1.0]"))
+    with pytest.raises(SpecError, match="must be above 0"):
+        load_tuning(path).trials("student", {})
     found = stagedkd("tune", "x.yaml", "--dry-run")
     assert found.returncode == 2 and "Traceback" not in found.stderr
     assert "error: 'student.train.lr' must be above 0, not -1.0\n --> x.yaml:8:42" in found.stderr
