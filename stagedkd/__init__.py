@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stagedkd.plan.compile import compile_plan
     from stagedkd.plan.graph import Plan
     from stagedkd.plan.runtime import Runtime
-    from stagedkd.report.collect import Results
+    from stagedkd.report.results import Results
     from stagedkd.report.write import write_report
     from stagedkd.spec.load import load_spec
 

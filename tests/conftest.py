@@ -15,6 +15,7 @@ settings.register_profile("stagedkd", deadline=None)  # a busy machine is no fau
 settings.load_profile("stagedkd")
 os.environ["OMP_NUM_THREADS"] = "1"
 REPO = Path(__file__).resolve().parent.parent
+SPECS = sorted(path for path in (REPO / "specs").rglob("*.yaml") if not path.name.endswith(".tuned.yaml"))
 
 TINY = """\
 data: {kind: shapes, classes: 4, train: 48, val: 16, test: 16}

@@ -18,7 +18,7 @@ from stagedkd.data.mix import Batch
 from stagedkd.data.source import SimulatedClips
 from stagedkd.errors import DataError, SpecError
 from stagedkd.plan.compile import compile_plan
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.work import DistillWork, PhaseWork
 from stagedkd.spec.schema import Augment, Clip, Losses, Simulated, Train
 from stagedkd.train.adapters import FeatureAdapters
 from stagedkd.train.feed import Feed
@@ -261,12 +261,25 @@ def test_a_phase_that_does_not_use_a_setting_says_so(project: Path) -> None:
     text = path.read_text("utf-8")
     path.write_text(text.replace("{ce: 1.0, kd: 1.0}", "{ce: 1.0}"), "utf-8")
     assert problem(path)[0] == (
-        "'labelled' changes nothing: the phase 'joint' has ce alone, which draws labelled clips alone"
+        "'labelled' changes nothing: the phase 'joint' has ce alone, so it draws labelled clips alone"
     )
     path.write_text(
         text.replace("{ce: 1.0, kd: 1.0}", "{kd: 1.0}").replace("labelled: 0.5", "class_weights: inverse"), "utf-8"
     )
     assert problem(path)[0] == "'class_weights' changes nothing: the phase 'joint' has no ce"
+
+
+def test_every_loss_on_given_labels_takes_the_settings_of_ce(project: Path) -> None:
+    """gce, sce and elr leave out clips without a label, as ce does."""
+    text = written(project, phase=", train: {labelled: 0.5, balance: classes}").read_text("utf-8")
+    for name in ("gce", "sce", "elr"):
+        (project / "specs" / "mine.yaml").write_text(text.replace("{ce: 1.0, kd: 1.0}", f"{{{name}: 1.0, kd: 1.0}}"))
+        work = compile_plan(load_spec("specs/mine.yaml")).stage("student").work
+        assert isinstance(work, DistillWork)
+        assert (work.phases[-1].train.labelled, work.phases[-1].train.balance) == (0.5, "classes")
+        path = project / "specs" / "alone.yaml"
+        path.write_text(text.replace("{ce: 1.0, kd: 1.0}", f"{{{name}: 1.0}}"), "utf-8")
+        assert f"has {name} alone, so it draws labelled clips alone" in problem(path)[0]
 
 
 def test_settings_that_a_training_does_not_use_stay_out_of_its_key(project: Path) -> None:

@@ -17,9 +17,7 @@ from stagedkd.spec.jsonschema import json_schema
 from stagedkd.spec.reference import reference
 from stagedkd.spec.schema import Section, Spec, Train, TrainPatch
 from stagedkd.spec.yaml import parse_yaml, read_yaml
-from tests.conftest import REPO, TINY, Command
-
-SPECS = sorted(path for path in (REPO / "specs").rglob("*.yaml") if not path.name.endswith(".tuned.yaml"))
+from tests.conftest import REPO, SPECS, TINY, Command
 
 
 def plain(value: object) -> object:

@@ -158,6 +158,14 @@ def test_what_outputs_cannot_do_is_refused_at_its_place(outside: Path) -> None:
         "'hint' compares feature maps, and the teacher's outputs have no feature maps",
         "use losses on logits, for example kd",
     )
+    assert problem("distill.phases.joint.losses.sp={taps: embedding}")[0] == (
+        "'sp' compares feature maps, and the teacher's outputs have no feature maps"
+    )
+    assert problem("distill.phases.joint.losses.graft=1.0")[0].startswith("'graft' compares feature maps")
+    assert problem("distill.phases.joint.losses.sdd=1.0") == (
+        "'sdd' compares the logits of regions, and outputs from a file have none",
+        "use kd",
+    )
     assert problem("teacher.weights=w.pth")[0] == "outputs from a file have no weights"
     assert problem("distill.warm_start=true")[0] == (
         "a student cannot start from the weights of a teacher that is outputs from a file"

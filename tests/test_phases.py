@@ -16,8 +16,8 @@ from stagedkd.errors import Interrupted, Place, SpecError
 from stagedkd.experiment.run import run
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.work import DistillWork, PhaseWork, TeachWork
-from stagedkd.report.collect import LossShares, share_text
 from stagedkd.report.phases import phase_lines
+from stagedkd.report.results import LossShares, share_text
 from stagedkd.report.terminal import results_tables, shares_table
 from stagedkd.report.write import write_report
 from stagedkd.spec.load import load_experiment, load_spec
@@ -26,7 +26,7 @@ from stagedkd.spec.schema import Losses, Phase, Train
 from stagedkd.train.loop import fit
 from stagedkd.train.schedule import hop_rate, learning_rate, phase_rates, step_rate
 from stagedkd.train.tally import Tally, contributions, count
-from tests.conftest import REPO
+from tests.conftest import SPECS
 from tests.test_train import GROW_2, PAIRS, job, phase
 
 BASE = """\
@@ -188,8 +188,23 @@ def test_recipes_that_grow_for_an_epoch_work_below_a_warm_up_of_one(project: Pat
         assert phase_rates(work.phases, len(work.phases) - 1) == (0.0, 1e-2, 0.0)
 
 
+def test_the_controls_own_settings_are_checked_and_span_one_phase(project: Path) -> None:
+    control = ("distill:", "control: ce\ncontrol_train: {warmup_epochs: 6}\ndistill:")
+    ((place, message, _),) = refusals(project, control)
+    assert message == "the training of the control is all warm-up: warmup_epochs is 6, and it has 6 epochs"
+    assert (
+        place.endswith(" warmup_epochs")
+        and "control_train" in Path("specs/mine.yaml").read_text("utf-8").splitlines()[int(place.split()[0]) - 1]
+    )
+    plain, over = (
+        compile_plan(load_spec(spec_file(project, ("distill:", f"control: ce\ncontrol_train: {{{text}}}\ndistill:"))))
+        for text in ("lr: 3e-3", "lr: 3e-3, schedule: {kind: cosine, over: hop}")
+    )
+    assert plain.stage("control-ce").key == over.stage("control-ce").key  # it has one phase, so both are the same
+
+
 def test_every_phase_of_every_shipped_spec_leaves_its_warm_up() -> None:
-    for path in sorted((REPO / "specs").rglob("*.yaml")):
+    for path in SPECS:
         for plan in compile_experiment(load_experiment(path)).cells.values():
             for stage in plan.stages:
                 assert all(p.train.warmup_epochs < p.run_epochs for p in stage.work.trainings), (path, stage.name)

@@ -13,7 +13,8 @@ from stagedkd.data import refine as rules
 from stagedkd.errors import SpecError
 from stagedkd.plan.compile import compile_plan
 from stagedkd.plan.work import TeachWork
-from stagedkd.report.collect import Refinement, collect
+from stagedkd.report.collect import collect
+from stagedkd.report.results import Refinement
 from stagedkd.spec.rules import warnings
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Store

@@ -26,11 +26,12 @@ from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.graph import Graph, Plans, Stage
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.work import RefineWork, WeakenWork
-from stagedkd.report.collect import NetworkResult, Refinement, collect, read_refinements
+from stagedkd.report.collect import collect, read_refinements
 from stagedkd.report.comparison import compare, compute_note, flops_text, p_text, power_notes
 from stagedkd.report.formats import as_csv, as_latex
 from stagedkd.report.grid import GridResults, as_json, collect_grid, find_baseline
 from stagedkd.report.plots import correlation_map
+from stagedkd.report.results import NetworkResult, Refinement
 from stagedkd.report.statistics import Paired, holm, paired
 from stagedkd.report.terminal import grid_tables, results_tables
 from stagedkd.report.write import as_json as results_json

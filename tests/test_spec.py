@@ -18,9 +18,7 @@ from stagedkd.spec.schema import Architecture
 from stagedkd.spec.schema.networks import Resnet3dArch, TsmArch
 from stagedkd.spec.yaml import parse_yaml
 from tests.broken import BROKEN
-from tests.conftest import OWN_NET, REPO, TINY
-
-SPECS = sorted(path for path in (REPO / "specs").rglob("*.yaml") if not path.name.endswith(".tuned.yaml"))
+from tests.conftest import OWN_NET, SPECS, TINY
 
 
 def test_every_shipped_spec_compiles() -> None:

@@ -9,7 +9,7 @@ import yaml
 
 from stagedkd.cli import app
 from stagedkd.errors import SpecError
-from stagedkd.plan.compile import compile_experiment
+from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.spec.cascade import assistants as assistants_of
 from stagedkd.spec.load import load_experiment
 from stagedkd.spec.tune import choose
@@ -143,6 +143,16 @@ def test_networks_are_tuned_hop_by_hop(project: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_assistant_by_share_is_tuned_as_a_map(project: Path) -> None:
+    values = TUNE.replace("student.train.lr", "cascade.1.train.lr")
+    bare = SPEC.replace("teacher: {arch: resnet3d, width: 4", "cascade: [0.5]\nteacher: {arch: resnet3d, width: 12")
+    assert problem_of(bare + values)[1] == "'cascade.1.train.lr' cannot be tuned: the assistant is a bare share"
+    tuning = load_tuning(write(bare.replace("[0.5]", "[{share: 0.5}]") + values))
+    experiment, _ = tuning.trials("assistant-1", {})
+    rates = {compile_plan(cell.spec).stage("assistant-1").work.phases[0].train.lr for cell in experiment.cells}
+    assert rates == {1e-3, 1e-2}
+
+
 def test_tune_writes_what_plan_takes(project: Path, stagedkd: Command) -> None:
     spec = write(SPEC + GRID + TUNE)
     first = stagedkd("tune", "x.yaml", "--dry-run")

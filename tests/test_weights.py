@@ -35,7 +35,7 @@ from stagedkd.models.weight_file import Content, read_content, wanted_classes
 from stagedkd.models.weights import read_weights
 from stagedkd.plan.lock import DataLock, Lock
 from stagedkd.plan.runtime import Runtime
-from stagedkd.report.collect import NetworkResult
+from stagedkd.report.results import NetworkResult
 from stagedkd.report.statistics import near_chance, wilson
 from stagedkd.spec.schema import is_weight_file
 from stagedkd.spec.schema.networks import Resnet3dArch

@@ -120,10 +120,7 @@ def _rows(network: str, trials: Mapping[str, Trial], outcome: GridOutcome) -> di
         if cell in outcome.finished:
             done = outcome.finished[cell]
             stage = done.plan.stage(f"evaluate-{network}")
-            top1, key = (
-                float(done.artifacts[stage.name].manifest.metrics["top1"]),
-                stage.folder,
-            )
+            top1, key = float(done.artifacts[stage.name].manifest.metrics["top1"]), stage.folder
         elif not _diverged(outcome.failed[cell]):
             raise outcome.failed[cell]
         found[tuple(trial.labels.values())] = replace(

@@ -27,7 +27,7 @@ from stagedkd.plan.work import (
 from stagedkd.spec.cascade import assistants
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.families import mirror_pairs
-from stagedkd.spec.labelled import class_weights_problem, label_source
+from stagedkd.spec.labelled import class_weights_problem, label_source, relevant
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.pairing import matching
 from stagedkd.spec.rules import logits_compared, missing_head, warnings, weights_note
@@ -268,7 +268,8 @@ class _Compiler:
         weights, locked = self._weights(student)
         epochs = sum(phase.epochs for phase in hop_phases(self.spec, student, None))
         phase = ce_phase(self.spec, student, epochs)
-        phase = phase.model_copy(update={"train": phase.train.patched(self.spec.control_train)})
+        train = phase.train.patched(self.spec.control_train).over_phase()
+        phase = phase.model_copy(update={"train": relevant(train, phase.losses)})
         work = TeachWork(
             arch=arch_of(student),
             input=student.input,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from stagedkd.report.collect import NetworkResult
+from stagedkd.report.results import NetworkResult
 from stagedkd.report.statistics import Paired, holm, paired, smallest_p
 
 LEVEL = 0.05  # a difference is shown if its corrected p-value is below this

@@ -10,8 +10,9 @@ from typing import Any
 
 from stagedkd.errors import Advice, StoreError, UsageError
 from stagedkd.plan.graph import Plans
-from stagedkd.report.collect import NetworkResult, Results, collect
+from stagedkd.report.collect import collect
 from stagedkd.report.comparison import SMALLEST_EFFECT, Comparison, Effort, Students, compare, compute_note, power_notes
+from stagedkd.report.results import NetworkResult, Results
 from stagedkd.report.statistics import failed_seeds, iqm, mean_interval
 from stagedkd.spec.fields import nearest
 from stagedkd.spec.grid import canonical

@@ -6,8 +6,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stagedkd.report.collect import Results
 from stagedkd.report.grid import GridResults
+from stagedkd.report.results import Results
 
 COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#b8860b", "#6a4c93", "#4a4a4a")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from stagedkd.dvc.pipeline import CLASSES, NETWORKS
-from stagedkd.report.collect import NetworkResult, Results
 from stagedkd.report.grid import GridResults
+from stagedkd.report.results import NetworkResult, Results
 
 Row: TypeAlias = dict[str, "str | float"]
 

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.key import Key
-from stagedkd.report.collect import LossShares, NetworkResult, Refinement, Results, share_text
 from stagedkd.report.comparison import Comparison, flops_text, p_text
 from stagedkd.report.grid import GridResults, Summary
+from stagedkd.report.results import LossShares, NetworkResult, Refinement, Results, share_text
 
 STATE_COLOURS = {"hit": "green", "resumable": "yellow", "miss": "cyan", "unlocked": "magenta"}
 
@@ -157,7 +157,7 @@ def results_tables(results: Results) -> Iterator[Table]:
 def shares_table(rows: Sequence[LossShares]) -> Table:
     """Return a table of the share of each weighted loss in the total, by phase."""
     losses = list(dict.fromkeys(name for row in rows for name in row.shares))
-    title = "\nshare of each weighted loss in the total, by phase"
+    title = "\nlosses: share of the total"  # no wider than the table
     table = Table("network", "phase", box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
     for name in losses:
         table.add_column(name, justify="right")

@@ -14,12 +14,13 @@ from stagedkd.errors import Advice, StoreError, about
 from stagedkd.files import replacing, write_whole
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.runtime import Runtime, load_runtime
-from stagedkd.report.collect import Results, collect, share_text
+from stagedkd.report.collect import collect
 from stagedkd.report.comparison import SMALLEST_EFFECT, flops_text, p_text, points
 from stagedkd.report.formats import as_csv, as_latex
 from stagedkd.report.grid import GridResults, collect_grid
 from stagedkd.report.grid import as_json as grid_json
 from stagedkd.report.looks import record_looks
+from stagedkd.report.results import Results, share_text
 from stagedkd.report.summary import grid_plots, grid_summary, plots, summary
 from stagedkd.store.store import Store
 

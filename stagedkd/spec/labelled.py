@@ -17,12 +17,12 @@ FIELDS = ("labelled", "balance", "class_weights")
 
 def uses_labels(losses: Losses) -> bool:
     """Return whether a loss uses the given labels."""
-    return any(name == "ce" or loss.takes_labels for name, loss in losses.named().items())
+    return bool(losses.given_labels) or any(loss.takes_labels for loss in losses.named().values())
 
 
 def labels_alone(losses: Losses) -> bool:
-    """Return whether `ce` is the only loss, so that clips without a label would do nothing."""
-    return set(losses.named()) == {"ce"}
+    """Return whether all losses are on given labels, such as `ce`, so that clips without a label would do nothing."""
+    return losses.named().keys() == losses.given_labels
 
 
 def relevant(train: Train, losses: Losses) -> Train:
@@ -122,7 +122,10 @@ def label_use_problems(spec: Spec) -> Iterator[PathProblem]:
             message = f"'class_weights' changes nothing: the phase '{name}' has no ce"
             yield PathProblem(message, (*path, "class_weights"), "add ce, or remove class_weights")
         if labels_alone(phase.losses) and phase.train.labelled is not None:
-            message = f"'labelled' changes nothing: the phase '{name}' has ce alone, which draws labelled clips alone"
+            alone = " and ".join(sorted(phase.losses.given_labels))
+            message = (
+                f"'labelled' changes nothing: the phase '{name}' has {alone} alone, so it draws labelled clips alone"
+            )
             yield PathProblem(message, (*path, "labelled"), "remove labelled")
         train = relevant(spec.train.patched(spec.student.train, phase.train), phase.losses)
         if train.balance and not train.labelled and not labels_alone(phase.losses):
@@ -141,6 +144,7 @@ def _sections(spec: Spec) -> Iterator[tuple[Path_, Train | TrainPatch]]:
         if isinstance(item, NetworkFields):
             yield ("cascade", i, "train"), item.train
     yield ("student", "train"), spec.student.train
+    yield ("control_train",), spec.control_train
     for name, phase in spec.distill.phases.items():
         yield ("distill", "phases", name, "train"), phase.train
 

@@ -5,19 +5,17 @@ Every cell is validated once, and the problems of all cells are reported togethe
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
 from stagedkd.errors import Origin, Place, Problem, SpecError, UsageError
 from stagedkd.spec.declared import Declared, read_compare
-from stagedkd.spec.fields import HIDDEN
 from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid, setting_name
 from stagedkd.spec.inherit import (
     FILE_KEYS,
@@ -32,15 +30,13 @@ from stagedkd.spec.inherit import (
 from stagedkd.spec.merge import Merger, overlay, without
 from stagedkd.spec.names import short_name
 from stagedkd.spec.override import parse_override
+from stagedkd.spec.own_files import OwnFiles
 from stagedkd.spec.problems import problem_at, problems_of
 from stagedkd.spec.rules import check_rules, warnings
 from stagedkd.spec.schema import Spec
-from stagedkd.spec.schema.losses.clipwise import put_weights_digest
-from stagedkd.spec.schema.networks import family_of
-from stagedkd.spec.schema.networks.file import put_code_digest
 from stagedkd.spec.tune import set_value
 from stagedkd.spec.tuned import ALL, Tuned, TunedSetting
-from stagedkd.spec.yaml import Node, Path_
+from stagedkd.spec.yaml import Node
 
 __all__ = ["Cell", "Experiment", "load_experiment", "load_one", "load_spec", "specs_root"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,+-]*\Z")
@@ -130,7 +126,7 @@ class Loader:
         self.overrides = [parse_override(text) for text in overrides]
         self.takes_tuned = tuned
         self.tuned: Tuned | None = None
-        self.digests: dict[Path, str] = {}
+        self.own_files = OwnFiles(self.root)
         self.trees: dict[str, Node] = {}
         self.recipes: dict[str, Node | None] = {}
         self.problems: dict[tuple[str, Place | None], tuple[Problem, list[str]]] = {}
@@ -186,7 +182,7 @@ class Loader:
         """Return the files of the project that were read. The recipes of the package are not among them."""
         recipes = {Path(node.place.file) for node in self.recipes.values() if node}
         tuned = [self.tuned.path] if self.tuned else []
-        files = {path.resolve() for path in (*self.source.files, *recipes, *self.digests, *tuned)}
+        files = {path.resolve() for path in (*self.source.files, *recipes, *self.own_files.digests, *tuned)}
         return tuple(sorted(path for path in files if not path.is_relative_to(RECIPES)))
 
     def _check_without_grid(self) -> None:
@@ -212,7 +208,7 @@ class Loader:
             return None
         values: dict[str, Any] = tree.plain()
         values["name"] = self._name_of(cell)
-        problems = [*merger.problems, *self._read_user_code(values, tree)]
+        problems = [*merger.problems, *self.own_files.put_digests(values, tree)]
         spec = None
         try:
             spec = Spec.model_validate(values)
@@ -296,38 +292,6 @@ class Loader:
                     hint = f"set the whole list: {name}=[...]"
                     raise UsageError(f"--set cannot change one item of the list '{name}'", hint=hint)
 
-    # ------------------------------------------------------------ the user's own code
-
-    def _read_user_code(self, values: dict[str, Any], tree: Node) -> list[Problem]:
-        """Put the digests of the user's files into the values of networks, of the losses `file` and of `weigh`.
-
-        Files are read, but never run.
-        """
-        problems: list[Problem] = []
-        networks = [(path, network, family_of(network.get("arch"))) for path, network in _networks(values)]
-        putters = [(path, network, family.put_digest) for path, network, family in networks if family]
-        putters += [(path, loss, put_code_digest) for path, loss in _user_losses(values)]
-        putters += [(path, weigh, put_weights_digest) for path, weigh in _weight_files(values)]
-        for path, section, put_digest in putters:
-            for hidden in sorted(HIDDEN & section.keys()):
-                message = f"'{hidden}' cannot be set: it is computed from the file"
-                problems.append(problem_at(tree, (*path, hidden), message, "remove it", key=True))
-            name, message, hint = put_digest(section, self.root, self._digest)
-            problems += [problem_at(tree, (*path, name), message, hint)] if message else []
-        return problems
-
-    def _digest(self, file: Path) -> str | None:
-        """Return the SHA-256 of a file below the root; None if it is missing, unreadable, or outside the root."""
-        if file not in self.digests:
-            try:
-                if not file.resolve().is_relative_to(self.root.resolve()):
-                    return None
-                with file.open("rb") as stream:
-                    self.digests[file] = hashlib.file_digest(stream, "sha256").hexdigest()
-            except (OSError, ValueError, RuntimeError):
-                return None
-        return self.digests[file]
-
     # ------------------------------------------------------------ problems
 
     def _add(self, problem: Problem, cell: str) -> None:
@@ -368,37 +332,3 @@ def _pick(axes: Axes, points: tuple[Point, ...], picked: Sequence[str]) -> tuple
             raise UsageError(f"--cell {text}: {message}", hint=hint)
         names |= {cell_name(point) for point in matches}
     return tuple(point for point in points if cell_name(point) in names)
-
-
-def _networks(values: Mapping[str, Any]) -> Iterable[tuple[Path_, dict[str, Any]]]:
-    """Iterate over the networks of an unvalidated spec, each with its path."""
-    networks: list[tuple[Path_, Any]] = [(("teacher",), values.get("teacher")), (("student",), values.get("student"))]
-    for name in ("co_teachers", "cascade"):
-        listed = values.get(name)
-        row = cast("tuple[Any, ...]", listed) if isinstance(listed, tuple) else ()
-        networks += [((name, i), network) for i, network in enumerate(row)]
-    for path, network in networks:
-        if isinstance(network, dict):
-            yield path, network
-
-
-def _user_losses(values: Mapping[str, Any]) -> Iterable[tuple[Path_, dict[str, Any]]]:
-    """Iterate over the losses `file` of an unvalidated spec, each with its path."""
-    distill = _map(values.get("distill"))
-    for name, phase in _map(distill.get("phases")).items():
-        loss = _map(_map(phase).get("losses")).get("file")
-        if isinstance(loss, dict):
-            yield ("distill", "phases", name, "losses", "file"), cast("dict[str, Any]", loss)
-
-
-def _weight_files(values: Mapping[str, Any]) -> Iterable[tuple[Path_, dict[str, Any]]]:
-    """Iterate over the sections `weigh` of an unvalidated spec that are maps, each with its path."""
-    for name, phase in _map(_map(values.get("distill")).get("phases")).items():
-        for loss, section in _map(_map(phase).get("losses")).items():
-            weigh = _map(section).get("weigh")
-            if isinstance(weigh, dict):
-                yield ("distill", "phases", name, "losses", loss, "weigh"), cast("dict[str, Any]", weigh)
-
-
-def _map(value: Any) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}

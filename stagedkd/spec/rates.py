@@ -89,11 +89,13 @@ def _over_hop(spec: Spec, path: Path_, name: str, network: Student, total: int) 
 
 def _control(spec: Spec) -> Iterator[tuple[str, PathProblem]]:
     """Check the control, which trains the student in one phase for as long as the hop."""
-    total, warmup = _hop_epochs(spec, spec.student), spec.train.patched(spec.student.train).warmup_epochs
+    total, own = _hop_epochs(spec, spec.student), spec.control_train
+    warmup = spec.train.patched(spec.student.train, own).warmup_epochs
     if spec.control and warmup >= total:
         message = f"the training of the control is all warm-up: {FIELD} is {warmup:g}, and it has {_epochs(total)}"
         hint = f"set it below {total}, or raise student.epochs"
-        yield "control", PathProblem(message, _place(("student",), spec.student.train), hint)
+        place = ("control_train", FIELD) if own.warmup_epochs is not None else _place(("student",), spec.student.train)
+        yield "control", PathProblem(message, place, hint)
 
 
 def _refinement(spec: Spec, listed: Sequence[tuple[Path_, Student]]) -> Iterator[tuple[str, PathProblem]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stagedkd.errors import Problem, SpecError
-from stagedkd.spec.grid import Axes, Point, cell_name, read_grid, setting_name
+from stagedkd.spec.grid import Axes, Axis, Point, cell_name, read_grid, setting_name
 from stagedkd.spec.inherit import Source
 from stagedkd.spec.load import Cell, Experiment, Loader
 from stagedkd.spec.merge import Merger
@@ -81,27 +81,27 @@ def load_tuning(path: Path) -> Tuning:
     settings = {setting_name(point): point for point in axes.settings}
     trees = {name: loader.tree_of(point, Merger()) for name, point in settings.items()}
     for field in tune.fields:
-        _check_assistant(field.name, field.path, trees, tune)
-    made_from = _digest(loader, tune, settings, trees, node)
+        _check_assistant(field, trees.values())
+    made_from = _digest(loader, axes, tune, trees, node)
     return Tuning(path, tune, settings, trees, made_from)
 
 
-def _check_assistant(name: str, path: tuple[str, ...], trees: Mapping[str, Node], tune: Tune) -> None:
+def _check_assistant(field: Axis, trees: Iterable[Node]) -> None:
     """Refuse a field `cascade.N...` if no setting has the assistant, or if it is a bare share."""
-    field = next(field for field in tune.fields if field.name == name)
-    having = [tree for tree in trees.values() if applies(field, tree)]
+    having = [tree for tree in trees if applies(field, tree)]
     if not having:
         hint = "list it in cascade, or remove the field"
-        raise SpecError([Problem(f"no setting has the assistant of '{name}'", field.place, hint)])
-    for tree in having if network_of(path).startswith("assistant") else ():
-        item = tree.at(("cascade", int(path[1]) - 1))
+        raise SpecError([Problem(f"no setting has the assistant of '{field.name}'", field.place, hint)])
+    for tree in having if network_of(field.path).startswith("assistant") else ():
+        item = tree.at(("cascade", int(field.path[1]) - 1))
         if item is not None and not isinstance(item.value, dict):
-            hint = "write the assistant as a map, with its arch and train"
-            raise SpecError([Problem(f"'{name}' cannot be tuned: the assistant is a bare share", item.place, hint)])
+            message = f"'{field.name}' cannot be tuned: the assistant is a bare share"
+            raise SpecError([Problem(message, item.place, "write it as a map: {share: ..., train: {...}}")])
 
 
-def _digest(loader: Loader, tune: Tune, settings: Mapping[str, Point], trees: Mapping[str, Node], node: Node) -> str:
+def _digest(loader: Loader, axes: Axes, tune: Tune, trees: Mapping[str, Node], node: Node) -> str:
     """Return the digest of what a tuned file is made from. Names, the results' seeds and their split are not in it."""
+    settings = {setting_name(point): point for point in axes.settings}
     points: list[Point] = []
     for name, setting in settings.items():
         first = [tune.combinations(network, trees[name])[:1] for network in tune.networks]
@@ -109,13 +109,9 @@ def _digest(loader: Loader, tune: Tune, settings: Mapping[str, Point], trees: Ma
         points.append((*setting, *values, *tune.seeded("")[0]))
     cells = loader.load_points(points, _on_validation).cells
     specs = [c.spec.model_dump(mode="json", exclude_none=True, exclude={"name", "seed"}) for c in cells]
-    made_from: Any = [node.plain(), [named.value for named in tune_vary(loader)], list(settings), specs]
+    vary = [named.value for named in axes.vary]
+    made_from: Any = [node.plain(), vary, list(settings), specs]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-
-
-def tune_vary(loader: Loader) -> tuple[Node, ...]:
-    """Return what a seed of the grid draws again."""
-    return read_grid(loader.source.grid)[0].vary
 
 
 def _on_validation(cell: Cell) -> Cell:

@@ -9,7 +9,7 @@ from pydantic import Field, Tag, field_validator
 
 from stagedkd.spec.schema.base import Section, Word, by_form
 from stagedkd.spec.schema.losses.base import Loss
-from stagedkd.spec.schema.networks.base import DigestOf
+from stagedkd.spec.schema.networks.base import DigestOf, put_file_digest
 
 
 class WeightFile(Section):
@@ -65,11 +65,4 @@ class LogitLoss(ClipLoss):
 
 def put_weights_digest(values: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str, str]:
     """Put the digest of the table `file` into the values of a `weigh` section; see `Architecture.put_digest`."""
-    name = values.get("file")
-    if not isinstance(name, str) or not name:
-        return "", "", ""  # validation will refuse it
-    digest = digest_of(root / name)
-    if digest is None:
-        return "file", f"{name} is not a file in the project", "give the path of a table in the project"
-    values["digest"] = digest
-    return "", "", ""
+    return put_file_digest(values, "file", "a table", root, digest_of)

@@ -265,6 +265,24 @@ class StudentFields(NetworkFields):
     and for assistants that say nothing else. The teacher and refinement see all training clips. Unset: all of them."""
 
 
+def put_file_digest(
+    values: dict[str, Any], field: str, what: str, root: Path, digest_of: DigestOf
+) -> tuple[str, str, str]:
+    """Put the digest of the file that a field names into the values of its section; see `Architecture.put_digest`.
+
+    Args:
+        what: the kind of file, for the hint, such as `a Python file`.
+    """
+    name = values.get(field)
+    if not isinstance(name, str) or not name:
+        return "", "", ""  # validation will refuse it
+    digest = digest_of(root / name)
+    if digest is None:
+        return field, f"{name} is not a file in the project", f"give the path of {what} in the project"
+    values["digest"] = digest
+    return "", "", ""
+
+
 def is_weight_file(name: str) -> bool:
     """Return whether `weights: name` is a path, and not one of torchvision's names."""
     return PurePath(name).suffix.lower() in WEIGHT_SUFFIXES

@@ -9,7 +9,15 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from stagedkd.spec.schema.base import Count, Word
-from stagedkd.spec.schema.networks.base import Architecture, Cut, DigestOf, StudentFields, TeacherFields, UserFiles
+from stagedkd.spec.schema.networks.base import (
+    Architecture,
+    Cut,
+    DigestOf,
+    StudentFields,
+    TeacherFields,
+    UserFiles,
+    put_file_digest,
+)
 
 
 class FileArch(Architecture):
@@ -69,11 +77,4 @@ def put_code_digest(values: dict[str, Any], root: Path, digest_of: DigestOf) -> 
 
     See `Architecture.put_digest`.
     """
-    name = values.get("path")
-    if not isinstance(name, str) or not name:
-        return "", "", ""  # validation will refuse it
-    digest = digest_of(root / name)
-    if digest is None:
-        return "path", f"{name} is not a file in the project", "give the path of a Python file in the project"
-    values["digest"] = digest
-    return "", "", ""
+    return put_file_digest(values, "path", "a Python file", root, digest_of)

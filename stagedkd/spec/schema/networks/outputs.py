@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from stagedkd.spec.schema.base import Count, Word
-from stagedkd.spec.schema.networks.base import Architecture, Cut, DigestOf, TeacherFields, UserFiles
+from stagedkd.spec.schema.networks.base import Architecture, Cut, DigestOf, TeacherFields, UserFiles, put_file_digest
 
 
 class OutputsArch(Architecture):
@@ -59,15 +59,9 @@ class OutputsArch(Architecture):
     @classmethod
     def put_digest(cls, values: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str, str]:
         name = values.get("outputs")
-        if not isinstance(name, str) or not name:
-            return "", "", ""  # validation will refuse it
-        if Path(name).suffix.lower() not in (".csv", ".parquet"):
+        if isinstance(name, str) and name and Path(name).suffix.lower() not in (".csv", ".parquet"):
             return "outputs", f"{name} is neither a .csv nor a .parquet file", "write the outputs as one of the two"
-        digest = digest_of(root / name)
-        if digest is None:
-            return "outputs", f"{name} is not a file in the project", "give the path of a file in the project"
-        values["digest"] = digest
-        return "", "", ""
+        return put_file_digest(values, "outputs", "a file", root, digest_of)
 
 
 class OutputsTeacher(TeacherFields, OutputsArch):
