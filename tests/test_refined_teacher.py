@@ -169,7 +169,7 @@ def test_a_bound_is_told() -> None:
     fields = {f.name: None for f in dataclasses.fields(Refinement)}
     given_ = fields | {"name": "refine-1", "temperatures": (0.05, 0.83), "calibrated_on": 4}
     assert Refinement(**given_).notes == (  # pyright: ignore[reportArgumentType]
-        "refine-1 is calibrated on 4 clean clips only: a prior keeps its temperature near 1; it is 0.05 and 0.83",
+        "refine-1 is calibrated on 4 clean clips only: a prior draws its temperature towards 1; it is 0.05 and 0.83",
         "refine-1: a temperature is at its bound 0.05, so its posteriors may be miscalibrated",
     )
     many = fields | {"name": "refine-1", "temperatures": (0.83,), "calibrated_on": 400}

@@ -131,7 +131,7 @@ class Refinement:
         if self.calibrated_on is not None and self.calibrated_on < FEW_CLEAN:
             few = f"{self.name} is calibrated on {self.calibrated_on} clean clips only"
             values = " and ".join(f"{temperature:.2f}" for temperature in self.temperatures)
-            rows.append(f"{few}: a prior keeps its temperature near 1; it is {values}")
+            rows.append(f"{few}: a prior draws its temperature towards 1; it is {values}")
         for bound in filter(None, map(bound_hit, self.temperatures)):
             rows.append(f"{self.name}: a temperature is at its bound {bound:g}, so its posteriors may be miscalibrated")
         return tuple(rows)
