@@ -1,4 +1,4 @@
-"""Teachers from elsewhere: class probabilities or logits by clip, from a file."""
+"""Teachers from elsewhere: class probabilities, logits or embeddings by clip, from a file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 from stagedkd import load_spec
 from stagedkd.data.mix import Batch
 from stagedkd.errors import DataError, SpecError
+from stagedkd.models.network import EMBEDDING
 from stagedkd.plan.compile import compile_plan
 from stagedkd.plan.work import TeachWork
 from stagedkd.spec.rules import weights_note
@@ -69,12 +70,12 @@ def test_columns_in_any_order_and_lists_give_the_same_logits(tmp_path: Path) -> 
     write_csv(tmp_path / "soft.csv", p[:, [2, 0, 3, 1]], ("down", "right", "up", "left"))
     one = read_outputs(arch(), tmp_path, CLASSES)
     assert one.clips == tuple(f"shapes:{i}" for i in range(6))
-    assert np.allclose(one.logits, np.log(np.maximum(p, 1e-6)), atol=1e-6) and one.logits.dtype == np.float32
+    assert np.allclose(one.values, np.log(np.maximum(p, 1e-6)), atol=1e-6) and one.values.dtype == np.float32
     pq.write_table(pa.table({"clip": list(range(6)), "probabilities": p[:, ::-1].tolist()}), tmp_path / "soft.parquet")
     lists = read_outputs(arch(outputs="soft.parquet", classes=CLASSES[::-1]), tmp_path, CLASSES)
-    assert np.array_equal(lists.logits, one.logits) and lists.clips == tuple(range(6))
+    assert np.array_equal(lists.values, one.values) and lists.clips == tuple(range(6))
     raw = read_outputs(arch(kind="logits"), tmp_path, CLASSES)
-    assert np.allclose(raw.logits, p, atol=1e-6)
+    assert np.allclose(raw.values, p, atol=1e-6)
     paths = [f"shapes:{i}" for i in range(8)]
     assert one.rows_of(paths, [7, 3, 0]).tolist() == [-1, 3, 0] == lists.rows_of(paths, [7, 3, 0]).tolist()
 
@@ -146,6 +147,46 @@ def outside(project: Path) -> Path:
     return project
 
 
+def test_embeddings_are_read_from_columns_and_lists(tmp_path: Path) -> None:
+    feat = np.random.default_rng(0).normal(size=(6, 5))
+    write_csv(tmp_path / "soft.csv", feat, ("a", "b", "c", "d", "e"))
+    one = read_outputs(arch(kind="embeddings"), tmp_path, CLASSES)
+    assert np.allclose(one.values, feat, atol=1e-6) and one.values.dtype == np.float32
+    pq.write_table(pa.table({"clip": list(range(6)), "embeddings": feat.tolist()}), tmp_path / "soft.parquet")
+    lists = read_outputs(arch(kind="embeddings", outputs="soft.parquet"), tmp_path, CLASSES)
+    assert np.array_equal(lists.values, one.values)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["path", "a"], "soft.csv has no embeddings"),
+        (["path,1,2", "a,0.5,x"], "soft.csv:2: 'x' 2 is no number"),
+        (["path,1,2", "a,0.5,inf"], "soft.csv:2: a value is inf"),
+    ],
+)
+def test_wrong_embeddings_are_refused_with_their_row(tmp_path: Path, rows: list[str], message: str) -> None:
+    (tmp_path / "soft.csv").write_text("\n".join(rows) + "\n", "utf-8")
+    assert refused(tmp_path, kind="embeddings")[0] == message
+
+
+def test_embeddings_of_unequal_length_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": ["a", "b"], "embeddings": [[1.0, 2.0], [1.0]]}), tmp_path / "soft.parquet")
+    found = refused(tmp_path, kind="embeddings", outputs="soft.parquet")
+    assert found == ("soft.parquet, row 2: 1 values, but 2 in the first row", "write as many values for each clip")
+
+
+def test_a_table_gives_embeddings_and_mixes_them_like_the_clips() -> None:
+    feat_nC = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    guide = TableGuide(embeddings_nC=feat_nC)
+    batch = Batch(torch.zeros(2, 3, 1, 2, 2), torch.zeros(2, dtype=torch.long), torch.tensor([4, 0]))
+    found = guide.outputs(batch, (EMBEDDING,), False)
+    assert found.logits is None and torch.equal(found.maps[EMBEDDING], feat_nC[[4, 0], :, None, None, None])
+    mixed = Batch(batch.clip_B3THW, batch.labels_B, batch.rows_B, order_B=torch.tensor([1, 0]), fraction=0.25)
+    expected = 0.25 * feat_nC[[4, 0]] + 0.75 * feat_nC[[0, 4]]
+    assert torch.allclose(guide.outputs(mixed, (EMBEDDING,), False).maps[EMBEDDING][:, :, 0, 0, 0], expected)
+
+
 def problem(*overrides: str) -> tuple[str, str]:
     with pytest.raises(SpecError) as caught:
         load_spec("specs/tiny.yaml", list(overrides))
@@ -177,6 +218,31 @@ def test_what_outputs_cannot_do_is_refused_at_its_place(outside: Path) -> None:
         "refine trains the teacher out of fold, but outputs from a file cannot be trained"
     )
     assert "outputs" in problem("student={$replace: {arch: outputs, outputs: soft.csv, kind: logits}}")[0]
+
+
+def test_what_embeddings_cannot_do_is_refused_at_its_place(outside: Path) -> None:
+    text = (SPEC % "").replace("kind: probabilities", "kind: embeddings")
+    (outside / "specs" / "tiny.yaml").write_text(text, "utf-8")
+    assert problem() == (
+        "'kd' compares logits, and the teacher's outputs are embeddings",
+        "use losses with taps: embedding, for example hint or sp",
+    )
+    phase = "distill.phases.joint.losses"
+    assert problem(f"{phase}={{$replace: {{ce: 1, hint: 1}}}}") == (
+        "'hint' compares feature maps, and the teacher's outputs have no feature maps",
+        "set taps: embedding, or use a loss that has it, for example hint or sp",
+    )
+    assert problem(f"{phase}={{$replace: {{ce: {{weigh: confidence}}}}}}")[0] == (
+        "weigh: confidence needs the teacher's logits, and its outputs are embeddings"
+    )
+    embedded = f"{phase}={{$replace: {{ce: 1, hint: {{taps: embedding}}}}}}"
+    assert load_spec("specs/tiny.yaml", [embedded])
+    assert problem(embedded, "teacher.classes=[right, left, down, up]")[0] == "embeddings have no classes"
+    text = text.replace(
+        "teacher: {", "teacher: {arch: resnet3d, width: 4, blocks: [1, 1], epochs: 1}\nco_teachers: [{"
+    ).replace("embeddings}", "embeddings}]")
+    (outside / "specs" / "tiny.yaml").write_text(text, "utf-8")
+    assert problem()[0] == "the logits of co_teachers are compared, and embeddings are none"
 
 
 def test_the_content_of_the_file_is_the_key(outside: Path) -> None:
@@ -227,6 +293,19 @@ def test_a_run_with_a_teacher_from_elsewhere(stagedkd: Command, outside: Path, c
     assert "nan" not in (metrics.parent / "report.html").read_text("utf-8").lower().replace("finance", "")
     assert stagedkd("report", "specs/tiny.yaml").returncode == 0
     assert stagedkd("check", "specs/tiny.yaml", "--shapes").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_run_with_a_teacher_that_gives_embeddings(stagedkd: Command, outside: Path) -> None:
+    write_csv(outside / "soft.csv", np.random.default_rng(0).normal(size=(64, 6)), tuple("abcdef"))
+    text = (SPEC % "").replace("kind: probabilities", "kind: embeddings")
+    text = text.replace("kd: 0.9", "hint: {taps: embedding}, sp: {taps: embedding}, crd: {taps: embedding}")
+    (outside / "specs" / "tiny.yaml").write_text(text, "utf-8")
+    done = stagedkd("run", "specs/tiny.yaml", "--no-dvc")
+    assert done.returncode == 0, done.stderr
+    assert "soft.csv has embeddings, so its accuracy is unknown" in " ".join((done.stdout + done.stderr).split())
+    (metrics,) = outside.glob("results/*/metrics.json")
+    assert json.loads(metrics.read_text("utf-8"))["teacher"]["top1"] is None
 
 
 @pytest.mark.slow

@@ -17,11 +17,11 @@ from stagedkd.errors import DataError
 from stagedkd.models.network import Network
 from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.work import DistillWork
-from stagedkd.spec.schema import LOGITS, Arch, Input, Size
+from stagedkd.spec.schema import LOGITS, Arch, Input, OutputsArch, Size
 from stagedkd.stages.clip_weights import clip_weights
 from stagedkd.stages.context import Context, Result
 from stagedkd.stages.networks import build_or_refuse, load_network, new_network, user_losses
-from stagedkd.stages.outputs import outputs_guide
+from stagedkd.stages.outputs import embedding_width, outputs_guide
 from stagedkd.stages.training import (
     classes_of,
     execution_of,
@@ -62,6 +62,7 @@ def distill(context: Context, work: DistillWork) -> Result:
         shape_of(arch, len(classes), context.root, work.clip.seen(network_input))
         for arch, network_input in ((work.arch, work.input), *_guide_archs(work))
     ]
+    width = embedding_width(context.inputs["teacher"]) if teacher is None else shapes[1].width
     extra["train_flops"] = hop_flops(work, shapes, len(feed.clip_ids))
     probe = _probe(work, feed, teacher)
     job = Job(
@@ -71,7 +72,7 @@ def distill(context: Context, work: DistillWork) -> Result:
         feed=feed,
         execution=execution_of(context, device, context.workspace.scratch),
         guides=_guides(context, work, networks, feed, device),
-        adapters=_adapters(work, shapes[0], shapes[1], len(feed.clip_ids), len(classes), student).to(device),
+        adapters=_adapters(work, shapes[0], shapes[1], width, len(feed.clip_ids), len(classes), student).to(device),
         cut=work.cut,
         teacher_cut=work.teacher_cut,
         options=DistillOptions(work.drop, work.shuffle, work.pair_weights, feed.seed),
@@ -125,9 +126,10 @@ def _guides(
     ranks, guides = ranks_of(context, device), list[Guide]()
     weights = (work.share, *(guide.share for guide in work.guides))
     names = ("teacher", *work.guide_inputs)
-    for name, network, (_, network_input), weight in zip(names, networks, _guide_archs(work), weights, strict=True):
+    for name, network, (arch, network_input), weight in zip(names, networks, _guide_archs(work), weights, strict=True):
         if network is None:
-            guides.append(outputs_guide(context.inputs[name], feed.clip_ids.tolist(), weight, device))
+            assert isinstance(arch, OutputsArch)
+            guides.append(outputs_guide(context.inputs[name], arch, feed.clip_ids.tolist(), weight, device))
             continue
         refuse_batch_statistics(network, ranks, "a guide")
         run = torch.compile(network.run) if context.runtime.compile else network.run
@@ -137,10 +139,16 @@ def _guides(
 
 
 def _adapters(
-    work: DistillWork, student: NetworkShape, teacher: NetworkShape, clips: int, classes: int, network: Network
+    work: DistillWork,
+    student: NetworkShape,
+    teacher: NetworkShape,
+    width: int,
+    clips: int,
+    classes: int,
+    network: Network,
 ) -> FeatureAdapters:
     """The adapters between the substages of the student and those of the teacher, by their channels, and the modules of
-    the losses on logits and labels."""
+    the losses on logits and labels. `width` is that of the teacher's embeddings."""
     student_channels = {k: student.maps[run[-1]][0] for k, run in enumerate(work.cut)}
     teacher_channels = {m: teacher.maps[run[-1]][0] for m, run in enumerate(work.teacher_cut)}
     return FeatureAdapters(
@@ -149,7 +157,7 @@ def _adapters(
         student_channels,
         teacher_channels,
         clips,
-        widths=(student.width, teacher.width),
+        widths=(student.width, width),
         responses=ResponseModules(work.phases, student_channels, classes, clips, network),
     )
 

@@ -98,14 +98,17 @@ def _evaluate_outputs(
     labels: npt.NDArray[np.int64],
     classes: list[str],
 ) -> Result:
-    """Measure outputs from a file, if it has a row for each clip of the split; else there is no accuracy."""
+    """Measure outputs from a file, if it has scores of the classes for each clip of the split; else there is no
+    accuracy."""
     import torch
 
     outputs = load_outputs(context.inputs["network"])
     facts = {"split": work.split, "views": "1x1", "params": arch.params or 0, "flops": 0}
     run = run_facts(torch.device("cpu"), 0.0)
-    if missing := sum(clip not in outputs for clip in clip_ids.tolist()):
-        where = f"{arch.outputs} lacks {missing} of {len(clip_ids)} clips of the {work.split} split"
+    missing = sum(clip not in outputs for clip in clip_ids.tolist())
+    if missing or arch.embeds:
+        lacking = f"lacks {missing} of {len(clip_ids)} clips of the {work.split} split"
+        where = f"{arch.outputs} {'has embeddings' if arch.embeds else lacking}"
         context.listener.note(f"{context.stage.name}: {where}, so its accuracy is unknown")
         return Result(metrics={**facts, "clips": 0}, run=run)
     logits = np.stack([outputs[clip] for clip in clip_ids.tolist()])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ SHOWN = 5  # names in a message
 
 @dataclass(frozen=True)
 class ClipOutputs:
-    """The outputs of n clips: their addresses or their numbers, and float32 logits (n, N) in the order of the
-    classes."""
+    """The outputs of n clips: their addresses or their numbers, and float32 logits (n, N) in the order of the classes,
+    or embeddings (n, C)."""
 
     clips: tuple[str | int, ...]
-    logits: npt.NDArray[np.float32]
+    values: npt.NDArray[np.float32]
 
     def rows_of(self, paths: Sequence[str], clip_ids: Sequence[int]) -> npt.NDArray[np.int64]:
         """Return the row of each clip, (len(clip_ids),); -1 for a clip that has none.
@@ -62,7 +63,7 @@ def read_outputs(arch: OutputsArch, root: Path, classes: Sequence[str]) -> ClipO
         what = "both the columns 'path' and 'clip'" if named else "no column 'path' or 'clip'"
         raise DataError(f"{arch.outputs} has {what}", hint="name the clips in one column, by address or by number")
     clips = _clips(arch, named[0], columns.pop(named[0]), first)
-    values = _values(arch, columns, classes, first)
+    values = (_embeddings if arch.embeds else partial(_scores, classes=classes))(arch, columns, first=first)
     _check_rows(arch, values, first)
     if arch.kind == "probabilities":
         values = np.log(np.maximum(values, FLOOR))
@@ -114,10 +115,27 @@ def _clips(arch: OutputsArch, column: str, values: Sequence[Any], first: int) ->
     return tuple(clips)
 
 
-def _values(
-    arch: OutputsArch, columns: Mapping[str, Sequence[Any]], classes: Sequence[str], first: int
+def _embeddings(arch: OutputsArch, columns: Mapping[str, Sequence[Any]], first: int) -> npt.NDArray[np.float64]:
+    """The embeddings of the rows, (n, C): a column of lists, or all columns in their order."""
+    if arch.kind in columns:
+        rows = [value if isinstance(value, list) else [value] for value in columns[arch.kind]]
+    else:
+        rows = [list(values) for values in zip(*columns.values(), strict=True)]
+    width = len(rows[0]) if rows else 0
+    if not width:
+        hint = f"write a column of lists '{arch.kind}', or a column for each number"
+        raise DataError(f"{arch.outputs} has no embeddings", hint=hint)
+    for row, values in enumerate(rows):
+        if len(values) != width:
+            message = f"{_row(arch, first, row)}: {len(values)} values, but {width} in the first row"
+            raise DataError(message, hint="write as many values for each clip")
+    return _numbers(arch, rows, [str(i + 1) for i in range(width)], first)
+
+
+def _scores(
+    arch: OutputsArch, columns: Mapping[str, Sequence[Any]], first: int, classes: Sequence[str]
 ) -> npt.NDArray[np.float64]:
-    """The numbers of the rows, (n, N), in the order of the classes."""
+    """The probabilities or logits of the rows, (n, N), in the order of the classes."""
     if arch.classes is not None:
         _check_classes(f"{arch.outputs}: classes", arch.classes, classes)
         if arch.kind not in columns:
@@ -134,12 +152,19 @@ def _values(
     else:
         _check_classes(arch.outputs, tuple(columns), classes)
         rows = [list(values) for values in zip(*(columns[name] for name in classes), strict=True)]
+    return _numbers(arch, rows, [f"of class '{name}'" for name in classes], first)
+
+
+def _numbers(
+    arch: OutputsArch, rows: Sequence[Sequence[Any]], names: Sequence[str], first: int
+) -> npt.NDArray[np.float64]:
+    """The rows as numbers. `names` are the names of the values of a row in messages."""
     try:
-        return np.array(rows, np.float64).reshape(len(rows), len(classes))
+        return np.array(rows, np.float64).reshape(len(rows), len(names))
     except (TypeError, ValueError):
         row, i = next((row, i) for row, values in enumerate(rows) for i, v in enumerate(values) if not _is_number(v))
-        message = f"{_row(arch, first, row)}: '{rows[row][i]}' of class '{classes[i]}' is no number"
-        raise DataError(message, hint="write a number for each class") from None
+        message = f"{_row(arch, first, row)}: '{rows[row][i]}' {names[i]} is no number"
+        raise DataError(message, hint="write a number for each value") from None
 
 
 def _is_number(value: Any) -> bool:
@@ -178,8 +203,8 @@ def _check_rows(arch: OutputsArch, values: npt.NDArray[np.float64], first: int) 
 
 
 def teach_outputs(context: Context, arch: OutputsArch, classes: Sequence[str]) -> None:
-    """Write the logits of the clips of the data set that have any, in the file of a network: the tensors `clip` (n,)
-    and `logits` (n, N). Raises DataError: see `read_outputs`; or a training clip has none."""
+    """Write the outputs of the clips of the data set that have any, in the file of a network: the tensors `clip` (n,)
+    and `logits` (n, N) or `embeddings` (n, C). Raises DataError: see `read_outputs`; or a training clip has none."""
     outputs = read_outputs(arch, context.root, classes)
     table = read_table(context.inputs["data"].file("clips.parquet"))
     paths: list[str] = table["path"]
@@ -190,20 +215,36 @@ def teach_outputs(context: Context, arch: OutputsArch, classes: Sequence[str]) -
     if unknown := len(outputs.clips) - len(known):
         context.listener.note(f"{arch.outputs}: {unknown} rows are for clips that the data set does not use")
     if context.first:
-        tensors = {"clip": known, "logits": np.ascontiguousarray(outputs.logits[rows[known]])}
+        tensors = {"clip": known, _tensor(arch): np.ascontiguousarray(outputs.values[rows[known]])}
         save_file(tensors, context.workspace.files / network_file(context.stage.work))
 
 
 def load_outputs(artifact: Artifact) -> dict[int, npt.NDArray[np.float32]]:
-    """Read the logits (N,) of each clip that has any from the artifact of `teach_outputs`."""
+    """Read the logits (N,) or the embedding (C,) of each clip that has any from the artifact of `teach_outputs`."""
     tensors = load_file(artifact.file(network_file(artifact.manifest.work)))
-    return dict(zip(tensors["clip"].tolist(), tensors["logits"], strict=True))
+    clips = tensors.pop("clip").tolist()
+    (values,) = tensors.values()
+    return dict(zip(clips, values, strict=True))
 
 
-def outputs_guide(artifact: Artifact, clip_ids: Sequence[int], weight: float, device: torch.device) -> TableGuide:
+def outputs_guide(
+    artifact: Artifact, arch: OutputsArch, clip_ids: Sequence[int], weight: float, device: torch.device
+) -> TableGuide:
     """Make the guide of a hop from the artifact of a teacher from elsewhere."""
-    logits = load_outputs(artifact)
-    return TableGuide(torch.from_numpy(np.stack([logits[clip] for clip in clip_ids])).to(device), weight)
+    outputs = load_outputs(artifact)
+    values = torch.from_numpy(np.stack([outputs[clip] for clip in clip_ids])).to(device)
+    return TableGuide(weight=weight, **{"embeddings_nC" if arch.embeds else "logits_nN": values})
+
+
+def embedding_width(artifact: Artifact) -> int:
+    """The numbers of an embedding; 0 if the outputs are scores of the classes."""
+    tensors = load_file(artifact.file(network_file(artifact.manifest.work)))
+    return tensors["embeddings"].shape[1] if "embeddings" in tensors else 0
+
+
+def _tensor(arch: OutputsArch) -> str:
+    """The name of the tensor of the outputs."""
+    return "embeddings" if arch.embeds else "logits"
 
 
 def require_clips(arch: OutputsArch, rows: npt.NDArray[np.int64], names: Sequence[str]) -> None:

@@ -54,7 +54,7 @@ def train_flops(
     per_clip = (forward + backward) * (2 if two_views else 1) + (forward if average else 0)
     for i, guide in enumerate(guides):
         taps = list(plan.teacher_taps.values()) if i == 0 else []
-        taps += [list(guide.block_flops)[-1]] if i == 0 and plan.embedding else []
+        taps += list(guide.block_flops)[-1:] if i == 0 and plan.embedding else []  # outputs from a file have no blocks
         last = max(taps, key=list(guide.block_flops).index) if taps else None
         needed = guide.flops_of(None, last, head=False)
         grafted = i == 0 and bool(plan.grafts)

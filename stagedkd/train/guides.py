@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stagedkd.data.draws import Stream, uniform
 from stagedkd.data.mix import Batch
+from stagedkd.models.network import EMBEDDING
 from stagedkd.spec.schema import Input
 from stagedkd.train.ranks import Ranks
 
@@ -74,23 +75,35 @@ class LiveGuide:
 
 @dataclass(frozen=True)
 class TableGuide:
-    """Logits of the training clips (n, N) from a table, by row: a teacher from elsewhere. A clip has the same logits in
-    every view. For a mixed clip, the probabilities of its two clips are mixed as the clips are."""
+    """Logits of the training clips (n, N) or their embeddings (n, C) from a table, by row: a teacher from elsewhere. A
+    clip has the same outputs in every view. For a mixed clip, the probabilities or the embeddings of its two clips are
+    mixed as the clips are."""
 
-    logits_nN: Tensor
+    logits_nN: Tensor | None = None
+    embeddings_nC: Tensor | None = None
     weight: float = 1.0
 
     def outputs(self, batch: Batch, maps: Sequence[str], logits: bool) -> GuideOutputs:
-        assert not maps, "check_rules refuses losses on feature maps with outputs from a file"
         assert batch.rows_B is not None
+        embedded: dict[str, Tensor] = {}
+        for tap in maps:
+            assert tap == EMBEDDING and self.embeddings_nC is not None, "check_rules refuses losses on other features"
+            feat_BC = self.embeddings_nC[batch.rows_B]
+            feat_BC = feat_BC if batch.order_B is None else _mixed(feat_BC, batch.order_B, batch.fraction)
+            embedded[tap] = feat_BC[:, :, None, None, None]
         if not logits:
-            return GuideOutputs()
+            return GuideOutputs(embedded)
+        assert self.logits_nN is not None, "check_rules refuses losses on logits with embeddings"
         logits_BN = self.logits_nN[batch.rows_B]
-        if batch.order_B is None:
-            return GuideOutputs({}, logits_BN)
-        log_p_BN = logits_BN.log_softmax(1)
-        mixed_BN = batch.fraction * log_p_BN.exp() + (1 - batch.fraction) * log_p_BN[batch.order_B].exp()
-        return GuideOutputs({}, mixed_BN.clamp_min(1e-30).log())
+        if batch.order_B is not None:
+            p_BN = _mixed(logits_BN.log_softmax(1).exp(), batch.order_B, batch.fraction)
+            logits_BN = p_BN.clamp_min(1e-30).log()
+        return GuideOutputs(embedded, logits_BN)
+
+
+def _mixed(values_BN: Tensor, order_B: Tensor, fraction: float) -> Tensor:
+    """Mix each row with the row that `order_B` names."""
+    return fraction * values_BN + (1 - fraction) * values_BN[order_B]
 
 
 def kept_guides(drop: float, count: int, seed: int, step: int) -> frozenset[int]:

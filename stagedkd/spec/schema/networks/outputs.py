@@ -12,8 +12,8 @@ from stagedkd.spec.schema.networks.base import Architecture, Cut, DigestOf, Teac
 
 
 class OutputsArch(Architecture):
-    """The outputs of a vision-language model, an ensemble or an API, by clip, from a file. It has no feature maps, it
-    is not trained here, and it gives a clip the same outputs in every view."""
+    """The outputs of a vision-language model, an ensemble or an API, by clip, from a file: scores of the classes, or
+    embeddings. It has no feature maps, it is not trained here, and it gives a clip the same outputs in every view."""
 
     only_teaches: ClassVar[bool] = True
     unkeyed: ClassVar[frozenset[str]] = frozenset({"outputs", "params"})
@@ -22,15 +22,22 @@ class OutputsArch(Architecture):
     outputs: Word
     """A .csv or .parquet file in the project, keyed by its content, with a row for each training clip: the column
     `path` (the address of the clip) or `clip` (its number, as in predictions.parquet), and a column for each class,
-    named like it; or, in parquet, one column of lists, named like `kind`, with the classes in `classes`. Rows for other
-    clips are allowed; those of the evaluated split give its accuracy."""
-    kind: Literal["probabilities", "logits"]
-    """probabilities: rows of sum 1, within 0.001; their logits are log(max(p, 1e-6)). logits: any finite numbers."""
+    named like it; or, in parquet, one column of lists, named like `kind`, with the classes in `classes`. Embeddings are
+    all other columns of a .csv in their order, or a column of lists named `embeddings`. Rows for other clips are
+    allowed; those of the evaluated split give its accuracy."""
+    kind: Literal["probabilities", "logits", "embeddings"]
+    """probabilities: rows of sum 1, within 0.001; their logits are log(max(p, 1e-6)). logits: any finite numbers.
+    embeddings: finite numbers, as many for each clip; for losses with `taps: embedding`."""
     classes: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None
-    """The classes in the order of the lists. Unset: the columns name them."""
+    """The classes in the order of the lists of probabilities or logits. Unset: the columns name them."""
     params: Count | None = None
     """Number of parameters of what made the outputs; needed for shares in `cascade` and for `cascade: auto`."""
     digest: str = Field(default="", repr=False)  # set by the loader: SHA-256 of the file, which enters the key
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the outputs are embeddings, not scores of the classes."""
+        return self.kind == "embeddings"
 
     @property
     def block_names(self) -> tuple[str, ...]:
