@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -14,6 +15,7 @@ from stagedkd import load_spec
 from stagedkd.errors import SpecError
 from stagedkd.models.network import Anatomy, Network
 from stagedkd.models.shapes import measure
+from stagedkd.train.evaluate import expected_calibration_error
 from tests.conftest import REPO, Command
 
 FINDINGS = sorted((REPO / "findings").glob("*.sh"))
@@ -53,6 +55,14 @@ def test_flops_of_attention_are_counted_though_networks_are_measured_in_eval_mod
     projections = 2 * tokens * width * (4 * width) + 2 * tokens * 2 * width * hidden
     attention = 2 * 2 * tokens * tokens * width
     assert measure(build, frames=4, size=16).block_flops["tokens"] == projections + attention
+
+
+def test_the_last_bin_of_calibration_holds_confidences_of_one() -> None:
+    """findings/torchmetrics_calibration_bin_of_ones.sh: elsewhere they have a bin of their own."""
+    right = np.array([True] * 40 + [False] * 10 + [True] * 50)
+    for sure in (1.0, 1 - 1e-7):
+        confidence = np.array([sure] * 50 + [0.97] * 50, np.float32)
+        assert expected_calibration_error(confidence, right) == pytest.approx(0.085, abs=1e-5)
 
 
 @pytest.mark.slow
