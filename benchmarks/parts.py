@@ -49,7 +49,9 @@ grid:
       cascade: {cascade: []}
       refinement: {refine: null, distill: {phases: {joint: {losses: {pseudo: {$delete: true}}}}}}
       distributions: {distill: {phases: {grow: {$delete: true}, joint: {losses: {gaussian_w2: 1.0e-6}}}}}
-      logits: {distill: {phases: {grow: {$delete: true}, joint: {losses: {$replace: {gaussian_w2: 1.0, ce: 1.0e-6, pseudo: 1.0e-6}}}}}}
+      logits:
+        distill:
+          phases: {grow: {$delete: true}, joint: {losses: {$replace: {gaussian_w2: 1.0, ce: 1.0e-6, pseudo: 1.0e-6}}}}
 """
 
 
