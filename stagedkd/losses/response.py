@@ -139,8 +139,8 @@ def decoupled_divergence(
 
 def _decoupled(logits_BN: Tensor, target_B1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-probabilities: the target (B,), all the rest (B,), and the others among themselves (B, N-1)."""
-    classes = torch.arange(logits_BN.shape[1], device=logits_BN.device)
-    others = logits_BN[classes[None] != target_B1].view(len(logits_BN), -1)
+    places = torch.arange(logits_BN.shape[1] - 1, device=logits_BN.device)
+    others = logits_BN.gather(1, places + (places >= target_B1))
     rest, whole = others.logsumexp(1), logits_BN.logsumexp(1)
     return logits_BN.gather(1, target_B1)[:, 0] - whole, rest - whole, others - rest[:, None]
 
