@@ -1,6 +1,6 @@
 """A training step beside a bare PyTorch loop that does the same, and views beside torchvision's, in alternating runs.
 
-    python benchmarks/steps.py [ROUNDS] [--device cuda] [--compile] [--views]
+    python benchmarks/steps.py [ROUNDS] [--device cuda] [--views]
 
 Large: r3d_18 teaches a student of 0.9 M parameters, clips of 8x56x56. Toy: the sizes of the quickstart. Each joint step
 has cross-entropy, Hinton's loss and `gaussian_w2`, AdamW, and the teacher live. The bare loop has the same networks,
@@ -15,8 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -111,10 +113,23 @@ class Sides:
 
     def step_ours(self) -> None:
         """One epoch of our loop."""
+        self.seconds_of_ours(1)
+
+    def seconds_of_ours(self, epochs: int) -> list[float]:
+        """Train by our loop, which compiles anew in each call, and return the wall time of each epoch."""
+        phase = self.phase.model_copy(update={"epochs": epochs, "run_epochs": epochs})
+        ends = [time.perf_counter()]
+
+        def note(row: dict[str, Any]) -> None:
+            if row["step"] % STEPS == 0:
+                ends.append(time.perf_counter())
+
         with tempfile.TemporaryDirectory() as folder:
-            execution = Execution(self.device, Path(folder), open_log(Path(folder)), self.compiled, 1e9)
+            log = open_log(Path(folder))
+            execution = Execution(self.device, Path(folder), log, self.compiled, 1e9, on_step=note)
             guides = (LiveGuide(torch.compile(self.teacher.run) if self.compiled else self.teacher.run),)
-            fit(Job(self.ours, None, (self.phase,), self.feed, execution, guides, self.adapters[0], CUT, CUT))
+            fit(Job(self.ours, None, (phase,), self.feed, execution, guides, self.adapters[0], CUT, CUT))
+        return [end - start for start, end in pairwise(ends)]
 
     def step_bare(self) -> None:
         """As many steps of the bare loop."""
@@ -148,21 +163,22 @@ class Sides:
             yield total.item()
 
 
+def timed(do: Callable[[], None], device: torch.device) -> float:
+    """Seconds that a call takes: of wall time on a GPU, else of CPU time."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    started = clock()
+    do()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return clock() - started
+
+
 def ratios(ours: Callable[[], None], other: Callable[[], None], rounds: int, device: torch.device) -> list[float]:
     """The time of ours by that of the other, by round. The first round warms up; who begins changes by round."""
     found: list[float] = []
-
-    def seconds(do: Callable[[], None]) -> float:
-        clock = time.perf_counter if device.type == "cuda" else time.process_time
-        started = clock()
-        do()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return clock() - started
-
     for turn in range(rounds + 1):
         pair = (ours, other) if turn % 2 else (other, ours)
-        first, second = (seconds(do) for do in pair)
+        first, second = (timed(do, device) for do in pair)
         if turn:
             found.append(first / second if pair[0] is ours else second / first)
     return found
@@ -201,14 +217,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rounds", type=int, nargs="?", default=9)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--views", action="store_true", help="the views alone")
     args = parser.parse_args()
     device = torch.device(args.device)
     torch.set_num_threads(1)
     rows = {"views of 16x112x112 / torchvision's functionals": lambda: views(args.rounds, device)}
     for size in SIZES if not args.views else ():
-        both = Sides(size, device, args.compile)
+        both = Sides(size, device, compiled=False)
         name = f"joint step / bare loop, {size}"
         rows[name] = lambda both=both: ratios(both.step_ours, both.step_bare, args.rounds, device)
     for name, measure in rows.items():
