@@ -188,7 +188,9 @@ def _colour(clip_3THW: Tensor, view: View) -> None:
     scale = view.brightness / 255
     if view.brightness > 1:
         clip_3THW.clamp_(max=1 / scale)
-    if view.contrast == 1:
+    if view.contrast == 1 and view.brightness == 1:
+        clip_3THW.div_(255)  # a picture whose colours stay is exact
+    elif view.contrast == 1:
         clip_3THW.mul_(scale).clamp_(max=1)
     else:
         mean_T311 = clip_3THW.mean((2, 3), keepdim=True).transpose(0, 1)
