@@ -153,6 +153,7 @@ class Sides:
             with torch.no_grad():
                 teacher_maps, teacher_BN = teach(view, taps=taps)
             maps, logits_BN = run(view, taps=taps)
+            assert logits_BN is not None and teacher_BN is not None
             total = 0.1 * losses.ce(logits_BN, labels_n[chosen]) + 0.9 * losses.kd(logits_BN, teacher_BN)
             for i, name in enumerate(taps):
                 projected = modules.projectors[f"{i + 1}-{i + 1}"](maps[name])
