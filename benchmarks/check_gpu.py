@@ -12,12 +12,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from steps import SIZES, Sides, timed
 
 from stagedkd import load_spec, losses, report, run
 from stagedkd.data.simulate import render
@@ -152,6 +154,17 @@ def _moved(value: Any, device: str) -> Any:
     return [part.to(device) for part in value] if isinstance(value, list) else value.to(device)
 
 
+def step_ratio(device: str) -> str:
+    """The time of a bare loop by that of our joint step, both compiled; the target is 0.97 or more."""
+    where, rows, rounds = torch.device(device), list[str](), 12 if device != "cpu" else 2
+    for size in SIZES if device != "cpu" else ("toy",):
+        both = Sides(size, where, compiled=device != "cpu")
+        bare = [timed(both.step_bare, where) for _ in range(rounds)]
+        ours = both.seconds_of_ours(rounds)
+        rows.append(f"{size} {median(bare[rounds // 4 :]) / median(ours[rounds // 4 :]):.2f}")  # the first ones compile
+    return "bare loop / joint step: " + ", ".join(rows)
+
+
 def whole_method(device: str) -> str:
     """The full method on weak labels with every option that has code of its own on the device."""
     options = [
@@ -182,6 +195,7 @@ def main() -> None:
         "pixels": lambda: same_pixels(device),
         "losses": lambda: same_losses(device),
         "networks": lambda: every_network(device),
+        "step": lambda: step_ratio(device),
         "quickstart": lambda: quickstart(device, [] if device == "cuda" else short),
         "bf16": lambda: quickstart(device, [*short, "train.precision=bf16"]),
         "method": lambda: whole_method(device),

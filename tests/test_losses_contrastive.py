@@ -297,5 +297,5 @@ def test_what_cannot_be_told_apart_is_refused() -> None:
     with pytest.raises(ValueError, match=r"teacher's map \(3, 5, 2, 3, 3\) should have 7 channels"):
         crd(student, student, numbers)
     for bad in (-1, CLIPS):
-        with pytest.raises(ValueError, match=r"0\.\.11"):
+        with pytest.raises(IndexError, match="out of"):
             crd(student, teacher, torch.tensor([0, 1, bad]))

@@ -44,14 +44,14 @@ def test_digests_are_pinned() -> None:
 PINNED = {
     "data": "b72b154aecfa",
     "labels": "64b27d6d747b",
-    "teacher": "868c179e7f7d",
-    "assistant-1": "5448e32d1c57",
-    "student": "10d498929199",
-    "control-ce": "454dc8453e9a",
-    "evaluate-teacher": "009d00294a18",
-    "evaluate-assistant-1": "4ecc975c19a1",
-    "evaluate-student": "23860857941a",
-    "evaluate-control-ce": "94d2c4701576",
+    "teacher": "9ed0abf2e83a",
+    "assistant-1": "1d6122b5d42c",
+    "student": "01a43cd23143",
+    "control-ce": "b83cd9c2a041",
+    "evaluate-teacher": "64908fee46c4",
+    "evaluate-assistant-1": "fc90a3628aa5",
+    "evaluate-student": "4d477eb0c1de",
+    "evaluate-control-ce": "bb3103226720",
 }
 
 

@@ -66,7 +66,7 @@ def job(tmp_path: Path, phases: tuple[PhaseWork, ...], **fields: object) -> Job:
         SimulatedClips(data, ["train"] * 24, clip, CPU), np.arange(24), labels, Augment(crop=1.0, jitter=0.0), 5
     )
     adapters = FeatureAdapters("pairs", phases, {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}, clips=24)
-    how = {name: fields.pop(name) for name in ("interrupted", "checkpoint_seconds") if name in fields}
+    how = {name: fields.pop(name) for name in ("interrupted", "checkpoint_seconds", "loss_every") if name in fields}
     values: dict[str, object] = {
         "student": student,
         "input": None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -175,10 +176,9 @@ def pixels(picture: Picture, shorter_side: int) -> npt.NDArray[np.uint8]:
     """Return a picture as uint8 (H, W, 3), upright and scaled."""
     frame = picture.frame
     height, width = scaled(frame.height, frame.width, shorter_side)
-    stored = cast(
-        "npt.NDArray[np.uint8]",
-        frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray(),
-    )
+    # by default swscale starts a thread for every core, which takes longer than a picture; cores decode other clips
+    scale = partial(picture.scaler.reformat, format="rgb24", interpolation="AREA", threads=1)
+    stored = cast("npt.NDArray[np.uint8]", scale(frame, width=width, height=height).to_ndarray())
     return picture.upright.apply(stored)
 
 

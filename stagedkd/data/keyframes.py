@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from av.codec.context import ThreadType
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from stagedkd.data.decode import pixels
@@ -134,13 +135,14 @@ def pictures_from(path: Path, found: KeyFrames, first: int, end: int) -> Generat
         ValueError, or an error of FFmpeg: a frame is damaged or unknown; the file must be decoded from its beginning.
     """
     places = {time: n for n, time in enumerate(found.times[found.entry(first) : end], found.entry(first))}
+    scaler = VideoReformatter()
     with open_video(path) as container:
         for frame in _frames_from(container, found.times[found.entry(first)]):
             if frame.is_corrupt:
                 raise ValueError("a damaged picture")
             number = places.get(frame.pts)
             if number is not None and number >= first:
-                yield number, Picture(frame, Orientation.read(frame) or Orientation(), None)
+                yield number, Picture(frame, Orientation.read(frame) or Orientation(), None, scaler)
             if number == end - 1:
                 return
 

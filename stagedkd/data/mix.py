@@ -39,14 +39,8 @@ class Batch:
     def view(self, wanted: Input | None) -> Tensor:
         """Return the clips as the normalised input of a network; networks with equal inputs use one tensor."""
         if wanted not in self._views:
-            self._views[wanted] = as_input(self.clip_B3THW, wanted)
+            self._views[wanted] = fit_input(self.clip_B3THW, wanted)
         return self._views[wanted]
-
-
-def as_input(clip_B3THW: Tensor, wanted: Input | None) -> Tensor:
-    """Turn clips in 0..1 into the input of a network; channels last on CUDA, the layout of tensor cores."""
-    view = fit_input(clip_B3THW, wanted)
-    return view.contiguous(memory_format=torch.channels_last_3d) if view.device.type == "cuda" else view
 
 
 def mix(batch: Batch, augment: Augment, seed: int, epoch: int, step: int) -> Batch:
@@ -60,7 +54,8 @@ def mix(batch: Batch, augment: Augment, seed: int, epoch: int, step: int) -> Bat
     kind, alpha = chosen[int(draw[0] * len(chosen))]
     dice = np.random.default_rng(int(bits(seed, Stream.MIX_FRACTION, epoch, step).item()))
     fraction = float(dice.beta(alpha, alpha))
-    order = torch.from_numpy(permutation(len(clip), seed, Stream.MIX_ORDER, epoch, step)).to(clip.device)
+    order = torch.from_numpy(permutation(len(clip), seed, Stream.MIX_ORDER, epoch, step))
+    order = order.to(clip.device, non_blocking=True)
     if kind == "mixup":
         return replace(
             batch, clip_B3THW=fraction * clip + (1 - fraction) * clip[order], order_B=order, fraction=fraction
@@ -84,7 +79,9 @@ def strong_view(clip_B3THW: Tensor, seed: int, phase: int, step: int, first: int
     whole, (height, width) = whole or len(clip_B3THW), clip_B3THW.shape[-2:]
     dice = uniform(seed, Stream.STRONG_VIEW, phase, step, np.arange(whole * 5)).reshape(5, whole)
     dice = dice[:, first : first + len(clip_B3THW)]
-    light, contrast, colour = torch.from_numpy(0.5 + dice[:3]).to(clip_B3THW)[:, :, None, None, None, None]
+    light, contrast, colour = torch.from_numpy(0.5 + dice[:3]).to(clip_B3THW, non_blocking=True)[
+        :, :, None, None, None, None
+    ]
     clip = clip_B3THW * light
     clip = (clip - clip.mean((1, 2, 3, 4), keepdim=True)) * contrast + clip.mean((1, 2, 3, 4), keepdim=True)
     grey = clip.mean(1, keepdim=True)

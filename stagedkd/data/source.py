@@ -23,7 +23,7 @@ from stagedkd.data.address import Address
 from stagedkd.data.decode import decode, scaled
 from stagedkd.data.keyframes import SOUGHT_FROM, KeyFrames, key_frames, window
 from stagedkd.data.simulate import render
-from stagedkd.data.views import Video, View, apply_view, eval_views, train_view
+from stagedkd.data.views import Video, View, apply_view, apply_views, eval_views, train_view
 from stagedkd.errors import Advice, DataError
 from stagedkd.spec.schema import Augment, Clip, Simulated, sides
 
@@ -84,8 +84,7 @@ class SimulatedClips:
         pictures = self._render(clip_ids)
         if all(view.is_plain(self.size) for view in views):
             return torch.stack(pictures).to(torch.float32) / 255
-        pairs = zip(pictures, views, strict=True)
-        return torch.stack([apply_view(picture.transpose(0, 1), view, self.size) for picture, view in pairs])
+        return apply_views([picture.transpose(0, 1) for picture in pictures], views, self.size)
 
     def views(self, clip_ids: Sequence[int], clips: int, crops: Literal[1, 3]) -> list[Tensor]:
         return [torch.stack(self._render(clip_ids)).to(torch.float32) / 255]
@@ -121,9 +120,7 @@ class VideoClips:
         return [self._read(clip_id, view.frames) for clip_id, view in zip(clip_ids, views, strict=True)]
 
     def finish(self, clip_ids: Sequence[int], views: Sequence[View], loaded: Sequence[Tensor]) -> Tensor:
-        pairs = zip(loaded, views, strict=True)
-        size = self.clip.size
-        return torch.stack([apply_view(f.to(self.device, non_blocking=True), view, size) for f, view in pairs])
+        return apply_views([f.to(self.device, non_blocking=True) for f in loaded], views, self.clip.size)
 
     def views(self, clip_ids: Sequence[int], clips: int, crops: Literal[1, 3]) -> list[Tensor]:
         rows: list[list[Tensor]] = []

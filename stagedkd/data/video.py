@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import PictureType, VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from stagedkd.data.clock import Clock
@@ -35,11 +36,15 @@ ERRORS = (FFmpegError, ValueError, MemoryError, OverflowError, EOFError, OSError
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture, how it becomes upright, and its time in seconds; pictures of a folder have no time."""
+    """A decoded picture, how it becomes upright, and its time in seconds; pictures of a folder have no time.
+
+    The pictures of one reader share a `scaler`: to set one up takes longer than to scale a small picture.
+    """
 
     frame: VideoFrame
     upright: Orientation
     time: float | None
+    scaler: VideoReformatter = field(default_factory=VideoReformatter, compare=False, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -99,7 +104,7 @@ class VideoReader(FrameReader):
             self.fault = "" if self.refused else _reason(error)
 
     def _read(self, packets: _Packets, clock: Clock) -> Generator[Picture]:
-        upright, first, count = Orientation(), (0, 0), 0
+        upright, first, count, scaler = Orientation(), (0, 0), 0, VideoReformatter()
         try:
             for frame in packets.frames():
                 turned = Orientation.read(frame) or upright  # where a frame has no matrix, the last one goes on
@@ -112,7 +117,7 @@ class VideoReader(FrameReader):
                 if self.fault:
                     return
                 upright, first, count = turned, (frame.height, frame.width), count + 1
-                yield Picture(frame, upright, clock.read(frame.time, _decoding_time(frame)))
+                yield Picture(frame, upright, clock.read(frame.time, _decoding_time(frame)), scaler)
             self.missing = packets.missing(count)
         finally:
             self.note = "; ".join(note for note in (packets.note, clock.note) if note)

@@ -146,34 +146,76 @@ def _frames_at(clip: Clip, video: Video, places: npt.NDArray[np.float64]) -> npt
 
 
 def apply_view(frames_T3HW: Tensor, view: View, size: Size) -> Tensor:
-    """Crop, mirror and colour the uint8 frames of a view.
+    """Crop, mirror and colour the uint8 frames of a view; see `apply_views`. Returns float32 (3, T, height, width)."""
+    return apply_views([frames_T3HW], [view], size)[0]
+
+
+def apply_views(frames_T3HW: Sequence[Tensor], views: Sequence[View], size: Size) -> Tensor:
+    """Crop, mirror and colour the frames of a batch, as torchvision's functionals do, within 1e-6.
+
+    Every clip is written into its place of the batch and coloured there: a new tensor for each step would cost more
+    than the step.
 
     Args:
+        frames_T3HW: uint8, one a view, all with the same number of frames.
         size: as in `Clip.size`.
     Returns:
-        float32 (3, T, height, width), values in 0..1.
+        float32 (B, 3, T, height, width), values in 0..1.
     """
+    shape = (len(frames_T3HW), 3, len(frames_T3HW[0]), *sides(size))
+    clip_B3THW = torch.empty(shape, dtype=torch.float32, device=frames_T3HW[0].device)
+    for clip_3THW, picture_T3HW, view in zip(clip_B3THW, frames_T3HW, views, strict=True):
+        clip_3THW.copy_(_cut(picture_T3HW, view, size).transpose(0, 1))
+        _colour(clip_3THW, view)
+    return clip_B3THW
+
+
+def _cut(frames_T3HW: Tensor, view: View, size: Size) -> Tensor:
+    """Crop, scale and mirror uint8 frames. Frames that lie in memory as decoded (T, H, W, 3) are scaled fastest."""
     top, left, height, width = view.box
-    if (height, width) == sides(size):
-        picture = tv.crop(frames_T3HW, top, left, height, width)
+    picture = frames_T3HW[..., top : top + height, left : left + width]
+    if (height, width) != sides(size):
+        picture = tv.resize(picture, list(sides(size)), antialias=True)
+    return tv.horizontal_flip(picture) if view.flip else picture
+
+
+def _colour(clip_3THW: Tensor, view: View) -> None:
+    """Scale the values 0..255 of a clip to 0..1 and change its colours, in place.
+
+    The order of the changes is that of torchvision's `adjust_*`. Where no value can leave 0..1 there is no clamp:
+    factors up to 1 move a value towards a grey, whose weights add up to 0.9999.
+    """
+    scale = view.brightness / 255
+    if view.brightness > 1:
+        clip_3THW.clamp_(max=1 / scale)
+    if view.contrast == 1 and view.brightness == 1:
+        clip_3THW.div_(255)  # a picture whose colours stay is exact
+    elif view.contrast == 1:
+        clip_3THW.mul_(scale).clamp_(max=1)
     else:
-        picture = tv.resized_crop(frames_T3HW, top, left, height, width, list(sides(size)), antialias=True)
-    if view.flip:
-        picture = tv.horizontal_flip(picture)
-    picture = picture.to(torch.float32) / 255
-    if view.brightness != 1:
-        picture = tv.adjust_brightness(picture, view.brightness)
-    if view.contrast != 1:
-        picture = tv.adjust_contrast(picture, view.contrast)
+        mean_T311 = clip_3THW.mean((2, 3), keepdim=True).transpose(0, 1)
+        grey_T11 = tv.rgb_to_grayscale(mean_T311)[:, 0] * (scale * (1 - view.contrast))
+        clip_3THW.mul_(scale * view.contrast).add_(grey_T11)
+        if view.contrast > 1:
+            clip_3THW.clamp_(0, 1)
     if view.saturation != 1:
-        picture = tv.adjust_saturation(picture, view.saturation)
+        grey_THW = tv.rgb_to_grayscale(clip_3THW.transpose(0, 1))[:, 0]
+        torch.lerp(grey_THW, clip_3THW, view.saturation, out=clip_3THW)
+        if view.saturation > 1:
+            clip_3THW.clamp_(0, 1)
     if view.hue != 0:
-        picture = tv.adjust_hue(picture, view.hue)
-    return picture.transpose(0, 1)
+        clip_3THW.copy_(tv.adjust_hue(clip_3THW.transpose(0, 1), view.hue).transpose(0, 1))
+
+
+def layout(device: torch.device) -> torch.memory_format:
+    """The memory layout of clips and of the weights of convolutions: channels last, which 3-D convolutions run faster
+    in (docs/decisions/0027), except on MPS, which has no such 3-D layout."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last_3d
 
 
 def fit_input(clip_B3THW: Tensor, wanted: Input | None) -> Tensor:
-    """Turn the shared view into the input of one network: its frames, its size, its normalisation.
+    """Turn the shared view into the input of one network: its frames, its size, its normalisation, and the layout of
+    the device.
 
     Args:
         clip_B3THW: float32 in 0..1.
@@ -187,5 +229,8 @@ def fit_input(clip_B3THW: Tensor, wanted: Input | None) -> Tensor:
     if wanted.size and sides(wanted.size) != (height, width):
         flat = tv.resize(clip_B3THW.transpose(1, 2).flatten(0, 1), list(sides(wanted.size)), antialias=True)
         clip_B3THW = flat.unflatten(0, (len(clip_B3THW), -1)).transpose(1, 2)
-    mean, std = (clip_B3THW.new_tensor(v).view(1, 3, 1, 1, 1) for v in STATISTICS[wanted.normalize])
-    return (clip_B3THW - mean) / std
+    fitted_B3THW = torch.empty_like(clip_B3THW, memory_format=layout(clip_B3THW.device))
+    for channel, (mean, deviation) in enumerate(zip(*STATISTICS[wanted.normalize], strict=True)):  # no copy from here
+        torch.sub(clip_B3THW[:, channel], mean, out=fitted_B3THW[:, channel])
+        fitted_B3THW[:, channel].div_(deviation)
+    return fitted_B3THW

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stagedkd.losses._clips import first_places
 from stagedkd.losses._precision import full_precision
 
 
@@ -75,7 +76,8 @@ class CRD(nn.Module):
             rows_B: int64, the rows of these clips among the n training clips, each 0..n-1. If a row occurs twice, its
                 first clip is remembered.
         Raises:
-            ValueError: the batches differ in size, channels are not those of the layers, or a row is out of range.
+            ValueError: the batches differ in size, or channels are not those of the layers.
+            IndexError: a row is out of range; on a GPU, CUDA's error.
         """
         self._check(student_BCTHW, teacher_BCTHW, rows_B)
         student_BD = _embed(self.student_embedding, student_BCTHW)
@@ -100,7 +102,8 @@ class CRD(nn.Module):
 
     def draw(self, rows_B: Tensor) -> Tensor:
         """Return the row of each clip, followed by the rows of its negatives: (B, M)."""
-        negatives_BM = torch.randint(self.clips - 1, (len(rows_B), self.negatives)).to(rows_B.device)
+        negatives_BM = torch.randint(self.clips - 1, (len(rows_B), self.negatives), pin_memory=rows_B.is_cuda)
+        negatives_BM = negatives_BM.to(rows_B.device, non_blocking=True)
         positive_B1 = rows_B[:, None]
         return torch.cat([positive_B1, negatives_BM + (negatives_BM >= positive_B1)], dim=1)
 
@@ -109,10 +112,7 @@ class CRD(nn.Module):
         """Update the memory of these clips."""
         mixed = self.momentum * memory_nD[rows_B] + (1 - self.momentum) * embedded_BD
         # a batch across the end of a round may hold a clip twice: the first one is remembered, on every device
-        places_B = torch.arange(len(rows_B), device=rows_B.device)
-        first_BB = (rows_B[:, None] == rows_B[None]) & (places_B[None] < places_B[:, None])
-        new_B = ~first_BB.any(1)
-        memory_nD.index_copy_(0, rows_B[new_B], F.normalize(mixed, dim=1)[new_B].to(memory_nD.dtype))
+        memory_nD.index_copy_(0, rows_B, F.normalize(mixed, dim=1)[first_places(rows_B)].to(memory_nD.dtype))
 
     def _check(self, student_BCTHW: Tensor, teacher_BCTHW: Tensor, rows_B: Tensor) -> None:
         sizes = {"student": len(student_BCTHW), "teacher": len(teacher_BCTHW), "rows": len(rows_B)}
@@ -124,8 +124,6 @@ class CRD(nn.Module):
         ):
             if feat.shape[1] != layer.in_features:
                 raise ValueError(f"the {side}'s map {tuple(feat.shape)} should have {layer.in_features} channels")
-        if bool(((rows_B < 0) | (rows_B >= self.clips)).any()):
-            raise ValueError(f"rows of clips {rows_B.tolist()} must be in 0..{self.clips - 1}")
 
 
 def _embed(layer: nn.Linear, feat_BCTHW: Tensor) -> Tensor:

@@ -132,9 +132,10 @@ def _mmd(student: Tensor, teacher: Tensor, bandwidths: Sequence[float]) -> Tenso
     squared = [_distances(a, b) for a, b in ((student, student), (teacher, teacher), (student, teacher))]
     count = student.shape[1]
     apart = ~torch.eye(count, dtype=torch.bool, device=student.device)
-    scale = torch.stack([d.detach()[:, apart].mean() for d in squared]).mean().clamp_min(1e-12)
+    pairs = len(student) * count * (count - 1)
+    scale = torch.stack([(d.detach() * apart).sum() / pairs for d in squared]).mean().clamp_min(1e-12)
     kernels = [sum((torch.exp(-d / (width * scale)) for width in bandwidths), torch.zeros_like(d)) for d in squared]
-    within_s, within_t, between = (kernel[:, apart].mean() for kernel in kernels)
+    within_s, within_t, between = ((kernel * apart).sum() / pairs for kernel in kernels)
     return within_s + within_t - 2 * between
 
 

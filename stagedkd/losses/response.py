@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stagedkd.losses._clips import mean_over_clips
+from stagedkd.losses._clips import mean_over_clips, mean_over_labelled
 from stagedkd.losses._precision import full_precision, require_equal_shapes
 
 
@@ -26,12 +26,8 @@ def ce(student_BN: Tensor, labels_B: Tensor, *, smoothing: float = 0.0, weights_
         scalar; zero, with zero gradient, if no clip is labelled.
     """
     known = labels_B >= 0
-    if not bool(known.any()):
-        return (student_BN * 0.0).sum()
-    if weights_B is None:
-        return F.cross_entropy(student_BN[known], labels_B[known], label_smoothing=smoothing)
-    each = F.cross_entropy(student_BN[known], labels_B[known], label_smoothing=smoothing, reduction="none")
-    return mean_over_clips(each, weights_B[known])
+    each_B = F.cross_entropy(student_BN, labels_B.clamp_min(0), label_smoothing=smoothing, reduction="none")
+    return mean_over_labelled(each_B, known, weights_B)
 
 
 @full_precision
@@ -143,8 +139,8 @@ def decoupled_divergence(
 
 def _decoupled(logits_BN: Tensor, target_B1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-probabilities: the target (B,), all the rest (B,), and the others among themselves (B, N-1)."""
-    classes = torch.arange(logits_BN.shape[1], device=logits_BN.device)
-    others = logits_BN[classes[None] != target_B1].view(len(logits_BN), -1)
+    places = torch.arange(logits_BN.shape[1] - 1, device=logits_BN.device)
+    others = logits_BN.gather(1, places + (places >= target_B1))
     rest, whole = others.logsumexp(1), logits_BN.logsumexp(1)
     return logits_BN.gather(1, target_B1)[:, 0] - whole, rest - whole, others - rest[:, None]
 

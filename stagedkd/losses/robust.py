@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stagedkd.losses._clips import mean_over_clips
+from stagedkd.losses._clips import first_places, mean_over_labelled
 from stagedkd.losses._precision import full_precision
 
 LEAST = 1e-4  # probabilities are clamped to LEAST .. 1 - LEAST in `elr`, as in its authors' code
@@ -27,10 +27,8 @@ def gce(student_BN: Tensor, labels_B: Tensor, *, q: float = 0.7, weights_B: Tens
         scalar; zero, with zero gradient, if no clip is labelled.
     """
     known_B = labels_B >= 0
-    if not bool(known_B.any()):
-        return (student_BN * 0.0).sum()
-    log_p_L = _log_probability(student_BN[known_B], labels_B[known_B])
-    return mean_over_clips(-torch.expm1(q * log_p_L) / q, None if weights_B is None else weights_B[known_B])
+    log_p_B = _log_probability(student_BN, labels_B)
+    return mean_over_labelled(-torch.expm1(q * log_p_B) / q, known_B, weights_B)
 
 
 @full_precision
@@ -52,11 +50,9 @@ def sce(
         scalar; zero, with zero gradient, if no clip is labelled.
     """
     known_B = labels_B >= 0
-    if not bool(known_B.any()):
-        return (student_BN * 0.0).sum()
-    log_p_L = _log_probability(student_BN[known_B], labels_B[known_B])
-    each_L = -alpha * log_p_L + beta * log_zero * torch.expm1(log_p_L)
-    return mean_over_clips(each_L, None if weights_B is None else weights_B[known_B])
+    log_p_B = _log_probability(student_BN, labels_B)
+    each_B = -alpha * log_p_B + beta * log_zero * torch.expm1(log_p_B)
+    return mean_over_labelled(each_B, known_B, weights_B)
 
 
 class ELR(nn.Module):
@@ -95,30 +91,24 @@ class ELR(nn.Module):
                 n training clips. If a row occurs twice, its first clip is remembered.
             weights_B: see `mean_over_clips`.
         Raises:
-            ValueError: a row is out of range.
+            IndexError: a row is out of range; on a GPU, CUDA's error.
         """
-        if bool(((rows_B < 0) | (rows_B >= self.clips)).any()):
-            raise ValueError(f"rows of clips {rows_B.tolist()} must be in 0..{self.clips - 1}")
         known_B = labels_B >= 0
-        if not bool(known_B.any()):
-            return (student_BN * 0.0).sum()
-        logits_LN, rows_L = student_BN[known_B], rows_B[known_B]
-        p_LN = F.softmax(logits_LN, dim=1).clamp(LEAST, 1 - LEAST)
-        said_LN = p_LN.detach() / p_LN.detach().sum(1, keepdim=True)
-        t_LN = momentum * self.targets[rows_L].to(p_LN.dtype) + (1 - momentum) * said_LN
+        p_BN = F.softmax(student_BN, dim=1).clamp(LEAST, 1 - LEAST)
+        said_BN = p_BN.detach() / p_BN.detach().sum(1, keepdim=True)
+        before_BN = self.targets[rows_B].to(p_BN.dtype)
+        t_BN = momentum * before_BN + (1 - momentum) * said_BN
         if self.training:
-            self._remember(rows_L, t_LN)
-        each_L = -_log_probability(logits_LN, labels_B[known_B]) + strength * torch.log1p(-(p_LN * t_LN).sum(1))
-        return mean_over_clips(each_L, None if weights_B is None else weights_B[known_B])
+            self._remember(rows_B, torch.where(known_B[:, None], t_BN, before_BN))
+        each_B = -_log_probability(student_BN, labels_B) + strength * torch.log1p(-(p_BN * t_BN).sum(1))
+        return mean_over_labelled(each_B, known_B, weights_B)
 
     @torch.no_grad()
-    def _remember(self, rows_L: Tensor, t_LN: Tensor) -> None:
+    def _remember(self, rows_B: Tensor, t_BN: Tensor) -> None:
         # a batch across the end of a round may hold a clip twice: the first one is remembered, on every device
-        places_L = torch.arange(len(rows_L), device=rows_L.device)
-        new_L = ~((rows_L[:, None] == rows_L[None]) & (places_L[None] < places_L[:, None])).any(1)
-        self.targets.index_copy_(0, rows_L[new_L], t_LN[new_L].to(self.targets.dtype))
+        self.targets.index_copy_(0, rows_B, t_BN[first_places(rows_B)].to(self.targets.dtype))
 
 
-def _log_probability(logits_LN: Tensor, labels_L: Tensor) -> Tensor:
-    """Return the log-probability of the label of each clip (L,)."""
-    return F.log_softmax(logits_LN, dim=1).gather(1, labels_L[:, None])[:, 0]
+def _log_probability(logits_BN: Tensor, labels_B: Tensor) -> Tensor:
+    """Return the log-probability of the label of each clip (B,); of class 0 where there is none."""
+    return F.log_softmax(logits_BN, dim=1).gather(1, labels_B.clamp_min(0)[:, None])[:, 0]

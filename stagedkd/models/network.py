@@ -145,6 +145,12 @@ def linear_positions(net: nn.Module, state_BCTHW: Tensor) -> Tensor:
     return net.get_submodule("fc")(state_BCTHW.movedim(1, -1)).movedim(-1, 1)
 
 
+def at_least_two(clip_BCTHW: Tensor) -> Tensor:
+    """Return the clips; on the CPU a single clip twice, since torch's eager Conv3d takes a slow kernel for one clip
+    (docs/findings.md). The second output is dropped by the caller."""
+    return torch.cat([clip_BCTHW, clip_BCTHW]) if len(clip_BCTHW) == 1 and clip_BCTHW.is_cpu else clip_BCTHW
+
+
 def channels_last(network: Network) -> None:
     """Store the weights of 3-D and 2-D convolutions channels last, the layout of tensor cores. `Module.to` refuses a
     network that has tensors of both ranks."""

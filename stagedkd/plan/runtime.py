@@ -26,6 +26,8 @@ class Runtime(Section):
         compile: whether networks are compiled with torch.compile.
         checkpoint_seconds: the shortest training time between two checkpoints. Checkpoints are written at the end of an
             epoch.
+        loss_every: the losses are read from the device after so many steps. A larger number lets a GPU run on without
+            waiting; no result changes, but a loss that is not finite is found later, though before any checkpoint.
         lease_seconds: a run that gives no sign of life for so many seconds loses the stage that it holds: the next run
             that needs the stage takes it over.
         data_dir: the folder of the data sets.
@@ -43,6 +45,7 @@ class Runtime(Section):
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     compile: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 5.0
+    loss_every: Annotated[int, Field(ge=1, le=10_000)] = 1
     lease_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
     data_dir: str = "data"
     store: str = "store"

@@ -242,7 +242,7 @@ class TeachWork(NetworkWork):
     unkeyed: ClassVar[frozenset[str]] = frozenset({"declared", "headless"})
     network_file: ClassVar[str | None] = "teacher.safetensors"
     kind: Literal["teach"] = "teach"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     labels: Literal["same", "all", "refined"]
     declared: DeclaredLabels | None = None
     headless: bool = False
@@ -279,7 +279,7 @@ class RefineWork(WorkSection):
 
     network_file: ClassVar[str | None] = None  # the networks are not kept
     kind: Literal["refine"] = "refine"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     rule: Rule
     round: int
     networks: tuple[Trainee, ...]
@@ -314,7 +314,7 @@ class DistillWork(NetworkWork):
 
     network_file: ClassVar[str | None] = "student.safetensors"
     kind: Literal["distill"] = "distill"
-    version: Literal[5] = 5
+    version: Literal[6] = 6
     cut: Cut
     teacher: Arch
     teacher_input: Input | None
@@ -343,7 +343,7 @@ class EvaluateWork(UntrainedWork):
     """Measure one network on one split of the data."""
 
     kind: Literal["evaluate"] = "evaluate"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     arch: Arch
     input: Input | None
     clip: Clip

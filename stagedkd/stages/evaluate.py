@@ -18,7 +18,7 @@ from stagedkd.stages.context import Context, Result
 from stagedkd.stages.networks import build_or_refuse, device_of, load_network
 from stagedkd.stages.outputs import load_outputs
 from stagedkd.stages.tables import read_table, write_table
-from stagedkd.stages.training import run_facts
+from stagedkd.stages.training import on_device, run_facts
 from stagedkd.store.store import Artifact
 from stagedkd.train.dead import CLIPS, dead_share
 from stagedkd.train.evaluate import latency, metrics_of, predict
@@ -48,7 +48,7 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
         shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *work.clip.seen(work.input))
         facts = {"split": work.split, "views": "1x1", "params": shape.params, "flops": shape.flops, "clips": 0}
         return Result(metrics=facts, run=run_facts(device, 0.0))
-    network = load_network(context.inputs["network"], work.arch, len(classes), context.root).to(device)
+    network = on_device(load_network(context.inputs["network"], work.arch, len(classes), context.root), device)
 
     def progress(done: int, of: int) -> None:
         context.stop.check()

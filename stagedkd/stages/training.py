@@ -16,6 +16,7 @@ import torch
 
 from stagedkd.data.draws import Stream, bits
 from stagedkd.data.subset import seen_clips
+from stagedkd.data.views import layout
 from stagedkd.errors import Advice, DataError, TrainingError
 from stagedkd.models.network import Network, channels_last
 from stagedkd.plan.work import DistillWork, NetworkWork, PhaseWork, TeachWork, WeakenWork, Weights
@@ -70,6 +71,7 @@ def execution_of(context: Context, device: torch.device, scratch: Path) -> Execu
         log=open_log(scratch, name, muted=not context.first),
         compile=context.runtime.compile,
         checkpoint_seconds=context.runtime.checkpoint_seconds,
+        loss_every=context.runtime.loss_every,
         interrupted=context.stop.get,
         on_step=context.listener.step,
         ranks=ranks_of(context, device),
@@ -77,9 +79,9 @@ def execution_of(context: Context, device: torch.device, scratch: Path) -> Execu
 
 
 def on_device(network: Network, device: torch.device) -> Network:
-    """Move a network to the device, in the layout that is fast there."""
+    """Move a network to the device, in the layout of the clips there (`fit_input`)."""
     network.to(device)
-    if device.type == "cuda":
+    if layout(device) == torch.channels_last_3d:
         channels_last(network)
     return network
 

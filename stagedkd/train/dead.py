@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from stagedkd.models.network import Network
+from stagedkd.models.network import Network, at_least_two
 
 CLIPS = 64  # measured on at most so many clips
 CONSTANT = 1e-6  # a channel whose range is below this share of the map's largest value is constant
@@ -25,7 +25,7 @@ def dead_share(network: Network, clips_BCTHW: Iterable[Tensor], blocks: Sequence
     high: dict[str, Tensor] = {}
     with torch.inference_mode():
         for clip_BCTHW in clips_BCTHW if blocks else ():
-            maps, _ = network.run(clip_BCTHW, taps=blocks, head=False)
+            maps, _ = network.run(at_least_two(clip_BCTHW), taps=blocks, head=False)
             for name, map_BCTHW in maps.items():
                 values = map_BCTHW.float()
                 least, most = values.amin((0, 2, 3, 4)), values.amax((0, 2, 3, 4))

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from stagedkd.data.source import ClipSource
 from stagedkd.data.views import fit_input
-from stagedkd.models.network import Network
+from stagedkd.models.network import Network, at_least_two
 from stagedkd.spec.schema import Input, Size, sides
 
 
@@ -40,10 +41,16 @@ def predict(
     with torch.inference_mode():
         for start in range(0, len(clip_ids), batch):
             views = source.views(clip_ids[start : start + batch].tolist(), clips, crops)
-            scores = torch.stack([network(fit_input(view, network_input)).float().softmax(1) for view in views]).mean(0)
+            logits = [logits_of(network, fit_input(view, network_input)) for view in views]
+            scores = torch.stack([each_BN.float().softmax(1) for each_BN in logits]).mean(0)
             rows.append(scores.cpu().numpy())
             progress(min(start + batch, len(clip_ids)), len(clip_ids))
     return np.concatenate(rows)
+
+
+def logits_of(network: Network, clip_BCTHW: Tensor) -> Tensor:
+    """Return the logits (B, N) of normalised clips. On the CPU a single clip runs beside itself (`at_least_two`)."""
+    return network(at_least_two(clip_BCTHW))[: len(clip_BCTHW)]
 
 
 def metrics_of(
@@ -84,15 +91,15 @@ def expected_calibration_error(
 
 
 def latency(network: Network, frames: int, size: Size, device: torch.device, repeats: int = 10) -> float:
-    """The median time in seconds of a forward pass of one clip, after two passes of warm-up. Puts the network into
-    eval mode."""
+    """The median time in seconds until the logits of one clip that comes alone, as `predict` runs it, after two passes
+    of warm-up. On the CPU that is a pass of two clips. Puts the network into eval mode."""
     network.eval()
-    clip = torch.zeros(1, 3, frames, *sides(size), device=device)
+    clip = fit_input(torch.zeros(1, 3, frames, *sides(size), device=device), None)
     seconds: list[float] = []
     with torch.inference_mode():
         for _ in range(repeats + 2):
             started = time.perf_counter()
-            network(clip)
+            logits_of(network, clip)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if device.type == "mps":

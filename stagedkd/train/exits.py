@@ -102,7 +102,7 @@ class Average(nn.Module):
     def follow(self, student: Network, decay: float) -> None:
         """Mix in the student's weights: in step k, from 0, the average keeps min(decay, 1 - 1 / (k + 1)). So the first
         step copies the student."""
-        kept = min(decay, 1 - 1 / (int(self.steps) + 1))
+        kept = (1 - 1 / (self.steps + 1)).clamp_max(decay)  # on the device, which nothing waits for
         for mean, current in zip(self.network.parameters(), student.parameters(), strict=True):
             mean.lerp_(current, 1 - kept)
         for mean, current in zip(self.network.buffers(), student.buffers(), strict=True):

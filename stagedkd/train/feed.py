@@ -136,13 +136,14 @@ class Feed:
         """Augment the loaded clips of this rank, and add the labels of the whole batch."""
         local = ranks.local_slice(len(picked.clip_ids))
         clip = self.source.finish(picked.clip_ids[local], picked.views[local], loaded)
-        batch = Batch(clip, torch.from_numpy(picked.labels).to(device), torch.from_numpy(picked.rows).to(device))
+        labels_B = torch.from_numpy(picked.labels).to(device, non_blocking=True)
+        batch = Batch(clip, labels_B, torch.from_numpy(picked.rows).to(device, non_blocking=True))
         if self.refined is not None:
             posteriors, accepted = self.refined.posteriors[picked.rows], self.refined.accepted[picked.rows]
             batch = replace(
                 batch,
-                posterior_BN=torch.from_numpy(posteriors).to(device),
-                accepted_B=torch.from_numpy(accepted).to(device),
+                posterior_BN=torch.from_numpy(posteriors).to(device, non_blocking=True),
+                accepted_B=torch.from_numpy(accepted).to(device, non_blocking=True),
             )
         if ranks.count > 1 and (self.augment.mixup or self.augment.cutmix):  # it may mix clips of two ranks
             mixed = mix(replace(batch, clip_B3THW=ranks.gather(clip)), self.augment, self.seed, picked.epoch, step)

@@ -27,13 +27,15 @@ from stagedkd.train.tally import Tally
 @dataclass(frozen=True)
 class Execution:
     """How and where a training is run. `scratch` is the folder of its checkpoints; `interrupted` gives the number of a
-    signal that came, or None; `on_step` receives the progress after each step."""
+    signal that came, or None; `on_step` receives the progress after each step whose losses are read, which is every
+    `loss_every`th and the last of an epoch."""
 
     device: torch.device
     scratch: Path
     log: EventLog
     compile: bool = False
     checkpoint_seconds: float = 5.0
+    loss_every: int = 1
     interrupted: Callable[[], int | None] = lambda: None
     on_step: Callable[[dict[str, Any]], None] = lambda _: None
     ranks: Ranks = field(default_factory=Ranks)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from stagedkd.train.correlation import Probe
 from stagedkd.train.job import Job, Progress
 from stagedkd.train.phases import ForwardPlan, optimizer, plan_forward, set_modes
 from stagedkd.train.ranks import convert_batchnorms, refuse_batch_statistics
+from stagedkd.train.readings import LossReader, NotFinite
 from stagedkd.train.schedule import loss_weight, step_rate
 from stagedkd.train.step import StepInfo, StepModel, StepModels
 from stagedkd.train.tally import contributions, count
@@ -37,7 +38,7 @@ from stagedkd.train.terms import step_losses
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NAN_HINT = "lower train.lr or the loss's weight, or use precision: fp32; the last good checkpoint is kept"
-Weigh: TypeAlias = Callable[[Mapping[str, float]], Mapping[str, float]]
+Weigh: TypeAlias = Callable[[Sequence[str]], dict[str, float]]
 
 
 def fit(job: Job) -> Progress:
@@ -73,38 +74,46 @@ class StepState:
 
 
 def train_step(
-    state: StepState, phase: PhaseWork, plan: ForwardPlan, batch: Batch, info: StepInfo, weigh: Weigh
-) -> tuple[dict[str, float], dict[str, float]]:
+    state: StepState,
+    phase: PhaseWork,
+    plan: ForwardPlan,
+    batch: Batch,
+    info: StepInfo,
+    weigh: Weigh,
+    reader: LossReader,
+    *,
+    read: bool = False,
+) -> dict[str, float]:
     """Take one training step: compute the losses and their weighted sum, run backward, update the parameters.
 
+    The host waits for the device at most once: for the losses, when the backward pass is queued. Under fp16 the
+    gradient scaler waits, too.
+
     Args:
-        weigh: gives the weight of each loss for the values of the losses.
+        weigh: gives the weight of each of the named losses. reader: takes the losses. read: they are read in this step,
+            due or not.
     Returns:
-        the unweighted value of every loss, with their weighted sum as `total`; and the weighted value of every loss.
+        the weight of every loss.
     Raises:
-        TrainingError: a loss is not finite. No parameter was updated, but statistics of BatchNorm and the memories of
-            `crd` and `elr` were.
+        NotFinite: a loss is not finite. This step updated no parameter, but statistics of BatchNorm and the memories of
+            `crd` and `elr`; the steps between that of the loss and this one did.
     """
     dtype = AUTOCAST.get(phase.train.precision)
     with torch.autocast(state.models.device.type, dtype=dtype, enabled=dtype is not None):
         parts = step_losses(state.models, phase, plan, batch, info)
-    numbers: list[float] = torch.stack(list(parts.values())).tolist()
-    values = dict(zip(parts, numbers, strict=True))
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise TrainingError(f"loss '{name}' is {value}")
-    weights = weigh(values)
+    reader.add(parts, now=read)
+    weights = weigh(tuple(parts))
     total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(total).backward()
     state.models.ranks.add_gradients(state.parameters, state.models.adapters.parameters())
+    reader.read()
     if phase.train.clip_grad:
         state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(state.parameters, phase.train.clip_grad)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    weighted = {name: weights[name] * value for name, value in values.items()}
-    return values | {"total": math.fsum(weighted.values())}, weighted
+    return weights
 
 
 @contextmanager
@@ -121,13 +130,15 @@ def sound_backend(device: torch.device, precision: str) -> Generator[None]:
 
 class _Training:
     """A training that is being run. `average` holds the averaged weights, `loaded` the checkpoint from which it resumes
-    until its phase begins, `last_write` the time of the start or of the last checkpoint."""
+    until its phase begins, `last_write` the time of the start or of the last checkpoint, `unread` the weights of the
+    losses of each step whose losses were not read yet."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.execution, self.progress = job, job.execution, Progress()
         self.average: Network | None = None
         self.loaded: dict[str, Any] | None = None
         self.last_write = time.monotonic()
+        self.reader, self.unread = LossReader(self.execution.loss_every), list[dict[str, float]]()
         forward = job.student.run
         self.student = StepModel(torch.compile(forward) if self.execution.compile else forward, job.input)
 
@@ -215,22 +226,36 @@ class _Training:
             rate = step_rate(self.job.phases, progress.phase, progress.step, epoch_steps)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
+            epoch_ends = (progress.step + 1) % epoch_steps == 0
             started = time.monotonic()
             try:
                 batch, waited = next(batches)
                 info, weigh = self._info(epoch_steps), partial(self._weigh, phase, epoch_steps)
                 self.job.adapters.responses.follow(self.job.student, phase)
-                values, weighted = train_step(state, phase, plan, batch, info, weigh)
+                weights = train_step(state, phase, plan, batch, info, weigh, self.reader, read=epoch_ends)
             except TrainingError as error:
-                raise TrainingError(f"{error.message} at {self._place(phase, epoch_steps)}", hint=NAN_HINT) from None
+                raise self._located(error, phase, epoch_steps) from None
             except torch.OutOfMemoryError:
                 hint = "lower train.batch or clip.size, or set train.precision: bf16"
-                raise TrainingError(f"out of memory at {self._place(phase, epoch_steps)}", hint=hint) from None
+                raise TrainingError(
+                    f"out of memory at {self._place(phase, epoch_steps, progress.step)}", hint=hint
+                ) from None
             self._average(phase.train)
             progress.seconds += time.monotonic() - started
             progress.waited += waited
-            self._report(phase, epoch_steps, values, weighted, rate)
-            self._save(state, epoch_ends=progress.step % epoch_steps == 0)
+            self.unread.append(weights)
+            self._report(phase, epoch_steps, rate)
+            self._save(phase, state, epoch_steps)
+
+    def _located(self, error: TrainingError, phase: PhaseWork, epoch_steps: int) -> TrainingError:
+        """The error with the place of its step."""
+        step = self.progress.step
+        if isinstance(error, NotFinite):
+            step += error.index - len(self.unread)
+        return TrainingError(f"{error.message} at {self._place(phase, epoch_steps, step)}", hint=NAN_HINT)
+
+    def _place(self, phase: PhaseWork, epoch_steps: int, step: int) -> str:
+        return f"phase {phase.name}, epoch {step // epoch_steps + 1}, step {step + 1}"
 
     def _measure(self, probe: Probe, phase: PhaseWork, epoch: int) -> None:
         """Measure the correlation of substages, and note the shares of the mixtures that follow from it."""
@@ -244,42 +269,32 @@ class _Training:
         rho_KM = torch.tensor(progress.rho) if progress.rho is not None else None  # on the CPU, where it is read
         return StepInfo(progress.phase, progress.step / epoch_steps, progress.total, rho_KM)
 
-    def _weigh(self, phase: PhaseWork, epoch_steps: int, values: Mapping[str, float]) -> dict[str, float]:
+    def _weigh(self, phase: PhaseWork, epoch_steps: int, names: Sequence[str]) -> dict[str, float]:
         """The current weight of each loss: its scheduled weight. Under `normalize` it is divided by the mean of the
         loss's absolute values other than zero, from the first of them for as many steps as an epoch has; the sums are
-        kept in `progress.scales`."""
+        kept in `progress.scales`. In these steps the losses are read before the backward pass."""
         progress, named = self.progress, phase.losses.named()
-        weights = {name: loss_weight(named[name], progress.step / epoch_steps, phase.epochs) for name in values}
+        weights = {name: loss_weight(named[name], progress.step / epoch_steps, phase.epochs) for name in names}
         if not self.job.normalize:
             return weights
-        for name, value in values.items():
-            total, count = progress.scales.get(name, [0.0, 0.0])
-            if value and count < epoch_steps:  # zeros do not count towards the first epoch of a loss
-                progress.scales[name] = [total + abs(value), count + 1]
-        means = {name: total / count for name, (total, count) in progress.scales.items()}
+        scales = progress.scales
+        if any(scales.get(name, [0.0, 0.0])[1] < epoch_steps for name in names):
+            self.reader.read(now=True)
+            for name, value in self.reader.values[-1].items():
+                total, count = scales.get(name, [0.0, 0.0])
+                if value and count < epoch_steps:  # zeros do not count towards the first epoch of a loss
+                    scales[name] = [total + abs(value), count + 1]
+        means = {name: total / count for name, (total, count) in scales.items()}
         return {name: weight / means.get(name, 1.0) for name, weight in weights.items()}
 
-    def _place(self, phase: PhaseWork, epoch_steps: int) -> str:
-        return f"phase {phase.name}, epoch {self.progress.step // epoch_steps + 1}, step {self.progress.step + 1}"
-
-    def _report(
-        self,
-        phase: PhaseWork,
-        epoch_steps: int,
-        values: Mapping[str, float],
-        weighted: Mapping[str, float],
-        rate: float,
-    ) -> None:
-        """Count the step, tell the listener, and write the event of an epoch at its end."""
+    def _report(self, phase: PhaseWork, epoch_steps: int, rate: float) -> None:
+        """Count the step. Where losses were read, tell the listener, and write the event of an epoch at its end."""
         progress = self.progress
         progress.step += 1
         progress.total += 1
-        progress.summed += 1
         progress.clips += phase.train.batch
-        for name, value in values.items():
-            progress.sums[name] = progress.sums.get(name, 0.0) + value
-        count(progress.tally, weighted)
-        count(progress.tallies.setdefault(phase.name, {}), weighted)
+        if not self._tally(phase):
+            return
         means = {name: value / progress.summed for name, value in progress.sums.items()}
         row = {
             "phase": phase.name,
@@ -297,6 +312,21 @@ class _Training:
             progress.last[phase.name] = means
             progress.sums, progress.summed, progress.tally = {}, 0, {}
 
+    def _tally(self, phase: PhaseWork) -> bool:
+        """Add up the losses that were read. Returns whether there were any."""
+        progress, taken = self.progress, self.reader.take()
+        if not taken:
+            return False
+        for values, weights in zip(taken, self.unread, strict=True):
+            weighted = {name: weights[name] * value for name, value in values.items()}
+            for name, value in {**values, "total": math.fsum(weighted.values())}.items():
+                progress.sums[name] = progress.sums.get(name, 0.0) + value
+            count(progress.tally, weighted)
+            count(progress.tallies.setdefault(phase.name, {}), weighted)
+        progress.summed += len(taken)
+        self.unread = []
+        return True
+
     def _all_steps(self) -> int:
         return sum(phase.run_epochs * self.job.feed.steps(phase) for phase in self.job.phases)
 
@@ -312,22 +342,30 @@ class _Training:
             for mean, current in zip(self.average.buffers(), self.job.student.buffers(), strict=True):
                 mean.copy_(current)
 
-    def _save(self, state: StepState, *, epoch_ends: bool) -> None:
-        """Write a checkpoint at the end of an epoch if the last one is old enough, and at once if a signal came.
+    def _save(self, phase: PhaseWork, state: StepState, epoch_steps: int) -> None:
+        """Write a checkpoint at the end of an epoch if the last one is old enough, and at once if a signal came. All
+        losses are read before, so that no checkpoint holds the results of one that is not finite.
 
         With several ranks the first one writes for all: weights, averages and the states of the generators are the same
         on all ranks.
 
         Raises:
-            Interrupted: a signal came; the checkpoint was written.
+            Interrupted: a signal came; the checkpoint was written. TrainingError: a loss is not finite.
         """
         job, execution = self.job, self.execution
         if not execution.ranks.first:
             return
         signal_number = execution.interrupted()
-        due = epoch_ends and time.monotonic() - self.last_write >= execution.checkpoint_seconds
+        due = (
+            self.progress.step % epoch_steps == 0 and time.monotonic() - self.last_write >= execution.checkpoint_seconds
+        )
         if not due and signal_number is None:
             return
+        try:
+            self.reader.read(now=True)
+        except TrainingError as error:
+            raise self._located(error, phase, epoch_steps) from None
+        self._tally(phase)
         contents = {
             "at": dict(self.progress.__dict__),
             "student": job.student.state_dict(),
@@ -341,7 +379,6 @@ class _Training:
         checkpoint.save(execution.scratch, contents)
         self.last_write = time.monotonic()
         if signal_number is not None:
-            phase = job.phases[self.progress.phase]
             where = f"phase {phase.name}, step {self.progress.step}"
             message = f"stopped by signal {signal_number} at {where}; checkpoint written"
             raise Interrupted(signal_number, message, hint="run the same command to resume from the checkpoint")

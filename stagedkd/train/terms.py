@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stagedkd.data.mix import Batch, as_input, strong_view
+from stagedkd.data.mix import Batch, strong_view
+from stagedkd.data.views import fit_input
 from stagedkd.models.network import EMBEDDING, POSITIONS
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import LOGITS
@@ -96,7 +97,7 @@ def _strong_view(models: StepModels, batch: Batch, info: StepInfo) -> Tensor:
     """The strong view of this rank's clips, as the student's input."""
     local, size = models.ranks.local_slice(len(batch.labels_B)), len(batch.labels_B)
     clip_B3THW = strong_view(batch.clip_B3THW, models.options.seed, info.phase, info.step, local.start, size)
-    return as_input(clip_B3THW, models.student.input)
+    return fit_input(clip_B3THW, models.student.input)
 
 
 def _run_guides(

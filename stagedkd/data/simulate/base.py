@@ -76,7 +76,7 @@ class Scene:
 
     def to_device(self, values: Array) -> Tensor:
         """Return values as float32 on the device; (B, T) becomes (B, T, 1, 1)."""
-        tensor = torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(self.x.device)
+        tensor = torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(self.x.device, non_blocking=True)
         return tensor[..., None, None] if tensor.ndim == 2 else tensor
 
     def grain(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +162,7 @@ def _scene(
     grid = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size
 
     def moved(drift: Array) -> Tensor:
-        return torch.from_numpy((data.camera * drift).astype(np.float32)).to(device)[..., None, None]
+        return torch.from_numpy((data.camera * drift).astype(np.float32)).to(device, non_blocking=True)[..., None, None]
 
     x, y = grid + moved(drift_x), grid[:, None] + moved(drift_y)
     scene = Scene(clip_ids, names, time, view, data, domain, size, x, y)
@@ -232,7 +232,7 @@ def _dots(scene: Scene, u: Tensor, v: Tensor, salt: int) -> Tensor:
     """Paint random dots at coordinates in pixels, (B, 1, T, H, W) in 0..1; all bodies have the same kind of dots."""
     cell = _cell(scene)
     base = torch.from_numpy((scene.clip_ids * 2654435761 + scene.data.seed * 40503 + salt * 977) & 0xFFFFFFFF)
-    base = base.to(u.device)[:, None, None, None]
+    base = base.to(u.device, non_blocking=True)[:, None, None, None]
     column, row = torch.floor(u / cell).to(torch.int64), torch.floor(v / cell).to(torch.int64)
     mixed = _hash((base ^ (column * 0x9E3779B1) ^ (row * 0x85EBCA6B)) & 0xFFFFFFFF)
     return (0.1 + 0.8 * mixed.to(torch.float32) / 2.0**32)[:, None]
@@ -273,7 +273,7 @@ def _blur(picture: Tensor, sigma: float) -> Tensor:
 
 def _noise(clip_ids: npt.NDArray[np.int64], seed: int, frames: int, size: int, device: torch.device) -> Tensor:
     """Return grey noise in [-1, 1), (B, 1, T, H, W)."""
-    base = torch.from_numpy((clip_ids * 2654435761 + seed * 40503) & 0xFFFFFFFF).to(device)
+    base = torch.from_numpy((clip_ids * 2654435761 + seed * 40503) & 0xFFFFFFFF).to(device, non_blocking=True)
     cells = torch.arange(frames * size * size, device=device, dtype=torch.int64)
     mixed = _hash((base[:, None] ^ (cells * 0x9E3779B1 & 0xFFFFFFFF)[None]) & 0xFFFFFFFF)
     return (mixed.to(torch.float32) / 2.0**31 - 1.0).view(len(clip_ids), 1, frames, size, size)
@@ -287,5 +287,5 @@ def _drop_frames(picture: Tensor, clip_ids: npt.NDArray[np.int64], data: Simulat
     lost = uniform(data.seed, clip_ids[:, None], Slot.LOST, np.arange(frames)[None]) < data.drop
     lost[:, 0] = False
     source = np.maximum.accumulate(np.where(lost, 0, np.arange(frames)), axis=1)
-    places = torch.from_numpy(source).to(picture.device)[:, None, :, None, None]
+    places = torch.from_numpy(source).to(picture.device, non_blocking=True)[:, None, :, None, None]
     return picture.gather(2, places.expand_as(picture))
