@@ -3,8 +3,8 @@
 #
 # Expected: a convolution of one clip takes half the time of two, as Conv2d does.
 # Seen: for a batch of one, Conv3d with a kernel up to 3x3x3 is computed by `slow_conv3d` (im2col and a matrix product),
-# from two on by oneDNN. A 3x3x3 convolution of one clip takes 1.6 to 2.5 times as long as that of two, so a latency that is
-# measured with one clip is that of another kernel than the throughput's. On one thread, kernels with H = W = 1 (1x1x1,
+# from two on by oneDNN. A 3x3x3 convolution of one clip takes 1.6 to 2.5 times as long as that of two, so a latency
+# that is measured with one clip is that of another kernel than the throughput's. On one thread, kernels with H = W = 1 (1x1x1,
 # and 3x1x1 of factorised convolutions) are computed by `slow_conv3d` up to 15 clips; Conv2d takes oneDNN for one picture.
 # (Needs about 6 GB for torch.)
 set -euo pipefail
