@@ -31,6 +31,7 @@ from stagedkd.cli.common import (
     Device,
     Engine,
     Gpus,
+    Jobs,
     NoDvc,
     Overrides,
     Quiet,
@@ -39,6 +40,7 @@ from stagedkd.cli.common import (
     StoreDir,
     Threads,
     Verbose,
+    check_engine,
     console,
     load_cells,
     one_line,
@@ -52,6 +54,7 @@ from stagedkd.cli.common import (
     runtime_of,
 )
 from stagedkd.errors import Origin, Problem, SpecError, StagedkdError, TrainingError, UsageError
+from stagedkd.plan.cpus import limit_spinning
 
 if TYPE_CHECKING:
     from stagedkd.experiment.run import GridOutcome
@@ -188,6 +191,7 @@ def run(
     device: Device = None,
     gpus: Gpus = None,
     threads: Threads = None,
+    jobs: Jobs = None,
     engine: Engine = "in-process",
     cluster: ClusterFile = None,
     verbose: Verbose = False,
@@ -198,9 +202,8 @@ def run(
     from stagedkd.experiment.run import run_experiment
 
     experiment = load_cells(spec, overrides, cells)
-    if cluster is not None and engine != "parsl":
-        raise UsageError("--cluster needs --engine parsl", hint="add --engine parsl, or leave out --cluster")
-    settings = {"device": device, "gpus": gpus, "threads": threads, "cluster": cluster}
+    check_engine(engine, cluster, jobs)
+    settings = {"device": device, "gpus": gpus, "threads": threads, "jobs": jobs, "cluster": cluster}
     runtime = runtime_of(spec, store=store, results=results, data_dir=data_dir, **settings)
     with progress(verbose - quiet) as listener:
         for note in experiment.notes:
@@ -363,6 +366,7 @@ def _plan_notes(experiment: Experiment, plans: Plans) -> list[str]:
 
 def main() -> None:
     """Run the command line. Our own errors are printed without a traceback, unless -v asks for one."""
+    limit_spinning()  # before a command loads torch
     try:
         code = app(prog_name="stagedkd", standalone_mode=False)
         if isinstance(code, int):  # the code of a typer.Exit

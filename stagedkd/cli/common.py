@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from stagedkd.errors import Origin, StagedkdError
+from stagedkd.errors import Origin, StagedkdError, UsageError
 from stagedkd.launch import Engine as EngineName
 
 if TYPE_CHECKING:
@@ -45,7 +45,23 @@ ClusterFile = Annotated[
     Path | None,
     typer.Option("--cluster", metavar="FILE", help="Read from this YAML file where --engine parsl starts its workers."),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", min=0, help="Use this many CPU threads; 0 means all cores.")]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=0, help="Use this many CPU threads; 0 means all that it may use."),
+]
+
+
+def _jobs(text: str) -> int | str:
+    """Read the value of --jobs: a number, or a word, which the runtime checks."""
+    return int(text) if text.isdecimal() else text
+
+
+Jobs = Annotated[
+    Any,
+    typer.Option(
+        "--jobs", metavar="N|auto", parser=_jobs, help="Run this many independent stages at once, each in a process."
+    ),
+]
 Baseline = Annotated[
     str, typer.Option("--baseline", metavar="axis=label,...", help="Compare all rows of a grid with this one.")
 ]
@@ -92,6 +108,15 @@ def origin_of(ctx: typer.Context) -> Origin | None:
         for name, command in commands.items()
     }
     return Origin(str(spec), tuple(options), further)
+
+
+def check_engine(engine: EngineName, cluster: Path | None, jobs: int | str | None) -> None:
+    """Check that the options of the engine go together. Raises UsageError: they do not."""
+    if cluster is not None and engine != "parsl":
+        raise UsageError("--cluster needs --engine parsl", hint="add --engine parsl, or leave out --cluster")
+    if jobs is not None and engine == "parsl":
+        hint = "set workers in the file of --cluster, or leave out --engine parsl"
+        raise UsageError("--jobs counts processes on this machine, not Parsl's workers", hint=hint)
 
 
 def load_cells(path: Path, overrides: list[str] | None, cells: list[str] | None) -> Experiment:

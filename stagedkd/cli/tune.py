@@ -12,18 +12,19 @@ from stagedkd.cli.common import (
     Device,
     Engine,
     Gpus,
+    Jobs,
     Quiet,
     SpecPath,
     StoreDir,
     Threads,
     Verbose,
+    check_engine,
     print_lines,
     print_notes,
     print_tables,
     progress,
     runtime_of,
 )
-from stagedkd.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,6 +40,7 @@ def tune(
     device: Device = None,
     gpus: Gpus = None,
     threads: Threads = None,
+    jobs: Jobs = None,
     engine: Engine = "in-process",
     cluster: ClusterFile = None,
     verbose: Verbose = False,
@@ -47,9 +49,8 @@ def tune(
     """Try the values of the spec's section tune on validation, and write the choices to SPEC.tuned.yaml."""
     from stagedkd.experiment import tuning
 
-    if cluster is not None and engine != "parsl":
-        raise UsageError("--cluster needs --engine parsl", hint="add --engine parsl, or leave out --cluster")
-    options = {"device": device, "gpus": gpus, "threads": threads, "cluster": cluster}
+    check_engine(engine, cluster, jobs)
+    options = {"device": device, "gpus": gpus, "threads": threads, "jobs": jobs, "cluster": cluster}
     runtime = runtime_of(spec, store=store, data_dir=data_dir, **options)
     if dry_run:
         for count in tuning.dry_run(spec, runtime):

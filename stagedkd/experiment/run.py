@@ -6,7 +6,7 @@ a run with nothing to do loads none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from stagedkd.errors import Interrupted, StagedkdError, about
 from stagedkd.experiment.locking import lock_specs
 from stagedkd.launch import Engine
 from stagedkd.launch.cluster import Cluster, load_cluster
+from stagedkd.launch.local import jobs_for, run_in_processes
 from stagedkd.launch.torchrun import check_ranks, wants_ranks, work_in_ranks
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.graph import Graph, Plan, Plans, Stage
@@ -24,7 +25,7 @@ from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.schema import Spec
 from stagedkd.stages.context import Context, Do, Listener, Result, Session, Silent, Stop, catching_signals
-from stagedkd.stages.stage import WAITING, get_alone, get_stage, store_of, work_on
+from stagedkd.stages.stage import WAITING, Busy, get_alone, get_stage, store_of, work_on
 from stagedkd.store.store import Artifact, Store
 
 
@@ -77,8 +78,8 @@ def run_experiment(
 
     Args:
         cut: returns the part of each cell's plan that is to be run.
-        engine: in-process makes one stage after the other; parsl starts workers that make several at once, as the file
-            `runtime.cluster` says.
+        engine: in-process makes one stage after the other, or `runtime.jobs` at once in processes on this machine;
+            parsl starts workers that make several at once, as the file `runtime.cluster` says.
     Raises:
         SpecError, LockError, UsageError: before anything is run.
         Interrupted: a signal came; the same call resumes.
@@ -89,7 +90,9 @@ def run_experiment(
     with about(experiment.origin):
         plans, store = _compile(experiment, runtime, listener), store_of(runtime)
         plans = replace(plans, cells={name: cut(plan) for name, plan in plans.cells.items()})
-        _check(plans, runtime, store, cluster)
+        missing = [stage for stage in plans.unique.values() if store.state(stage) != "hit"]
+        _check(plans, missing, runtime, cluster)
+        jobs = jobs_for(plans.cells.values(), missing, runtime) if cluster is None else 1
     with about(experiment.origin), catching_signals() as stop, store.at_work(plans.name, plans.unique) as mark:
         numbers = {key: i for i, key in enumerate(plans.unique, 1)}
         runner = _Runner(store, runtime, listener, stop, numbers, do=work_of(engine))
@@ -97,6 +100,8 @@ def run_experiment(
             from stagedkd.launch.parsl import run_in_workers
 
             runner.worker_outcomes = run_in_workers(plans, cluster, store, mark, runtime, listener, stop)
+        elif jobs > 1:
+            runner.worker_outcomes = run_in_processes(plans, jobs, store, mark, runtime, listener, stop)
         finished, failed = _run_cells(plans, runner)
     return GridOutcome(plans, finished, failed, tuple(runner.ran), runtime)
 
@@ -182,9 +187,8 @@ def _compile(experiment: Experiment, runtime: Runtime, listener: Listener) -> Pl
     return plans
 
 
-def _check(plans: Plans, runtime: Runtime, store: Store, cluster: Cluster | None) -> None:
+def _check(plans: Plans, missing: Sequence[Stage], runtime: Runtime, cluster: Cluster | None) -> None:
     """Check, before a stage runs, the device, the cluster, the networks, the cuts, the pairs and the weights."""
-    missing = [stage for stage in plans.unique.values() if store.state(stage) != "hit"]
     if not missing:
         return
     from stagedkd.experiment.preflight import check_weights, preflight
@@ -220,11 +224,11 @@ def _run_cells(plans: Plans, runner: _Runner) -> tuple[dict[str, Outcome], dict[
         for number, (name, plan) in enumerate(plans.cells.items(), 1):
             if name not in left or any(stage.identity in busy for stage in plan.stages):
                 continue
-            if plans.is_grid:
+            if plans.is_grid and not runner.worker_outcomes:
                 runner.listener.cell(number, len(plans.cells), name)
             try:
                 finished[name] = runner.run_plan(plan)
-            except _Busy as error:
+            except Busy as error:
                 being_made = f"{error.stage.name} is being made by another run"
                 runner.listener.note(f"{being_made}; continuing with cells that do not need it")
                 busy.add(error.stage.identity)
@@ -242,14 +246,6 @@ def _run_cells(plans: Plans, runner: _Runner) -> tuple[dict[str, Outcome], dict[
     return {name: finished[name] for name in plans.cells if name in finished}, failed
 
 
-class _Busy(Exception):
-    """Another run is making a stage, and this run does not wait for it."""
-
-    def __init__(self, stage: Stage) -> None:
-        super().__init__(stage.name)
-        self.stage = stage
-
-
 @dataclass
 class _Runner:
     """Runs the plans of an experiment, and holds the artifacts and the errors so far, by key.
@@ -257,7 +253,7 @@ class _Runner:
     `numbers` are the numbers of the stages for the listener. `runtimes` holds the runtime of those stages that need
     another one. `worker_outcomes` holds the stages that workers have ended: whether they were made just now, or why
     they failed. `waits` says whether the run waits for a stage that another run is making: always, for the next one
-    alone, or not at all (then _Busy is raised).
+    alone, or not at all (then Busy is raised).
     """
 
     store: Store
@@ -315,7 +311,7 @@ class _Runner:
 
     def _waiting(self, stage: Stage) -> None:
         if self.waits == "no":
-            raise _Busy(stage)
+            raise Busy(stage)
         if self.waits == "once":
             self.waits = "no"
         self.listener.note(WAITING.format(stage.name))

@@ -1,7 +1,7 @@
 """The launcher of workers (`run --engine parsl`). Parsl starts the workers, on this machine or through a scheduler.
 
-A stage is submitted when all its inputs are in the store. Its worker takes the lease and publishes the artifact, as any
-run does, and returns plain data. So the launcher knows whether a stage is in the store, has failed, or lost its worker.
+queue.py says which stage is submitted when. Its worker takes the lease and publishes the artifact, as any run does, and
+returns plain data. So the launcher knows whether a stage is in the store, has failed, or lost its worker.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -13,36 +13,28 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
-from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
-from stagedkd.files import write_whole
+from stagedkd.errors import Interrupted, StagedkdError, UsageError
 from stagedkd.launch.cluster import Cluster, Kubernetes, Local, Slurm
-from stagedkd.launch.protocol import ProgressReader, error_from_json
+from stagedkd.launch.queue import ReadyQueue, Submit, missing_stages, run_folder
 from stagedkd.launch.worker import WorkerRequest, make_stage
-from stagedkd.plan.graph import Graph, Plans, Stage
+from stagedkd.plan.graph import Plans
 from stagedkd.plan.key import Key
 from stagedkd.plan.runtime import Runtime
-from stagedkd.stages.context import Listener, Silent, Stop
+from stagedkd.stages.context import Listener, Stop
 from stagedkd.store.leases import Owner
-from stagedkd.store.store import WORK, Store
+from stagedkd.store.store import Store
 
-POLL_SECONDS = 0.1
 LOOPBACK = "127.0.0.1"
 HTEX = "parsl.executors.high_throughput"
 CORES_UNCOUNTED = 1e-6  # the cluster file sets the workers of a node, and each worker sets its threads
 LOCAL_HEARTBEAT, REMOTE_HEARTBEAT = (2, 20), (10, 60)  # seconds: the period, and the silence after which one is lost
 STRATEGY_SECONDS = 1  # until the first block is requested; schedulers are polled at longer periods of their own
-Submit = Callable[[str, str], "Future[dict[str, Any]]"]
-
-
-class _WorkerTraceback(Exception):
-    """The traceback of a worker, as text."""
 
 
 def check_cluster(cluster: Cluster, runtime: Runtime) -> None:
@@ -75,30 +67,24 @@ def run_in_workers(
         UsageError: the workers cannot be started.
         Interrupted: a signal came; the workers have written checkpoints.
     """
-    unique = list(plans.unique)
-    missing = {
-        stage.identity: _Job(plan, stage, unique.index(stage.identity) + 1, len(unique))
-        for plan in plans.cells.values()
-        for stage in plan.stages
-        if store.state(stage) != "hit"
-    }
+    owner, visible = Owner.new(store.lease_seconds), _visible_gpus(cluster, runtime)
+    missing = missing_stages(plans, store)
     if not missing:
         return {}
-    owner, visible = Owner.new(store.lease_seconds), _visible_gpus(cluster, runtime)
-    folder = (store.root / WORK / f"parsl-{mark}").resolve()
-    for part in ("requests", "progress"):
-        (folder / part).mkdir(parents=True)
+    folder = run_folder(store, f"parsl-{mark}")
+    request = partial(WorkerRequest.of, runtime=runtime, devices=cluster.devices(visible))
     with _submitting(cluster, folder, owner, visible) as submit:
-        devices = cluster.devices(visible)
-        dispatch = _Dispatch(missing, submit, folder, devices, cluster.retries, runtime, listener, stop)
-        dispatch.run()
-    if not dispatch.keep_logs:
+        queue = ReadyQueue(
+            missing, submit, folder, request, listener, stop, lost_errors=_lost_errors(), retries=cluster.retries
+        )
+        queue.run()
+    if not queue.keep_logs:
         shutil.rmtree(folder, ignore_errors=True)
     if stop.number is not None:
         message = f"stopped by signal {stop.number}; the running stages have written checkpoints"
         raise Interrupted(stop.number, message)
     store.refresh_listing()
-    return dispatch.outcomes
+    return queue.outcomes
 
 
 def _visible_gpus(cluster: Cluster, runtime: Runtime) -> int:
@@ -110,137 +96,11 @@ def _visible_gpus(cluster: Cluster, runtime: Runtime) -> int:
     return torch.cuda.device_count()
 
 
-@dataclass
-class _Job:
-    """A stage that the store lacks, the `number`-th of `of` stages.
+def _lost_errors() -> tuple[type[BaseException], ...]:
+    """Parsl's errors that mean that a worker was lost."""
+    from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 
-    `future` is the result of its worker while one works on it, and `progress` reads that worker's progress. `started`
-    says whether that worker has reported its start. `lost` counts the workers that were lost with this stage.
-    """
-
-    plan: Graph
-    stage: Stage
-    number: int
-    of: int
-    future: Future[dict[str, Any]] | None = None
-    progress: ProgressReader | None = None
-    started: bool = False
-    lost: int = 0
-
-    @property
-    def label(self) -> str:
-        return f"[{self.number}/{self.of}] {self.stage.name}"
-
-
-@dataclass
-class _Dispatch:
-    """Gives missing stages to workers and collects the results.
-
-    `outcomes` holds the stages that have ended, by key: whether they were made just now, or why they failed.
-    `keep_logs`: something failed that Parsl's logs may explain.
-    """
-
-    missing: Mapping[Key, _Job]
-    submit: Submit
-    folder: Path
-    devices: tuple[str, ...] | int
-    retries: int
-    runtime: Runtime
-    listener: Listener
-    stop: Stop
-    outcomes: dict[Key, bool | StagedkdError] = field(default_factory=dict[Key, "bool | StagedkdError"])
-    keep_logs: bool = False
-
-    def run(self) -> None:
-        """Run until no stage is submitted; after a signal, until every stage that was started has ended."""
-        announced = False
-        while True:
-            stopped = self.stop.number is not None
-            if stopped and not announced:
-                write_whole(self.folder / "stop", str(self.stop.number))
-                announced = True
-            for job in self.missing.values():
-                if not stopped and job.future is None and self._is_ready(job):
-                    self._submit(job)
-            submitted = [job for job in self.missing.values() if job.future is not None and job.progress is not None]
-            awaited = [job.future for job in submitted if job.future and not (stopped and not job.started)]
-            if not awaited:
-                return
-            wait(awaited, POLL_SECONDS, FIRST_COMPLETED)
-            for job in submitted:
-                self._poll(job)
-
-    def _is_ready(self, job: _Job) -> bool:
-        """Whether the store has all inputs of a stage, and the stage has not ended."""
-        needs = [above.identity for above in job.plan.inputs(job.stage).values()]
-        have_inputs = all(key not in self.missing or isinstance(self.outcomes.get(key), bool) for key in needs)
-        return have_inputs and job.stage.identity not in self.outcomes
-
-    def _submit(self, job: _Job) -> None:
-        """Submit a stage to the next free worker."""
-        name = f"{job.stage.folder}.{job.lost}"
-        request = WorkerRequest.of(job.plan, job.stage, self.runtime, devices=self.devices)
-        write_whole(self.folder / "requests" / f"{name}.json", request.model_dump_json())
-        notes = _Notes(job.label, self.listener)
-        job.progress, job.started = ProgressReader(self.folder / "progress" / f"{name}.jsonl", notes), False
-        job.future = self.submit(str(self.folder), name)
-
-    def _poll(self, job: _Job) -> None:
-        """Show the progress of a worker, and take its result when it is done."""
-        assert job.progress is not None and job.future is not None
-        done = job.future.done()
-        job.progress.relay()
-        if job.progress.begun and not job.started:
-            self.listener.stage(job.number, job.of, job.stage, job.progress.begun)
-            job.started = True
-        if done:
-            future, job.future = job.future, None
-            error, result = future.exception(), {} if future.exception() else future.result()
-            self._take_result(job, error, result)
-
-    def _take_result(self, job: _Job, error: BaseException | None, result: Mapping[str, Any]) -> None:
-        """Record how a stage ended: the store has it, it failed, or its worker was lost.
-
-        Args:
-            error: Parsl's error, where the worker returned nothing. result: what the worker returned.
-        """
-        if error is None and "error" not in result:
-            self.outcomes[job.stage.identity] = result["ran"]
-            if result["ran"]:
-                self.listener.finished(job.stage, result["seconds"])
-            return
-        stage_error = error_from_json(result["error"]) if error is None else None
-        if stage_error is not None and not isinstance(stage_error, Interrupted):
-            stage_error.__cause__ = _WorkerTraceback(f"in the worker\n{result['trace']}")
-            self.outcomes[job.stage.identity] = stage_error
-        elif self.stop.number is None:
-            self._retry(job, error or stage_error)
-
-    def _retry(self, job: _Job, error: BaseException | None) -> None:
-        """Let a stage whose worker was lost be submitted again, to resume from its last checkpoint, or record that it
-        failed: after too many tries, or if the error is another one."""
-        from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
-
-        text = f"{type(error).__name__}: {error}".strip()
-        worker_lost = isinstance(error, ManagerLost | WorkerLost | Interrupted)
-        if worker_lost and job.lost < self.retries:
-            job.lost += 1
-            self.listener.note(f"{job.label}: its worker was lost; try {job.lost + 1} of {self.retries + 1} ({text})")
-            return
-        self.keep_logs = True
-        lost = f"{job.lost + 1} workers were lost; the last error is " if worker_lost else ""
-        hint = f"see Parsl's logs in {self.folder}; the same command resumes from the last checkpoint"
-        self.outcomes[job.stage.identity] = TrainingError(f"stage {job.stage.name}: {lost}{text}", hint=hint)
-
-
-class _Notes(Silent):
-    """Passes the notes of a worker on, with the label of its stage before them."""
-
-    def __init__(self, label: str, listener: Listener) -> None:
-        self.label, self.listener = label, listener
-
-    def note(self, text: str) -> None:
-        self.listener.note(f"{self.label}: {text}")
+    return ManagerLost, WorkerLost
 
 
 @contextmanager
@@ -253,8 +113,9 @@ def _submitting(cluster: Cluster, folder: Path, owner: Owner, visible: int) -> G
     except Exception as error:  # whatever a provider or its library raises
         message = f"the workers cannot be started: {type(error).__name__}: {error}"
         raise UsageError(message, hint=f"see Parsl's logs in {folder}") from error
+    app: Any = python_app(make_stage, data_flow_kernel=kernel)
     try:
-        yield python_app(make_stage, data_flow_kernel=kernel)
+        yield partial(app, str(folder))
     finally:
         kernel.cleanup()
 

@@ -1,7 +1,7 @@
 """The protocol between the processes that make a stage: requests, progress, stop and errors as JSON files.
 
 The launcher writes the request and `stop` (the number of a signal); the other side writes its progress, and its error.
-The other side is either the ranks of one training (torchrun.py, rank.py), or workers with a stage each (parsl.py,
+The other side is either the ranks of one training (torchrun.py, rank.py), or workers with a stage each (queue.py,
 worker.py).
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -122,12 +122,11 @@ class ProgressWriter(Silent):
 
 
 class ProgressReader:
-    """Reads what a `ProgressWriter` writes and passes it on to a listener. `begun` is the store's state of the stage
-    when its work started, or None before that."""
+    """Reads what a `ProgressWriter` writes and passes it on to a listener. `begin` is called when the work of the stage
+    starts, with what the store has of it then."""
 
-    def __init__(self, path: Path, listener: Listener) -> None:
-        self.path, self.listener, self.at = path, listener, 0
-        self.begun: str | None = None
+    def __init__(self, path: Path, listener: Listener, begin: Callable[[str], None] = lambda _: None) -> None:
+        self.path, self.listener, self.begin, self.at = path, listener, begin, 0
 
     def relay(self) -> None:
         """Pass on the whole lines that were written since the last call."""
@@ -141,7 +140,7 @@ class ProgressReader:
         for line in whole.splitlines():
             row: dict[str, Any] = json.loads(line)
             if "begins" in row:
-                self.begun = row["begins"]
+                self.begin(row["begins"])
             elif "note" in row:
                 self.listener.note(row["note"])
             elif "step" in row:

@@ -27,6 +27,7 @@ from typing import Any
 from stagedkd.files import write_whole
 from stagedkd.launch.protocol import ProgressWriter, WorkRequest, error_as_json, stop_by_file
 from stagedkd.launch.torchrun import POLL_SECONDS
+from stagedkd.plan.cpus import limit_spinning
 from stagedkd.stages.context import Listener, Result, Silent, Stop
 
 PR_SET_PDEATHSIG = 1
@@ -38,6 +39,7 @@ PATIENCE = timedelta(hours=12)  # a rank waits while the first one decodes video
 def main() -> None:
     """Run torchrun or a rank, and exit with its code."""
     role, folder = sys.argv[1], Path(sys.argv[2])
+    limit_spinning()
     die_with_launcher()
     handle_signals(folder, announces=role == "torchrun")
     code = run_torchrun(folder, int(sys.argv[3])) if role == "torchrun" else run_rank(folder)

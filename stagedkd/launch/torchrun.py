@@ -87,8 +87,8 @@ def work_in_ranks(context: Context) -> Result:
 
 
 def _threads(runtime: Runtime) -> int:
-    """The threads of each rank: as the runtime sets them, or the cores divided evenly."""
-    return runtime.threads or max(1, (os.cpu_count() or 1) // runtime.gpus)
+    """The threads of each rank: as the runtime sets them, or the CPUs that this process may use, divided evenly."""
+    return runtime.threads or max(1, runtime.used_threads // runtime.gpus)
 
 
 def _free_gpu_memory() -> None:

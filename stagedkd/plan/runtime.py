@@ -6,12 +6,16 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, Tag, ValidationError
 
 from stagedkd.errors import Problem, SpecError, UsageError
+from stagedkd.plan.cpus import usable_cpus
 from stagedkd.spec.schema import Section
-from stagedkd.spec.schema.base import Word
+from stagedkd.spec.schema.base import Word, by_form
 from stagedkd.spec.yaml import Node, read_yaml
+
+Auto = Annotated[Literal["auto"], Tag("word")]
+Several = Annotated[Annotated[int, Field(ge=1, le=256)], Tag("number")]
 
 
 class Runtime(Section):
@@ -20,8 +24,11 @@ class Runtime(Section):
     Attributes:
         device: the device for training and evaluation.
         gpus: the number of processes that train each network together on this machine, one for each GPU. On the CPU,
-            the same number of processes with `threads` threads each; 0 threads means an equal part of the cores.
-        threads: CPU threads for torch; 0 means all cores.
+            the same number of processes with `threads` threads each; 0 threads means an equal part of the CPUs.
+        threads: CPU threads for torch; 0 means all CPUs that this process may use: the least of its affinity, the quota
+            of its control group, OMP_NUM_THREADS and SLURM_CPUS_PER_TASK. If `jobs` is a number, 0 means an equal part.
+        jobs: stages that run side by side on this machine, each in a process with `threads` threads. `auto` means as
+            many as the CPUs have room for and the plan has work for, on the CPU; with `threads: 0`, and elsewhere, one.
         workers: threads that decode videos; 0 means two.
         compile: whether networks are compiled with torch.compile.
         checkpoint_seconds: the shortest training time between two checkpoints. Checkpoints are written at the end of an
@@ -42,6 +49,7 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     gpus: Annotated[int, Field(ge=1, le=64)] = 1
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    jobs: Annotated[Several | Auto, by_form("auto or a number")] = "auto"
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     compile: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 5.0
@@ -65,8 +73,10 @@ class Runtime(Section):
 
     @property
     def used_threads(self) -> int:
-        """The number of threads for torch. Results are equal bit for bit only if this number is equal."""
-        return self.threads or os.cpu_count() or 1
+        """The number of threads for torch. Results are equal bit for bit only if this number is equal. So it follows
+        from the settings and the machine alone, never from what the store has."""
+        jobs = self.jobs if isinstance(self.jobs, int) else 1
+        return self.threads or max(1, usable_cpus().count // jobs)
 
 
 class Tracked(Section):

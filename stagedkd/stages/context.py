@@ -20,7 +20,8 @@ from stagedkd.store.store import Artifact, Workspace
 
 
 class Listener(Protocol):
-    """Receives the progress of a run. Every method may be a no-op."""
+    """Receives the progress of a run. Every method may be a no-op, but `beside` gives the listener of one of several
+    stages that run at once; `failed` is called for such a stage only."""
 
     def cell(self, number: int, of: int, name: str) -> None: ...
     def stage(self, number: int, of: int, stage: Stage, state: str) -> None: ...
@@ -28,6 +29,8 @@ class Listener(Protocol):
     def step(self, fields: Mapping[str, Any]) -> None: ...
     def count(self, what: str, done: int, of: int) -> None: ...
     def finished(self, stage: Stage, seconds: float) -> None: ...
+    def failed(self, stage: Stage, message: str) -> None: ...
+    def beside(self, stage: Stage, label: str) -> Listener: ...
 
 
 class Silent:
@@ -39,6 +42,20 @@ class Silent:
     def step(self, fields: Mapping[str, Any]) -> None: ...
     def count(self, what: str, done: int, of: int) -> None: ...
     def finished(self, stage: Stage, seconds: float) -> None: ...
+    def failed(self, stage: Stage, message: str) -> None: ...
+
+    def beside(self, stage: Stage, label: str) -> Listener:
+        return Beside(self, label)
+
+
+class Beside(Silent):
+    """The listener of one of several stages that run at once: its notes have the label of the stage before them."""
+
+    def __init__(self, listener: Listener, label: str) -> None:
+        self.listener, self.label = listener, label
+
+    def note(self, text: str) -> None:
+        self.listener.note(f"{self.label}: {text}")
 
 
 @dataclass

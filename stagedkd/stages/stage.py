@@ -25,6 +25,14 @@ from stagedkd.store.store import Artifact, Store
 WAITING = "{} is being made by another run; waiting for it"
 
 
+class Busy(Exception):
+    """Another run is making a stage, and this run does not wait for it."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage.name)
+        self.stage = stage
+
+
 def work_on(context: Context) -> Result:
     """Do the work of a stage in this process: the one place where a kind of work meets its function."""
     work = context.stage.work
@@ -95,7 +103,13 @@ def get_stage(
 
 
 def get_alone(
-    graph: Graph, stage: Stage, runtime: Runtime, listener: Listener, stop: Stop, do: Do = work_on
+    graph: Graph,
+    stage: Stage,
+    runtime: Runtime,
+    listener: Listener,
+    stop: Stop,
+    do: Do = work_on,
+    waiting: Callable[[], None] | None = None,
 ) -> tuple[Artifact, bool]:
     """`get_stage` for one stage of a graph, with its inputs taken from the store.
 
@@ -111,7 +125,7 @@ def get_alone(
                 raise StoreError(message, hint=f"run: stagedkd stage {above.identity.short}")
             inputs[above.name] = store.artifact(above)
     session = Session(plan=graph, runtime=runtime, listener=listener, stop=stop)
-    return get_stage(session, stage, inputs, store, do=do)
+    return get_stage(session, stage, inputs, store, do=do, waiting=waiting)
 
 
 def store_of(runtime: Runtime) -> Store:

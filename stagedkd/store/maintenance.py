@@ -72,7 +72,7 @@ def leftovers(store: Store) -> list[Entry]:
         kind, rest = Key.parse(folder.name)
         if ATTEMPT.fullmatch(folder.name):
             entries.append(_entry(folder, kind, Key(rest.partition(".")[0]), "attempt"))
-        elif kind == "parsl" and rest not in runs:
+        elif kind in ("parsl", "jobs") and rest not in runs:
             entries.append(_entry(folder, kind, NO_KEY, "trash"))
     return entries + [_entry(folder, "trash", NO_KEY, "trash") for folder in sorted((store.root / TRASH).glob("*"))]
 

@@ -1,0 +1,81 @@
+"""The CPUs that this process may use, and how long their threads wait awake. Nothing here is part of a key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/")
+SPINS = "2000"  # about 0.1 ms; measured in docs/performance.md
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # variables by which a user says how threads wait
+
+
+@dataclass(frozen=True)
+class Cpus:
+    """The number of CPUs that this process may use, and what limits it, as words for the user."""
+
+    count: int
+    limit: str
+
+    def __str__(self) -> str:
+        return f"{self.count} ({self.limit})"
+
+
+def usable_cpus(environ: Mapping[str, str] = os.environ, root: Path = ROOT, affinity: int | None = None) -> Cpus:
+    """Find how many CPUs this process may use: the least of its affinity, the CPU quota of its control groups (rounded
+    down), OMP_NUM_THREADS and SLURM_CPUS_PER_TASK. It is one at least.
+
+    Args:
+        root: the folder that has `proc/` and `sys/`. affinity: the number of CPUs that the kernel lets this process run
+            on; None asks the kernel.
+    """
+    found = [Cpus(affinity or _affinity(), "the CPUs of this process")]
+    found += [Cpus(max(1, int(quota)), "the quota of its control group") for quota in _quotas(root)]
+    for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        first = environ.get(name, "").partition(",")[0].strip()  # OMP_NUM_THREADS has a number for each level
+        if first.isdecimal() and int(first):
+            found.append(Cpus(int(first), name))
+    return min(found, key=lambda cpus: cpus.count)
+
+
+def limit_spinning(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Let threads that wait for one another sleep after a short while, unless the user has set how they wait. GNU's
+    OpenMP runtime reads the variable when torch is loaded, so call this before."""
+    if not any(name in environ for name in WAITING):
+        environ["GOMP_SPINCOUNT"] = SPINS
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """The CPU quotas of this process's control groups and of all groups above them, in CPUs. In a container the groups
+    that /proc names may not be visible; those above them are."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
+    except OSError:  # no Linux
+        return
+    for line in lines:
+        _, names, path = line.split(":", 2)
+        folder = root / "sys/fs/cgroup"
+        if names and "cpu" not in names.split(","):
+            continue
+        version_1 = [folder / "cpu", folder / names] if names else []
+        for top in version_1 or [folder]:
+            group = top / path.lstrip("/")
+            for each in (group, *(above for above in group.parents if above.is_relative_to(top))):
+                yield from _quota(each)
+
+
+def _quota(group: Path) -> Iterator[float]:
+    """The quota of one control group, in CPUs: nothing if it has none."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((group / name).read_text("utf-8") for name in names).split()
+            if quota not in ("max", "-1"):
+                yield int(quota) / int(period)
+        except (OSError, ValueError):
+            continue
