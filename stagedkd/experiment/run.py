@@ -16,9 +16,10 @@ from stagedkd.errors import Interrupted, StagedkdError, about
 from stagedkd.experiment.locking import lock_specs
 from stagedkd.launch import Engine
 from stagedkd.launch.cluster import Cluster, load_cluster
-from stagedkd.launch.local import jobs_for, run_in_processes
+from stagedkd.launch.local import cpu_notes, jobs_for, run_in_processes
 from stagedkd.launch.torchrun import check_ranks, wants_ranks, work_in_ranks
 from stagedkd.plan.compile import compile_experiment, compile_plan
+from stagedkd.plan.cpus import usable_cpus
 from stagedkd.plan.graph import Graph, Plan, Plans, Stage
 from stagedkd.plan.key import Key
 from stagedkd.plan.runtime import Runtime, load_runtime
@@ -92,7 +93,7 @@ def run_experiment(
         plans = replace(plans, cells={name: cut(plan) for name, plan in plans.cells.items()})
         missing = [stage for stage in plans.unique.values() if store.state(stage) != "hit"]
         _check(plans, missing, runtime, cluster)
-        jobs = jobs_for(plans.cells.values(), missing, runtime) if cluster is None else 1
+        jobs = 1 if cluster is not None else _jobs(plans, missing, runtime, listener)
     with about(experiment.origin), catching_signals() as stop, store.at_work(plans.name, plans.unique) as mark:
         numbers = {key: i for i, key in enumerate(plans.unique, 1)}
         runner = _Runner(store, runtime, listener, stop, numbers, do=work_of(engine))
@@ -206,6 +207,14 @@ def _check(plans: Plans, missing: Sequence[Stage], runtime: Runtime, cluster: Cl
     for plan in plans.cells.values():
         preflight(plan, Path(runtime.root), shapes)
         check_weights(plan, identities, runtime, checked)
+
+
+def _jobs(plans: Plans, missing: Sequence[Stage], runtime: Runtime, listener: Listener) -> int:
+    """The number of stages to make side by side on this machine, with notes on what limits a run on the CPU."""
+    graphs, cpus = plans.cells.values(), usable_cpus()
+    for note in cpu_notes(graphs, missing, runtime, cpus):
+        listener.note(note)
+    return jobs_for(graphs, missing, runtime, cpus.count)
 
 
 def _run_cells(plans: Plans, runner: _Runner) -> tuple[dict[str, Outcome], dict[str, StagedkdError]]:

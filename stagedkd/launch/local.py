@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +24,7 @@ from typing import Any
 from stagedkd.errors import Interrupted, StagedkdError, UsageError
 from stagedkd.launch.queue import ReadyQueue, Submit, WorkerLost, missing_stages, run_folder
 from stagedkd.launch.worker import WorkerRequest
-from stagedkd.plan.cpus import usable_cpus
+from stagedkd.plan.cpus import Cpus
 from stagedkd.plan.graph import Graph, Plans, Stage
 from stagedkd.plan.key import Key
 from stagedkd.plan.runtime import Runtime
@@ -34,36 +34,57 @@ from stagedkd.store.store import Store
 END_SECONDS = 5.0  # from closing a worker's stdin until it is killed
 
 
-def jobs_for(graphs: Iterable[Graph], missing: Iterable[Stage], runtime: Runtime) -> int:
+def jobs_for(graphs: Iterable[Graph], missing: Iterable[Stage], runtime: Runtime, cpus: int) -> int:
     """The number of stages to make side by side: as the runtime says, but no more than the missing stages have room
     for. 1 means in this process. Loads torch if there is something to decide.
 
     Raises:
         UsageError: `jobs` and `gpus` are both above 1.
     """
-    lacking = {stage.identity for stage in missing}
     if isinstance(runtime.jobs, int) and runtime.jobs > 1 and runtime.gpus > 1:
         message = f"gpus: {runtime.gpus} divides each training among processes, so jobs must be 1"
         raise UsageError(message, hint="leave out --jobs, or set gpus: 1")
-    wanted = runtime.jobs if isinstance(runtime.jobs, int) else usable_cpus().count // runtime.used_threads
-    count = min(wanted, width(graphs, lacking))
-    if count <= 1 or isinstance(runtime.jobs, int):
-        return max(1, count)
-    from stagedkd.stages.networks import device_of
+    levels = _levels(graphs, {stage.identity: 1 for stage in missing})
+    room = max(Counter(levels.values()).values(), default=1)
+    if isinstance(runtime.jobs, int):
+        return min(runtime.jobs, room)
+    count = min(cpus // runtime.used_threads, room)
+    return count if count > 1 and _on_cpus(runtime) else 1
 
-    return count if runtime.gpus == 1 and device_of(runtime.device).type == "cpu" else 1
+
+def cpu_notes(graphs: Iterable[Graph], missing: Iterable[Stage], runtime: Runtime, cpus: Cpus) -> Iterator[str]:
+    """Yield what limits the threads of a run on the CPU, and what `jobs` could do for it, if there is much to do."""
+    epochs = {stage.identity: stage.work.epochs_run for stage in missing}
+    if runtime.threads or not any(epochs.values()) or not _on_cpus(runtime):
+        return
+    if cpus.limited:
+        yield f"threads: {runtime.used_threads}, since {cpus.limit} is {cpus.count} (--threads sets another number)"
+    longest = max(_levels(graphs, epochs).values())
+    count = min(cpus.count, sum(epochs.values()) // longest)
+    if runtime.jobs == "auto" and count > 1:
+        each = cpus.count // count
+        yield (
+            f"--jobs {count} would make {count} stages at once, on {each} of {cpus.count} threads each, and give other "
+            "last bits"
+        )
 
 
-def width(graphs: Iterable[Graph], keys: set[Key]) -> int:
-    """The largest number of these stages that are equally far from the first ones. They do not need each other, so they
-    can be made at once."""
+def _levels(graphs: Iterable[Graph], weights: Mapping[Key, int]) -> dict[Key, int]:
+    """The largest sum of weights on a path of these stages to each of them. With weights of 1, stages of one level do
+    not need each other, so they can be made at once."""
     levels: dict[Key, int] = {}
     for graph in graphs:
         for stage in graph.stages:
-            if stage.identity in keys and stage.identity not in levels:
+            if stage.identity in weights and stage.identity not in levels:
                 above = (levels.get(upstream.identity, 0) for upstream in graph.inputs(stage).values())
-                levels[stage.identity] = 1 + max(above, default=0)
-    return max(Counter(levels.values()).values(), default=0)
+                levels[stage.identity] = weights[stage.identity] + max(above, default=0)
+    return levels
+
+
+def _on_cpus(runtime: Runtime) -> bool:
+    from stagedkd.stages.networks import device_of
+
+    return runtime.gpus == 1 and device_of(runtime.device).type == "cpu"
 
 
 def run_in_processes(

@@ -12,15 +12,20 @@ SPINS = "2000"  # about 0.1 ms; measured in docs/performance.md
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # variables by which a user says how threads wait
 
 
+AFFINITY = "the number of its CPUs"
+
+
 @dataclass(frozen=True)
 class Cpus:
-    """The number of CPUs that this process may use, and what limits it, as words for the user."""
+    """The number of CPUs that this process may use, and what limits it, in words."""
 
     count: int
     limit: str
 
-    def __str__(self) -> str:
-        return f"{self.count} ({self.limit})"
+    @property
+    def limited(self) -> bool:
+        """Whether something else than the CPUs that the kernel lets the process run on limits the number."""
+        return self.limit != AFFINITY
 
 
 def usable_cpus(environ: Mapping[str, str] = os.environ, root: Path = ROOT, affinity: int | None = None) -> Cpus:
@@ -31,8 +36,8 @@ def usable_cpus(environ: Mapping[str, str] = os.environ, root: Path = ROOT, affi
         root: the folder that has `proc/` and `sys/`. affinity: the number of CPUs that the kernel lets this process run
             on; None asks the kernel.
     """
-    found = [Cpus(affinity or _affinity(), "the CPUs of this process")]
-    found += [Cpus(max(1, int(quota)), "the quota of its control group") for quota in _quotas(root)]
+    found = [Cpus(affinity or _affinity(), AFFINITY)]
+    found += [Cpus(max(1, int(quota)), "the CPU quota of the control group") for quota in _quotas(root)]
     for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
         first = environ.get(name, "").partition(",")[0].strip()  # OMP_NUM_THREADS has a number for each level
         if first.isdecimal() and int(first):
@@ -77,5 +82,5 @@ def _quota(group: Path) -> Iterator[float]:
             quota, period = " ".join((group / name).read_text("utf-8") for name in names).split()
             if quota not in ("max", "-1"):
                 yield int(quota) / int(period)
-        except (OSError, ValueError):
+        except (OSError, ValueError, ZeroDivisionError):
             continue
