@@ -1,10 +1,11 @@
 """What waiting costs: a training step under several spin limits of the OpenMP runtime, quiet and beside a busy process.
 
-    python benchmarks/threads.py [ROUNDS]
+    python benchmarks/threads.py [ROUNDS [SETTING...]]
 
-A process for each setting trains the same small network; the settings take turns, a few steps each, so that what else
-runs on the machine meets all of them. Times are wall time in ms a step; a ratio is the median over the rounds of the
-ratio within a round. `before` is what libgomp does when nobody sets a limit.
+A process for each setting trains the same small network (w16, 8x24x24, batch 32); the settings take turns, a few steps
+each, so that what else runs on the machine meets all of them. Times are wall time in ms a step. `least` is the fastest
+step: on a shared machine, the nearest to a quiet one. A ratio is the median over the rounds of the ratio of the turns'
+medians. `before` is what libgomp does when nobody sets a limit. Weights must be equal at equal threads.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Mapping
 from statistics import median
 
-STEPS = 6  # of one turn
+STEPS = 4  # of one turn
 SETTINGS: Mapping[str, tuple[int, Mapping[str, str]]] = {
     "before": (2, {}),
     "spin 200": (2, {"GOMP_SPINCOUNT": "200"}),
@@ -28,6 +29,7 @@ SETTINGS: Mapping[str, tuple[int, Mapping[str, str]]] = {
     "passive": (2, {"OMP_WAIT_POLICY": "passive"}),
     "one thread": (1, {}),
 }
+BASES = ("before", "one thread")
 BURN = "while True: pass"
 
 
@@ -40,17 +42,18 @@ def train(threads: int) -> None:
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    net = ResNet3d(16, (1, 1, 1, 1), "full", 10)
+    net = ResNet3d(16, (1, 1, 1), "full", 10)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
     clip_BCTHW, labels = torch.randn(32, 3, 8, 24, 24), torch.arange(32) % 10
     for _ in sys.stdin:
-        started = time.perf_counter()
+        times: list[float] = []
         for _ in range(STEPS):
+            started = time.perf_counter()
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(net(clip_BCTHW), labels).backward()
             optimizer.step()
-        seconds = (time.perf_counter() - started) / STEPS
-        print(json.dumps([1000 * seconds, sum(p.double().sum().item() for p in net.parameters())]), flush=True)
+            times.append(1000 * (time.perf_counter() - started))
+        print(json.dumps([times, sum(p.double().sum().item() for p in net.parameters())]), flush=True)
 
 
 def start(threads: int, settings: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -62,9 +65,9 @@ def start(threads: int, settings: Mapping[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={**environment, **settings})
 
 
-def take_turns(processes: Mapping[str, subprocess.Popen[str]], rounds: int) -> dict[str, list[float]]:
-    """The ms of a step of each setting, by round; the first round warms up and is left out. The order rotates."""
-    times: dict[str, list[float]] = {name: [] for name in processes}
+def take_turns(processes: Mapping[str, subprocess.Popen[str]], rounds: int) -> dict[str, list[list[float]]]:
+    """The ms of each step of each setting, by round; the first round warms up and is left out. The order rotates."""
+    times: dict[str, list[list[float]]] = {name: [] for name in processes}
     names = list(processes)
     for turn in range(rounds + 1):
         sums: dict[int, set[float]] = {}
@@ -80,8 +83,16 @@ def take_turns(processes: Mapping[str, subprocess.Popen[str]], rounds: int) -> d
     return times
 
 
-def ratio(times: Mapping[str, list[float]], name: str, to: str) -> float:
-    return median(a / b for a, b in zip(times[name], times[to], strict=True))
+def show(title: str, times: Mapping[str, list[list[float]]]) -> None:
+    """Print a row for each setting."""
+    print(f"{title:<14} {'ms':>8} {'least':>8}" + "".join(f"   / {name:<10}" for name in BASES if name in times))
+    turns = {name: [median(turn) for turn in found] for name, found in times.items()}
+    for name, found in times.items():
+        ratios = [
+            median(a / b for a, b in zip(turns[name], turns[base], strict=True)) for base in BASES if base in times
+        ]
+        row = f"{name:<14} {median(turns[name]):8.1f} {min(map(min, found)):8.1f}"
+        print(row + "".join(f"   {ratio:<12.2f}" for ratio in ratios), flush=True)
 
 
 def main() -> None:
@@ -89,23 +100,18 @@ def main() -> None:
         train(int(sys.argv[2]))
         return
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 16
-    processes = {name: start(*setting) for name, setting in SETTINGS.items()}
-    quiet = take_turns(processes, rounds)
-    load = os.getloadavg()[0]
-    burner = subprocess.Popen([sys.executable, "-c", BURN])
+    processes = {name: start(*SETTINGS[name]) for name in sys.argv[2:] or SETTINGS}
+    print(f"{rounds} rounds of {STEPS} steps; load average {os.getloadavg()[0]:.1f}", flush=True)
+    burner: subprocess.Popen[bytes] | None = None
     try:
-        beside = take_turns(processes, rounds)
+        show("as it is", take_turns(processes, rounds))
+        burner = subprocess.Popen([sys.executable, "-c", BURN])
+        show("\nbeside another", take_turns(processes, rounds))
     finally:
-        burner.kill()
+        if burner is not None:
+            burner.kill()
         for process in processes.values():
-            assert process.stdin is not None
-            process.stdin.close()
-    print(f"{rounds} rounds of {STEPS} steps; load average without the busy process {load:.1f}")
-    print(f"{'':<12} {'quiet ms':>9} {'min':>7} {'/ before':>9}   {'beside ms':>9} {'min':>7} {'/ one thread':>13}")
-    for name in SETTINGS:
-        row = f"{name:<12} {median(quiet[name]):9.1f} {min(quiet[name]):7.1f} {ratio(quiet, name, 'before'):9.2f}"
-        row += f"   {median(beside[name]):9.1f} {min(beside[name]):7.1f} {ratio(beside, name, 'one thread'):13.2f}"
-        print(row, flush=True)
+            process.kill()
 
 
 if __name__ == "__main__":

@@ -114,9 +114,9 @@ def check_engine(engine: EngineName, cluster: Path | None, jobs: int | str | Non
     """Check that the options of the engine go together. Raises UsageError: they do not."""
     if cluster is not None and engine != "parsl":
         raise UsageError("--cluster needs --engine parsl", hint="add --engine parsl, or leave out --cluster")
-    if jobs is not None and engine == "parsl":
-        hint = "set workers in the file of --cluster, or leave out --engine parsl"
-        raise UsageError("--jobs counts processes on this machine, not Parsl's workers", hint=hint)
+    if jobs is not None and engine != "in-process":
+        hint = f"set workers in the file of --cluster, or leave out --engine {engine}"
+        raise UsageError(f"--jobs counts processes on this machine, not those of --engine {engine}", hint=hint)
 
 
 def load_cells(path: Path, overrides: list[str] | None, cells: list[str] | None) -> Experiment:

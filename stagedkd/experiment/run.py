@@ -93,7 +93,7 @@ def run_experiment(
         plans = replace(plans, cells={name: cut(plan) for name, plan in plans.cells.items()})
         missing = [stage for stage in plans.unique.values() if store.state(stage) != "hit"]
         _check(plans, missing, runtime, cluster)
-        jobs = 1 if cluster is not None else _jobs(plans, missing, runtime, listener)
+        jobs = 1 if engine != "in-process" else _jobs(plans, missing, runtime, listener)
     with about(experiment.origin), catching_signals() as stop, store.at_work(plans.name, plans.unique) as mark:
         numbers = {key: i for i, key in enumerate(plans.unique, 1)}
         runner = _Runner(store, runtime, listener, stop, numbers, do=work_of(engine))

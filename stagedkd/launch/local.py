@@ -1,7 +1,7 @@
 """The launcher of workers on this machine (`run --jobs n`): each worker is a process that makes one stage at a time.
 
-queue.py says which stage is made when, and worker.py is the other side. A worker makes many stages, so that torch is
-loaded once in each.
+ready_queue.py says which stage is made when, and worker.py is the other side. A worker makes many stages, so that torch
+is loaded once in each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from stagedkd.errors import Interrupted, StagedkdError, UsageError
-from stagedkd.launch.queue import ReadyQueue, Submit, WorkerLost, missing_stages, run_folder
+from stagedkd.launch.ready_queue import ReadyQueue, Submit, WorkerLost, missing_stages, run_folder
 from stagedkd.launch.worker import WorkerRequest
 from stagedkd.plan.cpus import Cpus
 from stagedkd.plan.graph import Graph, Plans, Stage

@@ -1,7 +1,7 @@
 """The launcher of workers (`run --engine parsl`). Parsl starts the workers, on this machine or through a scheduler.
 
-queue.py says which stage is submitted when. Its worker takes the lease and publishes the artifact, as any run does, and
-returns plain data. So the launcher knows whether a stage is in the store, has failed, or lost its worker.
+ready_queue.py says which stage is submitted when. Its worker takes the lease and publishes the artifact, as any run
+does, and returns plain data. So the launcher knows whether a stage is in the store, has failed, or lost its worker.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -21,7 +21,7 @@ from typing import Any, assert_never
 
 from stagedkd.errors import Interrupted, StagedkdError, UsageError
 from stagedkd.launch.cluster import Cluster, Kubernetes, Local, Slurm
-from stagedkd.launch.queue import ReadyQueue, Submit, missing_stages, run_folder
+from stagedkd.launch.ready_queue import ReadyQueue, Submit, missing_stages, run_folder
 from stagedkd.launch.worker import WorkerRequest, make_stage
 from stagedkd.plan.graph import Plans
 from stagedkd.plan.key import Key

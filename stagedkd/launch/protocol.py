@@ -1,7 +1,7 @@
 """The protocol between the processes that make a stage: requests, progress, stop and errors as JSON files.
 
 The launcher writes the request and `stop` (the number of a signal); the other side writes its progress, and its error.
-The other side is either the ranks of one training (torchrun.py, rank.py), or workers with a stage each (queue.py,
+The other side is either the ranks of one training (torchrun.py, rank.py), or workers with a stage each (ready_queue.py,
 worker.py).
 """
 

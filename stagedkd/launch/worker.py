@@ -1,5 +1,5 @@
-"""The processes of workers. Each makes one stage at a time, as a file in the run's folder requests; queue.py is the
-other side.
+"""The processes of workers. Each makes one stage at a time, as a file in the run's folder requests; ready_queue.py is
+the other side.
 
     python -m stagedkd.launch.worker FOLDER        a worker that local.py starts; Parsl's workers call `make_stage`
 
