@@ -227,8 +227,13 @@ def test_workers_share_accelerators_evenly(
 def test_cores_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     for workers, threads in ((1, 16), (3, 5), (32, 1)):
+        monkeypatch.delenv("OMP_NUM_THREADS")
         monkeypatch.setenv("PARSL_WORKER_COUNT", str(workers))
+        worker.threads_per_worker.cache_clear()
         assert worker.threads_per_worker() == threads
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as a worker sets it for its stages
+        assert worker.threads_per_worker() == threads
+    worker.threads_per_worker.cache_clear()
 
 
 def test_one_training_over_several_devices_is_refused(tmp_path: Path) -> None:
