@@ -139,7 +139,7 @@ def dvc_yaml(pipeline: Pipeline, text: str = "", file: str = "dvc.yaml") -> str:
     """
     stages = dvc_stages(pipeline)
     names = {stage.name for stage in stages}
-    return with_managed(text, lambda indent: _render(stages, indent), names, file)
+    return with_managed(text, lambda indent: render(stages, indent), names, file)
 
 
 def stale_entries(before: str, after: str, lock: str) -> tuple[Entry, ...]:
@@ -240,10 +240,13 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "spec"
 
 
-def _render(stages: Sequence[DvcStage], indent: int) -> list[str]:
+def render(stages: Sequence[DvcStage], indent: int, wdir: str = "") -> list[str]:
+    """The lines of stages in a dvc.yaml, after `indent` columns. `wdir` is the project's folder relative to that file;
+    "" if they are the same."""
     lines = [MARK]
     for stage in stages:
         lines += [f"{stage.name}:", f"  cmd: {quoted(stage.command)}", f"  desc: {quoted(stage.about)}"]
+        lines += [f"  wdir: {wdir}"] if wdir else []
         lines += ["  meta: {made_by: " + MADE_BY + "}"]
         lines += ["  deps:", *(f"    - {quoted(path)}" for path in stage.deps)]
         params = [*stage.params, *([f"{quoted(stage.values)}:"] if stage.values else [])]

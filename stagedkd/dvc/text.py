@@ -136,6 +136,36 @@ def without(text: str, names: Collection[str], file: str) -> str:
     return "".join(line for i, line in enumerate(lines) if i not in removed)
 
 
+def merged(lock: str, fresh: str) -> str:
+    """The text of dvc.lock with all entries of `fresh`, the text of another one: in the place of the entry of the same
+    name, or at the end. All other entries keep their bytes.
+
+    Raises:
+        StaleError: a text is not YAML, or `stages` is written in braces.
+    """
+    there, new = read_stages(lock, "dvc.lock"), read_stages(fresh, "dvc.lock")
+    if new is None or not lock.strip():
+        return fresh if new else lock
+    source, lines = fresh.splitlines(), lock.splitlines(keepends=True)
+    lines[-1] = lines[-1].removesuffix("\n") + "\n"
+    if there is None:
+        return "".join(lines) + _joined(source[new.line :], "\n")
+    if there.flow and there.entries:
+        raise _broken("dvc.lock", IN_BRACES, there.line)
+    if not there.entries:
+        lines[there.line] = "stages:\n"  # it may have been `stages: {}`
+    margin = " " * there.indent
+    texts = {
+        entry.name: "".join(f"{margin}{line[new.indent :]}\n" for line in source[entry.first : entry.last + 1])
+        for entry in new.entries
+    }
+    for entry in there.entries:
+        if (text := texts.pop(entry.name, None)) is not None:
+            lines[entry.first : entry.last + 1] = [text, *[""] * (entry.last - entry.first)]
+    end = max((entry.last for entry in there.entries), default=there.line) + 1
+    return "".join([*lines[:end], *texts.values(), *lines[end:]])
+
+
 def quoted(text: str) -> str:
     """Write a string as a YAML scalar that PyYAML and ruamel both read as this string, with DVC's `${` escaped."""
     if (
