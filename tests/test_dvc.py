@@ -101,7 +101,7 @@ stages:
   prepare-{data}:
     cmd: stagedkd stage {data}
     desc: data of small
-    meta: {{made_by: stagedkd}}
+    meta: {{made_by: stagedkd, spec: specs/small.yaml, cell: ""}}
     deps:
       - store/dvc-guard.txt
     outs:

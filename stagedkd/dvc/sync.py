@@ -20,13 +20,15 @@ from stagedkd.dvc.pipeline import (
     stage_of,
     stale_entries,
 )
-from stagedkd.dvc.text import MANAGED_NAME, Entry, read_stages
+from stagedkd.dvc.text import MANAGED_NAME, Entry, made_for, read_stages
 from stagedkd.errors import Problem, SpecError, StagedkdError, StaleError, UsageError
 from stagedkd.files import write_whole
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.graph import Plan, Plans, Stage
+from stagedkd.plan.key import SHORT, Key
 from stagedkd.plan.lock import read_lock
 from stagedkd.plan.runtime import Runtime, load_runtime, load_tracked, tracked_params
+from stagedkd.plan.work import KINDS
 from stagedkd.spec.inherit import tidy_path
 from stagedkd.spec.load import load_experiment
 
@@ -140,9 +142,14 @@ def guard(root: Path) -> None:
 def find_stage(root: Path, key: str) -> tuple[Plan, Stage]:
     """Find the stage of the synced plans whose key begins with `key`, with a plan that has the stage.
 
+    dvc.yaml says for which cell it has a stage, so only that cell is compiled. If the stage is not found there, all
+    specs are compiled and compared with dvc.yaml.
+
     Raises:
         UsageError: no stage matches, or several do. StaleError: dvc.yaml does not match the specs.
     """
+    if (found := _find_in_cell(root, key)) is not None:
+        return found
     project = load_project(root)
     project.require_fresh()
     matches = stage_of([source.plans for source in project.pipeline.sources], key)
@@ -156,6 +163,25 @@ def find_stage(root: Path, key: str) -> tuple[Plan, Stage]:
         message = f"{len(matches)} stages have keys that begin with {key}:\n    {names}"
         raise UsageError(message, hint="type more digits of the key")
     return matches[0]
+
+
+def _find_in_cell(root: Path, key: str) -> tuple[Plan, Stage] | None:
+    """Find a stage by the first 12 digits of its key in the cell that dvc.yaml names. None if it is not there."""
+    kind, prefix = Key.parse(key)
+    text, tracked = read_text(root / "dvc.yaml"), load_tracked(root)
+    short = Key(prefix).short
+    names = [name for name in ([kind] if kind else KINDS) if len(short) == SHORT]
+    named = next((found for name in names if (found := made_for(text, Key(short).folder(name)))), None)
+    if named is None or tracked is None or named[0] not in (Path(spec).as_posix() for spec in tracked.specs):
+        return None
+    spec, cell = named
+    try:
+        experiment = load_experiment(tidy_path(root / spec), (), (cell,) if cell else ())
+    except StagedkdError:
+        return None  # compiling everything will say what is wrong
+    plan = compile_experiment(experiment, read_lock(load_runtime(root).lock_path)).cells[cell]
+    matches = [stage for stage in plan.stages if stage.key and stage.key.is_meant(key, stage.work.kind)]
+    return (plan, matches[0]) if len(matches) == 1 else None
 
 
 def in_dvc(root: Path) -> bool:

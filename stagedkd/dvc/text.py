@@ -85,6 +85,18 @@ def read_stages(text: str, file: str) -> Stages | None:
     return None
 
 
+def made_for(text: str, name: str) -> tuple[str, str] | None:
+    """A spec and a cell for which dvc.yaml has the managed stage of this name, without reading the other stages. None
+    if there is no such stage, or if it is not written as `stagedkd dvc sync` writes it."""
+    found = re.search(rf"^( +){re.escape(name)}:\n(?:\1 .*\n)*?\1  meta: (\{{.*\}})$", text, re.MULTILINE)
+    if not found:
+        return None
+    meta = {key.value: value.value for key, value in _items(compose(found[2], Loader=LOADER))}
+    if meta.get("made_by") != MADE_BY or not {"spec", "cell"} <= meta.keys():
+        return None
+    return str(meta["spec"]), str(meta["cell"])
+
+
 def with_managed(text: str, render: Callable[[int], list[str]], names: Collection[str], file: str) -> str:
     """Replace all managed stages of `text`. The new ones begin where the first managed stage was, or else after the
     user's stages. Everything else keeps its bytes, except comments inside managed stages.
