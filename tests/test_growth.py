@@ -27,7 +27,8 @@ from stagedkd.spec.schema import Folder
 from stagedkd.stages.tables import read_table, read_times, write_table
 from stagedkd.train import order
 from stagedkd.train.order import Passes, balanced, by_class, in_turn
-from tests.conftest import TINY
+from tests.conftest import TINY, Command
+from tests.videos import write_video
 
 Ids = npt.NDArray[np.int64]
 
@@ -301,3 +302,44 @@ def loaded(code: str, folder: Path) -> list[str]:
     found = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     return json.loads(found.stdout.splitlines()[-1].replace("'", '"'))
+
+
+RUN = """
+import shutil, sys
+from pathlib import Path
+from stagedkd.experiment.run import locked_plan, run_stage
+from stagedkd.plan.runtime import load_runtime
+from stagedkd.spec.load import load_spec
+from stagedkd.stages.context import Silent
+runtime = load_runtime(Path())
+plan = locked_plan(load_spec(sys.argv[1]), runtime, Silent())
+for name in sys.argv[2:]:
+    shutil.rmtree(Path("store") / plan.stage(name).folder, ignore_errors=True)
+    assert run_stage(plan, plan.stage(name), runtime, Silent())[1]
+"""
+
+
+def stages_load(folder: Path, spec: str, *names: str) -> list[str]:
+    """What a child process has loaded after it has made these stages of a spec."""
+    return loaded(f"import sys; sys.argv = {['x', spec, *names]!r}\n{RUN}\n{LOADED}", folder)
+
+
+def test_stages_that_do_not_train_load_no_torchvision_and_no_compiler(project: Path, stagedkd: Command) -> None:
+    (project / "params.yaml").write_text("runtime: {device: cpu, threads: 1}\n", "utf-8")
+    assert stagedkd("run", "specs/tiny.yaml").returncode == 0
+    assert stages_load(project, "specs/tiny.yaml", "data", "labels") == []
+    assert stages_load(project, "specs/tiny.yaml", "evaluate-student") == ["torch"]
+
+
+def test_preparing_videos_loads_no_torchvision_and_no_compiler(project: Path) -> None:
+    for i in range(8):
+        write_video(project / "data" / "own" / "ab"[i % 2] / f"{i}.avi", 6)
+    text = TINY.replace(TINY.splitlines()[0], "data: {kind: folder, path: own, folds: 2}")
+    (project / "specs" / "own.yaml").write_text(text, "utf-8")
+    (project / "params.yaml").write_text("runtime: {device: cpu, data_dir: data}\n", "utf-8")
+    assert stages_load(project, "specs/own.yaml", "data", "labels") == ["av", "torch"]
+
+
+def test_check_loads_no_torch(project: Path) -> None:
+    code = IMPORTS.format(arguments=["check", "specs/tiny.yaml"]) + LOADED
+    assert loaded(code, project) == []

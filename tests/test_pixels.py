@@ -627,7 +627,12 @@ def test_a_long_clip_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     notes: list[str] = []
     own = open_cache(tmp_path / "b", spec, 2, lambda *_: None, notes.append)
     names = sorted(path.name for path in (tmp_path / "b" / spec.name).iterdir())
-    assert names == [*(f"shard-00000-0{k}.bin" for k in range(3)), "shard-00000.bin", "shard-00000.json"]
+    assert names == [
+        *(f"shard-00000-0{k}.bin" for k in range(3)),
+        "shard-00000.bin",
+        "shard-00000.json",
+        "shard-00000.times",
+    ]
     assert "of frames in memory" in notes[0]
     for text in spec.files:
         assert np.array_equal(own.frames(text), whole.frames(text)) and own.clip(text).crcs == whole.clip(text).crcs

@@ -372,7 +372,7 @@ def test_times_and_all_that_is_known_of_a_clip_come_back_from_the_cache(
     with pytest.raises(KeyError):
         cache.clip("none.avi")
     (tmp_path / "c" / spec.name / "shard-00001.times").write_bytes(b"")
-    with pytest.raises(StoreError, match="shard-00001.times has another size"):
+    with pytest.raises(StoreError, match=r"shard-00001\.times has another size"):
         opened(tmp_path / "c", spec)
 
 

@@ -29,7 +29,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from filelock import FileLock
-from torchvision.io import decode_jpeg
 
 from stagedkd.data.address import Address
 from stagedkd.data.decode import DECODER_VERSION, Footage, probe, scaled
@@ -162,6 +161,8 @@ class ClipCache:
         stored = self.blobs[clip.file][clip.offset : clip.offset + clip.size]
         if self.form == "raw":
             return np.ascontiguousarray(stored.reshape(count, clip.height, clip.width, 3)[indices])
+        from torchvision.io import decode_jpeg  # it takes seconds to import
+
         ends = self._places(clip)
         pictures = [
             cast("torch.Tensor", decode_jpeg(torch.from_numpy(stored[ends[i] : ends[i + 1]].copy()))) for i in indices

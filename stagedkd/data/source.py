@@ -195,7 +195,7 @@ def ahead(jobs: Iterator[Callable[[], T]], workers: int) -> Generator[T]:
 
 
 def videos_of(
-    table: Mapping[str, Sequence[Any]], times: Sequence[npt.NDArray[np.float64]] | None, clip: Clip
+    table: Mapping[str, Sequence[Any]], clip: Clip, times: Sequence[npt.NDArray[np.float64]] | None = None
 ) -> list[Video]:
     """Return the video of each row of clips.parquet, from which its views are drawn; sizes are of scaled frames.
 

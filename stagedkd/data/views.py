@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
+from stagedkd.data import functional as tv
 from stagedkd.data.draws import Stream, uniform
 from stagedkd.spec.schema import Augment, Clip, Input, Size, sides
 

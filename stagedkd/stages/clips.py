@@ -30,7 +30,7 @@ def open_source(session: Session, data: Artifact, clip: Clip, device: torch.devi
     if isinstance(section, Simulated):
         return SimulatedClips(section, table["split"], clip, device)
     assert isinstance(section, Videos)
-    videos = videos_of(table, read_times(path) if clip.sampling == "time" else None, clip)
+    videos = videos_of(table, clip, read_times(path) if clip.sampling == "time" else None)
     _note_enlarged(session, clip, videos)
     return VideoClips(_reader(session, section, clip), table["path"], videos, clip, device)
 
