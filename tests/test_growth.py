@@ -334,7 +334,7 @@ def test_stages_that_do_not_train_load_no_torchvision_and_no_compiler(project: P
 def test_preparing_videos_loads_no_torchvision_and_no_compiler(project: Path) -> None:
     for i in range(8):
         write_video(project / "data" / "own" / "ab"[i % 2] / f"{i}.avi", 6)
-    text = TINY.replace(TINY.splitlines()[0], "data: {kind: folder, path: own, folds: 2}")
+    text = TINY.replace(TINY.splitlines()[0], "data: {kind: folder, path: own, folds: 3, val_folds: 1, test_folds: 1}")
     (project / "specs" / "own.yaml").write_text(text, "utf-8")
     (project / "params.yaml").write_text("runtime: {device: cpu, data_dir: data}\n", "utf-8")
     assert stages_load(project, "specs/own.yaml", "data", "labels") == ["av", "torch"]

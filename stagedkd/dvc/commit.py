@@ -84,7 +84,9 @@ def read_text(path: Path) -> str:
 @contextmanager
 def _exclusive(root: Path, store: str) -> Generator[None]:
     """Inside, no other process of stagedkd commits here. The folder is removed before and after."""
-    with FileLock(root / store / "dvc-commit.lock"):
+    guard = root / store / ".work" / "dvc.lock"  # of this process, not DVC's
+    guard.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(guard):
         shutil.rmtree(root / FOLDER, ignore_errors=True)
         try:
             yield
