@@ -88,7 +88,8 @@ def read_stages(text: str, file: str) -> Stages | None:
 def made_for(text: str, name: str) -> tuple[str, str] | None:
     """A spec and a cell for which dvc.yaml has the managed stage of this name, without reading the other stages. None
     if there is no such stage, or if it is not written as `stagedkd dvc sync` writes it."""
-    found = re.search(rf"^( +){re.escape(name)}:\n(?:\1 .*\n)*?\1  meta: (\{{.*\}})$", text, re.MULTILINE)
+    start = text.rfind("\n", 0, max(0, text.find(f" {name}:\n"))) + 1
+    found = re.match(rf"( +){re.escape(name)}:\n(?:\1 .*\n)*?\1  meta: (\{{.*\}})\n", text[start : start + 10_000])
     if not found:
         return None
     meta = {key.value: value.value for key, value in _items(compose(found[2], Loader=LOADER))}
