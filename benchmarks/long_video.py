@@ -43,7 +43,7 @@ def open_long(folder: Path, form: Form) -> CacheSpec:
     started = time.perf_counter()
     cache = open_cache(folder / "cache", spec, 1, lambda *_: None, print)
     print(f"open or build: {time.perf_counter() - started:.1f} s")
-    for frames in windows(cache.clips["long.mp4"].footage.frames):
+    for frames in windows(cache.clip("long.mp4").frames):
         started = time.perf_counter()
         cache.frames("long.mp4", frames)
         print(f"frames {frames[0]} to {frames[-1]}: {time.perf_counter() - started:.3f} s")

@@ -170,7 +170,7 @@ def test_no_training_stage_reads_the_hidden_truth(figures: Path, stagedkd: Comma
     assert found.returncode == 0, found.stderr
     read = "from stagedkd.experiment import run\nfrom stagedkd.stages import tables, training\nfrom stagedkd.cli import main\nimport sys\n"
     spy = (
-        "def spy(path, read=tables.read_table):\n    assert 'truth' not in path.name, path\n    return read(path)\n"
+        "def spy(path, *names):\n    assert 'truth' not in path.name, path\n    return tables.read_table(path, *names)\n"
         "training.read_table = spy\nsys.argv = ['stagedkd', 'run', 'specs/figures.yaml', '--set', 'teacher.labels={}', "
         "'--store', '{}']\nmain()\n"
     )

@@ -178,6 +178,23 @@ def test_a_changed_rate_runs_the_students_stages_and_going_back_none(copied: Cal
     assert old.endswith(Key(metrics["student"]["key"]).short)  # DVC put back the report that belongs to it
 
 
+def test_one_call_tells_dvc_of_ours_and_not_of_a_changed_stage_of_the_user(copied: Callable[[], Repo]) -> None:
+    repo = copied()
+    mine = "  mine:\n    cmd: cat params.yaml > copy.txt\n    deps: [params.yaml]\n    outs: [copy.txt]\n"
+    (repo.root / "dvc.yaml").write_text((repo.root / "dvc.yaml").read_text("utf-8") + mine, "utf-8")
+    repo.dvc("repro", "mine")
+    repo.dvc("config", "core.autostage", "true")
+    before = yaml.safe_load(repo.lock)["stages"]
+    (repo.root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"mine": before["mine"]}}), "utf-8")
+    repo.write("params.yaml", (repo.root / "params.yaml").read_text("utf-8") + "# changed\n")
+    assert "committed to DVC 6 stages that the store has" in repo.stagedkd("dvc", "sync")
+    after = yaml.safe_load(repo.lock)["stages"]
+    assert after == {name: entry for name, entry in before.items() if name != "report-small"}
+    assert "mine" in repo.dvc("status", "mine")  # it is still to run
+    status = repo.call("git", "status", "--short")
+    assert "M  dvc.lock" in status and "stagedkd-commit" not in status and not (repo.root / "stagedkd-commit").exists()
+
+
 def test_push_clone_pull_repro_runs_nothing_and_has_the_same_bits(copied: Callable[[], Repo], tmp_path: Path) -> None:
     repo = copied()
     repo.dvc("remote", "add", "-d", "there", str(tmp_path / "remote"))

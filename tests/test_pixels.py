@@ -481,7 +481,7 @@ def test_pictures_are_frames_in_the_order_of_their_numbers(tmp_path: Path, suffi
     (tmp_path / "clip" / "notes.txt").write_text("no picture", "utf-8")
     address = Address.read(tmp_path, f"clip/{{}}.{suffix}")
     found = decode(address, 16)
-    assert found.footage == inspect(address) and (found.fault, found.footage.times) == ("", ())
+    assert found.footage == inspect(address) and (found.fault, list(found.footage.times)) == ("", [])
     assert found.frames_THWC.shape == (12, 16, 20, 3) and probe(address) == (12, 32, 40)
     assert found.frames_THWC.mean((1, 2, 3)) == pytest.approx([5.0 * i for i in range(1, 13)], abs=1)
     assert len(shown(Address.read(tmp_path, f"clip/{{}}.{suffix}#f=2,6"))) == 4
@@ -627,10 +627,15 @@ def test_a_long_clip_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     notes: list[str] = []
     own = open_cache(tmp_path / "b", spec, 2, lambda *_: None, notes.append)
     names = sorted(path.name for path in (tmp_path / "b" / spec.name).iterdir())
-    assert names == [*(f"shard-00000-0{k}.bin" for k in range(3)), "shard-00000.bin", "shard-00000.json"]
+    assert names == [
+        *(f"shard-00000-0{k}.bin" for k in range(3)),
+        "shard-00000.bin",
+        "shard-00000.json",
+        "shard-00000.times",
+    ]
     assert "of frames in memory" in notes[0]
     for text in spec.files:
-        assert np.array_equal(own.frames(text), whole.frames(text)) and own.clips[text].crcs == whole.clips[text].crcs
+        assert np.array_equal(own.frames(text), whole.frames(text)) and own.clip(text).crcs == whole.clip(text).crcs
         assert np.array_equal(own.frames(text, [70, 3]), whole.frames(text)[[70, 3]])
     assert list(differences(own, spec, 2, lambda *_: None)) == []
     (tmp_path / "v" / "1.avi").write_bytes((tmp_path / "v" / "2.avi").read_bytes())
@@ -645,7 +650,7 @@ def test_a_long_clip_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.M
 def test_only_the_blocks_that_are_read_are_checked(tmp_path: Path, form: Form) -> None:
     spec = replace(many(tmp_path / "v"), form=form)
     cache = open_cache(tmp_path / "c", spec, 1, lambda *_: None, lambda _: None)
-    clip = cache.clips["1.avi"]
+    clip = cache.clip("1.avi")
     assert len(clip.crcs) == 3 + (form == "jpeg")
     whole, blob = cache.frames("1.avi"), tmp_path / "c" / spec.name / clip.file
     broken = bytearray(blob.read_bytes())

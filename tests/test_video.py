@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import subprocess
 from dataclasses import replace
@@ -20,8 +19,9 @@ from hypothesis import strategies as st
 from stagedkd.data import cache as caches
 from stagedkd.data.address import Address
 from stagedkd.data.cache import CacheSpec, ClipCache, open_cache
-from stagedkd.data.decode import decode, inspect, iter_frames, pixels, probe
+from stagedkd.data.decode import Footage, decode, inspect, iter_frames, pixels, probe
 from stagedkd.data.mix import Batch, mix
+from stagedkd.data.shard import StoredClip
 from stagedkd.data.source import VideoClips, VideoFiles
 from stagedkd.data.views import Video, View, apply_view, eval_views, fit_input, train_view
 from stagedkd.errors import DataError, StoreError, UsageError
@@ -118,7 +118,7 @@ def assert_sampled_frames_are_ffmpegs(
     )
     for number, path in enumerate(paths):
         whole = reference(root / path, side)
-        assert cache.clips[path].footage.frames == len(whole)
+        assert cache.clip(path).frames == len(whole)
         video = Video(len(whole), *whole.shape[1:3])
         views = [train_view(clip, Augment(), 1, epoch, number, video) for clip in seen for epoch in range(rounds)]
         for view in [*views, *(view for clip in seen for view in eval_views(clip, rounds, 1, video))]:
@@ -264,9 +264,9 @@ def test_the_cache_holds_the_decoded_frames_for_any_number_of_workers(
         fresh = decode(Address(tmp_path / "v" / name), 16)
         assert np.array_equal(one.frames(name), fresh.frames_THWC)
         assert np.array_equal(four.frames(name, [3, 0, 3]), fresh.frames_THWC[[3, 0, 3]])
-        assert one.clips[name].footage == fresh.footage == four.clips[name].footage
+        assert dict(one.footages())[name] == fresh.footage == dict(four.footages())[name]
     files = {p.name: p.read_bytes() for p in (tmp_path / "one" / spec.name).iterdir()}
-    assert files == {p.name: p.read_bytes() for p in (tmp_path / "four" / spec.name).iterdir()} and len(files) == 6
+    assert files == {p.name: p.read_bytes() for p in (tmp_path / "four" / spec.name).iterdir()} and len(files) == 9
     shutil.rmtree(tmp_path / "v")
     opened(tmp_path / "one", spec)  # no videos needed any more
     with pytest.raises(UsageError, match="does not exist"):
@@ -284,7 +284,7 @@ def test_a_killed_build_goes_on_with_the_shards_it_has(tmp_path: Path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         open_cache(tmp_path / "c", spec, 2, stop, lambda _: None)
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "c" / spec.name).glob("shard-0000[01]*")}
-    assert len(kept) == 4
+    assert len(kept) == 6
     seen: list[int] = []
     cache = open_cache(tmp_path / "c", spec, 2, lambda done, _of: seen.append(done), lambda _: None)
     assert seen == [5, 6]  # the third shard alone
@@ -315,7 +315,7 @@ def test_a_disk_that_cannot_hold_the_cache_is_said_before_it_is_built(
     spec = spec_of(many(tmp_path / "v"))
     wanted = caches.estimate(spec, [0])
     cache = opened(tmp_path / "c", spec)
-    assert wanted == pytest.approx(sum(clip.size for clip in cache.clips.values()), rel=0.1)
+    assert wanted == pytest.approx(sum(clip.size for clip in map(cache.clip, cache.paths)), rel=0.1)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(caches.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=r"and .* has 0 MiB left") as caught:
@@ -327,7 +327,7 @@ def test_damaged_places_of_jpegs_are_told_before_they_are_used(tmp_path: Path) -
     write_video(tmp_path / "v" / "a.avi", 40, noisy=True)
     spec = CacheSpec(tmp_path / "v", {"a.avi": "m"}, 32, "jpeg")
     cache = opened(tmp_path / "c", spec)
-    clip = cache.clips["a.avi"]
+    clip = cache.clip("a.avi")
     blob = bytearray((cache.folder / clip.file).read_bytes())
     blob[clip.offset + clip.size - 8 * 39] ^= 4  # the place of the second picture
     (cache.folder / clip.file).write_bytes(blob)
@@ -340,7 +340,7 @@ def test_jpeg_is_near_and_smaller_and_has_a_key_of_its_own(tmp_path: Path, clips
     raw = CacheSpec(root, {path: "m"}, 64)
     jpeg = CacheSpec(root, {path: "m"}, 64, "jpeg")
     one, other = opened(tmp_path / "c", raw), opened(tmp_path / "c", jpeg)
-    assert raw.name != jpeg.name and other.clips[path].size < 0.5 * one.clips[path].size
+    assert raw.name != jpeg.name and other.clip(path).size < 0.5 * one.clip(path).size
     gap = np.abs(one.frames(path).astype(int) - other.frames(path))
     assert gap.mean() < 3 and other.frames(path, [4, 2]).shape == (2, *one.frames(path).shape[1:])
     assert caches.estimate(jpeg, [0]) < caches.estimate(raw, [0])
@@ -350,16 +350,30 @@ def test_bad_files_are_in_the_cache_with_their_reasons(tmp_path: Path) -> None:
     kinds = bad_files(tmp_path / "v")
     spec = CacheSpec(tmp_path / "v", dict.fromkeys([*kinds, "good.avi"], "m"), 16)
     cache = opened(tmp_path / "c", spec, 3)
-    assert all(reason in cache.clips[name].footage.fault for name, reason in kinds.items())
-    assert all(len(cache.frames(name)) == cache.clips[name].footage.frames for name in spec.files)
+    assert all(reason in dict(cache.footages())[name].fault for name, reason in kinds.items())
+    assert all(len(cache.frames(name)) == cache.clip(name).frames for name in spec.files)
 
 
-def test_uneven_times_are_kept(tmp_path: Path) -> None:
-    for times in ([0.0, 0.1, 0.5, 0.6], [0.0, 0.04, 0.08], [0.5], []):
-        footage = inspect(Address(tmp_path / "none"))
-        made = type(footage)(len(times), 4, 4, tuple(times), "")
-        back = caches._footage(json.loads(json.dumps(caches._packed(made))))
-        assert back.times == pytest.approx(made.times)
+def test_times_and_all_that_is_known_of_a_clip_come_back_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caches, "SHARD_CLIPS", 2)
+    clocks: list[list[float]] = [[0.0, 0.1, 0.5, 0.6], [], [0.0, 0.04, 0.08], [0.5], [i / 30 for i in range(300)]]
+    known = {f"{i}.avi": Footage(max(1, len(c)), 4, 6, c, "cut" * (i == 3), "note" * i) for i, c in enumerate(clocks)}
+
+    def stored(address: Address, *_: object) -> StoredClip:
+        return StoredClip((bytes(range(9)),), 9, 1, 3, (7, 2**32 - 1), known[address.file.name])
+
+    monkeypatch.setattr(caches, "store_clip", stored)
+    spec = CacheSpec(tmp_path, dict.fromkeys(known, "mark"), 16)
+    cache = opened(tmp_path / "c", spec)
+    assert dict(cache.footages()) == known and list(dict(cache.footages())) == cache.paths
+    assert all(list(cache.clip(name).crcs) == [7, 2**32 - 1] for name in known)
+    with pytest.raises(KeyError):
+        cache.clip("none.avi")
+    (tmp_path / "c" / spec.name / "shard-00001.times").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"shard-00001\.times has another size"):
+        opened(tmp_path / "c", spec)
 
 
 # ---------------------------------------------------------------- views

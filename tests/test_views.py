@@ -243,7 +243,7 @@ def test_strips_keep_their_own_pixels(clips: Path) -> None:
     (view,) = source.views([0], 1, 1)
     start = (len(frames) - 4) // 2
     assert torch.equal(view[0] * 255, torch.from_numpy(frames[start : start + 4]).permute(3, 0, 1, 2).float())
-    table = {"frames": [9, 9], "height": [64, 240], "width": [160, 320], "times": [(), ()]}
+    table = {"frames": [9, 9], "height": [64, 240], "width": [160, 320]}
     tall = [video.height for video in videos_of(table, Clip(size=(64, 160)))]
     assert tall == [183, 183]
     boxes = [eval_views(Clip(size=(64, 160)), 1, 1, v)[0].box for v in videos_of(table, Clip(size=(64, 160)))]

@@ -2,8 +2,9 @@
 
 The cache has a content key but is not an artifact: `<cache>/<key16>/shard-NNNNN.bin` with a `.json` beside it. The
 `.json` is written last, so that a shard is complete or absent and a killed build resumes at the first absent one. A
-long clip of a shard has a file of its own, `shard-NNNNN-KK.bin`. Each block of frames has a checksum, which is compared
-when one of them is first read.
+long clip of a shard has a file of its own, `shard-NNNNN-KK.bin`. The times of all frames of a shard are in
+`shard-NNNNN.times`, as float64; only `Prepare` reads them. Each block of frames has a checksum, which is compared when
+one of them is first read.
 """
 
 from __future__ import annotations
@@ -12,20 +13,22 @@ import json
 import os
 import shutil
 import zlib
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from filelock import FileLock
-from torchvision.io import decode_jpeg
 
 from stagedkd.data.address import Address
 from stagedkd.data.decode import DECODER_VERSION, Footage, probe, scaled
@@ -34,6 +37,7 @@ from stagedkd.errors import DataError, StoreError, UsageError
 from stagedkd.plan.key import digest
 
 SHARD_CLIPS = 64
+LAYOUT = 2  # raised when the files of a cache change; part of its key
 JPEG_FRACTION = 0.15  # of the raw size, for the estimate
 DECODER_PICTURES = 24  # that a decoder keeps, for the estimate
 WAIT = 5.0  # seconds after which a build that waits for a long clip looks whether it is to stop
@@ -54,13 +58,17 @@ class CacheSpec:
     @property
     def name(self) -> str:
         """The name of the cache's folder."""
-        return digest([DECODER_VERSION, self.shorter_side, self.form, sorted(self.files.items())])[:16]
+        return digest([DECODER_VERSION, LAYOUT, self.shorter_side, self.form, sorted(self.files.items())])[:16]
 
-    @property
+    @cached_property
+    def paths(self) -> list[str]:
+        """The paths of all clips, sorted."""
+        return sorted(self.files)
+
+    @cached_property
     def shards(self) -> list[list[str]]:
         """The paths of the clips in each shard."""
-        paths = sorted(self.files)
-        return [paths[i : i + SHARD_CLIPS] for i in range(0, len(paths), SHARD_CLIPS)]
+        return [self.paths[i : i + SHARD_CLIPS] for i in range(0, len(self.paths), SHARD_CLIPS)]
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,9 @@ class CachedClip:
     Attributes:
         file: the name of the file that holds it; offset, size: its place there, in bytes.
         height, width: of the stored frames, in pixels.
-        crcs: the checksum of every block of frames; for JPEGs, then that of their places.
-        footage: what the whole clip holds.
+        frames: the number of frames.
+        crcs: the checksum of every block of frames, uint32; for JPEGs, then that of their places.
+        first: the number of its first checksum among those of all clips.
     """
 
     file: str
@@ -79,33 +88,63 @@ class CachedClip:
     size: int
     height: int
     width: int
-    crcs: tuple[int, ...]
-    footage: Footage
+    frames: int
+    crcs: Sequence[int]
+    first: int
 
 
 class ClipCache:
     """An open cache. Opening it checks that every file exists and has the size that it was written with.
+
+    The places of the clips and their checksums are kept as arrays of numbers, some 100 bytes a clip.
 
     Raises:
         StoreError: a file is missing or has another size.
     """
 
     def __init__(self, folder: Path, spec: CacheSpec) -> None:
-        self.folder, self.form = folder, spec.form
-        self.clips: dict[str, CachedClip] = {}
+        self.folder, self.form, self.paths = folder, spec.form, spec.paths
         self.blobs: dict[str, npt.NDArray[np.uint8]] = {}
-        self.checked: set[tuple[str, int]] = set()
+        self.places, self.crcs, self.ends = array("q"), array("I"), array("q", [0])
         for number, paths in enumerate(spec.shards):
-            listed: dict[str, Any] = json.loads((folder / f"shard-{number:05d}.json").read_text("utf-8"))
+            listed = self._listing(number)
             for name, size in listed["bytes"].items():
                 blob = folder / name
                 if not blob.is_file() or blob.stat().st_size != size:
                     raise _damaged(blob, "has another size than it was written with")
-                self.blobs[name] = np.memmap(blob, np.uint8, "r") if size else np.zeros(0, np.uint8)
+                if blob.suffix == ".bin":
+                    self.blobs[name] = np.memmap(blob, np.uint8, "r") if size else np.zeros(0, np.uint8)
             for path in paths:
                 row = listed["clips"][path]
-                row |= {"crcs": tuple(row["crcs"]), "footage": _footage(row["footage"])}
-                self.clips[path] = CachedClip(**row)
+                own = 0 if row["file"] == f"shard-{number:05d}.bin" else 1 + row["number"]
+                sizes = (row[name] for name in ("offset", "size", "height", "width", "frames"))
+                self.places.extend((own, *sizes))
+                self.crcs.extend(row["crcs"])
+                self.ends.append(len(self.crcs))
+        self.checked = bytearray(len(self.crcs))
+
+    def clip(self, path: str) -> CachedClip:
+        """Return the place of a clip. Raises KeyError if the cache does not have it."""
+        index = bisect_left(self.paths, path)
+        if index == len(self.paths) or self.paths[index] != path:
+            raise KeyError(path)
+        own, offset, size, height, width, frames = self.places[6 * index : 6 * index + 6]
+        shard = f"shard-{index // SHARD_CLIPS:05d}"
+        file = f"{shard}-{own - 1:02d}.bin" if own else f"{shard}.bin"
+        first, end = self.ends[index : index + 2]
+        return CachedClip(file, offset, size, height, width, frames, self.crcs[first:end], first)
+
+    def footages(self) -> Iterator[tuple[str, Footage]]:
+        """Read what each clip holds, one shard after the other."""
+        for number in range(-(-len(self.paths) // SHARD_CLIPS)):
+            times = np.fromfile(self.folder / f"shard-{number:05d}.times", np.float64)
+            for path, row in self._listing(number)["clips"].items():
+                start, end = row["times"]
+                size = (row["frames"], row["full_height"], row["full_width"])
+                yield path, Footage(*size, array("d", times[start:end].tobytes()), row["fault"], row["note"])
+
+    def _listing(self, number: int) -> dict[str, Any]:
+        return json.loads((self.folder / f"shard-{number:05d}.json").read_text("utf-8"))
 
     def frames(
         self, path: str, frame_indices: Sequence[int] | npt.NDArray[np.int64] | None = None
@@ -115,13 +154,15 @@ class ClipCache:
         Raises:
             StoreError: the stored bytes of these frames differ from those that were written.
         """
-        clip = self.clips[path]
-        count = clip.footage.frames
+        clip = self.clip(path)
+        count = clip.frames
         indices = np.arange(count) if frame_indices is None else np.asarray(frame_indices, np.int64)
         self.check(path, np.unique(indices // BLOCK).tolist())
         stored = self.blobs[clip.file][clip.offset : clip.offset + clip.size]
         if self.form == "raw":
             return np.ascontiguousarray(stored.reshape(count, clip.height, clip.width, 3)[indices])
+        from torchvision.io import decode_jpeg  # it takes seconds to import
+
         ends = self._places(clip)
         pictures = [
             cast("torch.Tensor", decode_jpeg(torch.from_numpy(stored[ends[i] : ends[i + 1]].copy()))) for i in indices
@@ -134,24 +175,24 @@ class ClipCache:
         Raises:
             StoreError: one differs.
         """
-        clip = self.clips[path]
+        clip = self.clip(path)
         every = range(len(clip.crcs))
         wanted = list(every if blocks is None else blocks)
         if self.form == "jpeg":  # their places first, by which the other blocks are found
             wanted = [*every[-1:], *wanted]
         for block in wanted:
-            if (path, block) in self.checked:
+            if self.checked[clip.first + block]:
                 continue
             start, end = self._span(clip, block)
             with (self.folder / clip.file).open("rb") as stream:  # without mapping what is read only once
                 stream.seek(clip.offset + start)
                 if zlib.crc32(stream.read(end - start)) != clip.crcs[block]:
                     raise _damaged(self.folder / clip.file, f"is damaged at {path}")
-            self.checked.add((path, block))
+            self.checked[clip.first + block] = True
 
     def _span(self, clip: CachedClip, block: int) -> tuple[int, int]:
         """Return where a block of frames begins and ends, in bytes from the beginning of the clip."""
-        count = clip.footage.frames
+        count = clip.frames
         first, last = min(count, block * BLOCK), min(count, (block + 1) * BLOCK)
         if self.form == "raw":
             return first * 3 * clip.height * clip.width, last * 3 * clip.height * clip.width
@@ -163,7 +204,7 @@ class ClipCache:
     def _places(self, clip: CachedClip) -> npt.NDArray[np.uint64]:
         """Return where each JPEG begins and where the last one ends, uint64 (T + 1,)."""
         end = clip.offset + clip.size
-        return self.blobs[clip.file][end - 8 * (clip.footage.frames + 1) : end].view(np.uint64)
+        return self.blobs[clip.file][end - 8 * (clip.frames + 1) : end].view(np.uint64)
 
 
 def _damaged(blob: Path, what: str) -> StoreError:
@@ -247,42 +288,73 @@ def _build(folder: Path, spec: CacheSpec, missing: Sequence[int], workers: int, 
             blob = folder / f"shard-{number:05d}.bin"
             clips: dict[str, dict[str, Any]] = {}
             sizes: dict[str, int] = {}
-            with blob.with_suffix(".making").open("wb") as stream:
+            times = array("d")
+            with _making(blob) as stream:
                 for (path, own), clip in islice(stored, len(shards[number])):
                     file, offset = (blob, stream.tell()) if clip.parts or not clip.size else (own, 0)
                     stream.writelines(clip.parts)
                     sizes |= {} if file is blob else {own.name: clip.size}
-                    row = CachedClip(file.name, offset, clip.size, clip.height, clip.width, clip.crcs, clip.footage)
-                    clips[path] = {**row.__dict__, "footage": _packed(clip.footage)}
+                    clips[path] = _row(clip, file.name, offset, len(clips), len(times))
+                    times.extend(clip.footage.times)
                     done += 1
                     progress(done, total)
-                stream.flush()
-                os.fsync(stream.fileno())
                 sizes[blob.name] = stream.tell()
-            blob.with_suffix(".making").replace(blob)
-            listed = blob.with_suffix(".json.making")
-            listed.write_text(json.dumps({"bytes": sizes, "clips": clips}), "utf-8")
-            listed.replace(blob.with_suffix(".json"))
+            with _making(blob.with_suffix(".times")) as stream:
+                times.tofile(stream)
+                sizes[f"{blob.stem}.times"] = stream.tell()
+            with _making(blob.with_suffix(".json")) as stream:
+                stream.write(json.dumps({"bytes": sizes, "clips": clips}).encode())
+
+
+@contextmanager
+def _making(path: Path) -> Generator[BinaryIO]:
+    """Write a file, which gets its name when it is whole and on the disk."""
+    making = path.with_suffix(f"{path.suffix}.making")
+    with making.open("wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+    making.replace(path)
+
+
+def _row(clip: StoredClip, file: str, offset: int, number: int, times: int) -> dict[str, Any]:
+    """The row of a clip in the listing of a shard. `number` is its number there, `times` where its times begin."""
+    footage = clip.footage
+    return {
+        "file": file,
+        "number": number,
+        "offset": offset,
+        "size": clip.size,
+        "height": clip.height,
+        "width": clip.width,
+        "crcs": clip.crcs,
+        "frames": footage.frames,
+        "full_height": footage.height,
+        "full_width": footage.width,
+        "times": [times, times + len(footage.times)],
+        "fault": footage.fault,
+        "note": footage.note,
+    }
 
 
 def differences(cache: ClipCache, spec: CacheSpec, workers: int, progress: Progress) -> Iterator[str]:
     """Read every clip of the cache, decode its file again, and yield a line for each clip that differs."""
     total = len(spec.files)
 
-    def compare(path: str, stop: Event) -> str:
-        clip = cache.clips[path]
+    def compare(job: tuple[str, Footage], stop: Event) -> str:
+        path, footage = job
         try:
             cache.check(path)
         except StoreError as error:
             return f"{path}: {error.message}"
         fresh = store_clip(Address.read(spec.root, path), spec.shorter_side, spec.form, None, stop)
-        if fresh.crcs != clip.crcs:
+        if list(fresh.crcs) != list(cache.clip(path).crcs):
             return f"{path}: the cached frames differ from a fresh decode"
-        if fresh.footage != clip.footage:
-            return f"{path}: the file holds {fresh.footage.frames} frames now, the cache {clip.footage.frames}"
+        if fresh.footage != footage:
+            return f"{path}: the file holds {fresh.footage.frames} frames now, the cache {footage.frames}"
         return ""
 
-    compared = _in_order(sorted(spec.files), compare, workers, lambda n: progress(n, total))
+    compared = _in_order(cache.footages(), compare, workers, lambda n: progress(n, total))
     with closing(compared):
         for done, (_, line) in enumerate(compared, 1):
             if line:
@@ -290,28 +362,8 @@ def differences(cache: ClipCache, spec: CacheSpec, workers: int, progress: Progr
             progress(done, total)
 
 
-def _packed(footage: Footage) -> dict[str, Any]:
-    """Return footage for the `.json`; evenly spaced times are stored as first and last, since the list is long."""
-    row, times = asdict(footage), list(footage.times)
-    even = len(times) > 1 and times == _even(times[0], times[-1], len(times))
-    row["times"] = {"from": times[0], "to": times[-1]} if even else times
-    return row
-
-
-def _even(first: float, last: float, count: int) -> list[float]:
-    """Return `count` evenly spaced times."""
-    return [first + (last - first) * i / (count - 1) for i in range(count)]
-
-
-def _footage(row: dict[str, Any]) -> Footage:
-    """Return the footage that `_packed` packed."""
-    times = row["times"]
-    unpacked = _even(times["from"], times["to"], row["frames"]) if isinstance(times, dict) else times
-    return Footage(row["frames"], row["height"], row["width"], tuple(unpacked), row["fault"], row["note"])
-
-
 def _in_order(
-    jobs: Sequence[T], do: Callable[[T, Event], U], workers: int, waiting: Callable[[int], None]
+    jobs: Iterable[T], do: Callable[[T, Event], U], workers: int, waiting: Callable[[int], None]
 ) -> Generator[tuple[T, U]]:
     """Do jobs in parallel and yield them in order with their results, of which at most two a worker are in memory.
 

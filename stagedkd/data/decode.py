@@ -7,7 +7,8 @@ Shape legend: T frames, H, W pixels, 3 = RGB.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator
+from array import array
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -31,7 +32,8 @@ class Footage:
     Attributes:
         frames: the number of frames that decode before the first error.
         height, width: of the upright picture, in pixels.
-        times: the time of each frame in seconds, never falling; () for pictures, which have no clock.
+        times: the time of each frame in seconds, never falling; empty for pictures, which have no clock. Kept as an
+            array of float64, since the clips of a large set have many frames.
         fault: what is wrong with the clip; "" if nothing is.
         note: what was done to make its frames whole and its clock run on; "" if nothing was.
     """
@@ -39,9 +41,12 @@ class Footage:
     frames: int
     height: int
     width: int
-    times: tuple[float, ...]
+    times: Sequence[float]
     fault: str
     note: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times", array("d", self.times))
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def iter_frames(address: Address) -> Generator[Picture, None, Footage]:
     decoding.close()
     if len(times) > 1 and times[0] == times[-1]:  # a file without times
         times = [i * reader.step for i in range(len(times))]
-    return Footage(count, *size, tuple(times), _fault(reader, cut, count), reader.note)
+    return Footage(count, *size, times, _fault(reader, cut, count), reader.note)
 
 
 class _Cut:

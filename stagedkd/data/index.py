@@ -97,10 +97,11 @@ def _deal(entries: Sequence[Entry], data: FoldSplit) -> dict[str, int]:
     order.sort(key=lambda name: -len(members[name]))  # stable: large groups first, else as shuffled
     filled = [defaultdict[str, int](int) for _ in range(data.folds)]
     load = [0] * data.folds
+    chances = [int(bits(data.seed, Stream.FOLD_TIES, fold).item() >> 40) for fold in range(data.folds)]
     folds: dict[str, int] = {}
     for name in order:
         labels = [e.label for e in members[name]]
-        best = min(range(data.folds), key=partial(_cost, filled, load, labels, data.seed))
+        best = min(range(data.folds), key=partial(_cost, filled, load, chances, labels))
         folds[name] = best
         load[best] += len(labels)
         for label in labels:
@@ -109,11 +110,10 @@ def _deal(entries: Sequence[Entry], data: FoldSplit) -> dict[str, int]:
 
 
 def _cost(
-    filled: Sequence[dict[str, int]], load: Sequence[int], labels: Sequence[str], seed: int, fold: int
+    filled: Sequence[dict[str, int]], load: Sequence[int], chances: Sequence[int], labels: Sequence[str], fold: int
 ) -> tuple[int, int, int]:
     """Return the sort key of a fold for a group: its clips of the group's classes, all its clips, then chance."""
-    chance = int(bits(seed, Stream.FOLD_TIES, fold).item() >> 40)
-    return sum(filled[fold][label] for label in labels), load[fold], chance
+    return sum(filled[fold][label] for label in labels), load[fold], chances[fold]
 
 
 def copies_across(entries: Sequence[Entry], files: Mapping[str, str]) -> list[list[str]]:

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
+from stagedkd.data import functional as tv
 from stagedkd.data.address import Address
 from stagedkd.data.decode import Footage, inspect, iter_frames, pixels, scaled
 from stagedkd.errors import UsageError

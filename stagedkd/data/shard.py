@@ -15,7 +15,6 @@ from typing import BinaryIO, Literal, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchvision.io import encode_jpeg
 
 from stagedkd.data.address import Address
 from stagedkd.data.decode import Footage, iter_frames, pixels
@@ -123,5 +122,7 @@ class _Bytes:
 
 
 def _jpeg(frame_HW3: npt.NDArray[np.uint8]) -> bytes:
+    from torchvision.io import encode_jpeg  # it takes seconds to import
+
     encoded = cast("torch.Tensor", encode_jpeg(torch.from_numpy(frame_HW3).permute(2, 0, 1), QUALITY))
     return encoded.numpy().tobytes()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -194,8 +194,13 @@ def ahead(jobs: Iterator[Callable[[], T]], workers: int) -> Generator[T]:
                 waiting.cancel()
 
 
-def videos_of(table: Mapping[str, Sequence[Any]], clip: Clip) -> list[Video]:
-    """Return the video of each row of clips.parquet, from which its views are drawn; sizes are of scaled frames."""
-    rows = zip(table["frames"], table["height"], table["width"], table["times"], strict=True)
-    timed = clip.sampling == "time"
-    return [Video(n, *scaled(h, w, clip.shorter_side), tuple(t) if timed else ()) for n, h, w, t in rows]
+def videos_of(
+    table: Mapping[str, Sequence[Any]], clip: Clip, times: Sequence[npt.NDArray[np.float64]] | None = None
+) -> list[Video]:
+    """Return the video of each row of clips.parquet, from which its views are drawn; sizes are of scaled frames.
+
+    Args:
+        times: of the frames of each clip, which `sampling: time` needs.
+    """
+    rows = zip(table["frames"], table["height"], table["width"], times or repeat(()), strict=False)
+    return [Video(n, *scaled(h, w, clip.shorter_side), t) for n, h, w, t in rows]

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
+from stagedkd.data import functional as tv
 from stagedkd.data.draws import Stream, uniform
 from stagedkd.spec.schema import Augment, Clip, Input, Size, sides
 
@@ -29,7 +29,7 @@ STATISTICS = {  # mean and standard deviation of the channels, as published weig
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Video:
     """What a view is drawn from: the number of frames, height and width in pixels, and the time of each frame in
     seconds, which only `sampling: time` needs."""
@@ -37,7 +37,7 @@ class Video:
     frames: int
     height: int
     width: int
-    times: Sequence[float] = ()
+    times: Sequence[float] | npt.NDArray[np.float64] = ()
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ class DvcStage:
 
     Attributes:
         about: the description, written as `desc`.
+        made_for: a spec and the name of one of its cells that have the stage; () for the guard and the reports.
         persist: whether DVC keeps the outs when it runs the stage again.
         params: keys of params.yaml.
         values: a file whose values DVC shows beside the metrics; "" for none.
@@ -93,6 +94,7 @@ class DvcStage:
     about: str
     deps: tuple[str, ...]
     outs: tuple[str, ...]
+    made_for: tuple[str, str] | tuple[()] = ()
     persist: bool = True
     params: tuple[str, ...] = ()
     values: str = ""
@@ -139,7 +141,7 @@ def dvc_yaml(pipeline: Pipeline, text: str = "", file: str = "dvc.yaml") -> str:
     """
     stages = dvc_stages(pipeline)
     names = {stage.name for stage in stages}
-    return with_managed(text, lambda indent: _render(stages, indent), names, file)
+    return with_managed(text, lambda indent: render(stages, indent), names, file)
 
 
 def stale_entries(before: str, after: str, lock: str) -> tuple[Entry, ...]:
@@ -196,18 +198,21 @@ def _check(pipeline: Pipeline) -> None:
 def _work_stages(pipeline: Pipeline) -> Iterable[DvcStage]:
     users: dict[str, list[str]] = {}
     needs: dict[str, tuple[str, ...]] = {}
+    made_for: dict[str, tuple[str, str]] = {}
     for source in pipeline.sources:
         for cell, plan in source.plans.cells.items():
             for stage in plan.stages:
                 users.setdefault(stage.identity, []).append(
                     f"{stage.name} of {source.plans.name}" + (f", {cell}" if cell else "")
                 )
+                made_for.setdefault(stage.identity, (source.path, cell))
                 above = {_files(pipeline, upper) for upper in plan.inputs(stage).values()}
                 needs[stage.identity] = tuple(sorted(above)) or (pipeline.guard_out,)
     for key, stage in pipeline.unique.items():
         first, *others = users[key]
         about = first + (f"; {len(others)} more share it" if others else "")
-        yield DvcStage(stage.folder, f"stagedkd stage {key.short}", about, needs[key], (_files(pipeline, stage),))
+        command, outs = f"stagedkd stage {key.short}", (_files(pipeline, stage),)
+        yield DvcStage(stage.folder, command, about, needs[key], outs, made_for[key])
 
 
 def _files(pipeline: Pipeline, stage: Stage) -> str:
@@ -240,11 +245,15 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "spec"
 
 
-def _render(stages: Sequence[DvcStage], indent: int) -> list[str]:
+def render(stages: Sequence[DvcStage], indent: int, wdir: str = "") -> list[str]:
+    """The lines of stages in a dvc.yaml, after `indent` columns. `wdir` is the project's folder relative to that file;
+    "" if they are the same."""
     lines = [MARK]
     for stage in stages:
         lines += [f"{stage.name}:", f"  cmd: {quoted(stage.command)}", f"  desc: {quoted(stage.about)}"]
-        lines += ["  meta: {made_by: " + MADE_BY + "}"]
+        lines += [f"  wdir: {wdir}"] if wdir else []
+        meta = {"made_by": MADE_BY, **dict(zip(("spec", "cell"), stage.made_for, strict=False))}
+        lines += ["  meta: {" + ", ".join(f"{name}: {quoted(value)}" for name, value in meta.items()) + "}"]
         lines += ["  deps:", *(f"    - {quoted(path)}" for path in stage.deps)]
         params = [*stage.params, *([f"{quoted(stage.values)}:"] if stage.values else [])]
         lines += ["  params:", *(f"    - {param}" for param in params)] if params else []

@@ -1,15 +1,14 @@
-"""Write dvc.yaml to the disk, guard it, and commit to DVC what a run has published. DVC is called by its command line
-and never imported; its analytics are off in the processes that are started here."""
+"""Write dvc.yaml to the disk, guard it, and commit to DVC what a run has published (commit.py). DVC is called by its
+command line and never imported."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stagedkd.dvc.commit import commit_stages, read_text, remove_remains
 from stagedkd.dvc.pipeline import (
     GUARD,
     Pipeline,
@@ -21,13 +20,15 @@ from stagedkd.dvc.pipeline import (
     stage_of,
     stale_entries,
 )
-from stagedkd.dvc.text import MANAGED_NAME, Entry, read_stages
+from stagedkd.dvc.text import MANAGED_NAME, Entry, made_for, read_stages
 from stagedkd.errors import Problem, SpecError, StagedkdError, StaleError, UsageError
 from stagedkd.files import write_whole
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.graph import Plan, Plans, Stage
+from stagedkd.plan.key import SHORT, Key
 from stagedkd.plan.lock import read_lock
 from stagedkd.plan.runtime import Runtime, load_runtime, load_tracked, tracked_params
+from stagedkd.plan.work import KINDS
 from stagedkd.spec.inherit import tidy_path
 from stagedkd.spec.load import load_experiment
 
@@ -44,7 +45,7 @@ class Project:
 
     def wanted(self) -> tuple[str, str]:
         """The text of dvc.yaml as it is ("" if it does not exist) and as it should be."""
-        before = _read(self.root / "dvc.yaml")
+        before = read_text(self.root / "dvc.yaml")
         return before, dvc_yaml(self.pipeline, before)
 
     def require_fresh(self) -> None:
@@ -104,7 +105,7 @@ def sync(root: Path, *, check: bool, commit: bool) -> list[str]:
     project = load_project(root)
     before, after = project.wanted()
     lock_path = root / "dvc.lock"
-    lock = _read(lock_path)
+    lock = read_text(lock_path)
     stale = stale_entries(before, after, lock)
     if check:
         if before != after:
@@ -115,6 +116,7 @@ def sync(root: Path, *, check: bool, commit: bool) -> list[str]:
             )
             raise StaleError(message, hint=SYNC)
         return ["dvc.yaml is up to date"]
+    remove_remains(root, project.pipeline.store)
     lines: list[str] = []
     if before != after:
         write_whole(root / "dvc.yaml", after)
@@ -140,9 +142,14 @@ def guard(root: Path) -> None:
 def find_stage(root: Path, key: str) -> tuple[Plan, Stage]:
     """Find the stage of the synced plans whose key begins with `key`, with a plan that has the stage.
 
+    dvc.yaml says for which cell it has a stage, so only that cell is compiled. If the stage is not found there, all
+    specs are compiled and compared with dvc.yaml.
+
     Raises:
         UsageError: no stage matches, or several do. StaleError: dvc.yaml does not match the specs.
     """
+    if (found := _find_in_cell(root, key)) is not None:
+        return found
     project = load_project(root)
     project.require_fresh()
     matches = stage_of([source.plans for source in project.pipeline.sources], key)
@@ -156,6 +163,25 @@ def find_stage(root: Path, key: str) -> tuple[Plan, Stage]:
         message = f"{len(matches)} stages have keys that begin with {key}:\n    {names}"
         raise UsageError(message, hint="type more digits of the key")
     return matches[0]
+
+
+def _find_in_cell(root: Path, key: str) -> tuple[Plan, Stage] | None:
+    """Find a stage by the first 12 digits of its key in the cell that dvc.yaml names. None if it is not there."""
+    kind, prefix = Key.parse(key)
+    text, tracked = read_text(root / "dvc.yaml"), load_tracked(root)
+    short = Key(prefix).short
+    names = [name for name in ([kind] if kind else KINDS) if len(short) == SHORT]
+    named = next((found for name in names if (found := made_for(text, Key(short).folder(name)))), None)
+    if named is None or tracked is None or named[0] not in (Path(spec).as_posix() for spec in tracked.specs):
+        return None
+    spec, cell = named
+    try:
+        experiment = load_experiment(tidy_path(root / spec), (), (cell,) if cell else ())
+    except StagedkdError:
+        return None  # compiling everything will say what is wrong
+    plan = compile_experiment(experiment, read_lock(load_runtime(root).lock_path)).cells[cell]
+    matches = [stage for stage in plan.stages if stage.key and stage.key.is_meant(key, stage.work.kind)]
+    return (plan, matches[0]) if len(matches) == 1 else None
 
 
 def in_dvc(root: Path) -> bool:
@@ -188,7 +214,7 @@ def commit_run(plans: Plans, ran: Collection[str], runtime: Runtime, spec: Path 
         configured = load_runtime(root)
         if configured.folder("store") != runtime.folder("store"):
             return []
-        listed, locked = _managed(_read(root / "dvc.yaml")), _names(root / "dvc.lock")
+        listed, locked = _managed(read_text(root / "dvc.yaml")), _names(root / "dvc.lock")
         same_results = configured.folder("results") == runtime.folder("results")
         report = _report_of(listed, root, spec) if same_results else None
         missing = [stage for stage in plans.unique.values() if stage.folder not in listed]
@@ -227,25 +253,14 @@ def _commit_stored(project: Project) -> list[str]:
 
 
 def _commit(project: Project, names: Collection[str]) -> str:
-    """Run `dvc commit` for the guard and for those of the stages whose files all exist. Returns the problem in one
-    line, or ""."""
+    """Commit to DVC the guard and those of the stages whose files all exist. Returns the problem in one line, or ""."""
     _write_guard(project)
-    stages = [stage for stage in dvc_stages(project.pipeline) if stage.name in names]
-    complete = [stage.name for stage in stages if all((project.root / path).exists() for path in stage.paths)]
+    guard_stage, *stages = dvc_stages(project.pipeline)
+    wanted = [stage for stage in stages if stage.name in names]
+    complete = [stage for stage in wanted if all((project.root / path).exists() for path in stage.paths)]
     if names and not complete:
         return ""
-    return _dvc(project.root, "commit", "-f", *(f"dvc.yaml:{name}" for name in (GUARD, *complete)))
-
-
-def _dvc(root: Path, *arguments: str) -> str:
-    """Run DVC's command line. Returns its error in one line, or "" if it succeeded."""
-    command = [sys.executable, "-m", "dvc", *arguments]
-    environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
-    result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    if result.returncode == 0:
-        return ""
-    errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]  # the option -q would hide these
-    return errors[0] if errors else f"dvc ended with {result.returncode}"
+    return commit_stages(project.root, project.pipeline.store, [guard_stage, *complete])
 
 
 def _write_guard(project: Project) -> None:
@@ -264,7 +279,7 @@ def _report_of(listed: Mapping[str, Entry], root: Path, spec: Path | None) -> st
 
 def _names(path: Path) -> set[str]:
     """The names of all stages in a dvc.yaml or dvc.lock."""
-    stages = read_stages(_read(path), path.name)
+    stages = read_stages(read_text(path), path.name)
     return {entry.name for entry in stages.entries} if stages else set()
 
 
@@ -318,13 +333,3 @@ def _below(root: Path, folder: Path, name: str) -> str:
 def _relative(files: Iterable[Path], root: Path) -> tuple[str, ...]:
     top = root.resolve()
     return tuple(path.relative_to(top).as_posix() for path in files if path.is_relative_to(top))
-
-
-def _read(path: Path) -> str:
-    """The text of a file, with its line ends unchanged; "" if the file does not exist."""
-    try:
-        return path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise StaleError(f"{path} cannot be read: {error}", hint=f"correct it, then {SYNC}") from None

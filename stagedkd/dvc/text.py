@@ -85,6 +85,19 @@ def read_stages(text: str, file: str) -> Stages | None:
     return None
 
 
+def made_for(text: str, name: str) -> tuple[str, str] | None:
+    """A spec and a cell for which dvc.yaml has the managed stage of this name, without reading the other stages. None
+    if there is no such stage, or if it is not written as `stagedkd dvc sync` writes it."""
+    start = text.rfind("\n", 0, max(0, text.find(f" {name}:\n"))) + 1
+    found = re.match(rf"( +){re.escape(name)}:\n(?:\1 .*\n)*?\1  meta: (\{{.*\}})\n", text[start : start + 10_000])
+    if not found:
+        return None
+    meta = {key.value: value.value for key, value in _items(compose(found[2], Loader=LOADER))}
+    if meta.get("made_by") != MADE_BY or not {"spec", "cell"} <= meta.keys():
+        return None
+    return str(meta["spec"]), str(meta["cell"])
+
+
 def with_managed(text: str, render: Callable[[int], list[str]], names: Collection[str], file: str) -> str:
     """Replace all managed stages of `text`. The new ones begin where the first managed stage was, or else after the
     user's stages. Everything else keeps its bytes, except comments inside managed stages.
@@ -134,6 +147,36 @@ def without(text: str, names: Collection[str], file: str) -> str:
     if len(dropped) == len(stages.entries):
         lines[stages.line] = "stages: {}\n"
     return "".join(line for i, line in enumerate(lines) if i not in removed)
+
+
+def merged(lock: str, fresh: str) -> str:
+    """The text of dvc.lock with all entries of `fresh`, the text of another one: in the place of the entry of the same
+    name, or at the end. All other entries keep their bytes.
+
+    Raises:
+        StaleError: a text is not YAML, or `stages` is written in braces.
+    """
+    there, new = read_stages(lock, "dvc.lock"), read_stages(fresh, "dvc.lock")
+    if new is None or not lock.strip():
+        return fresh if new else lock
+    source, lines = fresh.splitlines(), lock.splitlines(keepends=True)
+    lines[-1] = lines[-1].removesuffix("\n") + "\n"
+    if there is None:
+        return "".join(lines) + _joined(source[new.line :], "\n")
+    if there.flow and there.entries:
+        raise _broken("dvc.lock", IN_BRACES, there.line)
+    if not there.entries:
+        lines[there.line] = "stages:\n"  # it may have been `stages: {}`
+    margin = " " * there.indent
+    texts = {
+        entry.name: "".join(f"{margin}{line[new.indent :]}\n" for line in source[entry.first : entry.last + 1])
+        for entry in new.entries
+    }
+    for entry in there.entries:
+        if (text := texts.pop(entry.name, None)) is not None:
+            lines[entry.first : entry.last + 1] = [text, *[""] * (entry.last - entry.first)]
+    end = max((entry.last for entry in there.entries), default=there.line) + 1
+    return "".join([*lines[:end], *texts.values(), *lines[end:]])
 
 
 def quoted(text: str) -> str:

@@ -122,7 +122,7 @@ def verify(spec: Spec, runtime: Runtime, listener: Listener) -> tuple[int, list[
         raise UsageError(f"the clip cache in {folder} is missing or incomplete", hint=Advice("run", "run"))
     cache = ClipCache(folder, expected)
     progress = partial(listener.count, "clips compared")
-    return len(cache.clips), list(differences(cache, expected, workers(runtime), progress))
+    return len(cache.paths), list(differences(cache, expected, workers(runtime), progress))
 
 
 def preview(spec: Spec, runtime: Runtime, listener: Listener, folder: Path, clips: int) -> list[Path]:

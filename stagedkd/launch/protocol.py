@@ -12,28 +12,36 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 from stagedkd import errors
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError
+from stagedkd.files import write_whole
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.spec.schema import Clip, Section
 from stagedkd.stages.context import Context, Listener, Silent, Stop
 from stagedkd.store.manifest import manifest_of
-from stagedkd.store.store import Store, Workspace
+from stagedkd.store.store import LISTS, Store, Workspace
 
 PROGRESS_SECONDS = 0.1  # the shortest time between two lines of progress
 KINDS = (errors.UsageError, errors.LockError, errors.DataError, errors.StoreError)
 
 
 class StageRequest(Section):
-    """A request to make `stage`, with all stages above it. `name`, `lock` and `clip` are those of its graph."""
+    """A request to make `stage`, with all stages above it. `name` and `clip` are those of its graph.
+
+    `lock` has the entries that these stages depend on, without the lists of files, which have a line for each clip.
+    These lie in the store, each once, under the fingerprints of their data sets; `listed` names the entries that have
+    one.
+    """
 
     name: str
     lock: Lock
+    listed: tuple[str, ...]
     stages: tuple[Stage, ...]
     clip: Clip
     stage: str
@@ -41,10 +49,19 @@ class StageRequest(Section):
 
     @classmethod
     def of(cls, graph: Graph, stage: Stage, runtime: Runtime, **fields: Any) -> Self:
-        """The request for a stage of a graph. `fields` are those that a subclass adds."""
+        """The request for a stage of a graph. `fields` are those that a subclass adds. Writes lists of files that the
+        store does not have yet."""
+        lock = manifest_of(graph, stage).lock
+        files = {name: graph.lock.data[name].files for name in lock.data}
+        for name, entry in lock.data.items():
+            path = _list_path(runtime, entry.fingerprint)
+            if files[name] and not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(path, json.dumps(dict(files[name])))
         return cls(
             name=graph.name,
-            lock=graph.lock,
+            lock=lock,
+            listed=tuple(name for name in lock.data if files[name]),
             stages=graph.closure(stage),
             clip=graph.clip,
             stage=stage.name,
@@ -59,8 +76,23 @@ class StageRequest(Section):
 
     @property
     def graph(self) -> Graph:
-        """The stage with all stages above it."""
-        return Graph(self.name, self.lock, self.stages, self.clip)
+        """The stage with all stages above it, and the lock with its lists of files."""
+        lock = self.lock
+        for name in self.listed:
+            path = _list_path(self.runtime, lock.data[name].fingerprint)
+            lock = lock.with_data(name, lock.data[name].model_copy(update={"files": _read_list(path)}))
+        return Graph(self.name, lock, self.stages, self.clip)
+
+
+def _list_path(runtime: Runtime, fingerprint: str) -> Path:
+    """Where the list of files of a data set lies."""
+    return runtime.folder("store") / LISTS / f"{fingerprint}.json"
+
+
+@cache
+def _read_list(path: Path) -> Mapping[str, str]:
+    """Read a list of files, once in a process: its name says what is in it."""
+    return json.loads(path.read_text("utf-8"))
 
 
 class WorkRequest(StageRequest):

@@ -94,7 +94,7 @@ def _commonest(evaluation: Artifact) -> float | None:
     """Return the share of the commonest class among the clips of an evaluation; None where it is not kept."""
     if "predictions.parquet" not in evaluation.manifest.files:
         return None
-    labels = read_table(evaluation.file("predictions.parquet"))["label"]
+    labels = read_table(evaluation.file("predictions.parquet"), "label")["label"]
     return max(Counter(labels).values()) / len(labels) if labels else None
 
 

@@ -33,7 +33,9 @@ def clip_weights(context: Context, phases: Sequence[PhaseWork], clip_ids: npt.ND
     for table in _tables(phases):
         if table.file in weights:
             continue
-        paths = paths or [str(path) for path in read_table(context.inputs["data"].file("clips.parquet"))["path"]]
+        paths = paths or [
+            str(path) for path in read_table(context.inputs["data"].file("clips.parquet"), "path")["path"]
+        ]
         path = context.root / table.file
         if not path.is_file() or file_digest(path) != table.digest:
             raise DataError(f"{path} has changed since the spec was read", hint="run the command again")

@@ -18,18 +18,19 @@ from stagedkd.plan.lock import Lock, data_id
 from stagedkd.plan.runtime import Runtime
 from stagedkd.spec.schema import Clip, Simulated, Videos, sides
 from stagedkd.stages.context import Session
-from stagedkd.stages.tables import read_table
+from stagedkd.stages.tables import read_table, read_times
 from stagedkd.store.store import Artifact
 
 
 def open_source(session: Session, data: Artifact, clip: Clip, device: torch.device) -> ClipSource:
     """Open the source of the clips of a data artifact."""
     section = data.manifest.work.data_set
-    table = read_table(data.file("clips.parquet"))
+    path = data.file("clips.parquet")
+    table = read_table(path, "path", "split", "frames", "height", "width")
     if isinstance(section, Simulated):
         return SimulatedClips(section, table["split"], clip, device)
     assert isinstance(section, Videos)
-    videos = videos_of(table, clip)
+    videos = videos_of(table, clip, read_times(path) if clip.sampling == "time" else None)
     _note_enlarged(session, clip, videos)
     return VideoClips(_reader(session, section, clip), table["path"], videos, clip, device)
 
@@ -84,7 +85,7 @@ def workers(runtime: Runtime) -> int:
 def footage_of(session: Session, data: Videos, clip: Clip) -> dict[str, Footage]:
     """The footage of every file, by path: from the clip cache, or by decoding all files without keeping a pixel."""
     if session.plan.clip.cache != "none":
-        return {path: cached.footage for path, cached in open_clips(session, data, clip).clips.items()}
+        return dict(open_clips(session, data, clip).footages())
     root = videos_root(data, session.runtime)
     inspect_file = proven if clip.decoder == "torchcodec" else inspect
     if inspect_file is proven:

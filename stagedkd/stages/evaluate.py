@@ -36,7 +36,7 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
     torch.set_num_threads(context.runtime.used_threads)
     data, device = context.inputs["data"], device_of(context.runtime.device)
     classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
-    splits = read_table(data.file("clips.parquet"))["split"]
+    splits = read_table(data.file("clips.parquet"), "split")["split"]
     clip_ids = np.array([i for i, split in enumerate(splits) if split == work.split], np.int64)
     if not len(clip_ids):
         raise DataError(f"split '{work.split}' has no clips", hint="evaluate another split, or set data.test_folds")

@@ -206,7 +206,7 @@ def teach_outputs(context: Context, arch: OutputsArch, classes: Sequence[str]) -
     """Write the outputs of the clips of the data set that have any, in the file of a network: the tensors `clip` (n,)
     and `logits` (n, N) or `embeddings` (n, C). Raises DataError: see `read_outputs`; or a training clip has none."""
     outputs = read_outputs(arch, context.root, classes)
-    table = read_table(context.inputs["data"].file("clips.parquet"))
+    table = read_table(context.inputs["data"].file("clips.parquet"), "path", "split")
     paths: list[str] = table["path"]
     rows = outputs.rows_of(paths, range(len(paths)))
     train = [i for i, split in enumerate(table["split"]) if split == "train"]

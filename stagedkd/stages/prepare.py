@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from stagedkd.data.index import A_LIST, UNUSED, Entry, Listing, copies_across, require_classes, split_entries
 from stagedkd.data.layouts import list_clips
 from stagedkd.data.layouts.walk import shown
@@ -125,7 +127,7 @@ def _footage_columns(entries: Sequence[Entry], footages: Mapping[str, Footage]) 
         "frames": [f.frames for f in rows] or [0] * len(entries),
         "height": [f.height for f in rows] or [0] * len(entries),
         "width": [f.width for f in rows] or [0] * len(entries),
-        "times": [list(f.times) for f in rows] or [[0.0]] * len(entries),
+        "times": [np.array(f.times) for f in rows] or [[0.0]] * len(entries),
     }
 
 

@@ -151,7 +151,7 @@ def _clips(context: Context) -> Clips:
     """Read the training clips with their given labels."""
     table = read_table(context.inputs["labels"].file("labels.parquet"))
     data = context.inputs["data"]
-    groups = read_table(data.file("clips.parquet"))["group"]
+    groups = read_table(data.file("clips.parquet"), "group")["group"]
     classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
     clip_ids = np.array(table["clip"], np.int64)
     labels = np.array(table["label"], np.int64)
@@ -278,6 +278,6 @@ def _save_round(
     data = context.inputs["data"]
     # The true labels are read for the metrics of the report alone.
     true = np.array(read_table(data.file("truth.parquet"))["label"], np.int64)[clips.clip_ids]
-    trusted = np.array(read_table(data.file("clips.parquet"))["trusted"], np.bool_)[clips.clip_ids]
+    trusted = np.array(read_table(data.file("clips.parquet"), "trusted")["trusted"], np.bool_)[clips.clip_ids]
     label_metrics = rules.refinement_metrics(before.label, after, true, trusted & (true >= 0), clips.classes)
     return Result(metrics={"round": work.round, **metrics, **label_metrics}, run=run)

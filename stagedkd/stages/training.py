@@ -191,7 +191,7 @@ def _seen_rows(
     if count > len(clip_ids):
         message = f"the network sees {count} clips, but there are {len(clip_ids)} training clips"
         raise DataError(message, hint=f"set sees to {len(clip_ids)} or less")
-    groups = read_table(context.inputs["data"].file("clips.parquet"))["group"]
+    groups = read_table(context.inputs["data"].file("clips.parquet"), "group")["group"]
     own = [groups[clip] for clip in clip_ids.tolist()]
     whole = weaken.labels.by == "group"
     return seen_clips(given_labels, own, count, weaken.labels.seed, whole_groups=whole)

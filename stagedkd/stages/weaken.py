@@ -19,7 +19,10 @@ from stagedkd.stages.tables import read_table, write_table
 def weaken(context: Context, work: WeakenWork) -> Result:
     """Write labels.parquet: the given label of each training clip (-1: none) and the origin of that label."""
     data = context.inputs["data"]
-    clips, truth = read_table(data.file("clips.parquet")), read_table(data.file("truth.parquet"))["label"]
+    clips, truth = (
+        read_table(data.file("clips.parquet"), "split", "trusted", "group"),
+        read_table(data.file("truth.parquet"))["label"],
+    )
     classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
     train = [i for i, split in enumerate(clips["split"]) if split == "train"]
     true = np.array([truth[i] for i in train], np.int64)

@@ -22,7 +22,7 @@ from stagedkd.spec.yaml import LOADER
 from stagedkd.store import leases
 from stagedkd.store.manifest import Manifest, file_digest
 from stagedkd.store.records import RUNS, Record, records
-from stagedkd.store.store import LEASES, MANIFEST, TRASH, WORK, Store
+from stagedkd.store.store import LEASES, LISTS, MANIFEST, TRASH, WORK, Store
 
 FOLDER = re.compile(FOLDER_FORM)  # the folder of an artifact
 ATTEMPT = re.compile(rf"{KIND_FORM}-{WHOLE_FORM}(\..*)?")
@@ -250,9 +250,12 @@ def delete(
 
 
 def remove_stale(store: Store) -> None:
-    """Remove what dead processes left: leases, claims to leases, and records of runs that have no results."""
+    """Remove what dead processes left: leases, claims to leases, records of runs that have no results, and, if no run
+    is active, lists of files."""
     leases.clear(store.root / LEASES)
     running = {mark.partition("-")[0] for mark in store.active()[0]}
+    if not running:
+        shutil.rmtree(store.root / LISTS, ignore_errors=True)
     for run in records(store.root):
         if not run.name and run.mark not in running:
             (store.root / RUNS / f"{run.mark}.json").unlink(missing_ok=True)

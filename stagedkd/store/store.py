@@ -33,6 +33,7 @@ from stagedkd.store.records import record
 
 MANIFEST = "manifest.json"
 WORK, LEASES, TRASH = ".work", ".leases", ".trash"
+LISTS = ".lists"  # the files of data sets, as requests to other processes name them (launch/protocol.py)
 RUN = "run-"  # begins the names of leases of whole runs; the run's mark follows
 KEPT = (".pt", ".npy")  # files from which an interrupted stage resumes: checkpoints, and results of finished trainings
 

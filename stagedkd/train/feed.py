@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import count
 
 import numpy as np
@@ -24,7 +24,7 @@ from stagedkd.data.views import View
 from stagedkd.errors import DataError
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Augment
-from stagedkd.train.order import balanced, class_weights, in_turn, labelled_before
+from stagedkd.train.order import Passes, balanced, by_class, class_weights, in_turn, labelled_before
 from stagedkd.train.ranks import Ranks
 
 ALONE = Ranks()
@@ -69,6 +69,27 @@ class Feed:
     refined: Refined | None = None
     classes: tuple[str, ...] = ()
     alone: frozenset[str] = frozenset({"ce"})
+    passes: Passes = field(default_factory=Passes, compare=False, repr=False)
+
+    @cached_property
+    def all_rows(self) -> npt.NDArray[np.int64]:
+        """The rows of all training clips."""
+        return np.arange(len(self.labels))
+
+    @cached_property
+    def labelled_rows(self) -> npt.NDArray[np.int64]:
+        """The rows of the training clips that have a label."""
+        return np.flatnonzero(self.labels >= 0)
+
+    @cached_property
+    def unlabelled_rows(self) -> npt.NDArray[np.int64]:
+        """The rows of the training clips without a label."""
+        return np.flatnonzero(self.labels < 0)
+
+    @cached_property
+    def members(self) -> dict[int, npt.NDArray[np.int64]]:
+        """The rows of the labelled clips, by class."""
+        return by_class(self.labelled_rows, self.labels[self.labelled_rows])
 
     def steps(self, phase: PhaseWork) -> int:
         """The number of steps of an epoch: ceil(training clips / batch), whichever clips the losses use."""
@@ -81,20 +102,19 @@ class Feed:
         clips. Under `train.labelled` labelled and unlabelled clips come apart, the labelled ones first. Every other
         phase uses all clips.
         """
-        batch, seed = phase.train.batch, self.seed
+        batch, seed, passes = phase.train.batch, self.seed, self.passes
         places = np.arange(step * batch, (step + 1) * batch)
-        known = self.labels >= 0
         if set(phase.losses.named()) <= self.alone | phase.losses.given_labels or (
-            phase.train.labelled is not None and known.all()
+            phase.train.labelled is not None and not len(self.unlabelled_rows)
         ):
             rows, turns = self._labelled(phase, phase_index, places)
         elif phase.train.labelled is None:
-            rows, turns = in_turn(np.arange(len(known)), places, seed, Stream.ORDER, phase_index)
+            rows, turns = in_turn(self.all_rows, places, seed, Stream.ORDER, phase_index, passes)
         else:
             first, last = (labelled_before(phase.train.labelled, end) for end in (step * batch, (step + 1) * batch))
             labelled = self._labelled(phase, phase_index, np.arange(first, last))
             rest = np.arange(step * batch - first, (step + 1) * batch - last)
-            unlabelled = in_turn(np.flatnonzero(~known), rest, seed, Stream.ORDER_UNLABELLED, phase_index)
+            unlabelled = in_turn(self.unlabelled_rows, rest, seed, Stream.ORDER_UNLABELLED, phase_index, passes)
             rows, turns = (np.concatenate(both) for both in zip(labelled, unlabelled, strict=True))
         clip_ids = self.clip_ids[rows].tolist()
         views = [
@@ -107,13 +127,12 @@ class Feed:
         self, phase: PhaseWork, phase_index: int, places: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The rows at `places` of the sequence of labelled clips, and how often each has come before."""
-        rows = np.flatnonzero(self.labels >= 0)
-        if not len(rows):
+        if not len(self.labelled_rows):
             hint = "raise labels.clean or labels.noisy"
             raise DataError(f"the phase {phase.name} draws labelled clips, and no training clip has a label", hint=hint)
         if phase.train.balance:
-            return balanced(rows, self.labels[rows], places, self.seed, phase_index)
-        return in_turn(rows, places, self.seed, Stream.ORDER, phase_index)
+            return balanced(self.members, places, self.seed, phase_index, self.passes)
+        return in_turn(self.labelled_rows, places, self.seed, Stream.ORDER, phase_index, self.passes)
 
     def _class_weights(self, phase: PhaseWork, device: torch.device) -> Tensor | None:
         """The weights of the classes in `ce`, (N,); None if all weigh 1."""

@@ -6,7 +6,7 @@ Each function is pure: a place in a sequence determines its row, so that a resum
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -26,35 +26,67 @@ def labelled_before(share: float, place: int) -> int:
     return math.ceil(Fraction(repr(share)) * place)
 
 
-def in_turn(rows: Ids, places: Ids, seed: int, stream: Stream, phase: int) -> tuple[Ids, Ids]:
+class Passes:
+    """The permutations of the passes that a training is in, so that a step costs the work of its batch and not of all
+    clips. It keeps the two latest passes through each sequence: a batch may begin in one and end in the next.
+
+    The permutations are pure functions of their arguments, so it does not matter what is kept, or which thread asks.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[int, ...], tuple[tuple[int, Ids], ...]] = {}
+
+    def order(self, n: int, seed: int, *sequence: int, turn: int) -> Ids:
+        """Return `permutation(n, seed, *sequence, turn)`, (n,), to be read only."""
+        key = (n, seed, *sequence)
+        kept = self.kept.get(key, ())
+        for known, order in kept:
+            if known == turn:
+                return order
+        order = permutation(n, seed, *sequence, turn)
+        order.setflags(write=False)
+        self.kept[key] = ((turn, order), *kept[:1])
+        return order
+
+
+def in_turn(rows: Ids, places: Ids, seed: int, stream: Stream, phase: int, passes: Passes) -> tuple[Ids, Ids]:
     """Return the rows at `places` of an endless sequence of permutations of `rows`, and how often each row has come
     before."""
-    turns = places // len(rows)
-    orders = {turn: rows[permutation(len(rows), seed, stream, phase, turn)] for turn in set(turns.tolist())}
-    pairs = zip(turns.tolist(), places.tolist(), strict=True)
-    return np.array([orders[turn][place % len(rows)] for turn, place in pairs], np.int64), turns
+    turns, chosen = places // len(rows), np.empty(len(places), np.int64)
+    for turn in np.unique(turns).tolist():
+        at = turns == turn
+        order = passes.order(len(rows), seed, stream, phase, turn=turn)
+        chosen[at] = rows[order[places[at] % len(rows)]]
+    return chosen, turns
 
 
-def balanced(rows: Ids, labels: Ids, places: Ids, seed: int, phase: int) -> tuple[Ids, Ids]:
+def by_class(rows: Ids, labels: Ids) -> dict[int, Ids]:
+    """Return the rows of each class that has any, by class.
+
+    Args:
+        labels: (len(rows),), the class of each row.
+    """
+    order = np.argsort(labels, kind="stable")
+    classes, starts = np.unique(labels[order], return_index=True)
+    return dict(zip(classes.tolist(), np.split(rows[order], starts[1:]), strict=True))
+
+
+def balanced(members: Mapping[int, Ids], places: Ids, seed: int, phase: int, passes: Passes) -> tuple[Ids, Ids]:
     """Return the rows at `places` of an endless sequence of rounds, and how often each row has come before. In a round
     each class comes once, in a drawn order; the clips of a class come in turn.
 
     Args:
-        labels: (len(rows),), the class of each row, 0 or more. A class without a row does not come.
+        members: the rows of each class, from `by_class`. A class without a row does not come.
     """
-    classes = np.unique(labels)
-    members = [rows[labels == c] for c in classes]
-    rounds = places // len(classes)
-    orders = {
-        number: permutation(len(classes), seed, Stream.CLASS_ORDER, phase, number) for number in set(rounds.tolist())
-    }
+    classes = list(members)
     chosen, turns = np.empty(len(places), np.int64), np.empty(len(places), np.int64)
-    for i, (number, place) in enumerate(zip(rounds.tolist(), places.tolist(), strict=True)):
-        which = int(orders[number][place % len(classes)])
+    for i, place in enumerate(places.tolist()):
+        number, at = divmod(place, len(classes))
+        which = classes[passes.order(len(classes), seed, Stream.CLASS_ORDER, phase, turn=number)[at]]
         own = members[which]
-        turn = number // len(own)
-        order = permutation(len(own), seed, Stream.CLASS_CLIPS, phase, int(classes[which]), turn)
-        chosen[i], turns[i] = own[order[number % len(own)]], turn
+        turn, at = divmod(number, len(own))
+        order = passes.order(len(own), seed, Stream.CLASS_CLIPS, phase, which, turn=turn)
+        chosen[i], turns[i] = own[order[at]], turn
     return chosen, turns
 
 
