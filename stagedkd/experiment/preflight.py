@@ -15,13 +15,13 @@ from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.key import Key, digest
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import Cut, DistillWork, PhaseWork, TeachWork
+from stagedkd.plan.work import Cut, DistillWork, TeachWork
 from stagedkd.spec.cuts import cut_problems
 from stagedkd.spec.schema import Arch, OutputsArch, Size
 from stagedkd.spec.schema.losses.distribution import DistributionLoss
-from stagedkd.spec.schema.losses.paired import PairedLoss
 from stagedkd.stages.networks import build_or_refuse, fit_weights
 from stagedkd.stages.outputs import read_outputs
+from stagedkd.train.forms import pair_grids
 
 assert losses.FUNCTIONS  # imported here, so that a loss without a function fails before anything is trained
 
@@ -166,31 +166,14 @@ def _feature_problems(stage: Stage, work: DistillWork, student: NetworkShape, te
         if phase.losses.graft and not teacher.from_maps:
             message = f"{where}: graft cannot run the later blocks of {stage.needs['teacher']}, which has a class token"
             problems.append(Problem(message, None, "use another teacher, or a loss such as kd or hint"))
-        grids = _grids(work, phase, student, teacher)
+        grids = pair_grids(phase, work.pairing, (work.cut, work.teacher_cut), student, teacher)
         for name, loss in phase.losses.named().items():
-            compared = (
-                list(grids.items()) if isinstance(loss, DistributionLoss) and loss.compared == "projected" else []
-            )
-            for number, grid in compared[-1:] if isinstance(loss, PairedLoss) and loss.taps == "deepest" else compared:
-                assert isinstance(loss, DistributionLoss)
-                message, hint = cells_problem(grid, getattr(loss, "samples", None), loss.cells)
-                problems += [Problem(f"{where}: '{name}' on {number}: {message}", None, hint)] if message else []
+            if not isinstance(loss, DistributionLoss) or loss.compared != "projected":
+                continue
+            for pair in grids[-1:] if loss.taps == "deepest" else grids:
+                message, hint = cells_problem(pair.grid, getattr(loss, "samples", None), loss.cells)
+                problems += [Problem(f"{where}: '{name}' on {pair.name}: {message}", None, hint)] if message else []
     return problems
-
-
-def _grids(
-    work: DistillWork, phase: PhaseWork, student: NetworkShape, teacher: NetworkShape
-) -> dict[str, tuple[int, ...]]:
-    """The grids (T, H, W) on which a phase compares features, by the numbers of its pairs. All pairs of one mixture,
-    those of a teacher substage, have one grid."""
-    mixed = work.pairing == "correlation"
-    rows: dict[str, list[tuple[int, ...]]] = {}
-    for k, m in sorted(phase.pairs, key=lambda pair: pair[1] if mixed else 0):  # as the adapters make them
-        maps = student.maps[work.cut[k][-1]], teacher.maps[work.teacher_cut[m][-1]]
-        rows.setdefault(f"mixture {m + 1}" if mixed else f"pair {k + 1}-{m + 1}", []).extend(
-            shape[1:] for shape in maps
-        )
-    return {number: tuple(map(min, *shapes)) for number, shapes in rows.items()}
 
 
 def _pairs(name: str, work: DistillWork, student: NetworkShape, teacher: NetworkShape) -> list[Pair]:
