@@ -38,19 +38,6 @@ class PhaseKeeping:
     prefix: str | None = None
     prefix_live: str = ""
 
-    @property
-    def lines(self) -> Iterator[str]:
-        """In words, for `plan -v`."""
-        if self.live:
-            yield f"runs the guides in every step: {self.live}"
-        elif any(self.forms):
-            texts = dict.fromkeys(form.text for forms in self.forms for form in forms)
-            yield f"keeps of the guides: {', '.join(texts)}"
-        if self.prefix:
-            yield f"keeps the output of the student's frozen blocks, up to {self.prefix}"
-        elif self.prefix_live:
-            yield f"runs the student's frozen blocks in every step: {self.prefix_live}"
-
 
 @dataclass(frozen=True)
 class Keeping:
@@ -61,16 +48,32 @@ class Keeping:
     place: Literal["disk", "memory"] = "disk"
 
     @property
+    def live(self) -> str:
+        """Why the guides run in every step of some phases, or of all; "" if they never do."""
+        return "; ".join(dict.fromkeys(phase.live for phase in self.phases if phase.live))
+
+    @property
     def line(self) -> str:
-        """In one line, for a run and for `plan -v`."""
-        reasons = dict.fromkeys(phase.live for phase in self.phases if phase.live)
-        live = f"the guides run in every step: {'; '.join(reasons)}"
+        """What the hop keeps, in one line; "" if it has nothing to keep."""
+        live = f"the guides run in every step: {self.live}" if self.live else ""
         if not self.size:
-            return live if reasons else ""
-        where = "on the disk" if self.place == "disk" else "in memory"
-        kept = f"the guides' outputs are kept {where}, up to {decimal(self.size)}"
-        names = "" if not reasons else f" ({live} in some phases)"
-        return kept + names
+            return live
+        place = "on the disk" if self.place == "disk" else "in memory"
+        kept = f"the guides' outputs are kept {place}, up to {decimal(self.size)}"
+        return f"{kept}; in some phases {live}" if live else kept
+
+    def phase_lines(self, number: int) -> Iterator[str]:
+        """What a phase keeps, in lines that add to `line`."""
+        phase = self.phases[number]
+        if any(phase.forms):
+            texts = dict.fromkeys(form.text for forms in phase.forms for form in forms)
+            yield f"keeps of the guides: {', '.join(texts)}"
+        elif phase.live and self.size:
+            yield f"runs the guides in every step: {phase.live}"
+        if phase.prefix:
+            yield f"keeps the output of the student's frozen blocks, up to {phase.prefix}"
+        elif phase.prefix_live and phase.prefix_live != self.live:
+            yield f"runs the student's frozen blocks in every step: {phase.prefix_live}"
 
 
 def kept_views(data: Data, work: NetworkWork) -> int | None:
@@ -103,6 +106,7 @@ def plan_keeping(
         room = f"{decimal(disk)} on the disk and {decimal(memory)} in memory"
         message = f"their outputs take up to {decimal(size)}, and half of what is free is {room}"
         phases, size = tuple(_live(phase, message) for phase in phases), 0
+    reason = reason or ("a compiled network does not run in parts" if runtime.compile else "")
     prefixes = (_prefix(work, phase, views, clips, shapes[0], memory, reason) for phase in work.phases)
     phases = tuple(
         replace(phase, prefix=prefix, prefix_live=why) for phase, (prefix, why) in zip(phases, prefixes, strict=True)
