@@ -42,7 +42,12 @@ augment: {crop: 1.0, jitter: 0.0}
 labels: {clean: 0.5}
 train: {batch: 8, lr: 1e-3}
 teacher: {arch: r3d_18, labels: all, epochs: 1}
-student: {arch: resnet3d, width: 16, blocks: [1, 1, 1, 1], substages: [[stem, layer1], [layer2], [layer3], [layer4]], epochs: 24}
+student:
+  arch: resnet3d
+  width: 16
+  blocks: [1, 1, 1, 1]
+  substages: [[stem, layer1], [layer2], [layer3], [layer4]]
+  epochs: 24
 distill:
   phases:
     grow: {substages: one_by_one, epochs: 1, losses: {gaussian_w2: 1.0}}
