@@ -67,8 +67,8 @@ class OutputsArch(Architecture):
     @classmethod
     def put_digest(cls, values: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str, str]:
         name = values.get("outputs")
-        if isinstance(name, str) and name and Path(name).suffix.lower() not in (".csv", ".parquet"):
-            return "outputs", f"{name} is neither a .csv nor a .parquet file", "write the outputs as one of the two"
+        if isinstance(name, str) and name and Path(name).suffix.lower() not in (".csv", ".parquet", ".safetensors"):
+            return "outputs", f"{name} is no .csv, .parquet or .safetensors file", "write the outputs as one of these"
         return put_file_digest(values, "outputs", "a file", root, digest_of)
 
 
