@@ -18,7 +18,8 @@ PAGES = [REPO / "README.md", REPO / "CHANGELOG.md", *sorted({*(REPO / "docs").rg
 WORDS = {
     *("hop", "substage", "block", "phase", "guide", "teacher", "assistant", "student", "control", "adapter", "view"),
     *("stage", "input", "role", "cell", "grid", "recipe", "key", "lock", "lease", "store", "artifact", "manifest"),
-    *("share", "sink", "rank", "worker", "launcher", "run", "cut", "pair", "clip", "address", "jobs", "ready-queue"),
+    *("kept outputs", "share", "sink", "rank", "worker", "launcher", "run", "cut", "pair", "clip", "address", "jobs"),
+    "ready-queue",
 }
 CODE = sorted((REPO / "stagedkd").rglob("*.py"))
 

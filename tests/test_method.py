@@ -30,7 +30,7 @@ from stagedkd.train.adapters import FeatureAdapters, FeaturePair, Fusion, pair_w
 from stagedkd.train.compute import hop_flops, train_flops
 from stagedkd.train.correlation import Probe
 from stagedkd.train.feature_terms import one_to_one
-from stagedkd.train.guides import LiveGuide, kept_guides
+from stagedkd.train.guides import LiveGuide, drawn_guides
 from stagedkd.train.loop import fit
 from stagedkd.train.phases import plan_forward
 from stagedkd.train.schedule import loss_weight, ramp
@@ -301,12 +301,12 @@ def test_stopping_and_going_on_changes_no_bit_under_any_pairing(tmp_path: Path, 
 
 @given(st.integers(1, 5), st.floats(0, 0.99), st.integers(0, 10_000))
 def test_some_guide_always_speaks(count: int, drop: float, step: int) -> None:
-    kept = kept_guides(drop, count, 7, step)
+    kept = drawn_guides(drop, count, 7, step)
     assert kept and kept <= set(range(count)) and (drop or len(kept) == count)
 
 
 def test_guides_are_dropped_as_often_as_asked() -> None:
-    often = np.mean([[i in kept_guides(0.25, 3, 0, step) for i in range(3)] for step in range(4000)], axis=0)
+    often = np.mean([[i in drawn_guides(0.25, 3, 0, step) for i in range(3)] for step in range(4000)], axis=0)
     assert np.allclose(often, 0.75 + 0.25**3 / 3, atol=0.03)
 
 

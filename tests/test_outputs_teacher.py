@@ -212,7 +212,7 @@ def test_what_outputs_cannot_do_is_refused_at_its_place(outside: Path) -> None:
         "a student cannot start from the weights of a teacher that is outputs from a file"
     )
     assert problem("teacher.outputs=none.csv")[0] == "none.csv is not a file in the project"
-    assert problem("teacher.outputs=soft.txt")[0] == "soft.txt is neither a .csv nor a .parquet file"
+    assert problem("teacher.outputs=soft.txt")[0] == "soft.txt is no .csv, .parquet or .safetensors file"
     assert "'teacher.epochs'" in problem("teacher.epochs=3")[0]
     assert problem("refine={kind: noise_model, epochs: 1}", "distill.phases.joint.losses.pseudo=1")[0] == (
         "refine trains the teacher out of fold, but outputs from a file cannot be trained"

@@ -149,7 +149,7 @@ def plan(
     as_json: AsJson = False,
     store: StoreDir = None,
     verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Show what each phase trains, freezes, runs and compares.")
+        bool, typer.Option("-v", "--verbose", help="Show what each phase trains, freezes, runs, keeps and compares.")
     ] = False,
 ) -> None:
     """List the stages of a spec, or the cells of a grid, and what the store has of them."""
@@ -174,7 +174,9 @@ def plan(
     else:
         print_lines(grid_plan_lines(plans, states))
     if verbose:
-        print_lines(phase_lines(plans))
+        from stagedkd.experiment.preflight import hop_keepings
+
+        print_lines(phase_lines(plans, hop_keepings(plans, runtime)))
     if "unlocked" in states.values():
         missing = "stagedkd.lock lacks data or weights of this spec, so some keys are not known"
         print_notes([f"{missing}; on the machine that has them, run: {experiment.origin.command('lock')}"])

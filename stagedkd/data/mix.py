@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,7 +24,8 @@ class Batch:
     If several processes do one training, each has its local clips and the labels of the whole batch. `rows_B` are the
     rows of the clips among the training clips; `posterior_BN` and `accepted_B` are the refined labels, if there are
     any; `class_weights_N` are the weights of the classes in `ce`, None if all weigh 1. In a mixed batch, the part
-    1 - `fraction` of each clip, and therefore of its label, comes from the clip at `order_B`.
+    1 - `fraction` of each clip, and therefore of its label, comes from the clip at `order_B`. `slots` (B,) say
+    where outputs for these clips in these views are kept; None if no view comes back.
     """
 
     clip_B3THW: Tensor
@@ -34,6 +36,7 @@ class Batch:
     order_B: Tensor | None = None
     fraction: float = 1.0
     class_weights_N: Tensor | None = None
+    slots: npt.NDArray[np.int64] | None = None
     _views: dict[Input | None, Tensor] = field(default_factory=dict["Input | None", Tensor], init=False, repr=False)
 
     def view(self, wanted: Input | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +13,19 @@ from stagedkd import losses
 from stagedkd.errors import DataError, Problem, SpecError, StagedkdError
 from stagedkd.losses.cells import cells_problem
 from stagedkd.models.shapes import NetworkShape, measure
-from stagedkd.plan.graph import Graph, Stage
+from stagedkd.plan.graph import Graph, Plans, Stage
 from stagedkd.plan.key import Key, digest
+from stagedkd.plan.lock import data_id
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import Cut, DistillWork, PhaseWork, TeachWork
+from stagedkd.plan.work import Cut, DistillWork, TeachWork
 from stagedkd.spec.cuts import cut_problems
-from stagedkd.spec.schema import Arch, OutputsArch, Size
+from stagedkd.spec.schema import Arch, Data, OutputsArch, Simulated, Size
 from stagedkd.spec.schema.losses.distribution import DistributionLoss
-from stagedkd.spec.schema.losses.paired import PairedLoss
+from stagedkd.stages.distill import shape_of
+from stagedkd.stages.keeping import Keeping, plan_keeping
 from stagedkd.stages.networks import build_or_refuse, fit_weights
 from stagedkd.stages.outputs import read_outputs
+from stagedkd.train.forms import pair_grids
 
 assert losses.FUNCTIONS  # imported here, so that a loss without a function fails before anything is trained
 
@@ -130,6 +134,38 @@ def _check_outputs(name: str, arch: OutputsArch, classes: Sequence[str], root: P
         raise DataError(f"stage {name}: {error.message}", hint=error.hint) from error
 
 
+def hop_keepings(plans: Plans, runtime: Runtime) -> dict[Key, Keeping]:
+    """Plan what each hop keeps on this machine, by identity, as far as its networks are known without running the
+    user's code and the lock knows the number of clips."""
+    seen: dict[str, NetworkShape] = {}
+    keepings: dict[Key, Keeping] = {}
+    for plan in plans.cells.values():
+        data = next(stage.work.data_set for stage in plan.stages if stage.work.data_set is not None)
+        for stage in plan.stages:
+            work = stage.work
+            if not isinstance(work, DistillWork) or stage.identity in keepings:
+                continue
+            clips = _clips(plan, data)
+            clips = clips if work.sees is None else min(clips, work.sees.clips_of(clips))
+            networks = [(work.arch, work.input), (work.teacher, work.teacher_input)]
+            networks += [(guide.arch, guide.input) for guide in work.guides]
+            if any(arch.user_files is not None and arch.user_files.code for arch, _ in networks):
+                continue
+            classes, root = class_count(plan), Path(runtime.root)
+            with suppress(StagedkdError, ValueError, RuntimeError):  # check names networks that cannot be built
+                shapes = [_shape(arch, work.clip.seen(view), classes, root, seen) for arch, view in networks]
+                keepings[stage.identity] = plan_keeping(work, data, clips, shapes, classes, runtime)
+    return keepings
+
+
+def _clips(plan: Graph, data: Data) -> int:
+    """The number of training clips of a simulator; of a locked data set, that of all its clips; 0 if not known."""
+    if isinstance(data, Simulated):
+        return data.train
+    entry = plan.lock.data.get(str(data_id(data)))
+    return entry.clips if entry else 0
+
+
 def class_count(plan: Graph) -> int:
     """The number of classes of the plan's data, from the simulator or the lock; 2 if neither knows it yet."""
     return len(_classes(plan)) or 2
@@ -139,6 +175,11 @@ def _classes(plan: Graph) -> tuple[str, ...]:
     """The classes of the plan's data, from the simulator or the lock; () if neither knows them yet."""
     data = next(stage.work.data_set for stage in plan.stages if stage.work.data_set is not None)
     return plan.lock.classes_of(data)
+
+
+def _shape(arch: Arch, view: tuple[int, Size], classes: int, root: Path, seen: dict[str, NetworkShape]) -> NetworkShape:
+    """As `_measure`; outputs from a file have no shape."""
+    return shape_of(arch, classes, root, view) if arch.only_teaches else _measure(arch, view, classes, root, seen)
 
 
 def _measure(
@@ -166,31 +207,14 @@ def _feature_problems(stage: Stage, work: DistillWork, student: NetworkShape, te
         if phase.losses.graft and not teacher.from_maps:
             message = f"{where}: graft cannot run the later blocks of {stage.needs['teacher']}, which has a class token"
             problems.append(Problem(message, None, "use another teacher, or a loss such as kd or hint"))
-        grids = _grids(work, phase, student, teacher)
+        grids = pair_grids(phase, work.pairing, (work.cut, work.teacher_cut), student, teacher)
         for name, loss in phase.losses.named().items():
-            compared = (
-                list(grids.items()) if isinstance(loss, DistributionLoss) and loss.compared == "projected" else []
-            )
-            for number, grid in compared[-1:] if isinstance(loss, PairedLoss) and loss.taps == "deepest" else compared:
-                assert isinstance(loss, DistributionLoss)
-                message, hint = cells_problem(grid, getattr(loss, "samples", None), loss.cells)
-                problems += [Problem(f"{where}: '{name}' on {number}: {message}", None, hint)] if message else []
+            if not isinstance(loss, DistributionLoss) or loss.compared != "projected":
+                continue
+            for pair in grids[-1:] if loss.taps == "deepest" else grids:
+                message, hint = cells_problem(pair.grid, getattr(loss, "samples", None), loss.cells)
+                problems += [Problem(f"{where}: '{name}' on {pair.name}: {message}", None, hint)] if message else []
     return problems
-
-
-def _grids(
-    work: DistillWork, phase: PhaseWork, student: NetworkShape, teacher: NetworkShape
-) -> dict[str, tuple[int, ...]]:
-    """The grids (T, H, W) on which a phase compares features, by the numbers of its pairs. All pairs of one mixture,
-    those of a teacher substage, have one grid."""
-    mixed = work.pairing == "correlation"
-    rows: dict[str, list[tuple[int, ...]]] = {}
-    for k, m in sorted(phase.pairs, key=lambda pair: pair[1] if mixed else 0):  # as the adapters make them
-        maps = student.maps[work.cut[k][-1]], teacher.maps[work.teacher_cut[m][-1]]
-        rows.setdefault(f"mixture {m + 1}" if mixed else f"pair {k + 1}-{m + 1}", []).extend(
-            shape[1:] for shape in maps
-        )
-    return {number: tuple(map(min, *shapes)) for number, shapes in rows.items()}
 
 
 def _pairs(name: str, work: DistillWork, student: NetworkShape, teacher: NetworkShape) -> list[Pair]:

@@ -12,7 +12,7 @@ from inspect import signature
 from torch import Tensor
 
 from stagedkd.losses.contrastive import CRD
-from stagedkd.losses.distribution import coral, gaussian_kl, gaussian_w2, mmd, nst, sliced_w2
+from stagedkd.losses.distribution import Gaussians, coral, gaussian_kl, gaussian_w2, gaussians, mmd, nst, sliced_w2
 from stagedkd.losses.feature import at, hint, pool_to, pool_to_common, review
 from stagedkd.losses.multilevel import mlld, ofa, sdd, wttm
 from stagedkd.losses.relation import cka, cka_distance, pkt, rkd, sp, stage_cka
@@ -27,6 +27,7 @@ from stagedkd.spec.schema.losses.whole import loss_sections
 __all__ = [
     "CRD",
     "ELR",
+    "Gaussians",
     "at",
     "ce",
     "cka",
@@ -37,6 +38,7 @@ __all__ = [
     "fixmatch",
     "gaussian_kl",
     "gaussian_w2",
+    "gaussians",
     "gce",
     "hint",
     "kd",

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ParamSpec, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Decorate a loss(student, ...) so that its floating arguments, also those in lists and tuples, arrive in at least
-    float32, and autocast is off inside."""
+def full_precision(loss: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function of features, such as a loss(student, ...), so that its floating arguments, also those in
+    lists and tuples, arrive in at least float32, and autocast is off inside."""
 
     @functools.wraps(loss)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         raised = [_to_float32(arg) for arg in args]
         device = next(_tensors(args), torch.empty(0)).device.type
         with torch.autocast(device, enabled=False):

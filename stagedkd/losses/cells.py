@@ -33,10 +33,17 @@ def cells_problem(grid: Sequence[int], samples: str | None, cells: Sequence[int]
     return "", ""
 
 
-def split_samples(
-    student_BCTHW: Tensor, teacher_BCTHW: Tensor, samples: str, cells: Sequence[int] | None
-) -> tuple[list[tuple[Tensor, Tensor]], str]:
-    """Return the parts of both maps, one for each cell, and over what each is a distribution: `positions` or `batch`.
+def resolve_samples(grid: Sequence[int], samples: str, cells: Sequence[int] | None) -> str:
+    """Return `samples` with `auto` resolved for a grid (T, H, W): positions, unless a clip, or a cell of it, has only
+    one position; then batch."""
+    if samples != "auto":
+        return samples
+    sizes = [min(b - a for a, b in _bounds(n, size)) for n, size in zip(cells or (1, 1, 1), grid, strict=True)]
+    return "positions" if prod(sizes) > 1 else "batch"
+
+
+def split_map(feat_BCTHW: Tensor, samples: str, cells: Sequence[int] | None) -> tuple[list[Tensor], str]:
+    """Return the parts of a map, one for each cell, and over what each is a distribution: `positions` or `batch`.
 
     Args:
         samples: `positions`: each clip has a distribution, whose samples are its positions. `frames`: each frame of a
@@ -48,26 +55,28 @@ def split_samples(
     Raises:
         ValueError: there are more cells than positions, or frames have cells in time.
     """
-    grid = list(student_BCTHW.shape[2:])
     if samples == "frames":
         if cells is not None and cells[0] != 1:
             raise ValueError(f"cells {list(cells)}: under samples: frames each frame stands alone, so use 1 in time")
-        student_BCTHW, teacher_BCTHW = (
-            f.transpose(1, 2).flatten(0, 1)[:, :, None] for f in (student_BCTHW, teacher_BCTHW)
-        )
-        samples, grid = "positions", [1, *grid[1:]]
+        feat_BCTHW, samples = feat_BCTHW.transpose(1, 2).flatten(0, 1)[:, :, None], "positions"
+    grid = list(feat_BCTHW.shape[2:])
     message, hint = cells_problem(grid, None, cells)
     if message:
         raise ValueError(f"{message}: {hint}")
+    samples = resolve_samples(grid, samples, cells)
     if cells is None:
-        parts = [(student_BCTHW, teacher_BCTHW)]
-    else:
-        slices = [[slice(a, b) for a, b in _bounds(n, size)] for n, size in zip(cells, grid, strict=True)]
-        at = [(..., *cell) for cell in product(*slices)]
-        parts = [(student_BCTHW[cell], teacher_BCTHW[cell]) for cell in at]
-    if samples == "auto":
-        samples = "positions" if min(student[0, 0].numel() for student, _ in parts) > 1 else "batch"
-    return parts, samples
+        return [feat_BCTHW], samples
+    slices = [[slice(a, b) for a, b in _bounds(n, size)] for n, size in zip(cells, grid, strict=True)]
+    return [feat_BCTHW[(..., *cell)] for cell in product(*slices)], samples
+
+
+def split_samples(
+    student_BCTHW: Tensor, teacher_BCTHW: Tensor, samples: str, cells: Sequence[int] | None
+) -> tuple[list[tuple[Tensor, Tensor]], str]:
+    """Return the parts of both maps, which have one grid, as `split_map` does."""
+    student, over = split_map(student_BCTHW, samples, cells)
+    teacher, _ = split_map(teacher_BCTHW, samples, cells)
+    return list(zip(student, teacher, strict=True)), over
 
 
 def mean_of(values: Sequence[Tensor]) -> Tensor:

@@ -5,7 +5,8 @@ Shape legend: B clips, C channels, T frames, H, W positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
@@ -13,17 +14,38 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stagedkd.losses._precision import full_precision, require_equal_shapes
-from stagedkd.losses.cells import mean_of, split_samples, teacher_variance
+from stagedkd.losses.cells import mean_of, split_map, split_samples, teacher_variance
 
 Samples: TypeAlias = Literal["auto", "positions", "frames", "batch"]
 EPSILON = 1e-5
 MIN_VARIANCE = 1e-4  # of gaussian_kl
 
 
+@dataclass(frozen=True)
+class Gaussians:
+    """Diagonal Gaussians of the channels of a map: for each cell, means and biased variances (K, C). K is the number of
+    clips, or of frames of all clips, or 1."""
+
+    cells: tuple[tuple[Tensor, Tensor], ...]
+
+
+@full_precision
+def gaussians(feat_BCTHW: Tensor, samples: str, cells: Sequence[int] | None) -> Gaussians:
+    """Return the Gaussians of a map.
+
+    Args:
+        samples, cells: of what each Gaussian is, see `split_map`; `batch`: one over all clips and positions.
+    Raises:
+        ValueError: there is only one sample, which has no variance, or cells do not fit the grid.
+    """
+    parts, over = split_map(feat_BCTHW, samples, cells)
+    return Gaussians(tuple(_moments(part, _axes(part, over)) for part in parts))
+
+
 @full_precision
 def gaussian_w2(
     student_BCTHW: Tensor,
-    teacher_BCTHW: Tensor,
+    teacher: Tensor | Gaussians,
     *,
     gamma: float = 1.0,
     samples: Samples = "auto",
@@ -36,27 +58,34 @@ def gaussian_w2(
     biased variance; the mean over clips (or frames) and cells. The teacher gets no gradient.
 
     Args:
+        teacher: its map (B, C, T, H, W), or the `gaussians` of its map, by the same samples and cells.
         gamma: weight of the means; 1 is the closed form; WKD-F uses 2.
-        samples, cells: of what each Gaussian is, see `split_samples`; `batch`: one over all clips and positions.
-        scale: teacher_variance divides by the sum of the channels' variances, C * `teacher_variance` (ours).
+        samples, cells: as in `gaussians`.
+        scale: teacher_variance divides by the sum of the channels' variances, C * `teacher_variance` (ours); it needs
+            the teacher's map.
     Raises:
         ValueError: shapes differ, there is only one sample, which has no variance, or cells do not fit the grid.
     """
-    require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
-    teacher_BCTHW = teacher_BCTHW.detach()
-    parts, over = split_samples(student_BCTHW, teacher_BCTHW, samples, cells)
-    distance = mean_of([_gaussian_w2(student, teacher, gamma, over) for student, teacher in parts])
+    distances: list[Tensor] = []
+    for (mean_s, var_s), (mean_t, var_t) in _gaussian_pairs(student_BCTHW, teacher, samples, cells):
+        deviation_s, deviation_t = (var_s + EPSILON).sqrt(), (var_t + EPSILON).sqrt()
+        distance = gamma * (mean_s - mean_t).square() + (deviation_s - deviation_t).square()
+        distances.append(distance.sum(-1).mean())
     if scale is None:
-        return distance
-    return distance / (student_BCTHW.shape[1] * teacher_variance(teacher_BCTHW))
+        return mean_of(distances)
+    if isinstance(teacher, Gaussians):
+        raise ValueError("scale: teacher_variance needs the teacher's map, not its Gaussians")
+    return mean_of(distances) / (student_BCTHW.shape[1] * teacher_variance(teacher))
 
 
-def _gaussian_w2(student_BCTHW: Tensor, teacher_BCTHW: Tensor, gamma: float, samples: str) -> Tensor:
-    axes = _axes(student_BCTHW, samples)
-    mean_s, deviation_s = _moments(student_BCTHW, axes)
-    mean_t, deviation_t = _moments(teacher_BCTHW, axes)
-    distance = gamma * (mean_s - mean_t).square() + (deviation_s - deviation_t).square()
-    return distance.sum(-1).mean()
+def _gaussian_pairs(
+    student_BCTHW: Tensor, teacher: Tensor | Gaussians, samples: str, cells: Sequence[int] | None
+) -> Iterator[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
+    """Yield the Gaussians of both networks, cell by cell."""
+    if isinstance(teacher, Tensor):
+        require_equal_shapes(student_BCTHW, teacher, "project the channels and pool to a common grid first")
+        teacher = gaussians(teacher.detach(), samples, cells)
+    return zip(gaussians(student_BCTHW, samples, cells).cells, teacher.cells, strict=True)
 
 
 def _axes(feat_BCTHW: Tensor, samples: str) -> tuple[int, ...]:
@@ -70,14 +99,14 @@ def _axes(feat_BCTHW: Tensor, samples: str) -> tuple[int, ...]:
 
 
 def _moments(feat_BCTHW: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation over the axes."""
-    return feat_BCTHW.mean(axes), (feat_BCTHW.var(axes, correction=0) + EPSILON).sqrt()
+    """Return means and biased variances over the axes."""
+    return feat_BCTHW.mean(axes), feat_BCTHW.var(axes, correction=0)
 
 
 @full_precision
 def gaussian_kl(
     student_BCTHW: Tensor,
-    teacher_BCTHW: Tensor,
+    teacher: Tensor | Gaussians,
     *,
     samples: Samples = "auto",
     cells: Sequence[int] | None = None,
@@ -90,17 +119,12 @@ def gaussian_kl(
     Raises:
         ValueError: shapes differ, there is only one sample, or cells do not fit the grid.
     """
-    require_equal_shapes(student_BCTHW, teacher_BCTHW, "project the channels and pool to a common grid first")
-    parts, over = split_samples(student_BCTHW, teacher_BCTHW.detach(), samples, cells)
-    return mean_of([_gaussian_kl(student, teacher, over) for student, teacher in parts])
-
-
-def _gaussian_kl(student_BCTHW: Tensor, teacher_BCTHW: Tensor, samples: str) -> Tensor:
-    axes = _axes(student_BCTHW, samples)
-    mean_s, var_s = student_BCTHW.mean(axes), student_BCTHW.var(axes, correction=0).clamp_min(MIN_VARIANCE)
-    mean_t, var_t = teacher_BCTHW.mean(axes), teacher_BCTHW.var(axes, correction=0).clamp_min(MIN_VARIANCE)
-    divergence = 0.5 * ((var_s / var_t).log() + (var_t + (mean_t - mean_s).square()) / var_s - 1)
-    return divergence.sum(-1).mean()
+    divergences: list[Tensor] = []
+    for (mean_s, var_s), (mean_t, var_t) in _gaussian_pairs(student_BCTHW, teacher, samples, cells):
+        var_s, var_t = var_s.clamp_min(MIN_VARIANCE), var_t.clamp_min(MIN_VARIANCE)
+        divergence = 0.5 * ((var_s / var_t).log() + (var_t + (mean_t - mean_s).square()) / var_s - 1)
+        divergences.append(divergence.sum(-1).mean())
+    return mean_of(divergences)
 
 
 @full_precision

@@ -76,7 +76,12 @@ class Network(nn.Module):
         return state
 
     def run(
-        self, clip_BCTHW: Tensor, upto: str | None = None, taps: Sequence[str] = (), head: bool = True
+        self,
+        clip_BCTHW: Tensor,
+        upto: str | None = None,
+        taps: Sequence[str] = (),
+        head: bool = True,
+        after: str | None = None,
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Run the network only as far as needed.
 
@@ -84,24 +89,25 @@ class Network(nn.Module):
             clip_BCTHW: normalised float clips.
             upto: run at least to this block. taps: blocks whose feature maps are returned; `EMBEDDING` returns the
                 pooled feature in front of the head, (B, C, 1, 1, 1); `POSITIONS`, with `head`: also the logits of every
-                position of the last map, as a map. head: compute logits.
+                position of the last map, as a map. head: compute logits. after: run only the blocks behind this one, on
+                its map in the place of the clips.
         Returns:
             feature maps (B, C, T, H, W) by tap, and logits (B, N) or None.
         Raises:
             ValueError: the network cannot take clips of this size, a block is unknown, or positions have no logits.
         """
         names = self.blocks
-        needed = [*(tap for tap in taps if tap not in (EMBEDDING, POSITIONS)), *([upto] if upto else [])]
+        needed = [tap for tap in (*taps, upto, after) if tap not in (EMBEDDING, POSITIONS, None)]
         unknown = [name for name in needed if name not in names]
         if unknown:
             raise ValueError(f"no block '{unknown[0]}'; the blocks are {', '.join(names)}")
-        problem = self.anatomy.input_problem((clip_BCTHW.shape[2], clip_BCTHW.shape[3], clip_BCTHW.shape[4]))
-        if problem:
+        if after is None and (problem := self.anatomy.input_problem(_grid(clip_BCTHW))):
             raise ValueError(problem)
         whole = head or EMBEDDING in taps
         last = len(names) - 1 if whole else max((names.index(name) for name in needed), default=-1)
-        state, maps = clip_BCTHW, dict[str, Tensor]()
-        for name in names[: last + 1]:
+        state = clip_BCTHW if after is None else self._state_after(clip_BCTHW)
+        maps: dict[str, Tensor] = {}
+        for name in names[0 if after is None else names.index(after) + 1 : last + 1]:
             state = self.block(name, state)
             if name in taps:
                 maps[name] = self.anatomy.to_map(state)
@@ -124,20 +130,25 @@ class Network(nn.Module):
         Raises:
             ValueError: the network cannot run from a map (`anatomy.from_map`), or the block is unknown.
         """
+        logits = self.run(feat_BCTHW, after=after)[1]
+        assert logits is not None
+        return logits
+
+    def _state_after(self, feat_BCTHW: Tensor) -> State:
+        """Return the state that a map stands for. Raises ValueError: a map does not hold the whole state."""
         if self.anatomy.from_map is None:
             raise ValueError("this network cannot run from a feature map, which lacks its class token")
-        if after not in self.blocks:
-            raise ValueError(f"no block '{after}'; the blocks are {', '.join(self.blocks)}")
-        state = self.anatomy.from_map(feat_BCTHW)
-        for name in self.blocks[self.blocks.index(after) + 1 :]:
-            state = self.block(name, state)
-        return self.anatomy.finish(self.net, state)
+        return self.anatomy.from_map(feat_BCTHW)
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
         """Return logits (B, N)."""
         logits = self.run(clip_BCTHW)[1]
         assert logits is not None
         return logits
+
+
+def _grid(feat_BCTHW: Tensor) -> tuple[int, int, int]:
+    return feat_BCTHW.shape[2], feat_BCTHW.shape[3], feat_BCTHW.shape[4]
 
 
 def linear_positions(net: nn.Module, state_BCTHW: Tensor) -> Tensor:

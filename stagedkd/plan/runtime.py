@@ -31,6 +31,8 @@ class Runtime(Section):
             many as the CPUs have room for and the plan has work for, on the CPU; with `threads: 0`, and elsewhere, one.
         workers: threads that decode videos; 0 means two.
         compile: whether networks are compiled with torch.compile.
+        cache_teacher: whether the outputs of frozen networks are kept where views come back, so that these networks do
+            not run again: auto, where there is room; off, never. Both give the same bits.
         checkpoint_seconds: the shortest training time between two checkpoints. Checkpoints are written at the end of an
             epoch.
         loss_every: the losses are read from the device after so many steps. A larger number lets a GPU run on without
@@ -40,7 +42,7 @@ class Runtime(Section):
         data_dir: the folder of the data sets.
         store: the folder of the artifacts.
         results: the folder of the reports.
-        cache: the folder of decoded clips.
+        cache: the folder of decoded clips and of kept outputs.
         cluster: the file that describes the workers of `--engine parsl`; "" means one worker for each GPU of this
             machine.
         root: the project's folder.
@@ -52,6 +54,7 @@ class Runtime(Section):
     jobs: Annotated[Several | Auto, by_form("auto or a number")] = "auto"
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     compile: bool = False
+    cache_teacher: Literal["auto", "off"] = "auto"
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 5.0
     loss_every: Annotated[int, Field(ge=1, le=10_000)] = 1
     lease_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0

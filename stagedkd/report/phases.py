@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from stagedkd.plan.graph import Plans, Stage
+from stagedkd.plan.key import Key
 from stagedkd.plan.work import Cut, DistillWork, PhaseWork, RefineWork
 from stagedkd.spec.describe import written
 from stagedkd.spec.pairing import graft_pairs
 from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, Loss
 from stagedkd.train.schedule import phase_rates
 
+if TYPE_CHECKING:
+    from stagedkd.stages.keeping import Keeping
 
-def phase_lines(plans: Plans) -> Iterator[str]:
-    """Yield the phases of every unique stage that trains."""
+
+def phase_lines(plans: Plans, keepings: Mapping[Key, Keeping] | None = None) -> Iterator[str]:
+    """Yield the phases of every unique stage that trains. `keepings` says what each hop keeps, by identity."""
     for stage in plans.unique.values():
         work = stage.work
         if isinstance(work, DistillWork):
-            yield from _distill(stage, work)
+            yield from _distill(stage, work, (keepings or {}).get(stage.identity))
         elif isinstance(work, RefineWork):
             names = " and ".join(network.by for network in work.networks)
             yield from ("", f"{stage.name}: {names} trained {work.rule.folds} times, each time without one fold")
@@ -28,7 +33,7 @@ def phase_lines(plans: Plans) -> Iterator[str]:
                 yield from ("", f"{stage.name}: {_span(work.trainings, number)}, {_losses(phase)}")
 
 
-def _distill(stage: Stage, work: DistillWork) -> Iterator[str]:
+def _distill(stage: Stage, work: DistillWork, keeping: Keeping | None) -> Iterator[str]:
     guides = ", ".join(stage.needs[name] for name in work.guide_inputs)
     yield from ("", f"{stage.name} from {stage.needs['teacher']}" + (f", also guided by {guides}" if guides else ""))
     options = {
@@ -42,6 +47,8 @@ def _distill(stage: Stage, work: DistillWork) -> Iterator[str]:
     line = ", ".join(f"{name}: {value}" for name, value in options.items() if value and value != "uniform")
     if line:
         yield f"  {line}"
+    if keeping is not None and keeping.line:
+        yield f"  {keeping.line}"
     for number, phase in enumerate(work.phases):
         yield f"  {_span(work.phases, number)}"
         parts = [_substages(work.cut, phase.trained)] if phase.trained else []
@@ -59,6 +66,8 @@ def _distill(stage: Stage, work: DistillWork) -> Iterator[str]:
             grafts = graft_pairs(phase.pairs, len(work.cut), len(work.teacher_cut))
             rows = ", ".join(f"{k + 1} into {m + 1}" for k, m in grafts)
             yield f"    grafts substages {rows}, {graft.draw} in each step"
+        if keeping is not None:
+            yield from (f"    {line}" for line in keeping.phase_lines(number))
         yield f"    {_losses(phase)}"
 
 

@@ -20,6 +20,8 @@ from stagedkd.plan.work import DistillWork
 from stagedkd.spec.schema import LOGITS, Arch, Input, OutputsArch, Size
 from stagedkd.stages.clip_weights import clip_weights
 from stagedkd.stages.context import Context, Result
+from stagedkd.stages.keeping import plan_keeping
+from stagedkd.stages.kept import kept_phases
 from stagedkd.stages.networks import build_or_refuse, load_network, new_network, user_losses
 from stagedkd.stages.outputs import embedding_width, outputs_guide
 from stagedkd.stages.training import (
@@ -41,6 +43,7 @@ from stagedkd.train.exits import ResponseModules
 from stagedkd.train.feed import Feed
 from stagedkd.train.guides import Guide, LiveGuide
 from stagedkd.train.job import Job
+from stagedkd.train.kept import KeptPhase
 from stagedkd.train.loop import fit
 from stagedkd.train.ranks import refuse_batch_statistics
 from stagedkd.train.step import DistillOptions
@@ -65,13 +68,15 @@ def distill(context: Context, work: DistillWork) -> Result:
     width = embedding_width(context.inputs["teacher"]) if teacher is None else shapes[1].width
     extra["train_flops"] = hop_flops(work, shapes, len(feed.clip_ids))
     probe = _probe(work, feed, teacher)
+    guides = _guides(context, work, networks, feed, device)
     job = Job(
         student=on_device(student, device),
         input=work.input,
         phases=work.phases,
         feed=feed,
         execution=execution_of(context, device, context.workspace.scratch),
-        guides=_guides(context, work, networks, feed, device),
+        guides=guides,
+        kept=_kept(context, work, guides, feed, shapes, len(classes), device),
         adapters=_adapters(work, shapes[0], shapes[1], width, len(feed.clip_ids), len(classes), student).to(device),
         cut=work.cut,
         teacher_cut=work.teacher_cut,
@@ -136,6 +141,24 @@ def _guides(
         run_from = torch.compile(network.run_from) if context.runtime.compile else network.run_from
         guides.append(LiveGuide(run, network_input, weight, ranks, run_from))
     return tuple(guides)
+
+
+def _kept(
+    context: Context,
+    work: DistillWork,
+    guides: Sequence[Guide],
+    feed: Feed,
+    shapes: Sequence[NetworkShape],
+    classes: int,
+    device: torch.device,
+) -> tuple[KeptPhase, ...]:
+    """Plan what the hop keeps of its frozen networks, say so, and set it up."""
+    data = context.inputs["data"].manifest.work.data_set
+    assert data is not None
+    keeping = plan_keeping(work, data, len(feed.clip_ids), shapes, classes, context.runtime)
+    if keeping.line:
+        context.listener.note(f"{context.stage.name}: {keeping.line}")
+    return kept_phases(context, work, keeping, guides, feed, shapes[1:], device)
 
 
 def _adapters(

@@ -75,6 +75,10 @@ def _columns(path: Path) -> tuple[dict[str, list[Any]], int]:
     try:
         if path.suffix.lower() == ".parquet":
             return read_table(path), 1
+        if path.suffix.lower() == ".safetensors":
+            tensors = load_file(path)
+            known = tensors.pop("sums", np.ones(len(tensors["clip"]))) != 0  # rows of a kept file that are filled
+            return {name: values[known].tolist() for name, values in tensors.items()}, 1
         with path.open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.reader(stream))
     except FileNotFoundError:

@@ -24,6 +24,7 @@ from stagedkd.spec.labelled import uses_labels
 from stagedkd.spec.schema import Arch, Input, Sees
 from stagedkd.stages.clips import open_source, workers
 from stagedkd.stages.context import Context, Result
+from stagedkd.stages.keeping import kept_views
 from stagedkd.stages.networks import device_of, save_network
 from stagedkd.stages.provenance import (
     ENVIRONMENTS,
@@ -74,6 +75,7 @@ def execution_of(context: Context, device: torch.device, scratch: Path) -> Execu
         loss_every=context.runtime.loss_every,
         interrupted=context.stop.get,
         on_step=context.listener.step,
+        note=lambda text: context.listener.note(f"{context.stage.name}: {text}"),
         ranks=ranks_of(context, device),
     )
 
@@ -176,9 +178,20 @@ def feed_of(
             hint = "raise sees or labels.clean, or draw another part by labels.seed"
             raise DataError(f"none of the {len(rows)} training clips that the network sees has a label", hint=hint)
     source = open_source(context, context.inputs["data"], work.clip, device)
-    views, threads, classes = work.clip.views, workers(context.runtime), classes_of(context)
+    data = context.inputs["data"].manifest.work.data_set
+    assert data is not None
     return Feed(
-        source, clip_ids, given_labels, work.augment, order_seed(work.seed), views, threads, refined, classes, alone
+        source,
+        clip_ids,
+        given_labels,
+        work.augment,
+        order_seed(work.seed),
+        work.clip.views,
+        workers(context.runtime),
+        refined,
+        classes_of(context),
+        alone,
+        kept_views(data, work) if context.ranks == 1 else None,
     )
 
 

@@ -19,8 +19,9 @@ from stagedkd import losses
 from stagedkd.losses import pool_to
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.pairing import graft_pairs
-from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, PROJECTED
+from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, PROJECTED, Loss
 from stagedkd.train.exits import ResponseModules
+from stagedkd.train.maps import TeacherMap, grid_of, on_grid
 from stagedkd.train.mixture import Shares, mixture_shares
 
 EMBEDDED_NAME = "embedding"  # of the modules on the pooled features in front of the heads
@@ -31,7 +32,7 @@ PairWeights: TypeAlias = Literal["uniform", "trust", "deficit"]
 
 @dataclass(frozen=True)
 class FeaturePair:
-    """Two feature maps on one grid, (B, C, T, H, W).
+    """Two feature maps on one grid, (B, C, T, H, W); of the teacher's map perhaps only what was kept.
 
     `student` has the student's channels, unless the pairing (correlation, review) has already given it the teacher's.
     `projected` has the teacher's channels; None if no loss needs it. `rho` is the measured correlation of the pair;
@@ -40,8 +41,12 @@ class FeaturePair:
 
     student: Tensor
     projected: Tensor | None
-    teacher: Tensor
+    teacher: TeacherMap
     rho: Tensor | None
+
+    def teacher_for(self, loss: Loss) -> Tensor | losses.Gaussians:
+        """The teacher's part of the pair as a loss compares it."""
+        return self.teacher if isinstance(self.teacher, Tensor) else self.teacher.gaussians(loss)
 
 
 class FeatureAdapters(nn.Module):
@@ -127,7 +132,7 @@ class FeatureAdapters(nn.Module):
         return self.projectors[EMBEDDED_NAME](student_BC111)
 
     def make_pairs(
-        self, phase: PhaseWork, student: Mapping[int, Tensor], teacher: Mapping[int, Tensor], rho_KM: Tensor | None
+        self, phase: PhaseWork, student: Mapping[int, Tensor], teacher: Mapping[int, TeacherMap], rho_KM: Tensor | None
     ) -> list[FeaturePair]:
         """Make the pairs of a phase.
 
@@ -153,30 +158,30 @@ class FeatureAdapters(nn.Module):
         k: int,
         m: int,
         student: Mapping[int, Tensor],
-        teacher: Mapping[int, Tensor],
+        teacher: Mapping[int, TeacherMap],
         rho_KM: Tensor | None,
     ) -> FeaturePair:
-        student_map, teacher_map = losses.pool_to_common(student[k], teacher[m])
+        student_map, teacher_map = _on_common_grid(student[k], teacher[m])
         projected = self.projectors[_name(k, m)](student_map) if _projects(self.pairing, phase) else None
         return FeaturePair(student_map, projected, teacher_map, None if rho_KM is None else rho_KM[k, m])
 
     def _mixture(
-        self, shares: Shares, m: int, student: Mapping[int, Tensor], teacher: Mapping[int, Tensor], rho_KM: Tensor
+        self, shares: Shares, m: int, student: Mapping[int, Tensor], teacher: Mapping[int, TeacherMap], rho_KM: Tensor
     ) -> FeaturePair:
         """Mix the student's maps for one teacher map: sum_k A[m, k] proj(F_k), by the shares A of `mixture_shares`."""
-        maps = [*(student[k] for k in shares), teacher[m]]
-        grid = [min(sizes) for sizes in zip(*(list(f.shape[2:]) for f in maps), strict=True)]
+        grids = [*(tuple(student[k].shape[2:]) for k in shares), grid_of(teacher[m])]
+        grid = [min(sizes) for sizes in zip(*grids, strict=True)]
         mixed = torch.stack(
             [share * self.projectors[_name(k, m)](pool_to(student[k], grid)) for k, share in shares.items()]
         ).sum(0)
         rho = torch.stack([share * rho_KM[k, m] for k, share in shares.items()]).sum()
-        return FeaturePair(mixed, mixed, pool_to(teacher[m], grid), rho)
+        return FeaturePair(mixed, mixed, on_grid(teacher[m], grid), rho)
 
     def _reviewed(
         self,
         pairs: Sequence[tuple[int, int]],
         student: Mapping[int, Tensor],
-        teacher: Mapping[int, Tensor],
+        teacher: Mapping[int, TeacherMap],
         rho_KM: Tensor | None,
     ) -> list[FeaturePair]:
         """Fuse from deep to shallow, each map with the features of the deeper ones."""
@@ -184,7 +189,7 @@ class FeatureAdapters(nn.Module):
         deeper: Tensor | None = None
         for k, m in reversed(pairs):
             fused, deeper = self.fusions[_name(k, m)](student[k], deeper)
-            student_map, teacher_map = losses.pool_to_common(fused, teacher[m])
+            student_map, teacher_map = _on_common_grid(fused, teacher[m])
             rho = None if rho_KM is None else rho_KM[k, m]
             reviewed.append(FeaturePair(student_map, student_map, teacher_map, rho))
         return reviewed[::-1]
@@ -208,6 +213,12 @@ class Fusion(nn.Module):
             weights_B2THW = self.attention(torch.cat([fused, deeper], 1))
             fused = fused * weights_B2THW[:, :1] + deeper * weights_B2THW[:, 1:]
         return self.leave(fused), fused
+
+
+def _on_common_grid(student_BCTHW: Tensor, teacher: TeacherMap) -> tuple[Tensor, TeacherMap]:
+    """Average both maps down to the element-wise minimum of their grids (T, H, W)."""
+    grid = [min(a, b) for a, b in zip(student_BCTHW.shape[2:], grid_of(teacher), strict=True)]
+    return pool_to(student_BCTHW, grid), on_grid(teacher, grid)
 
 
 def pair_weights(pairs: Sequence[FeaturePair], kind: PairWeights) -> list[Tensor | float]:

@@ -17,6 +17,7 @@ from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, PAIRED
 from stagedkd.spec.schema.losses.paired import PairedLoss
 from stagedkd.train.adapters import FeaturePair, pair_weights
+from stagedkd.train.maps import TeacherMap, whole_map
 from stagedkd.train.phases import ForwardPlan
 from stagedkd.train.schedule import ramp
 from stagedkd.train.step import StepInfo, StepModels, loss_function
@@ -27,11 +28,12 @@ def feature_losses(
     phase: PhaseWork,
     plan: ForwardPlan,
     student_maps: Mapping[str, Tensor],
-    teacher_maps: Mapping[str, Tensor],
+    teacher_maps: Mapping[str, TeacherMap],
     batch: Batch,
     info: StepInfo,
 ) -> dict[str, Tensor]:
-    """Compute the losses of a phase on features but for `graft`, of feature maps (B, C, T, H, W) by tap."""
+    """Compute the losses of a phase on features but for `graft`, of feature maps (B, C, T, H, W) by tap;
+    of the teacher's, what was kept will do."""
     parts = _embedding_losses(models, phase, student_maps, teacher_maps, batch)
     if not phase.losses.comparing(FEATURES - GRAFT):
         return parts
@@ -41,7 +43,7 @@ def feature_losses(
     parts |= _pair_losses(models, phase, pairs, batch, info)
     if phase.losses.stage_cka:
         rows = one_to_one(phase.pairs, info.rho_KM)
-        maps = [student[k] for k, _ in rows], [teacher[m] for _, m in rows]
+        maps = [student[k] for k, _ in rows], [whole_map(teacher[m]) for _, m in rows]
         parts["stage_cka"] = losses.stage_cka(*maps, **phase.losses.stage_cka.params)
     return parts
 
@@ -72,13 +74,13 @@ def _pair_losses(
         for pair, weight in chosen:
             student = pair.projected if loss.compared == "projected" else pair.student
             assert student is not None
-            weighted.append(weight * function(student, pair.teacher))
+            weighted.append(weight * function(student, pair.teacher_for(loss)))
         summed = isinstance(loss, PairedLoss) and loss.reduce == "sum"
         parts[name] = torch.stack(weighted).sum() if summed else torch.stack(weighted).mean()
     if phase.losses.crd and phase.losses.crd.compared not in EMBEDDED:
         assert batch.rows_B is not None
-        deepest = pairs[-1]
-        parts["crd"] = models.adapters.contrast(phase)(deepest.student, deepest.teacher, batch.rows_B)
+        student, teacher = pairs[-1].student, pairs[-1].teacher_for(phase.losses.crd)
+        parts["crd"] = models.adapters.contrast(phase)(student, teacher, batch.rows_B)
     return parts
 
 
@@ -86,13 +88,14 @@ def _embedding_losses(
     models: StepModels,
     phase: PhaseWork,
     student_maps: Mapping[str, Tensor],
-    teacher_maps: Mapping[str, Tensor],
+    teacher_maps: Mapping[str, TeacherMap],
     batch: Batch,
 ) -> dict[str, Tensor]:
     """The losses on the pooled features in front of the heads, (B, C, 1, 1, 1)."""
     parts: dict[str, Tensor] = {}
     for name in sorted(phase.losses.comparing(EMBEDDED)):
         loss, student, teacher = phase.losses.named()[name], student_maps[EMBEDDING], teacher_maps[EMBEDDING]
+        assert isinstance(teacher, Tensor)
         if name == "crd":
             assert batch.rows_B is not None
             parts[name] = models.adapters.contrast(phase)(student, teacher, batch.rows_B)

@@ -32,14 +32,15 @@ ALONE = Ranks()
 
 @dataclass(frozen=True)
 class Picked:
-    """The clips of a step: their rows among the training clips, their ids, views and labels, and the epoch in which the
-    step begins."""
+    """The clips of a step: their rows among the training clips, their ids, views and labels, the epoch in which the
+    step begins, and how often each clip has come before."""
 
     rows: npt.NDArray[np.int64]
     clip_ids: list[int]
     views: list[View]
     labels: npt.NDArray[np.int64]
     epoch: int
+    turns: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Feed:
     `labels` are the given labels (-1: none). `seed` draws the order of the clips and their views; `view_count` is the
     number of views of a clip (None: unlimited). `workers` is the number of threads that load ahead. `classes` are the
     names of the classes, which class weights need. `alone` are the losses that need labelled clips alone.
+    `kept_views` is the number of views for which outputs of networks can be kept; None: no view comes back.
     """
 
     source: ClipSource
@@ -70,6 +72,7 @@ class Feed:
     classes: tuple[str, ...] = ()
     alone: frozenset[str] = frozenset({"ce"})
     passes: Passes = field(default_factory=Passes, compare=False, repr=False)
+    kept_views: int | None = None
 
     @cached_property
     def all_rows(self) -> npt.NDArray[np.int64]:
@@ -90,6 +93,11 @@ class Feed:
     def members(self) -> dict[int, npt.NDArray[np.int64]]:
         """The rows of the labelled clips, by class."""
         return by_class(self.labelled_rows, self.labels[self.labelled_rows])
+
+    @property
+    def slots(self) -> int:
+        """The number of slots: one for each clip and view."""
+        return len(self.clip_ids) * (self.kept_views or 0)
 
     def steps(self, phase: PhaseWork) -> int:
         """The number of steps of an epoch: ceil(training clips / batch), whichever clips the losses use."""
@@ -121,7 +129,7 @@ class Feed:
             self.source.train_view(clip, self.augment, self.seed, self._epoch(phase_index, turn))
             for clip, turn in zip(clip_ids, turns.tolist(), strict=True)
         ]
-        return Picked(rows, clip_ids, views, self.labels[rows], self._epoch(phase_index, int(turns[0])))
+        return Picked(rows, clip_ids, views, self.labels[rows], self._epoch(phase_index, int(turns[0])), turns)
 
     def _labelled(
         self, phase: PhaseWork, phase_index: int, places: npt.NDArray[np.int64]
@@ -157,6 +165,8 @@ class Feed:
         clip = self.source.finish(picked.clip_ids[local], picked.views[local], loaded)
         labels_B = torch.from_numpy(picked.labels).to(device, non_blocking=True)
         batch = Batch(clip, labels_B, torch.from_numpy(picked.rows).to(device, non_blocking=True))
+        if self.kept_views is not None:
+            batch = replace(batch, slots=picked.rows * self.kept_views + picked.turns % self.kept_views)
         if self.refined is not None:
             posteriors, accepted = self.refined.posteriors[picked.rows], self.refined.accepted[picked.rows]
             batch = replace(

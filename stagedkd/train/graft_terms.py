@@ -17,6 +17,7 @@ from stagedkd.errors import TrainingError
 from stagedkd.losses.cells import mean_of
 from stagedkd.plan.work import PhaseWork
 from stagedkd.train.guides import LiveGuide
+from stagedkd.train.maps import TeacherMap, grid_of
 from stagedkd.train.phases import ForwardPlan
 from stagedkd.train.step import StepInfo, StepModels
 
@@ -26,7 +27,7 @@ def graft_loss(
     phase: PhaseWork,
     plan: ForwardPlan,
     student_maps: Mapping[str, Tensor],
-    teacher_maps: Mapping[str, Tensor],
+    teacher_maps: Mapping[str, TeacherMap],
     teacher_BN: Tensor,
     info: StepInfo,
 ) -> Tensor:
@@ -52,7 +53,7 @@ def graft_loss(
     values: list[Tensor] = []
     for k, m in pairs:
         block = plan.teacher_taps[m]
-        grid = teacher_maps[block].shape[2:]
+        grid = grid_of(teacher_maps[block])
         grafted_BCTHW = models.adapters.grafted(k, m, student_maps[plan.student_taps[k]], grid)
         values.append(losses.kd(guide.run_from(grafted_BCTHW, block), teacher_BN, **graft.params))
     return mean_of(values)

@@ -1,4 +1,4 @@
-"""Guides: what teaches the student in a hop. A live network is one kind; cached outputs or a file can be others.
+"""Guides: what teaches the student in a hop: a live network, the kept outputs of one (train/kept.py), or a table.
 
 Shape legend: B clips of the whole batch, C channels, T frames, H, W positions, N classes.
 """
@@ -17,6 +17,7 @@ from stagedkd.data.draws import Stream, uniform
 from stagedkd.data.mix import Batch
 from stagedkd.models.network import EMBEDDING
 from stagedkd.spec.schema import Input
+from stagedkd.train.maps import TeacherMap
 from stagedkd.train.ranks import Ranks
 
 Forward: TypeAlias = Callable[..., tuple[dict[str, Tensor], Tensor | None]]  # `Network.run`, compiled or not
@@ -25,15 +26,15 @@ ForwardFrom: TypeAlias = Callable[[Tensor, str], Tensor]  # `Network.run_from`, 
 
 @dataclass(frozen=True)
 class GuideOutputs:
-    """The outputs of a guide for the whole batch, without gradients: feature maps (B, C, T, H, W) by block name, and
-    logits (B, N) or None."""
+    """The outputs of a guide for the whole batch, without gradients: feature maps (B, C, T, H, W) by block name, or
+    what was kept of them, and logits (B, N) or None."""
 
-    maps: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    maps: Mapping[str, TeacherMap] = field(default_factory=dict[str, TeacherMap])
     logits: Tensor | None = None
 
     def shuffled(self) -> GuideOutputs:
         """Give each clip the outputs of the previous clip of the batch."""
-        maps = {name: feat_BCTHW.roll(1, 0) for name, feat_BCTHW in self.maps.items()}
+        maps = {name: m.roll(1, 0) if isinstance(m, Tensor) else m.shuffled() for name, m in self.maps.items()}
         return GuideOutputs(maps, None if self.logits is None else self.logits.roll(1, 0))
 
 
@@ -106,11 +107,11 @@ def _mixed(values_BN: Tensor, order_B: Tensor, fraction: float) -> Tensor:
     return fraction * values_BN + (1 - fraction) * values_BN[order_B]
 
 
-def kept_guides(drop: float, count: int, seed: int, step: int) -> frozenset[int]:
+def drawn_guides(drop: float, count: int, seed: int, step: int) -> frozenset[int]:
     """Draw the guides, out of `count`, whose logits are used in a step. Each is left out with chance `drop`, and at
-    least one is kept (DGKD, Son et al. 2021)."""
+    least one stays (DGKD, Son et al. 2021)."""
     if not drop:
         return frozenset(range(count))
     draws = uniform(seed, Stream.GUIDES_DROPPED, step, np.arange(count + 1))
-    kept = frozenset(i for i in range(count) if draws[i] >= drop)
-    return kept or frozenset({int(draws[count] * count)})
+    drawn = frozenset(i for i in range(count) if draws[i] >= drop)
+    return drawn or frozenset({int(draws[count] * count)})

@@ -17,6 +17,7 @@ from stagedkd.train.adapters import FeatureAdapters
 from stagedkd.train.correlation import Probe
 from stagedkd.train.feed import Feed
 from stagedkd.train.guides import Guide
+from stagedkd.train.kept import KeptPhase
 from stagedkd.train.mixture import mixture_shares, share_matrix
 from stagedkd.train.ranks import Ranks
 from stagedkd.train.sinks import EventLog
@@ -28,7 +29,7 @@ from stagedkd.train.tally import Tally
 class Execution:
     """How and where a training is run. `scratch` is the folder of its checkpoints; `interrupted` gives the number of a
     signal that came, or None; `on_step` receives the progress after each step whose losses are read, which is every
-    `loss_every`th and the last of an epoch."""
+    `loss_every`th and the last of an epoch; `note` receives what the user should know."""
 
     device: torch.device
     scratch: Path
@@ -38,6 +39,7 @@ class Execution:
     loss_every: int = 1
     interrupted: Callable[[], int | None] = lambda: None
     on_step: Callable[[dict[str, Any]], None] = lambda _: None
+    note: Callable[[str], None] = lambda _: None
     ranks: Ranks = field(default_factory=Ranks)
 
 
@@ -48,7 +50,8 @@ class Job:
     `student` is on the device and initialised; `input` is the input that it takes from the shared view. `guides` teach
     it, the teacher first; there are none if it is trained on labels alone. `probe` measures the correlation of
     substages, if a phase needs it. `normalize`: each loss is divided by its mean over the first epoch of its phase.
-    `clip_weights`: weights of the training clips (n,), by the file of their table.
+    `clip_weights`: weights of the training clips (n,), by the file of their table. `kept`: what is kept in each phase;
+    () if nothing is.
     """
 
     student: Network
@@ -65,6 +68,7 @@ class Job:
     normalize: bool = False
     probe: Probe | None = None
     clip_weights: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    kept: tuple[KeptPhase, ...] = ()
 
 
 @dataclass

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -28,6 +28,7 @@ from stagedkd.spec.schema import Train
 from stagedkd.train import checkpoint
 from stagedkd.train.correlation import Probe
 from stagedkd.train.job import Job, Progress
+from stagedkd.train.kept import KeptPhase, KeptPrefix
 from stagedkd.train.phases import ForwardPlan, optimizer, plan_forward, set_modes
 from stagedkd.train.ranks import convert_batchnorms, refuse_batch_statistics
 from stagedkd.train.readings import LossReader, NotFinite
@@ -199,9 +200,11 @@ class _Training:
         update = optimizer(job.student, job.adapters, phase)
         scaler = torch.amp.GradScaler(execution.device.type, enabled=phase.train.precision == "fp16")
         parameters = [parameter for group in update.param_groups for parameter in group["params"]]
+        kept = job.kept[self.progress.phase] if job.kept else KeptPhase(job.guides)
+        prefix = kept.prefix and KeptPrefix(self.student.run, job.input, kept.prefix, job.feed.slots, execution.note)
         models = StepModels(
-            self.student,
-            job.guides,
+            replace(self.student, prefix=prefix or None),
+            kept.guides,
             job.adapters,
             execution.device,
             job.options,

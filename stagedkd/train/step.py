@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from stagedkd import losses
+from stagedkd.data.mix import Batch
 from stagedkd.spec.schema import FileLoss, Input, Loss
 from stagedkd.train.adapters import FeatureAdapters, PairWeights
 from stagedkd.train.guides import Forward, Guide
+from stagedkd.train.kept import KeptPrefix
 from stagedkd.train.ranks import Ranks
 
 UserLoss: TypeAlias = Callable[..., Tensor]
@@ -24,10 +26,19 @@ UserLoss: TypeAlias = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class StepModel:
-    """The student as a step uses it: its `run`, compiled or not, and the input that it takes from the shared view."""
+    """The student as a step uses it: its `run`, compiled or not, the input that it takes from the shared view, and the
+    kept output of its frozen blocks, if there is one."""
 
     run: Forward
     input: Input | None = None
+    prefix: KeptPrefix | None = None
+
+    def start(self, batch: Batch) -> tuple[Tensor, str | None]:
+        """Give what a run on the plain view starts from: the clips and None, or a kept map and the block before."""
+        output = None if self.prefix is None else self.prefix.output(batch)
+        if self.prefix is None or output is None:
+            return batch.view(self.input), None
+        return output, self.prefix.block
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from stagedkd.spec.schema import LOGITS
 from stagedkd.train.clip_weights import GuideLogits
 from stagedkd.train.feature_terms import feature_losses
 from stagedkd.train.graft_terms import graft_loss
-from stagedkd.train.guides import kept_guides
+from stagedkd.train.guides import drawn_guides
+from stagedkd.train.maps import TeacherMap
 from stagedkd.train.phases import ForwardPlan
 from stagedkd.train.response_terms import Responses, label_losses, logit_loss
 from stagedkd.train.step import StepInfo, StepModels
@@ -35,15 +36,9 @@ def step_losses(
     """
     taps = [*plan.student_taps.values(), *plan.exits]
     taps += [tap for tap, used in ((EMBEDDING, plan.embedding), (POSITIONS, plan.positions)) if used]
-    student_maps, student_BN = _run_student(
-        models,
-        batch.view(models.student.input),
-        info,
-        0,
-        upto=plan.student_end,
-        taps=tuple(dict.fromkeys(taps)),
-        head=phase.head,
-    )
+    start, after = models.student.start(batch)
+    needed = {"upto": plan.student_end, "taps": tuple(dict.fromkeys(taps)), "head": phase.head, "after": after}
+    student_maps, student_BN = _run_student(models, start, info, 0, **needed)
     teacher_maps, guides, teacher_BN = _run_guides(models, plan, batch, info)
     parts = feature_losses(models, phase, plan, student_maps, teacher_maps, batch, info)
     if phase.losses.graft:
@@ -83,13 +78,13 @@ def _responses(
 
 
 def _run_student(
-    models: StepModels, view_B3THW: Tensor, info: StepInfo, view: int, **needed: Any
+    models: StepModels, start: Tensor, info: StepInfo, view: int, **needed: Any
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Run the student on the local clips, and gather the feature maps and logits of all ranks. `view` is 0 for the
-    plain view and 1 for the strong one, so that dropout differs."""
+    plain view and 1 for the strong one, so that dropout differs; `start` and `needed` as in `Network.run`."""
     ranks = models.ranks
     with ranks.local_draws(models.device, models.options.seed, info.step, view):
-        maps, logits = models.student.run(view_B3THW, **needed)
+        maps, logits = models.student.run(start, **needed)
     return ranks.gather_maps(maps), None if logits is None else ranks.gather(logits)
 
 
@@ -102,18 +97,18 @@ def _strong_view(models: StepModels, batch: Batch, info: StepInfo) -> Tensor:
 
 def _run_guides(
     models: StepModels, plan: ForwardPlan, batch: Batch, info: StepInfo
-) -> tuple[dict[str, Tensor], list[GuideLogits], Tensor | None]:
-    """Run the guides. Give the teacher's feature maps by tap, the logits of every guide that is kept in this step, and
-    the teacher's logits, which a graft needs in every step."""
-    teacher_maps: dict[str, Tensor] = {}
+) -> tuple[dict[str, TeacherMap], list[GuideLogits], Tensor | None]:
+    """Run the guides. Give the teacher's feature maps by tap, the logits of every guide that is drawn for this step,
+    and the teacher's logits, which a graft needs in every step."""
+    teacher_maps: dict[str, TeacherMap] = {}
     guides: list[GuideLogits] = []
     teacher_BN: Tensor | None = None
     if not plan.needs_teacher:
         return teacher_maps, guides, teacher_BN
     options = models.options
-    kept = kept_guides(options.drop, len(models.guides), options.seed, info.step)
+    drawn = drawn_guides(options.drop, len(models.guides), options.seed, info.step)
     for i, guide in enumerate(models.guides):
-        compared, grafted = plan.needs_teacher_logits and i in kept, i == 0 and bool(plan.grafts)
+        compared, grafted = plan.needs_teacher_logits and i in drawn, i == 0 and bool(plan.grafts)
         taps = (*plan.teacher_taps.values(), *([EMBEDDING] if plan.embedding else [])) if i == 0 else ()
         taps = (*dict.fromkeys(taps), *([POSITIONS] if plan.positions and compared else []))
         if not compared and not grafted and not taps:
@@ -123,6 +118,7 @@ def _run_guides(
             outputs = outputs.shuffled()
         maps = dict(outputs.maps)
         positions = maps.pop(POSITIONS, None)
+        assert positions is None or isinstance(positions, Tensor)
         teacher_maps |= maps
         if outputs.logits is not None and compared:
             guides.append(GuideLogits(outputs.logits, guide.weight, positions))

@@ -58,7 +58,8 @@ class Clip(Section):
     """Treatment of a video with too few frames. loop: the video is looped. pad: its last frame is repeated. refuse: it
     is a bad file."""
     views: Count | None = None
-    """Number of different random views of each training clip; each epoch uses one. Unset: a new view in every epoch."""
+    """Number of different random views of each training clip; each epoch uses one. Views then come back, so that the
+    outputs of frozen networks are kept and not computed again. Unset: a new view in every epoch."""
     cache: Literal["raw", "jpeg", "none"] = "raw"
     """Cache of the decoded frames. raw: the frames as they are. jpeg: JPEG of quality 95, about a tenth of the size,
     which changes the pixels. none: no cache; the videos are decoded every time, and the pixels are those of raw."""

@@ -20,11 +20,12 @@ class OutputsArch(Architecture):
     arch: Literal["outputs"]
     """Outputs from a file."""
     outputs: Word
-    """A .csv or .parquet file in the project, keyed by its content, with a row for each training clip: the column
-    `path` (the address of the clip) or `clip` (its number, as in predictions.parquet), and a column for each class,
-    named like it; or, in parquet, one column of lists, named like `kind`, with the classes in `classes`. Embeddings are
-    all other columns of a .csv in their order, or a column of lists named `embeddings`. Rows for other clips are
-    allowed; those of the evaluated split give its accuracy."""
+    """A .csv, .parquet or .safetensors file in the project, keyed by its content, with a row for each training clip:
+    the column `path` (the address of the clip) or `clip` (its number, as in predictions.parquet), and a column for each
+    class, named like it; or, in parquet, one column of lists, named like `kind`, with the classes in `classes`.
+    Embeddings are all other columns of a .csv in their order, or a column of lists named `embeddings`. In safetensors
+    the columns are the tensors `clip` and `logits`, as in kept outputs of one view. Rows for other clips are allowed;
+    those of the evaluated split give its accuracy."""
     kind: Literal["probabilities", "logits", "embeddings"]
     """probabilities: rows of sum 1, within 0.001; their logits are log(max(p, 1e-6)). logits: any finite numbers.
     embeddings: finite numbers, as many for each clip; for losses with `taps: embedding`."""
@@ -66,8 +67,8 @@ class OutputsArch(Architecture):
     @classmethod
     def put_digest(cls, values: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str, str]:
         name = values.get("outputs")
-        if isinstance(name, str) and name and Path(name).suffix.lower() not in (".csv", ".parquet"):
-            return "outputs", f"{name} is neither a .csv nor a .parquet file", "write the outputs as one of the two"
+        if isinstance(name, str) and name and Path(name).suffix.lower() not in (".csv", ".parquet", ".safetensors"):
+            return "outputs", f"{name} is no .csv, .parquet or .safetensors file", "write the outputs as one of these"
         return put_file_digest(values, "outputs", "a file", root, digest_of)
 
 
