@@ -4,7 +4,8 @@
 
 SIDE: stagedkd | torchdistill | loop | loop-kept (a bare PyTorch loop that keeps the teacher's outputs in memory).
 SIZE: large, r3d_18 -> 0.9 M parameters on 16 clips of 8x56x56 in batches of 8, 20 joint epochs; or quickstart, the
-networks, clips, batches and epochs of specs/quickstart.yaml on 384 clips in place of 1,200.
+networks, clips, batches and epochs of specs/quickstart.yaml on 384 clips in place of 1,200; or tiny, which only shows
+that the sides agree.
 
 Prints one line of JSON. `seconds` is the CPU time of the training: every step with its batch, the set-up of optimizers
 and boxes, and with stagedkd also filling what is kept of the teacher, events and checkpoints. Left out on all sides:
@@ -13,8 +14,8 @@ whole stage in which the training runs. `losses` are the means over the last epo
 
 All sides train the very job that stagedkd's stage makes: same initial weights, batches in the same order, losses,
 AdamW groups and schedule. All clips are labelled, and their views are plain. The teacher's weights are random, but its
-BatchNorm has the statistics of a batch of noise, so that its maps have ordinary sizes. The learning rate is low, so that
-last bits, which differ between the sides, do not grow.
+BatchNorm has the statistics of a batch of noise, so that its maps have ordinary sizes. The learning rate is low, so
+that differences of last bits between the sides do not grow.
 """
 
 from __future__ import annotations
@@ -79,6 +80,14 @@ SPECS = {
         teacher="arch: resnet3d, width: 16, blocks: [1, 1, 1]",
         student="width: 4, blocks: [1, 1, 1], substages: [[stem, layer1], [layer2], [layer3]]",
         epochs=20,
+    ),
+    "tiny": COMMON.format(
+        clips=16,
+        size=16,
+        batch=8,
+        teacher="arch: resnet3d, width: 8, blocks: [1, 1]",
+        student="width: 4, blocks: [1, 1], substages: [[stem, layer1], [layer2]]",
+        epochs=5,
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The hop of `benchmarks/hop.py` as a careful person writes it by hand in PyTorch, with or without kept teacher outputs.
+"""The hop of `benchmarks/hop.py` as a careful person writes it by hand in PyTorch; the teacher's outputs kept or not.
 
 Shape legend: B clips, C channels, T frames, H, W positions, N classes.
 """

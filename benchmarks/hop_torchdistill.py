@@ -150,11 +150,9 @@ def _joint(job: Job, number: int) -> dict[str, Any]:
     pairs = [(job.cut[k][-1], job.teacher_cut[m][-1], projector_name((k, m))) for k, m in phase.pairs]
     projectors = {block: job.adapters.projectors[name] for block, _, name in pairs}
     hooks = [f"student_model.{block}" for block in projectors] + [f"projectors.{i}" for i in range(len(pairs))]
-    kd = {
-        **{f"{side}_module_path": "." for side in ("student", "teacher")},
-        **{f"{side}_module_io": "output" for side in ("student", "teacher")},
-        **{"temperature": TEMPERATURE, "alpha": CE},
-    }
+    logits = (("path", "."), ("io", "output"))
+    source = {f"{side}_module_{what}": at for side in ("student", "teacher") for what, at in logits}
+    kd = source | {"temperature": TEMPERATURE, "alpha": CE}
     weight = feature_weight(phase) / len(pairs)
     terms = {f"w2_{i}": _feature_term(f"projectors.{i}", pair[1], weight) for i, pair in enumerate(pairs)}
     return _stage(job, number) | {
