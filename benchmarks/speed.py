@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a row: a command that runs in a fresh project folder; `{tree}` stands for the tree that it runs.
+    """One side of a row: a command that runs in a fresh project folder, with the stagedkd of `tree`.
 
     `threads` is OMP_NUM_THREADS; None leaves it to the tree. `seconds`: wall is measured around the process; printed is
     the number `seconds` in the last line that it prints, which is JSON.
@@ -79,10 +79,17 @@ class Script:
 
 
 def hop(side: str, size: str) -> Side:
-    return Side(("{tree}/benchmarks/hop.py", side, size))
+    """A side of benchmarks/hop.py."""
+    return Side((str(REPO / "benchmarks/hop.py"), side, size))
+
+
+def clips(side: str, tree: Literal["here", "before"] = "here") -> Side:
+    """A side of benchmarks/clips.py."""
+    return Side((str(REPO / "benchmarks/clips.py"), side), tree)
 
 
 def run(spec: str, *options: str, tree: Literal["here", "before"] = "here") -> Side:
+    """A run of a spec in a new store, timed around the whole process, with the threads that it takes by itself."""
     command = ("-m", "stagedkd", "run", spec, "--no-dvc", "-q", *options)
     return Side(command, tree, threads=None, seconds="wall")
 
@@ -126,15 +133,9 @@ TABLE: tuple[Pair | Script, ...] = (
         "growth.py",
         ("dvc sync and run of 204 stages, seconds", "growth exponents", "resident memory"),
     ),
-    Script(
-        "data",
-        "data.py",
-        (
-            "clip cache build / plain PyAV loop, one core",
-            "clip cache build, two workers / one",
-            "views of 16x112x112 / commit before",
-        ),
-    ),
+    Pair("cache", "clip cache build / plain PyAV loop, one thread", clips("cache"), clips("plain"), 1.0),
+    Pair("cache-workers", "clip cache build, wall, two workers / one", clips("wall-2"), clips("wall-1"), 0.55),
+    Pair("views", "views of 16x112x112 / commit before", clips("views"), clips("views", "before"), 0.25),
     Script(
         "threads",
         "threads.py",
@@ -193,9 +194,8 @@ def take(side: Side, trees: Trees) -> Row:
         for part in PROJECT:
             source, target = tree / part, Path(name) / part
             (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-        command = [part.format(tree=tree) for part in side.command]
         started = time.perf_counter()
-        printed = execute(command, Path(name), environment(tree, side.threads))
+        printed = execute(side.command, Path(name), environment(tree, side.threads))
         wall = time.perf_counter() - started
     return {"seconds": wall} if side.seconds == "wall" else json.loads(printed.strip().splitlines()[-1])
 
