@@ -106,11 +106,16 @@ def write_teacher(folder: Path) -> None:
     save_file(network.net.state_dict(), folder / "teacher.safetensors")
 
 
-def prepare(folder: Path, size: str) -> tuple[Plan, Runtime, Artifact]:
-    """Make everything above the hop. Returns the plan, the runtime and the teacher's artifact."""
+def prepare(folder: Path, size: str, *, keep: bool = True) -> tuple[Plan, Runtime, Artifact]:
+    """Make everything above the hop. Returns the plan, the runtime and the teacher's artifact.
+
+    Args:
+        keep: whether the runtime keeps the teacher's outputs, if this version of stagedkd can.
+    """
     (folder / "hop.yaml").write_text(SPECS[size], "utf-8")
     write_teacher(folder)
-    runtime = load_runtime(folder, threads=torch.get_num_threads(), device="cpu")
+    kept = {"cache_teacher": "auto" if keep else "off"} if "cache_teacher" in Runtime.model_fields else {}
+    runtime = load_runtime(folder, threads=torch.get_num_threads(), device="cpu", **kept)
     plan = locked_plan(load_spec(folder / "hop.yaml"), runtime, Silent())
     above = [stage for stage in plan.closure(plan.stage("student")) if stage.name != "student"]
     artifacts = {stage.name: run_stage(plan, stage, runtime, Silent())[0] for stage in above}
@@ -155,7 +160,7 @@ def main() -> None:
     rival = rival_of(side)
     result: dict[str, Any] = {"side": side, "size": size, "threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory() as name:
-        plan, runtime, artifact = prepare(Path(name), size)
+        plan, runtime, artifact = prepare(Path(name), size, keep=side == "stagedkd")
         stage = plan.stage("student")
         assert isinstance(stage.work, DistillWork)
         teacher = load_network(artifact, stage.work.teacher, CLASSES, Path(name)).net.eval().requires_grad_(False)
