@@ -250,11 +250,15 @@ def measure_script(script: Script, trees: Trees) -> Iterator[Row]:
     output = trees.folder / f"{script.id}.json"
     output.unlink(missing_ok=True)
     path = REPO / "benchmarks" / script.path
+    if not path.is_file():
+        raise Failed(f"benchmarks/{script.path} is not there")
     env = environment(REPO, None, STAGEDKD_BENCH_BEFORE=str(trees.before))
     execute((str(path), "--json", str(output)), REPO, env)
     if not output.is_file():
         raise Failed(f"benchmarks/{script.path} wrote no JSON")
     for row in json.loads(output.read_text("utf-8"))["rows"]:
+        if "skipped" not in row and "median" not in row:
+            raise Failed(f"benchmarks/{script.path}: the row {row['name']} has no median")
         yield {"id": script.id, "unit": "ratio", **row}
 
 
