@@ -15,7 +15,7 @@ whole stage in which the training runs. `losses` are the means over the last epo
 All sides train the very job that stagedkd's stage makes: same initial weights, batches in the same order, losses,
 AdamW groups and schedule. All clips are labelled, and their views are plain. The teacher's weights are random, but its
 BatchNorm has the statistics of a batch of noise, so that its maps have ordinary sizes. The learning rate is low, so
-that differences of last bits between the sides do not grow.
+that differences of last bits between the sides do not grow. Rivals have torch's default memory layout.
 """
 
 from __future__ import annotations
@@ -128,6 +128,9 @@ def measured(rival: Rival | None, teacher: nn.Module, result: dict[str, Any]) ->
 
     def fit(job: Job) -> Progress:
         job.feed.source.views(job.feed.clip_ids.tolist(), 1, 1)  # renders all clips, which then are in memory
+        if rival is not None:
+            for tensor in (*job.student.parameters(), *job.adapters.parameters()):
+                tensor.data = tensor.data.contiguous()  # torch's default layout
         started = time.process_time()
         if rival is None:
             progress = own(job)

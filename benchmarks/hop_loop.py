@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stagedkd.data.views import STATISTICS
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Train
 from stagedkd.train.job import Job
@@ -20,6 +21,12 @@ from stagedkd.train.job import Job
 TEMPERATURE, CE, KD, LOGITS = 4.0, 0.1, 0.9, "logits"
 Outputs = dict[str, Tensor]  # feature maps (B, C, T, H, W) by block, and "logits" (B, N)
 Teacher = Callable[[Tensor, Tensor, list[str]], Outputs]  # (clips, rows, names) -> outputs
+
+
+def normalised(clip_B3THW: Tensor) -> Tensor:
+    """The input of both networks, in torch's default layout."""
+    mean_3111, deviation_3111 = (torch.tensor(x).view(3, 1, 1, 1) for x in STATISTICS["kinetics"])
+    return (clip_B3THW - mean_3111) / deviation_3111
 
 
 def gaussian_w2(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
@@ -150,7 +157,7 @@ def _train_phase(job: Job, number: int, teacher: Teacher) -> float:
     for _ in range(steps):
         batch, _ = next(batches)
         assert batch.rows_B is not None
-        clip = batch.view(None)
+        clip = normalised(batch.clip_B3THW)
         theirs = teacher(clip, batch.rows_B, [m for _, m, _ in maps] + logits)
         ours = forward(student, clip, blocks, [k for k, _, _ in maps] + logits)
         distances = [gaussian_w2(projectors[name](ours[k]), theirs[m]) for k, m, name in maps]

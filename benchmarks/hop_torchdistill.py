@@ -17,6 +17,7 @@ from hop_loop import (
     blocks_of,
     feature_weight,
     gaussian_w2,
+    normalised,
     parameter_groups,
     projector_name,
     rate_factor,
@@ -184,7 +185,7 @@ def train_with_torchdistill(job: Job, teacher: nn.Module) -> Mapping[str, float]
             totals: list[float] = []
             for _ in range(epoch_steps):
                 batch, _ = next(batches)
-                loss = box.forward_process(batch.view(None), batch.labels_B)
+                loss = box.forward_process(normalised(batch.clip_B3THW), batch.labels_B)
                 box.post_forward_process(loss)
                 totals.append(loss.item())
             ends[phase.name] = sum(totals) / epoch_steps
