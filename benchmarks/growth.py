@@ -352,8 +352,8 @@ ROWS = (
 
 
 def peak() -> float:
-    """The highest resident memory of this process so far, in MB. (`ru_maxrss` would be that of the parent, if the parent
-    was larger when it started this process.)"""
+    """The highest resident memory of this process so far, in MB. (`ru_maxrss` would be that of the parent, if it was
+    larger when it started this process.)"""
     status = Path("/proc/self/status").read_text("utf-8")
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1000  # pyright: ignore[reportOptionalSubscript]
 

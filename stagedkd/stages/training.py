@@ -191,7 +191,7 @@ def feed_of(
         refined,
         classes_of(context),
         alone,
-        kept_views(data, work) if context.ranks == 1 else None,
+        kept_views=kept_views(data, work) if context.ranks == 1 else None,
     )
 
 
