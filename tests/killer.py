@@ -34,10 +34,10 @@ def main() -> None:
 
     step, save, flush, rename = loop.train_step, torch.save, store._flush, Path.rename
 
-    def killing_step(*args: Any) -> Any:
+    def killing_step(*args: Any, **named: Any) -> Any:
         if where == "step" and reached():
             die()
-        return step(*args)
+        return step(*args, **named)
 
     def killing_save(state: Any, stream: Any) -> None:
         if where == "checkpoint" and reached():

@@ -314,7 +314,7 @@ def test_a_full_disk_means_memory_and_no_room_at_all_means_live(root: Path, monk
 
 def test_a_folder_that_cannot_be_written_means_memory(root: Path) -> None:
     live = Hop(root, cache_teacher="off")
-    (root / "cache").mkdir()
+    (root / "cache").mkdir(exist_ok=True)
     (root / "cache" / "kept").write_text("in the way", "utf-8")
     kept = Hop(root)
     assert "these outputs are kept in memory instead" in kept.notes and kept.equals(live)
