@@ -2,10 +2,11 @@
 
     python benchmarks/growth.py [--json FILE] [ROW ...]
 
-Each row does the same work at two sizes and prints the exponent: log10 of the ratio of the CPU times, of the fastest of
-three runs, with the processes that were started. Work on everything may grow by 1.1 at most. What is done for one clip,
-stage or one request again and again (`each`) may not grow; an exponent of 0.3 is noise of some milliseconds. Decoding,
-training and artifacts are stand-ins; DVC is the real one. At last it prints peaks of memory beyond the imports.
+Each row does the same work at two sizes and prints the exponent: log10 of the ratio of the CPU times, of the fastest
+of three runs, with the processes that were started. Work on everything may grow by 1.1 at most. What is done for one
+stage or one request again and again (`each`) may not grow; an exponent of 0.3 is noise, or listing a grid's cells.
+Decoding, training and artifacts are stand-ins; DVC is the real one. At last it prints peaks of memory beyond the
+imports.
 """
 
 from __future__ import annotations

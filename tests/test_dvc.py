@@ -114,7 +114,7 @@ stages:
   distill-{student}:
     cmd: stagedkd stage {student}
     desc: student of small
-    meta: {{made_by: stagedkd}}
+    meta: {{made_by: stagedkd, spec: specs/small.yaml, cell: ""}}
     deps:
       - store/prepare-{data}/files
       - store/teach-{teacher}/files

@@ -45,7 +45,6 @@ def commit_stages(root: Path, store: str, stages: Sequence[DvcStage]) -> str:
             return problem
         fresh = (folder / "dvc.lock").read_bytes().decode("utf-8")
         write_whole(root / "dvc.lock", merged(read_text(root / "dvc.lock"), fresh))
-        _stage_in_git(root)
     return ""
 
 
@@ -92,18 +91,3 @@ def _exclusive(root: Path, store: str) -> Generator[None]:
             yield
         finally:
             shutil.rmtree(root / FOLDER, ignore_errors=True)
-
-
-def _stage_in_git(root: Path) -> None:
-    """If DVC has added the lock in the folder to Git's index (`core.autostage`), add the project's lock instead."""
-    if _git(root, "ls-files", "--", FOLDER):
-        _git(root, "rm", "-r", "-f", "-q", "--cached", "--", FOLDER)
-        _git(root, "add", "--", "dvc.lock")
-
-
-def _git(root: Path, *arguments: str) -> str:
-    """The output of git; "" if there is no git or no repository."""
-    try:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False).stdout
-    except FileNotFoundError:
-        return ""
