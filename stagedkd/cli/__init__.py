@@ -19,6 +19,7 @@ from stagedkd._version import __version__
 from stagedkd.cli import data as data_commands
 from stagedkd.cli import dvc as dvc_commands
 from stagedkd.cli import language as language_commands
+from stagedkd.cli import rehearse as rehearse_commands
 from stagedkd.cli import store as store_commands
 from stagedkd.cli import tune as tune_commands
 from stagedkd.cli.common import (
@@ -312,6 +313,7 @@ for command in (
     check,
     plan,
     tune_commands.tune,
+    rehearse_commands.rehearse,
     run,
     show,
     report,

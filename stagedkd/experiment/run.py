@@ -89,7 +89,7 @@ def run_experiment(
     listener = listener or Silent()
     cluster = load_cluster(runtime) if engine == "parsl" else None
     with about(experiment.origin):
-        plans, store = _compile(experiment, runtime, listener), store_of(runtime)
+        plans, store = compiled(experiment, runtime, listener), store_of(runtime)
         plans = replace(plans, cells={name: cut(plan) for name, plan in plans.cells.items()})
         missing = [stage for stage in plans.unique.values() if store.state(stage) != "hit"]
         _check(plans, missing, runtime, cluster)
@@ -177,7 +177,7 @@ def work_of(engine: Engine) -> Do:
             assert_never(engine)
 
 
-def _compile(experiment: Experiment, runtime: Runtime, listener: Listener) -> Plans:
+def compiled(experiment: Experiment, runtime: Runtime, listener: Listener) -> Plans:
     """Compile the plans of an experiment, with data and weights locked."""
     lock, lines = lock_specs((cell.spec for cell in experiment.cells), runtime, accept=False)
     for line in lines:

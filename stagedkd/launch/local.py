@@ -100,7 +100,7 @@ def run_in_processes(
     threads, folder = runtime.used_threads, run_folder(store, f"jobs-{mark}")
     runtime = runtime.model_copy(update={"threads": threads})
     request = partial(WorkerRequest.of, runtime=runtime, steps=True)
-    with _submitting(folder, jobs, threads) as submit:
+    with submitting(folder, jobs, threads) as submit:
         queue = ReadyQueue(missing_stages(plans, store), submit, folder, request, listener, stop, slots=jobs)
         queue.run()
     if not queue.keep_logs:
@@ -166,7 +166,7 @@ class _Worker:
 
 
 @contextmanager
-def _submitting(folder: Path, jobs: int, threads: int) -> Generator[Submit]:
+def submitting(folder: Path, jobs: int, threads: int) -> Generator[Submit]:
     """Give the function that submits a stage. A worker is started when no idle one is left; all end at the end."""
     idle, workers = SimpleQueue[_Worker](), list[_Worker]()
     pool = ThreadPoolExecutor(jobs)  # a thread for each worker, which waits for it

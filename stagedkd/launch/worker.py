@@ -33,11 +33,13 @@ class WorkerRequest(StageRequest):
         devices: the accelerators of its node: their names or their number.
         steps: whether the progress has steps and counts.
         waits: whether it waits for a stage that another run is making.
+        rehearses: whether the stage is only rehearsed, in a store of the rehearsal.
     """
 
     devices: tuple[str, ...] | int = 0
     steps: bool = False
     waits: bool = True
+    rehearses: bool = False
 
 
 def make_stage(place: str, name: str) -> dict[str, Any]:
@@ -67,7 +69,8 @@ def make_stage(place: str, name: str) -> dict[str, Any]:
         with catching_signals() as stop, stop_by_file(folder / "stop", stop):
             stop.check()
             try:
-                _, ran = get_alone(graph, stage, runtime, progress, stop, waiting=waiting)
+                rehearses = request.rehearses
+                _, ran = get_alone(graph, stage, runtime, progress, stop, waiting=waiting, rehearses=rehearses)
             except Busy:
                 return {"busy": True}
         return {"ran": ran, "seconds": progress.seconds}

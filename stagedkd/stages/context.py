@@ -17,6 +17,7 @@ from stagedkd.plan.runtime import Runtime
 from stagedkd.store.leases import Lease
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.store import Artifact, Workspace
+from stagedkd.train.rehearsal import Rehearsal
 
 
 class Listener(Protocol):
@@ -114,17 +115,29 @@ def catching_signals() -> Generator[Stop]:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What is needed to read clips and to report progress, in a stage and in the commands that inspect data."""
+    """What is needed to read clips and to report progress, in a stage and in the commands that inspect data.
+
+    `rehearsals` collects what a rehearsal measures: trainings and evaluations end after a few steps, and the store is
+    one of the rehearsal. None: they run to their end.
+    """
 
     plan: Graph
     runtime: Runtime
     listener: Listener
     stop: Stop
+    rehearsals: list[Rehearsal] | None = None
 
     @property
     def root(self) -> Path:
         """The project's folder."""
         return Path(self.runtime.root)
+
+    def rehearsal(self, times: int = 1) -> Rehearsal | None:
+        """Begin to rehearse a training or evaluation, of which the stage has `times` alike; None if it is for real."""
+        if self.rehearsals is None:
+            return None
+        self.rehearsals.append(Rehearsal(times))
+        return self.rehearsals[-1]
 
 
 @dataclass(frozen=True, kw_only=True)

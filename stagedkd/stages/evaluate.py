@@ -55,7 +55,8 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
         context.listener.count("clips evaluated", done, of)
 
     source = open_source(context, data, work.clip, device)
-    scores = predict(network, source, clip_ids, work.batch, work.clips, work.crops, work.input, progress)
+    rehearsal = context.rehearsal()
+    scores = predict(network, source, clip_ids, work.batch, work.clips, work.crops, work.input, progress, rehearsal)
     _write_predictions(context, clip_ids, labels, scores)
     view = work.clip.seen(work.input)
     shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *view)

@@ -68,7 +68,8 @@ class _Owner:
     def opening(self, group: tuple[int, str], *, in_memory: bool) -> OpenRows:
         """A function that opens the rows of a form."""
         note, key = self.context.listener.note, self.key_parts(group)
-        folder = self.context.runtime.folder("cache") / FOLDER
+        rehearsed = self.context.rehearsals is not None  # its networks have learned nothing: others must not read this
+        folder = (self.context.workspace.scratch if rehearsed else self.context.runtime.folder("cache")) / FOLDER
         clips = np.repeat(self.feed.clip_ids, self.feed.kept_views or 0)
 
         def open_rows(form: Form, shape: Sequence[int], dtype: torch.dtype) -> KeptRows:

@@ -16,11 +16,13 @@ from stagedkd.errors import StagedkdError, StoreError, TrainingError
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import DistillWork, EvaluateWork, PrepareWork, RefineWork, TeachWork, WeakenWork
+from stagedkd.stages import memory
 from stagedkd.stages.context import Context, Do, Listener, Result, Session, Stop
 from stagedkd.stages.provenance import environment, several_environments
 from stagedkd.store.leases import Lease
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Artifact, Store
+from stagedkd.train.rehearsal import Rehearsal
 
 WAITING = "{} is being made by another run; waiting for it"
 
@@ -110,8 +112,11 @@ def get_alone(
     stop: Stop,
     do: Do = work_on,
     waiting: Callable[[], None] | None = None,
+    *,
+    rehearses: bool = False,
 ) -> tuple[Artifact, bool]:
-    """`get_stage` for one stage of a graph, with its inputs taken from the store.
+    """`get_stage` for one stage of a graph, with its inputs taken from the store. `rehearses`: it is only rehearsed, so
+    the store must be one of a rehearsal.
 
     Raises:
         StoreError: the store lacks an input of the stage. Also raises what `get_stage` raises.
@@ -124,7 +129,8 @@ def get_alone(
                 message = f"stage {stage.name} needs {above.name} ({above.folder}), which the store does not have"
                 raise StoreError(message, hint=f"run: stagedkd stage {above.identity.short}")
             inputs[above.name] = store.artifact(above)
-    session = Session(plan=graph, runtime=runtime, listener=listener, stop=stop)
+    rehearsals = list[Rehearsal]() if rehearses else None
+    session = Session(plan=graph, runtime=runtime, listener=listener, stop=stop, rehearsals=rehearsals)
     return get_stage(session, stage, inputs, store, do=do, waiting=waiting)
 
 
@@ -147,16 +153,21 @@ def _make(session: Session, stage: Stage, inputs: Mapping[str, Artifact], store:
             runtime=session.runtime,
             listener=session.listener,
             stop=session.stop,
+            rehearsals=session.rehearsals,
             stage=stage,
             inputs={label: inputs[name] for label, name in stage.needs.items()},
             workspace=workspace,
             manifest=manifest,
         )
+        if session.rehearsals is not None:
+            memory.reset_peak()
         result = do(context)
         manifest = manifest.model_copy(update={"metrics": dict(result.metrics)})
         times = {"started": started, "seconds": time.time() - started}
         facts = {**times, **environment(), "compile": session.runtime.compile, **result.run}
         facts |= several_environments(workspace.scratch)
+        if session.rehearsals is not None:
+            facts |= {"rehearsed": [each.facts() for each in session.rehearsals], "memory": memory.peak_memory()}
         store.publish(stage, workspace, manifest, facts, lease)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -54,16 +54,18 @@ def label_job(
     feed: Feed,
     device: torch.device,
     scratch: Path,
+    times: int = 1,
 ) -> Job:
-    """The job of a training on labels alone."""
+    """The job of a training on labels alone, of which the stage has `times` alike."""
     warn_of_half_precision(context, (phase,), device)
     on_device(network, device)
-    execution = execution_of(context, device, scratch)
+    execution = execution_of(context, device, scratch, times)
     return Job(network, network_input, (phase,), feed, execution, options=DistillOptions(seed=feed.seed))
 
 
-def execution_of(context: Context, device: torch.device, scratch: Path) -> Execution:
-    """Set up how a training of a stage is run. `scratch` is the folder of its checkpoints."""
+def execution_of(context: Context, device: torch.device, scratch: Path, times: int = 1) -> Execution:
+    """Set up how a training of a stage is run. `scratch` is the folder of its checkpoints; the stage has `times` of
+    such trainings."""
     part = "" if scratch == context.workspace.scratch else f"/{scratch.name}"  # a training out of fold
     name = context.stage.folder + part
     return Execution(
@@ -77,6 +79,7 @@ def execution_of(context: Context, device: torch.device, scratch: Path) -> Execu
         on_step=context.listener.step,
         note=lambda text: context.listener.note(f"{context.stage.name}: {text}"),
         ranks=ranks_of(context, device),
+        rehearsal=context.rehearsal(times),
     )
 
 

@@ -15,9 +15,11 @@ NAME = "checkpoint.pt"
 FORMAT = 3  # of what is saved; a checkpoint of another format is refused
 
 
-def save(folder: Path, state: dict[str, Any]) -> None:
+def save(folder: Path, state: dict[str, Any]) -> int:
     """Write a temporary file, flush it, rename it. A write that fails leaves the previous checkpoint.
 
+    Returns:
+        the size of the file in bytes.
     Raises:
         TrainingError: the file cannot be written, for example on a full disk.
     """
@@ -27,7 +29,9 @@ def save(folder: Path, state: dict[str, Any]) -> None:
             torch.save({"format": FORMAT, **state}, stream)
             stream.flush()
             os.fsync(stream.fileno())
+            size = stream.tell()
         temporary.replace(folder / NAME)
+        return size
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
         hint = "free some space; the same command resumes from the last checkpoint"

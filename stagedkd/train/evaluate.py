@@ -18,6 +18,7 @@ from stagedkd.data.source import ClipSource
 from stagedkd.data.views import fit_input
 from stagedkd.models.network import Network, at_least_two
 from stagedkd.spec.schema import Input, Size, sides
+from stagedkd.train.rehearsal import Rehearsal
 
 
 def predict(
@@ -29,8 +30,10 @@ def predict(
     crops: Literal[1, 3],
     network_input: Input | None,
     progress: Callable[[int, int], None],
+    rehearsal: Rehearsal | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Predict class probabilities (len(clip_ids), N): the mean of the softmax over the views, in fp32.
+    """Predict class probabilities (len(clip_ids), N): the mean of the softmax over the views, in fp32. A `rehearsal`
+    ends after a few batches, and gives the further clips equal probabilities.
 
     Args:
         batch: clips at once. clips, crops: views of each clip.
@@ -38,6 +41,8 @@ def predict(
     """
     network.eval()
     rows: list[npt.NDArray[np.float32]] = []
+    if rehearsal:
+        rehearsal.begin_batches(-(-len(clip_ids) // batch))
     with torch.inference_mode():
         for start in range(0, len(clip_ids), batch):
             views = source.views(clip_ids[start : start + batch].tolist(), clips, crops)
@@ -45,7 +50,11 @@ def predict(
             scores = torch.stack([each_BN.float().softmax(1) for each_BN in logits]).mean(0)
             rows.append(scores.cpu().numpy())
             progress(min(start + batch, len(clip_ids)), len(clip_ids))
-    return np.concatenate(rows)
+            if rehearsal and rehearsal.batch():
+                break
+    found = np.concatenate(rows)
+    left = len(clip_ids) - len(found)
+    return np.concatenate([found, np.full((left, found.shape[1]), 1 / found.shape[1], np.float32)])
 
 
 def logits_of(network: Network, clip_BCTHW: Tensor) -> Tensor:

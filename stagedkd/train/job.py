@@ -20,6 +20,7 @@ from stagedkd.train.guides import Guide
 from stagedkd.train.kept import KeptPhase
 from stagedkd.train.mixture import mixture_shares, share_matrix
 from stagedkd.train.ranks import Ranks
+from stagedkd.train.rehearsal import Rehearsal
 from stagedkd.train.sinks import EventLog
 from stagedkd.train.step import DistillOptions, UserLoss
 from stagedkd.train.tally import Tally
@@ -29,7 +30,8 @@ from stagedkd.train.tally import Tally
 class Execution:
     """How and where a training is run. `scratch` is the folder of its checkpoints; `interrupted` gives the number of a
     signal that came, or None; `on_step` receives the progress after each step whose losses are read, which is every
-    `loss_every`th and the last of an epoch; `note` receives what the user should know."""
+    `loss_every`th and the last of an epoch; `note` receives what the user should know. With a `rehearsal`, each phase
+    ends after a few steps."""
 
     device: torch.device
     scratch: Path
@@ -41,6 +43,7 @@ class Execution:
     on_step: Callable[[dict[str, Any]], None] = lambda _: None
     note: Callable[[str], None] = lambda _: None
     ranks: Ranks = field(default_factory=Ranks)
+    rehearsal: Rehearsal | None = None
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from stagedkd.train.kept import KeptPhase, KeptPrefix
 from stagedkd.train.phases import ForwardPlan, optimizer, plan_forward, set_modes
 from stagedkd.train.ranks import convert_batchnorms, refuse_batch_statistics
 from stagedkd.train.readings import LossReader, NotFinite
+from stagedkd.train.rehearsal import PASSES
 from stagedkd.train.schedule import loss_weight, step_rate
 from stagedkd.train.step import StepInfo, StepModel, StepModels
 from stagedkd.train.tally import contributions, count
@@ -117,6 +118,11 @@ def train_step(
     return weights
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up. On the CPU torch raises a plain RuntimeError."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
 @contextmanager
 def sound_backend(device: torch.device, precision: str) -> Generator[None]:
     """Inside, half types on the CPU run without oneDNN, whose bf16 gradients of small 3-D convolutions were measured to
@@ -187,10 +193,18 @@ class _Training:
             state.optimizer.load_state_dict(self.loaded["optimizer"])
             state.scaler.load_state_dict(self.loaded["scaler"])
             self.loaded = None
-        plan = plan_forward(phase, job.cut, job.teacher_cut)
-        batches = job.feed.batches(phase, progress.phase, progress.step, self.execution.device, self.execution.ranks)
-        with sound_backend(self.execution.device, phase.train.precision), closing(batches):
-            self._steps(phase, state, plan, batches)
+        plan, first, rehearsal = plan_forward(phase, job.cut, job.teacher_cut), progress.step, self.execution.rehearsal
+        for _ in range(PASSES if rehearsal else 1):
+            progress.step = first
+            batches = job.feed.batches(phase, progress.phase, first, self.execution.device, self.execution.ranks)
+            if rehearsal:
+                rehearsal.begin_pass(phase.name, job.feed.steps(phase), phase.run_epochs)
+            with sound_backend(self.execution.device, phase.train.precision), closing(batches):
+                self._steps(phase, state, plan, batches)
+        if rehearsal:
+            rehearsal.checkpoint = max(
+                rehearsal.checkpoint, self._write_checkpoint(phase, state, job.feed.steps(phase))
+            )
         progress.phase += 1
         progress.step = 0
 
@@ -218,8 +232,8 @@ class _Training:
         self, phase: PhaseWork, state: StepState, plan: ForwardPlan, batches: Iterator[tuple[Batch, float]]
     ) -> None:
         """Take the steps of a phase from the current one to its end."""
-        progress, epoch_steps = self.progress, self.job.feed.steps(phase)
-        while progress.step < phase.run_epochs * epoch_steps:
+        progress, epoch_steps, rehearsal = self.progress, self.job.feed.steps(phase), self.execution.rehearsal
+        while progress.step < phase.run_epochs * epoch_steps and not (rehearsal and rehearsal.enough(phase.name)):
             if (
                 phase.pairs
                 and self.job.probe is not None
@@ -238,7 +252,9 @@ class _Training:
                 weights = train_step(state, phase, plan, batch, info, weigh, self.reader, read=epoch_ends)
             except TrainingError as error:
                 raise self._located(error, phase, epoch_steps) from None
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 hint = "lower train.batch or clip.size, or set train.precision: bf16"
                 raise TrainingError(
                     f"out of memory at {self._place(phase, epoch_steps, progress.step)}", hint=hint
@@ -249,6 +265,8 @@ class _Training:
             self.unread.append(weights)
             self._report(phase, epoch_steps, rate)
             self._save(phase, state, epoch_steps)
+            if rehearsal:
+                rehearsal.step(phase.name)
 
     def _located(self, error: TrainingError, phase: PhaseWork, epoch_steps: int) -> TrainingError:
         """The error with the place of its step."""
@@ -355,7 +373,7 @@ class _Training:
         Raises:
             Interrupted: a signal came; the checkpoint was written. TrainingError: a loss is not finite.
         """
-        job, execution = self.job, self.execution
+        execution = self.execution
         if not execution.ranks.first:
             return
         signal_number = execution.interrupted()
@@ -364,6 +382,15 @@ class _Training:
         )
         if not due and signal_number is None:
             return
+        self._write_checkpoint(phase, state, epoch_steps)
+        if signal_number is not None:
+            where = f"phase {phase.name}, step {self.progress.step}"
+            message = f"stopped by signal {signal_number} at {where}; checkpoint written"
+            raise Interrupted(signal_number, message, hint="run the same command to resume from the checkpoint")
+
+    def _write_checkpoint(self, phase: PhaseWork, state: StepState, epoch_steps: int) -> int:
+        """Read all losses, then write a checkpoint. Returns its size in bytes."""
+        job, execution = self.job, self.execution
         try:
             self.reader.read(now=True)
         except TrainingError as error:
@@ -379,9 +406,6 @@ class _Training:
             "rng": checkpoint.rng_state(execution.device),
             "events": execution.log.size(),
         }
-        checkpoint.save(execution.scratch, contents)
+        size = checkpoint.save(execution.scratch, contents)
         self.last_write = time.monotonic()
-        if signal_number is not None:
-            where = f"phase {phase.name}, step {self.progress.step}"
-            message = f"stopped by signal {signal_number} at {where}; checkpoint written"
-            raise Interrupted(signal_number, message, hint="run the same command to resume from the checkpoint")
+        return size
