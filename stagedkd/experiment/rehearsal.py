@@ -83,11 +83,11 @@ def rehearse(experiment: Experiment, runtime: Runtime, listener: Listener) -> Re
     with about(experiment.origin), catching_signals() as stop:
         plans, store = compiled(experiment, runtime, listener), store_of(runtime)
         lacking = {key for key, stage in plans.unique.items() if store.state(stage) != "hit"}
-        alike = _alike(plans, lacking)
+        alike = alike_stages(plans, lacking)
         with store.at_work(plans.name, plans.unique) as mark:
             folder = run_folder(store, f"rehearsal-{mark}")
             try:
-                found = _Rehearser(plans, folder, store, runtime, listener, stop).run(lacking, alike)
+                found = Rehearser(plans, folder, store, runtime, listener, stop).run(lacking, alike)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     estimates = {key: found[stage.identity] for key, stage in alike.items()}
@@ -129,7 +129,7 @@ def _renamed(plan: Plan, lacking: set[Key]) -> Graph:
     return replace(plan, stages=tuple(stages))
 
 
-def _alike(plans: Plans, lacking: set[Key]) -> dict[Key, Stage]:
+def alike_stages(plans: Plans, lacking: set[Key]) -> dict[Key, Stage]:
     """For each stage that the store lacks, the first one that takes the same: its work differs in seeds and rates
     alone, and so do those above it."""
     costs: dict[Key, str] = {}
@@ -169,7 +169,7 @@ def _require_room(store: Store, disk: int) -> None:
 
 
 @dataclass
-class _Rehearser:
+class Rehearser:
     """Makes the stages of a rehearsal, one after the other, in a worker; a worker that is lost is replaced."""
 
     plans: Plans
@@ -209,13 +209,13 @@ class _Rehearser:
         for above in graph.closure(stage):
             if store.state(above) == "hit":
                 continue
-            error, short = self._make(graph, above, runtime, submit)
+            error, short = self.make(graph, above, runtime, submit)
             if error is not None and short:
-                raise self._too_large(graph, above, runtime, submit, error)
+                raise self.too_large(graph, above, runtime, submit, error)
             if error is not None:
                 raise error
 
-    def _too_large(
+    def too_large(
         self,
         graph: Graph,
         stage: Stage,
@@ -230,7 +230,7 @@ class _Rehearser:
             work, key = _with_batch(stage.work, batch), Key(digest([stage.identity, batch]))
             smaller = replace(stage, work=work, identity=key)
             stages = tuple(smaller if each is stage else each for each in graph.stages)
-            failed, short = self._make(replace(graph, stages=stages), smaller, runtime, submit)
+            failed, short = self.make(replace(graph, stages=stages), smaller, runtime, submit)
             if failed is None:
                 field = "train.batch" if stage.work.trainings else "evaluate.batch"
                 return DataError(error.message, hint=f"set {field}: {batch}, which fits")
@@ -238,7 +238,7 @@ class _Rehearser:
                 return failed
         return DataError(error.message, hint="no batch fits: lower clip.size or clip.frames, or use a smaller network")
 
-    def _make(self, graph: Graph, stage: Stage, runtime: Runtime, submit: Submit) -> tuple[StagedkdError | None, bool]:
+    def make(self, graph: Graph, stage: Stage, runtime: Runtime, submit: Submit) -> tuple[StagedkdError | None, bool]:
         """Make a stage in the worker. Give its error, and whether memory was short."""
         name = f"{stage.folder}"
         request = WorkerRequest.of(graph, stage, runtime, rehearses=True)
