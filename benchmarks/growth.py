@@ -416,8 +416,9 @@ def main(names: list[str], out: str | None) -> None:
         print(
             f"{row.grows:<8}{row.work:<42}{sizes:>18}{seconds:>18}{exponent:>10.2f}{row.target:>8.1f}{mark}", flush=True
         )
+        figures = dict.fromkeys(("median", "min", "max"), exponent)
         results.append(
-            {"name": f"{row.grows}: {row.work}", "exponent": exponent, "target": row.target, "holds": not mark}
+            {"name": f"{row.grows}: {row.work}", **figures, "unit": "exponent", "target": row.target, "holds": not mark}
         )
     for what, title in (
         ("counts", "clips.parquet for views by count"),
@@ -425,10 +426,10 @@ def main(names: list[str], out: str | None) -> None:
         ("cache", "an open clip cache"),
     ):
         if not names or "memory" in names:
-            print(
-                f"memory  {title}, 240,000 clips of {FRAMES} frames: {memory(what, 240_000):.0f} MB beyond the imports",
-                flush=True,
-            )
+            size, name = memory(what, 240_000), f"memory of {title}, 240,000 clips of {FRAMES} frames"
+            print(f"{name}: {size:.0f} MB beyond the imports", flush=True)
+            figures = dict.fromkeys(("median", "min", "max"), size / 1000)
+            results.append({"name": name, **figures, "unit": "GB", "target": 0.5, "holds": size <= 500})
     if out:
         Path(out).write_text(json.dumps({"rows": results}, indent=1) + "\n", "utf-8")
 

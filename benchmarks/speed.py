@@ -141,7 +141,6 @@ TABLE: tuple[Pair | Script, ...] = (
         "threads.py",
         ("two threads beside a burning process / one thread", "two threads, quiet / commit before"),
     ),
-    Script("kept", "kept.py", ("kept outputs of the teacher",), extra=True),
     Script("gpu", "gpu.py", ("step on a GPU / bare compiled loop: see make check-gpu",)),
 )
 

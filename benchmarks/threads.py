@@ -16,7 +16,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 STEPS = 4  # of one turn
 SETTINGS: Mapping[str, tuple[int, Mapping[str, str]]] = {
@@ -83,35 +85,53 @@ def take_turns(processes: Mapping[str, subprocess.Popen[str]], rounds: int) -> d
     return times
 
 
-def show(title: str, times: Mapping[str, list[list[float]]]) -> None:
-    """Print a row for each setting."""
+def show(title: str, times: Mapping[str, list[list[float]]]) -> dict[tuple[str, str], list[float]]:
+    """Print a row for each setting. Returns the ratios of the rounds by setting and base."""
+    found_ratios: dict[tuple[str, str], list[float]] = {}
     print(f"{title:<14} {'ms':>8} {'least':>8}" + "".join(f"   / {name:<10}" for name in BASES if name in times))
     turns = {name: [median(turn) for turn in found] for name, found in times.items()}
     for name, found in times.items():
-        ratios = [
-            median(a / b for a, b in zip(turns[name], turns[base], strict=True)) for base in BASES if base in times
-        ]
+        for base in BASES:
+            if base in times:
+                found_ratios[name, base] = [a / b for a, b in zip(turns[name], turns[base], strict=True)]
+        ratios = [median(found_ratios[name, base]) for base in BASES if base in times]
         row = f"{name:<14} {median(turns[name]):8.1f} {min(map(min, found)):8.1f}"
         print(row + "".join(f"   {ratio:<12.2f}" for ratio in ratios), flush=True)
+    return found_ratios
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--train"]:
         train(int(sys.argv[2]))
         return
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 16
-    processes = {name: start(*SETTINGS[name]) for name in sys.argv[2:] or SETTINGS}
+    arguments = sys.argv[1:]
+    file = arguments.pop(arguments.index("--json") + 1) if "--json" in arguments else None
+    arguments = [each for each in arguments if each != "--json"]
+    rounds = int(arguments[0]) if arguments else 16
+    processes = {name: start(*SETTINGS[name]) for name in arguments[1:] or SETTINGS}
     print(f"{rounds} rounds of {STEPS} steps; load average {os.getloadavg()[0]:.1f}", flush=True)
     burner: subprocess.Popen[bytes] | None = None
     try:
-        show("as it is", take_turns(processes, rounds))
+        quiet = show("as it is", take_turns(processes, rounds))
         burner = subprocess.Popen([sys.executable, "-c", BURN])
-        show("\nbeside another", take_turns(processes, rounds))
+        beside = show("\nbeside another", take_turns(processes, rounds))
     finally:
         if burner is not None:
             burner.kill()
         for process in processes.values():
             process.kill()
+    if file is not None:
+        rows = [
+            _row("two threads beside a burning process / one thread", beside["spin 2000", "one thread"], 0.9),
+            _row("two threads, quiet / commit before", quiet["spin 2000", "before"], 1.02),
+        ]
+        Path(file).write_text(json.dumps({"rows": rows}), "utf-8")
+
+
+def _row(name: str, ratios: list[float], target: float) -> dict[str, Any]:
+    middle = median(ratios)
+    figures = {"median": middle, "min": min(ratios), "max": max(ratios)}
+    return {"name": name, **figures, "target": target, "holds": middle <= target}
 
 
 if __name__ == "__main__":
