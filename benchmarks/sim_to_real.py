@@ -72,10 +72,10 @@ def main() -> None:
     assert isinstance(classes, tuple)
     listed = list_clips(Csv(kind="csv", path="weizmann/clips.csv"), root)
     entries = [e for e in listed.entries if e.label in WEIZMANN]
-    shapes = [decode(Address.read(listed.root, e.path), SEEN.size) for e in entries]
+    shapes = [decode(Address.read(listed.root, e.path), SEEN.shorter_side) for e in entries]
     videos = [Video(len(s.frames_THWC), *s.frames_THWC.shape[1:3], s.footage.times) for s in shapes]
     source = VideoClips(
-        VideoFiles(listed.root, SEEN.size), [e.path for e in entries], videos, SEEN, torch.device("cpu")
+        VideoFiles(listed.root, SEEN.shorter_side), [e.path for e in entries], videos, SEEN, torch.device("cpu")
     )
     truth = np.array([classes.index(WEIZMANN[e.label]) for e in entries])
     print(f"{len(entries)} real clips of {len(classes)} classes; chance {100 / len(classes):.1f}%")
