@@ -45,8 +45,10 @@ class ClipSource(Protocol):
 
     loads: bool  # whether `load` does enough work to need threads
 
-    def train_view(self, clip_id: int, augment: Augment, seed: int, epoch: int) -> View:
-        """Return the random view of a clip in an epoch."""
+    def train_view(
+        self, clip_id: int, augment: Augment, seed: int, epoch: int, draw: Sequence[float] | None = None
+    ) -> View:
+        """Return the random view of a clip in an epoch. `draw` is its row of `draw_views`, if it is known."""
         ...
 
     def load(self, clip_ids: Sequence[int], views: Sequence[View]) -> list[Tensor]:
@@ -70,12 +72,14 @@ class SimulatedClips:
     def __init__(self, data: Simulated, splits: Sequence[str], clip: Clip, device: torch.device) -> None:
         self.data, self.splits, self.clip, self.device = data, splits, clip, device
         self.size, _ = sides(clip.size)  # the rules of a spec refuse other shapes
+        self.plain, self.video = Clip(frames=clip.frames, size=self.size), Video(clip.frames, self.size, self.size)
         self.cached: dict[int, Tensor] = {}
         self.capacity = RENDER_CACHE_BYTES // (3 * clip.frames * self.size**2)
 
-    def train_view(self, clip_id: int, augment: Augment, seed: int, epoch: int) -> View:
-        plain = Clip(frames=self.clip.frames, size=self.size)
-        return train_view(plain, augment, seed, epoch, clip_id, Video(plain.frames, self.size, self.size))
+    def train_view(
+        self, clip_id: int, augment: Augment, seed: int, epoch: int, draw: Sequence[float] | None = None
+    ) -> View:
+        return train_view(self.plain, augment, seed, epoch, clip_id, self.video, draw)
 
     def load(self, clip_ids: Sequence[int], views: Sequence[View]) -> list[Tensor]:
         return []
@@ -113,8 +117,10 @@ class VideoClips:
     ) -> None:
         self.reader, self.paths, self.videos, self.clip, self.device = reader, paths, videos, clip, device
 
-    def train_view(self, clip_id: int, augment: Augment, seed: int, epoch: int) -> View:
-        return train_view(self.clip, augment, seed, epoch, clip_id, self.videos[clip_id])
+    def train_view(
+        self, clip_id: int, augment: Augment, seed: int, epoch: int, draw: Sequence[float] | None = None
+    ) -> View:
+        return train_view(self.clip, augment, seed, epoch, clip_id, self.videos[clip_id], draw)
 
     def load(self, clip_ids: Sequence[int], views: Sequence[View]) -> list[Tensor]:
         return [self._read(clip_id, view.frames) for clip_id, view in zip(clip_ids, views, strict=True)]

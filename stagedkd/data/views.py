@@ -59,9 +59,23 @@ class View:
         return self.box == (0, 0, *sides(size)) and not self.flip and factors == (1, 1, 1) and self.hue == 0
 
 
-def train_view(clip: Clip, augment: Augment, seed: int, epoch: int, clip_id: int, video: Video) -> View:
-    """Draw the view of a clip in an epoch: its frames, its crop, whether it is mirrored, and its colours."""
-    draw = uniform(seed, Stream.VIEW, epoch, clip_id, np.arange(11)).tolist()
+def draw_views(seed: int, epochs_B: npt.NDArray[np.int64], clip_ids_B: npt.NDArray[np.int64]) -> list[list[float]]:
+    """Draw the numbers in [0, 1) from which the views of clips are made, 11 for each, all at once."""
+    return uniform(seed, Stream.VIEW, epochs_B[:, None], clip_ids_B[:, None], np.arange(11)).tolist()
+
+
+def train_view(
+    clip: Clip,
+    augment: Augment,
+    seed: int,
+    epoch: int,
+    clip_id: int,
+    video: Video,
+    draw: Sequence[float] | None = None,
+) -> View:
+    """Make the view of a clip in an epoch: its frames, its crop, whether it is mirrored, and its colours. `draw` is the
+    clip's row of `draw_views`, if it is known."""
+    draw = draw_views(seed, np.array([epoch]), np.array([clip_id]))[0] if draw is None else draw
     tempo = 1 + augment.tempo * (2 * draw[10] - 1)
     if clip.sampler == "segments":
         places = _in_segments(clip, video, uniform(seed, Stream.SEGMENTS, epoch, clip_id, np.arange(clip.frames)))

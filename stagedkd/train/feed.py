@@ -20,7 +20,7 @@ from torch import Tensor
 from stagedkd.data.draws import Stream
 from stagedkd.data.mix import Batch, mix
 from stagedkd.data.source import ClipSource, ahead
-from stagedkd.data.views import View
+from stagedkd.data.views import View, draw_views
 from stagedkd.errors import DataError
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Augment
@@ -124,10 +124,11 @@ class Feed:
             rest = np.arange(step * batch - first, (step + 1) * batch - last)
             unlabelled = in_turn(self.unlabelled_rows, rest, seed, Stream.ORDER_UNLABELLED, phase_index, passes)
             rows, turns = (np.concatenate(both) for both in zip(labelled, unlabelled, strict=True))
-        clip_ids = self.clip_ids[rows].tolist()
+        clip_ids, epochs = self.clip_ids[rows].tolist(), [self._epoch(phase_index, turn) for turn in turns.tolist()]
+        draws = draw_views(self.seed, np.array(epochs), self.clip_ids[rows])
         views = [
-            self.source.train_view(clip, self.augment, self.seed, self._epoch(phase_index, turn))
-            for clip, turn in zip(clip_ids, turns.tolist(), strict=True)
+            self.source.train_view(clip, self.augment, self.seed, epoch, draw)
+            for clip, epoch, draw in zip(clip_ids, epochs, draws, strict=True)
         ]
         return Picked(rows, clip_ids, views, self.labels[rows], self._epoch(phase_index, int(turns[0])), turns)
 
