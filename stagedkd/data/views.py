@@ -82,7 +82,7 @@ def train_view(
     else:
         room = max(0.0, _length(clip, video) - ((clip.frames - 1) * clip.stride * tempo + 1))
         start = int(draw[0] * (int(room) + 1)) if clip.sampling == "count" else draw[0] * room
-        places = start + np.arange(clip.frames) * clip.stride * tempo
+        places = start + np.arange(clip.frames, dtype=np.float64) * clip.stride * tempo
     brightness, contrast, saturation = (1 + augment.jitter * (2 * d - 1) for d in draw[5:8])
     flip = draw[4] < (augment.flip or 0.0)
     hue = augment.hue * (2 * draw[8] - 1)
