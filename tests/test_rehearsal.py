@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stagedkd.errors import TrainingError
-from stagedkd.experiment.rehearsal import Estimate, Rehearser, alike_stages, wall_seconds
+from stagedkd.experiment.rehearsal import Estimate, Rehearser, alike_stages, rough_seconds, wall_seconds
 from stagedkd.launch.protocol import error_as_json
 from stagedkd.launch.ready_queue import WorkerLost
 from stagedkd.plan.compile import compile_experiment
@@ -127,3 +127,24 @@ def test_a_loss_that_is_not_finite_is_found_before_anything_trains(stagedkd: Com
     assert done.returncode == 1 and "Traceback" not in text
     assert "stage assistant-1: loss 'file' is nan at phase joint, epoch 1, step 1" in text
     assert not list((project / "store").glob("teach-*")) and not list((project / "store" / ".work").glob("*"))
+
+
+@pytest.mark.slow
+def test_a_long_run_is_rehearsed_first(stagedkd: Command, project: Path) -> None:
+    (project / "own.py").write_text("def loss(student, teacher):\n    return student.sum() * float('nan')\n", "utf-8")
+    long = ("--set", "teacher.epochs=100000", "--set", "distill.phases.joint.losses.file={path: own.py}")
+    done = stagedkd("run", "specs/tiny.yaml", "--no-dvc", "--threads", "1", *long)
+    text = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 1 and "so it is rehearsed first" in text
+    assert "stage assistant-1: loss 'file' is nan" in text  # after some seconds, not after 100,000 epochs
+    assert not list((project / "store").glob("teach-*"))
+
+
+@pytest.mark.usefixtures("project")
+def test_a_rough_guess_grows_with_epochs_and_falls_with_threads() -> None:
+    guesses: list[float] = []
+    for overrides, threads in (((), 1), (("teacher.epochs=300",), 1), (("teacher.epochs=300",), 2)):
+        plans = plans_of(*overrides)
+        guesses.append(rough_seconds(plans, list(plans.unique.values()), Runtime(device="cpu", threads=threads)))
+    assert guesses[1] > 10 * guesses[0] > 0 and guesses[2] == guesses[1] / 2
+    assert rough_seconds(plans_of(), [], Runtime()) == 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
 from platform import python_version
@@ -34,6 +35,7 @@ from stagedkd.cli.common import (
     Gpus,
     Jobs,
     NoDvc,
+    NoRehearsal,
     Overrides,
     Quiet,
     ResultsDir,
@@ -200,8 +202,10 @@ def run(
     verbose: Verbose = False,
     quiet: Quiet = False,
     no_dvc: NoDvc = False,
+    no_rehearsal: NoRehearsal = False,
 ) -> None:
     """Run the stages that the store lacks, write the report, and tell DVC if it is used."""
+    from stagedkd.experiment.rehearsal import rehearse_if_long
     from stagedkd.experiment.run import run_experiment
 
     experiment = load_cells(spec, overrides, cells)
@@ -212,7 +216,8 @@ def run(
         for note in experiment.notes:
             if note.severity == "note":
                 listener.note(one_line(note))
-        outcome = run_experiment(experiment, runtime, listener, engine)
+        rehearsing = {} if no_rehearsal else {"first": partial(rehearse_if_long, experiment, runtime, listener)}
+        outcome = run_experiment(experiment, runtime, listener, engine, **rehearsing)
     if not outcome.ran and not outcome.failed:
         console(err=True).print("nothing to do: every stage is in the store", highlight=False)
     wrote = False

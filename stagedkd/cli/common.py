@@ -65,6 +65,9 @@ Jobs = Annotated[
 Baseline = Annotated[
     str, typer.Option("--baseline", metavar="axis=label,...", help="Compare all rows of a grid with this one.")
 ]
+NoRehearsal = Annotated[
+    bool, typer.Option("--no-rehearsal", help="Do not rehearse a run that will take over ten minutes.")
+]
 NoDvc = Annotated[bool, typer.Option("--no-dvc", help="Do not tell DVC about the run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print more, with full tracebacks.")]

@@ -26,11 +26,14 @@ from stagedkd.plan.key import Key, digest
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import PrepareWork, WeakenWork, Work
 from stagedkd.spec.load import Experiment
-from stagedkd.stages.context import Listener, Stop, catching_signals
+from stagedkd.spec.schema import Simulated
+from stagedkd.stages.context import Listener, Silent, Stop, catching_signals
 from stagedkd.stages.stage import store_of
 from stagedkd.store.store import Artifact, Store
 
 POLL_SECONDS = 0.1
+LONG_SECONDS = 600.0  # a run that will take so long is rehearsed
+CPU_FLOPS, GPU_FLOPS = 1e10, 5e12  # a second, of one CPU thread and of one GPU: what small 3-D networks reach, roughly
 SHORT_OF_MEMORY = ("out of memory", "can't allocate memory")  # in messages of torch and of stagedkd
 VARIED = frozenset({"seed", "lr", "weight_decay", "weight"})  # fields that change what is learned, not what it takes
 BATCH = re.compile(r'"batch": ?(\d+)')
@@ -81,7 +84,7 @@ def rehearse(experiment: Experiment, runtime: Runtime, listener: Listener) -> Re
     for error in ground.failed.values():
         raise error
     with about(experiment.origin), catching_signals() as stop:
-        plans, store = compiled(experiment, runtime, listener), store_of(runtime)
+        plans, store = compiled(experiment, runtime, Silent()), store_of(runtime)
         lacking = {key for key, stage in plans.unique.items() if store.state(stage) != "hit"}
         alike = alike_stages(plans, lacking)
         with store.at_work(plans.name, plans.unique) as mark:
@@ -94,6 +97,51 @@ def rehearse(experiment: Experiment, runtime: Runtime, listener: Listener) -> Re
     _require_room(store, sum(estimate.disk for estimate in estimates.values()))
     jobs = runtime.jobs if isinstance(runtime.jobs, int) else 1
     return Rehearsed(plans, estimates, alike, wall_seconds(plans, estimates, jobs))
+
+
+def rehearse_if_long(
+    experiment: Experiment, runtime: Runtime, listener: Listener, plans: Plans, missing: Sequence[Stage]
+) -> None:
+    """Rehearse a run that will take over ten minutes, by a rough guess from FLOPs, and note what it will take."""
+    if rough_seconds(plans, missing, runtime) < LONG_SECONDS:
+        return
+    listener.note("the run will take over ten minutes, so it is rehearsed first (--no-rehearsal leaves that out)")
+    found = rehearse(experiment, runtime, listener)
+    minutes, most = round(found.seconds / 60), max(e.memory.get("resident", 0) for e in found.estimates.values())
+    listener.note(f"rehearsed: the run will take about {minutes} min, and {most / 2**30:.1f} GiB of memory")
+
+
+def rough_seconds(plans: Plans, missing: Sequence[Stage], runtime: Runtime) -> float:
+    """Guess the seconds of the trainings of these stages, one after the other, from FLOPs: a forward and a backward
+    pass are three forward passes. A guess by a factor of three is good."""
+    if not any(stage.work.trainings for stage in missing):
+        return 0.0
+    from stagedkd.experiment.preflight import preflight
+    from stagedkd.stages.networks import device_of
+
+    cpu = device_of(runtime.device).type == "cpu"
+    rate = CPU_FLOPS * runtime.used_threads if cpu else GPU_FLOPS * runtime.gpus
+    left, shapes, flops = {stage.identity for stage in missing}, dict[str, Any](), 0.0
+    for plan in plans.cells.values():
+        networks = preflight(plan, Path(runtime.root), shapes).networks
+        most = max((shape.flops for shape in networks.values()), default=0)
+        for stage in plan.stages:
+            if stage.identity not in left or not stage.work.trainings:
+                continue
+            left.discard(stage.identity)
+            own = networks[stage.name].flops if stage.name in networks else most
+            teacher = networks.get(stage.needs.get("teacher", ""))
+            per_clip = 3 * own + (teacher.flops if teacher else 0)
+            flops += stage.work.epochs_run * _clips(plan) * per_clip
+    return flops / rate
+
+
+def _clips(plan: Plan) -> int:
+    """About how many training clips a plan has."""
+    data = plan.spec.data
+    if isinstance(data, Simulated):
+        return data.train
+    return sum(entry.clips for entry in plan.lock.data.values())
 
 
 def wall_seconds(plans: Plans, estimates: Mapping[Key, Estimate], jobs: int) -> float:

@@ -74,11 +74,13 @@ def run_experiment(
     listener: Listener | None = None,
     engine: Engine = "in-process",
     cut: Callable[[Plan], Plan] = lambda plan: plan,
+    first: Callable[[Plans, Sequence[Stage]], None] = lambda plans, missing: None,
 ) -> GridOutcome:
     """Execute all cells of an experiment, each unique stage once. A cell that fails does not stop the others.
 
     Args:
-        cut: returns the part of each cell's plan that is to be run.
+        cut: returns the part of each cell's plan that is to be run. first: called with the plans and the stages that
+            the store lacks, before the first one is made.
         engine: in-process makes one stage after the other, or `runtime.jobs` at once in processes on this machine;
             parsl starts workers that make several at once, as the file `runtime.cluster` says.
     Raises:
@@ -93,6 +95,7 @@ def run_experiment(
         plans = replace(plans, cells={name: cut(plan) for name, plan in plans.cells.items()})
         missing = [stage for stage in plans.unique.values() if store.state(stage) != "hit"]
         _check(plans, missing, runtime, cluster)
+        first(plans, missing)
         jobs = 1 if engine != "in-process" else _jobs(plans, missing, runtime, listener)
     with about(experiment.origin), catching_signals() as stop, store.at_work(plans.name, plans.unique) as mark:
         numbers = {key: i for i, key in enumerate(plans.unique, 1)}
