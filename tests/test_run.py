@@ -278,7 +278,12 @@ def test_real_clips_from_spec_to_student(project: Path, stagedkd: Command, clips
     assert found.returncode == 0, found.stderr
     (written,) = (project / "results").glob("weizmann+*/metrics.json")
     metrics = json.loads(written.read_text("utf-8"))
-    assert metrics["clips"] == {"train": 60, "val": 30, "test": 0} and metrics["teacher"]["top1"] > 0.1
+    assert metrics["clips"] == {"train": 60, "val": 30, "test": 0}
+    # After so few epochs the accuracy on 30 clips is chance; the loss tells that the teacher learns.
+    logs = [path.read_text("utf-8").splitlines() for path in (project / "store").glob("teach-*/events.jsonl")]
+    rows = [row for log in logs for row in map(json.loads, log) if row["event"] == "epoch" and row["epochs"] == 12]
+    losses = [row["losses"]["ce"] for row in rows]
+    assert len(losses) == 12 and losses[-1] < losses[0] - 0.05
 
 
 @pytest.mark.slow

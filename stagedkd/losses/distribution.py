@@ -45,7 +45,7 @@ def gaussians(feat_BCTHW: Tensor, samples: str, cells: Sequence[int] | None) -> 
 @full_precision
 def gaussian_w2(
     student_BCTHW: Tensor,
-    teacher: Tensor | Gaussians,
+    teacher_BCTHW: Tensor | Gaussians,
     *,
     gamma: float = 1.0,
     samples: Samples = "auto",
@@ -58,7 +58,7 @@ def gaussian_w2(
     biased variance; the mean over clips (or frames) and cells. The teacher gets no gradient.
 
     Args:
-        teacher: its map (B, C, T, H, W), or the `gaussians` of its map, by the same samples and cells.
+        teacher_BCTHW: its map (B, C, T, H, W), or the `gaussians` of its map, by the same samples and cells.
         gamma: weight of the means; 1 is the closed form; WKD-F uses 2.
         samples, cells: as in `gaussians`.
         scale: teacher_variance divides by the sum of the channels' variances, C * `teacher_variance` (ours); it needs
@@ -67,15 +67,15 @@ def gaussian_w2(
         ValueError: shapes differ, there is only one sample, which has no variance, or cells do not fit the grid.
     """
     distances: list[Tensor] = []
-    for (mean_s, var_s), (mean_t, var_t) in _gaussian_pairs(student_BCTHW, teacher, samples, cells):
+    for (mean_s, var_s), (mean_t, var_t) in _gaussian_pairs(student_BCTHW, teacher_BCTHW, samples, cells):
         deviation_s, deviation_t = (var_s + EPSILON).sqrt(), (var_t + EPSILON).sqrt()
         distance = gamma * (mean_s - mean_t).square() + (deviation_s - deviation_t).square()
         distances.append(distance.sum(-1).mean())
     if scale is None:
         return mean_of(distances)
-    if isinstance(teacher, Gaussians):
+    if isinstance(teacher_BCTHW, Gaussians):
         raise ValueError("scale: teacher_variance needs the teacher's map, not its Gaussians")
-    return mean_of(distances) / (student_BCTHW.shape[1] * teacher_variance(teacher))
+    return mean_of(distances) / (student_BCTHW.shape[1] * teacher_variance(teacher_BCTHW))
 
 
 def _gaussian_pairs(
@@ -106,7 +106,7 @@ def _moments(feat_BCTHW: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]
 @full_precision
 def gaussian_kl(
     student_BCTHW: Tensor,
-    teacher: Tensor | Gaussians,
+    teacher_BCTHW: Tensor | Gaussians,
     *,
     samples: Samples = "auto",
     cells: Sequence[int] | None = None,
@@ -120,7 +120,7 @@ def gaussian_kl(
         ValueError: shapes differ, there is only one sample, or cells do not fit the grid.
     """
     divergences: list[Tensor] = []
-    for (mean_s, var_s), (mean_t, var_t) in _gaussian_pairs(student_BCTHW, teacher, samples, cells):
+    for (mean_s, var_s), (mean_t, var_t) in _gaussian_pairs(student_BCTHW, teacher_BCTHW, samples, cells):
         var_s, var_t = var_s.clamp_min(MIN_VARIANCE), var_t.clamp_min(MIN_VARIANCE)
         divergence = 0.5 * ((var_s / var_t).log() + (var_t + (mean_t - mean_s).square()) / var_s - 1)
         divergences.append(divergence.sum(-1).mean())
