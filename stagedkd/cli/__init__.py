@@ -216,8 +216,9 @@ def run(
         for note in experiment.notes:
             if note.severity == "note":
                 listener.note(one_line(note))
-        rehearsing = {} if no_rehearsal else {"first": partial(rehearse_if_long, experiment, runtime, listener)}
-        outcome = run_experiment(experiment, runtime, listener, engine, **rehearsing)
+        wanted = not no_rehearsal and engine == "in-process"  # elsewhere the workers' machines may be others
+        first = partial(rehearse_if_long, experiment, runtime, listener, wanted)
+        outcome = run_experiment(experiment, runtime, listener, engine, first=first)
     if not outcome.ran and not outcome.failed:
         console(err=True).print("nothing to do: every stage is in the store", highlight=False)
     wrote = False

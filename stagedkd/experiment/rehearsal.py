@@ -100,10 +100,11 @@ def rehearse(experiment: Experiment, runtime: Runtime, listener: Listener) -> Re
 
 
 def rehearse_if_long(
-    experiment: Experiment, runtime: Runtime, listener: Listener, plans: Plans, missing: Sequence[Stage]
+    experiment: Experiment, runtime: Runtime, listener: Listener, wanted: bool, plans: Plans, missing: Sequence[Stage]
 ) -> None:
-    """Rehearse a run that will take over ten minutes, by a rough guess from FLOPs, and note what it will take."""
-    if rough_seconds(plans, missing, runtime) < LONG_SECONDS:
+    """If it is `wanted`, rehearse a run that will take over ten minutes, by a rough guess from FLOPs, and note what it
+    will take."""
+    if not wanted or rough_seconds(plans, missing, runtime) < LONG_SECONDS:
         return
     listener.note("the run will take over ten minutes, so it is rehearsed first (--no-rehearsal leaves that out)")
     found = rehearse(experiment, runtime, listener)
