@@ -21,10 +21,11 @@ from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import FEATURES, Augment, Clip, GaussianW2, Hint, Input, Kd, Losses, Simulated, Train
 from stagedkd.train import checkpoint
 from stagedkd.train.adapters import FeatureAdapters
+from stagedkd.train.backend import sound_backend
 from stagedkd.train.feed import Feed
 from stagedkd.train.guides import LiveGuide
 from stagedkd.train.job import Execution, Job
-from stagedkd.train.loop import fit, sound_backend
+from stagedkd.train.loop import fit
 from stagedkd.train.phases import set_modes
 from stagedkd.train.schedule import learning_rate
 from stagedkd.train.sinks import open_log

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
 from platform import python_version
@@ -20,30 +19,19 @@ from stagedkd._version import __version__
 from stagedkd.cli import data as data_commands
 from stagedkd.cli import dvc as dvc_commands
 from stagedkd.cli import language as language_commands
-from stagedkd.cli import rehearse as rehearse_commands
+from stagedkd.cli import run as run_commands
 from stagedkd.cli import store as store_commands
 from stagedkd.cli import tune as tune_commands
 from stagedkd.cli.common import (
     AsJson,
     Baseline,
     Cells,
-    ClusterFile,
     Command,
     DataDir,
-    Device,
-    Engine,
-    Gpus,
-    Jobs,
-    NoDvc,
-    NoRehearsal,
     Overrides,
-    Quiet,
     ResultsDir,
     SpecPath,
     StoreDir,
-    Threads,
-    Verbose,
-    check_engine,
     console,
     load_cells,
     one_line,
@@ -53,14 +41,12 @@ from stagedkd.cli.common import (
     print_notes,
     print_results,
     print_tables,
-    progress,
     runtime_of,
 )
-from stagedkd.errors import Origin, Problem, SpecError, StagedkdError, TrainingError, UsageError
+from stagedkd.errors import Origin, Problem, SpecError, StagedkdError, UsageError
 from stagedkd.plan.cpus import limit_spinning
 
 if TYPE_CHECKING:
-    from stagedkd.experiment.run import GridOutcome
     from stagedkd.plan.graph import Plan, Plans
     from stagedkd.plan.runtime import Runtime
     from stagedkd.spec.load import Experiment
@@ -186,51 +172,6 @@ def plan(
     print_notes([*map(one_line, experiment.notes), *_plan_notes(experiment, plans)])
 
 
-def run(
-    spec: SpecPath,
-    overrides: Overrides = None,
-    cells: Cells = None,
-    store: StoreDir = None,
-    results: ResultsDir = None,
-    data_dir: DataDir = None,
-    device: Device = None,
-    gpus: Gpus = None,
-    threads: Threads = None,
-    jobs: Jobs = None,
-    engine: Engine = "in-process",
-    cluster: ClusterFile = None,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-    no_dvc: NoDvc = False,
-    no_rehearsal: NoRehearsal = False,
-) -> None:
-    """Run the stages that the store lacks, write the report, and tell DVC if it is used."""
-    from stagedkd.experiment.rehearsal import rehearse_if_long
-    from stagedkd.experiment.run import run_experiment
-
-    experiment = load_cells(spec, overrides, cells)
-    check_engine(engine, cluster, jobs)
-    settings = {"device": device, "gpus": gpus, "threads": threads, "jobs": jobs, "cluster": cluster}
-    runtime = runtime_of(spec, store=store, results=results, data_dir=data_dir, **settings)
-    with progress(verbose - quiet) as listener:
-        for note in experiment.notes:
-            if note.severity == "note":
-                listener.note(one_line(note))
-        wanted = not no_rehearsal and engine == "in-process"  # elsewhere the workers' machines may be others
-        first = partial(rehearse_if_long, experiment, runtime, listener, wanted)
-        outcome = run_experiment(experiment, runtime, listener, engine, first=first)
-    if not outcome.ran and not outcome.failed:
-        console(err=True).print("nothing to do: every stage is in the store", highlight=False)
-    wrote = False
-    if len(outcome.plans.cells) == 1 and outcome.finished:
-        wrote = print_results(next(iter(outcome.finished.values())).plan, runtime, wrote=bool(outcome.ran))
-    elif outcome.finished:
-        wrote = print_grid(outcome.plans, runtime) and bool(outcome.ran)
-    if not no_dvc:
-        dvc_commands.commit_run(outcome, None if overrides or cells else spec, wrote=wrote)
-    _raise_failed(outcome)
-
-
 def show(
     spec: SpecPath,
     overrides: Overrides = None,
@@ -319,8 +260,8 @@ for command in (
     check,
     plan,
     tune_commands.tune,
-    rehearse_commands.rehearse,
-    run,
+    run_commands.rehearse,
+    run_commands.run,
     show,
     report,
     language_commands.explain,
@@ -341,16 +282,6 @@ app.add_typer(dvc_commands.app, name="dvc")
 def _check_baseline(plans: Plans, baseline: str) -> None:
     if baseline and len(plans.cells) == 1:
         raise UsageError("--baseline is for grids of several cells", hint="leave out --baseline")
-
-
-def _raise_failed(outcome: GridOutcome) -> None:
-    """Make the command fail if a cell failed."""
-    if outcome.failed and len(outcome.plans.cells) == 1:
-        raise next(iter(outcome.failed.values()))
-    if outcome.failed:
-        rows = "\n".join(f"  {name}: {error.message}" for name, error in outcome.failed.items())
-        message = f"{len(outcome.failed)} of {len(outcome.plans.cells)} cells failed:\n{rows}"
-        raise TrainingError(message, hint="fix them, then run the same command again: it runs what is missing")
 
 
 def _print_shapes(plan: Plan, runtime: Runtime) -> None:

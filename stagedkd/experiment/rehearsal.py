@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from rich.filesize import decimal
+
 from stagedkd.errors import DataError, StagedkdError, about
 from stagedkd.experiment.run import compiled, run_experiment
 from stagedkd.launch.local import submitting
@@ -109,7 +111,7 @@ def rehearse_if_long(
     listener.note("the run will take over ten minutes, so it is rehearsed first (--no-rehearsal leaves that out)")
     found = rehearse(experiment, runtime, listener)
     minutes, most = round(found.seconds / 60), max(e.memory.get("resident", 0) for e in found.estimates.values())
-    listener.note(f"rehearsed: the run will take about {minutes} min, and {most / 2**30:.1f} GiB of memory")
+    listener.note(f"rehearsed: the run will take about {minutes} min, and {decimal(most)} of memory")
 
 
 def rough_seconds(plans: Plans, missing: Sequence[Stage], runtime: Runtime) -> float:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -26,6 +26,7 @@ from stagedkd.models.network import Network
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Train
 from stagedkd.train import checkpoint
+from stagedkd.train.backend import AUTOCAST, is_out_of_memory, sound_backend
 from stagedkd.train.correlation import Probe
 from stagedkd.train.job import Job, Progress
 from stagedkd.train.kept import KeptPhase, KeptPrefix
@@ -38,7 +39,6 @@ from stagedkd.train.step import StepInfo, StepModel, StepModels
 from stagedkd.train.tally import contributions, count
 from stagedkd.train.terms import step_losses
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NAN_HINT = "lower train.lr or the loss's weight, or use precision: fp32; the last good checkpoint is kept"
 Weigh: TypeAlias = Callable[[Sequence[str]], dict[str, float]]
 
@@ -116,23 +116,6 @@ def train_step(
     state.scaler.step(state.optimizer)
     state.scaler.update()
     return weights
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is used up. On the CPU torch raises a plain RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-@contextmanager
-def sound_backend(device: torch.device, precision: str) -> Generator[None]:
-    """Inside, half types on the CPU run without oneDNN, whose bf16 gradients of small 3-D convolutions were measured to
-    be wrong (docs/decisions/0005)."""
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = before and not (device.type == "cpu" and precision != "fp32")
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = before
 
 
 class _Training:

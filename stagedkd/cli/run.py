@@ -1,0 +1,154 @@
+"""The commands `stagedkd run` and `stagedkd rehearse`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
+
+from stagedkd.cli import dvc as dvc_commands
+from stagedkd.cli.common import (
+    Cells,
+    ClusterFile,
+    DataDir,
+    Device,
+    Engine,
+    Gpus,
+    Jobs,
+    NoDvc,
+    NoRehearsal,
+    Overrides,
+    Quiet,
+    ResultsDir,
+    SpecPath,
+    StoreDir,
+    Threads,
+    Verbose,
+    check_engine,
+    console,
+    load_cells,
+    one_line,
+    print_grid,
+    print_lines,
+    print_results,
+    print_tables,
+    progress,
+    runtime_of,
+)
+from stagedkd.errors import TrainingError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from stagedkd.experiment.rehearsal import Rehearsed
+    from stagedkd.experiment.run import GridOutcome
+
+
+def run(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    cells: Cells = None,
+    store: StoreDir = None,
+    results: ResultsDir = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    gpus: Gpus = None,
+    threads: Threads = None,
+    jobs: Jobs = None,
+    engine: Engine = "in-process",
+    cluster: ClusterFile = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    no_dvc: NoDvc = False,
+    no_rehearsal: NoRehearsal = False,
+) -> None:
+    """Run the stages that the store lacks, write the report, and tell DVC if it is used."""
+    from stagedkd.experiment.rehearsal import rehearse_if_long
+    from stagedkd.experiment.run import run_experiment
+
+    experiment = load_cells(spec, overrides, cells)
+    check_engine(engine, cluster, jobs)
+    settings = {"device": device, "gpus": gpus, "threads": threads, "jobs": jobs, "cluster": cluster}
+    runtime = runtime_of(spec, store=store, results=results, data_dir=data_dir, **settings)
+    with progress(verbose - quiet) as listener:
+        for note in experiment.notes:
+            if note.severity == "note":
+                listener.note(one_line(note))
+        wanted = not no_rehearsal and engine == "in-process"  # elsewhere the workers' machines may be others
+        first = partial(rehearse_if_long, experiment, runtime, listener, wanted)
+        outcome = run_experiment(experiment, runtime, listener, engine, first=first)
+    if not outcome.ran and not outcome.failed:
+        console(err=True).print("nothing to do: every stage is in the store", highlight=False)
+    wrote = False
+    if len(outcome.plans.cells) == 1 and outcome.finished:
+        wrote = print_results(next(iter(outcome.finished.values())).plan, runtime, wrote=bool(outcome.ran))
+    elif outcome.finished:
+        wrote = print_grid(outcome.plans, runtime) and bool(outcome.ran)
+    if not no_dvc:
+        dvc_commands.commit_run(outcome, None if overrides or cells else spec, wrote=wrote)
+    _raise_failed(outcome)
+
+
+def rehearse(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    cells: Cells = None,
+    store: StoreDir = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    threads: Threads = None,
+    jobs: Jobs = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take a few steps of every training that the store lacks, to see whether it runs, what it needs, and how long."""
+    from stagedkd.experiment.rehearsal import rehearse as rehearse_experiment
+
+    runtime = runtime_of(spec, store=store, data_dir=data_dir, device=device, threads=threads, jobs=jobs)
+    with progress(verbose - quiet) as listener:
+        found = rehearse_experiment(load_cells(spec, overrides, cells), runtime, listener)
+    print_rehearsal(found)
+
+
+def print_rehearsal(found: Rehearsed) -> None:
+    """Print what each stage will take, and the whole run."""
+    from rich.filesize import decimal
+
+    from stagedkd.report.housekeeping import age_text
+
+    if not found.estimates:
+        print_lines(["nothing to rehearse: the store has every stage"])
+        return
+    print_tables([rehearsal_table(found)])
+    print_lines([f"the run will take about {age_text(found.seconds)} and write {decimal(found.disk)}"])
+
+
+def rehearsal_table(found: Rehearsed) -> Table:
+    """Return a table with a row for each stage that was rehearsed, and the number of stages that it stands for."""
+    from rich.filesize import decimal
+    from rich.table import Table
+    from rich.text import Text
+
+    from stagedkd.report.housekeeping import age_text
+
+    table = Table("stage", box=None, header_style="bold", pad_edge=False)
+    for column in ("stages", "each", "memory", "device memory", "seconds of a step"):
+        table.add_column(column, justify="left" if column.startswith("seconds") else "right")
+    counts = Counter(stage.identity for stage in found.alike.values())
+    for stage in {stage.identity: stage for stage in found.alike.values()}.values():
+        estimate = found.estimates[stage.identity]
+        steps = ", ".join(f"{name} {seconds:.3g}" for name, seconds in estimate.steps.items())
+        memory = (decimal(estimate.memory[name]) if name in estimate.memory else "-" for name in ("resident", "device"))
+        each = age_text(estimate.seconds)
+        table.add_row(Text(stage.name), str(counts[stage.identity]), each, *memory, Text(steps))
+    return table
+
+
+def _raise_failed(outcome: GridOutcome) -> None:
+    """Make the command fail if a cell failed."""
+    if outcome.failed and len(outcome.plans.cells) == 1:
+        raise next(iter(outcome.failed.values()))
+    if outcome.failed:
+        rows = "\n".join(f"  {name}: {error.message}" for name, error in outcome.failed.items())
+        message = f"{len(outcome.failed)} of {len(outcome.plans.cells)} cells failed:\n{rows}"
+        raise TrainingError(message, hint="fix them, then run the same command again: it runs what is missing")
