@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import re
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,13 +50,14 @@ class Estimate:
     Attributes:
         seconds: of the whole stage. steps: seconds of a step by phase, in later epochs.
         memory: peak in bytes: `resident` (of the process) and `device`.
-        disk: bytes of its artifact and of one checkpoint.
+        disk: bytes of its artifact. checkpoint: bytes of one checkpoint, which lies beside it until the stage ends.
     """
 
     seconds: float
     steps: Mapping[str, float] = field(default_factory=dict[str, float])
     memory: Mapping[str, int] = field(default_factory=dict[str, int])
     disk: int = 0
+    checkpoint: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ class Rehearsed:
 
     @property
     def disk(self) -> int:
-        """The bytes that the artifacts and the largest checkpoints will take."""
-        return sum(estimate.disk for estimate in self.estimates.values())
+        """The bytes that the artifacts and the largest checkpoint will take."""
+        found = self.estimates.values()
+        return sum(each.disk for each in found) + max((each.checkpoint for each in found), default=0)
 
 
 def rehearse(experiment: Experiment, runtime: Runtime, listener: Listener) -> Rehearsed:
@@ -96,9 +99,10 @@ def rehearse(experiment: Experiment, runtime: Runtime, listener: Listener) -> Re
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     estimates = {key: found[stage.identity] for key, stage in alike.items()}
-    _require_room(store, sum(estimate.disk for estimate in estimates.values()))
     jobs = runtime.jobs if isinstance(runtime.jobs, int) else 1
-    return Rehearsed(plans, estimates, alike, wall_seconds(plans, estimates, jobs))
+    rehearsed = Rehearsed(plans, estimates, alike, wall_seconds(plans, estimates, jobs))
+    _require_room(store, rehearsed.disk)
+    return rehearsed
 
 
 def rehearse_if_long(
@@ -307,7 +311,8 @@ class Rehearser:
         try:
             result = future.result()
         except WorkerLost as lost:
-            return DataError(f"stage {stage.name}: {lost}", hint="lower train.batch"), True
+            killed = signal.SIGKILL.name in str(lost)  # what Linux does when memory is used up
+            return DataError(f"stage {stage.name}: {lost}", hint="run it with -v --no-rehearsal to see why"), killed
         if "error" not in result:
             return None, False
         error = error_from_json(result["error"])
@@ -320,6 +325,7 @@ def estimate_of(artifact: Artifact) -> Estimate:
     rehearsed: Sequence[Mapping[str, Any]] = facts.get("rehearsed", ())
     beside = max(0.0, facts["seconds"] - sum(row["spent"] for row in rehearsed))
     steps = {name: seconds for row in rehearsed for name, seconds in row["steps"].items()}
-    files = sum(path.stat().st_size for path in artifact.folder.rglob("*") if path.is_file())
-    disk = files + max((row["checkpoint"] for row in rehearsed), default=0)
-    return Estimate(beside + sum(row["seconds"] for row in rehearsed), steps, facts.get("memory", {}), disk)
+    disk = sum(path.stat().st_size for path in artifact.folder.rglob("*") if path.is_file())
+    seconds = beside + sum(row["seconds"] for row in rehearsed)
+    checkpoint = max((row["checkpoint"] for row in rehearsed), default=0)
+    return Estimate(seconds, steps, facts.get("memory", {}), disk, checkpoint)
