@@ -107,8 +107,12 @@ def kept_phases(
                 kept[group] = Kept(computing(guide, forms), opening, owner.refused)
         grids: dict[str, Grid] = {block: (feat[1], feat[2], feat[3]) for block, feat in shape.maps.items()}
         for row, phase, planned in zip(rows, work.phases, keeping.phases, strict=True):
-            group, forms = (phase.train.batch, phase.train.precision), planned.forms[number]
-            row.append(KeptGuide(guide, kept[group], forms, grids) if forms and isinstance(guide, LiveGuide) else guide)
+            forms = planned.forms[number]
+            if not forms or not isinstance(guide, LiveGuide):
+                row.append(guide)
+                continue
+            own = kept[phase.train.batch, phase.train.precision]
+            row.append(KeptGuide(guide, own, forms, grids, compiled=context.runtime.compile))
     return tuple(KeptPhase(tuple(row), plan.prefix) for row, plan in zip(rows, keeping.phases, strict=True))
 
 

@@ -140,11 +140,11 @@ class Kept:
             if drew():
                 self.refuse("the network draws random numbers")
                 return
-            for order in _rearrangements(len(slots)):
-                again = self._fresh(replace(batch, clip_B3THW=batch.clip_B3THW[order]))
-                if not all(torch.equal(again[form], tensor_B[order]) for form, tensor_B in fresh.items()):
-                    self.refuse("what the network gives for a clip depends on the other clips of the batch")
-                    return
+            order = _rearranged(len(slots))
+            again = self._fresh(replace(batch, clip_B3THW=batch.clip_B3THW[order]))
+        if not all(torch.equal(again[form], tensor_B[order]) for form, tensor_B in fresh.items()):
+            self.refuse("what the network gives for a clip depends on the other clips of the batch")
+            return
         for form, tensor_B in fresh.items():
             rows = self.rows[form] = self.open_rows(form, tensor_B.shape[1:], tensor_B.dtype)
             at = np.flatnonzero(rows.kept(slots))
@@ -155,12 +155,11 @@ class Kept:
         self.layouts = {form: tensor_B.stride() for form, tensor_B in fresh.items()}
 
 
-def _rearrangements(count: int) -> list[Tensor]:
-    """Two selections of `count` clips of a batch: together they hold every clip, each in another place and with other
-    clips than in the batch."""
-    half = -(-count // 2)
-    backwards = torch.arange(count).flip(0)
-    return [torch.cat([part, part])[:count].clone() for part in (backwards[:half], backwards[count - half :])]
+def _rearranged(count: int) -> Tensor:
+    """A selection of `count` clips of a batch: the first half of them backwards, twice. So every place holds another
+    clip than in the batch, every clip has other neighbours, and half of the clips are gone."""
+    half = torch.arange(-(-count // 2)).flip(0)
+    return torch.cat([half, half])[:count]
 
 
 def _laid_out(rows_B: Tensor, strides: tuple[int, ...], device: torch.device) -> Tensor:
@@ -186,14 +185,17 @@ def without_draws(device: torch.device) -> Generator[Callable[[], bool]]:
 class KeptGuide:
     """A live guide whose outputs are kept, for one phase. `forms` are what the losses of the phase need."""
 
-    def __init__(self, live: LiveGuide, kept: Kept, forms: Sequence[Form], grids: Mapping[str, Grid]) -> None:
+    def __init__(
+        self, live: LiveGuide, kept: Kept, forms: Sequence[Form], grids: Mapping[str, Grid], *, compiled: bool
+    ) -> None:
         """
         Args:
             kept: the outputs of this guide, shared with other phases of the same batch size and precision.
-            grids: the grid of the whole map behind each block.
+            grids: the grid of the whole map behind each block. compiled: the guide is another program for each phase,
+                whose outputs are compared once. Without, a shorter run is the beginning of a longer one.
         """
         self.live, self.kept, self.forms, self.grids = live, kept, tuple(forms), grids
-        self.proven = False
+        self.proven = not compiled
 
     @property
     def weight(self) -> float:
