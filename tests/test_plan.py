@@ -44,14 +44,14 @@ def test_digests_are_pinned() -> None:
 PINNED = {
     "data": "b72b154aecfa",
     "labels": "64b27d6d747b",
-    "teacher": "9ed0abf2e83a",
-    "assistant-1": "1d6122b5d42c",
-    "student": "01a43cd23143",
-    "control-ce": "b83cd9c2a041",
-    "evaluate-teacher": "64908fee46c4",
-    "evaluate-assistant-1": "fc90a3628aa5",
-    "evaluate-student": "4d477eb0c1de",
-    "evaluate-control-ce": "bb3103226720",
+    "teacher": "7a6009a07024",
+    "assistant-1": "c77bb2a7a95b",
+    "student": "abaf6a2a4b15",
+    "control-ce": "a96b9b2c552d",
+    "evaluate-teacher": "7c3d3082f6c4",
+    "evaluate-assistant-1": "53c4b7ceecaf",
+    "evaluate-student": "5e0bc73ac99b",
+    "evaluate-control-ce": "3530cf58f987",
 }
 
 

@@ -22,7 +22,7 @@ from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.cpus import usable_cpus
 from stagedkd.plan.graph import Graph, Plan, Plans, Stage
 from stagedkd.plan.key import Key
-from stagedkd.plan.runtime import Runtime, load_runtime
+from stagedkd.plan.runtime import Runtime, load_runtime, prepare_libraries
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.schema import Spec
 from stagedkd.stages.context import Context, Do, Listener, Result, Session, Silent, Stop, catching_signals
@@ -89,6 +89,7 @@ def run_experiment(
     """
     runtime = runtime or load_runtime(Path())
     listener = listener or Silent()
+    prepare_libraries(runtime)
     cluster = load_cluster(runtime) if engine == "parsl" else None
     with about(experiment.origin):
         plans, store = compiled(experiment, runtime, listener), store_of(runtime)
@@ -118,6 +119,7 @@ def run_stage(plan: Plan, stage: Stage, runtime: Runtime, listener: Listener) ->
     Raises:
         StoreError: an input is missing, or the artifact in the store is damaged. Also raises what `run` raises.
     """
+    prepare_libraries(runtime)
     store = store_of(runtime)
     with about(plan.spec.origin):
         if store.state(stage) != "hit":

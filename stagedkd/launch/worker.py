@@ -23,6 +23,7 @@ from typing import Any
 from stagedkd.launch.protocol import ProgressWriter, StageRequest, error_as_json, stop_by_file
 from stagedkd.plan.cpus import limit_spinning, usable_cpus
 from stagedkd.plan.graph import Stage
+from stagedkd.plan.runtime import prepare_libraries
 from stagedkd.stages.context import catching_signals
 
 
@@ -55,6 +56,7 @@ def make_stage(place: str, name: str) -> dict[str, Any]:
         progress = _WorkerProgress(folder / "progress" / f"{name}.jsonl", steps=request.steps)
         pin(request.devices)
         limit_spinning()
+        prepare_libraries(request.runtime)
         threads = request.runtime.threads or threads_per_worker()
         os.environ["OMP_NUM_THREADS"] = str(threads)
         from stagedkd.stages.stage import Busy, get_alone

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -98,9 +98,30 @@ def _axes(feat_BCTHW: Tensor, samples: str) -> tuple[int, ...]:
     return (2, 3, 4) if samples == "positions" else (0, 2, 3, 4)
 
 
+class _Moments(torch.autograd.Function):
+    """Means and biased variances over some axes, (K, C). Torch's `var` takes five times as long on a CPU, and autograd
+    would pass over the map once for each operation; the gradient is one pass, feat * slope + offset."""
+
+    @staticmethod
+    def forward(ctx: Any, feat_BCTHW: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        mean = feat_BCTHW.mean(axes, keepdim=True)
+        variance = (feat_BCTHW - mean).square_().mean(axes, keepdim=True)
+        ctx.save_for_backward(feat_BCTHW, mean)
+        shape = (-1, feat_BCTHW.shape[1]) if 0 not in axes else (feat_BCTHW.shape[1],)
+        return mean.view(shape), variance.view(shape)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_mean: Tensor, of_variance: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        feat_BCTHW, mean = ctx.saved_tensors
+        samples = feat_BCTHW.numel() // mean.numel()
+        slope = of_variance.view_as(mean) * (2 / samples)
+        return torch.addcmul(of_mean.view_as(mean) / samples - slope * mean, feat_BCTHW, slope), None
+
+
 def _moments(feat_BCTHW: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Return means and biased variances over the axes."""
-    return feat_BCTHW.mean(axes), feat_BCTHW.var(axes, correction=0)
+    return cast(tuple[Tensor, Tensor], _Moments.apply(feat_BCTHW, axes))
 
 
 @full_precision

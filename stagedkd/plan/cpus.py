@@ -1,17 +1,24 @@
-"""The CPUs that this process may use, and how long their threads wait awake. Nothing here is part of a key."""
+"""The CPUs that this process may use, how long their threads wait awake, and the instructions that they may use.
+Nothing here is part of a key."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stagedkd.errors import UsageError
+
 ROOT = Path("/")
 SPINS = "2000"  # about 0.1 ms; measured in docs/performance.md
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # variables by which a user says how threads wait
-
-
+PORTABLE = {  # the newest instructions that oneDNN, torch and MKL may use, by variable: any x86 CPU since 2013 has them
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_CBWR": "COMPATIBLE",
+}
 AFFINITY = "the number of its CPUs"
 
 
@@ -50,6 +57,26 @@ def limit_spinning(environ: MutableMapping[str, str] = os.environ) -> None:
     OpenMP runtime reads the variable when torch is loaded, so call this before."""
     if not any(name in environ for name in WAITING):
         environ["GOMP_SPINCOUNT"] = SPINS
+
+
+def limit_instructions(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Let torch and its libraries use no newer instructions than most x86 CPUs have (`runtime.bits: portable`). They
+    read the variables when they are loaded, so call this before.
+
+    Raises:
+        UsageError: torch is loaded already, without these variables.
+    """
+    missing = {name: value for name, value in PORTABLE.items() if environ.get(name) != value}
+    if missing and "torch" in sys.modules:
+        settings = " ".join(f"{name}={value}" for name, value in missing.items())
+        hint = f"set these variables before Python starts: {settings}"
+        raise UsageError("runtime.bits: portable must be known before torch is loaded, and it is loaded", hint=hint)
+    environ.update(missing)
+
+
+def chosen_instructions(environ: Mapping[str, str] = os.environ) -> str:
+    """The variables of `PORTABLE` that are set, such as "MKL_CBWR=COMPATIBLE"; "" if none is."""
+    return " ".join(f"{name}={environ[name]}" for name in sorted(PORTABLE) if name in environ)
 
 
 def _affinity() -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag, ValidationError
 
 from stagedkd.errors import Problem, SpecError, UsageError
-from stagedkd.plan.cpus import usable_cpus
+from stagedkd.plan.cpus import limit_instructions, usable_cpus
 from stagedkd.spec.schema import Section
 from stagedkd.spec.schema.base import Word, by_form
 from stagedkd.spec.yaml import Node, read_yaml
@@ -31,6 +31,8 @@ class Runtime(Section):
             many as the CPUs have room for and the plan has work for, on the CPU; with `threads: 0`, and elsewhere, one.
         workers: threads that decode videos; 0 means two.
         compile: whether networks are compiled with torch.compile.
+        bits: native, all instructions of the CPU; portable, none newer than AVX2, so that more x86 machines give the
+            same bits: a teacher then takes longer on CPUs with newer ones.
         cache_teacher: whether the outputs of frozen networks are kept where views come back, so that these networks do
             not run again: auto, where there is room; off, never. Both give the same bits.
         checkpoint_seconds: the shortest training time between two checkpoints. Checkpoints are written at the end of an
@@ -54,6 +56,7 @@ class Runtime(Section):
     jobs: Annotated[Several | Auto, by_form("auto or a number")] = "auto"
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     compile: bool = False
+    bits: Literal["native", "portable"] = "native"
     cache_teacher: Literal["auto", "off"] = "auto"
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 5.0
     loss_every: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -110,6 +113,16 @@ def load_runtime(root: Path, **overrides: Any) -> Runtime:
             if overrides.get(option) is not None:
                 raise UsageError(f"--{option.replace('_', '-')} {overrides[option]}: {problem['msg']}") from None
         raise SpecError(_problems(error, document, "runtime")) from None
+
+
+def prepare_libraries(runtime: Runtime) -> None:
+    """Set what torch and its libraries read when they are loaded.
+
+    Raises:
+        UsageError: it is too late for that.
+    """
+    if runtime.bits == "portable":
+        limit_instructions()
 
 
 def load_tracked(root: Path) -> Tracked | None:

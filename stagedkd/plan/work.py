@@ -242,7 +242,7 @@ class TeachWork(NetworkWork):
     unkeyed: ClassVar[frozenset[str]] = frozenset({"declared", "headless"})
     network_file: ClassVar[str | None] = "teacher.safetensors"
     kind: Literal["teach"] = "teach"
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     labels: Literal["same", "all", "refined"]
     declared: DeclaredLabels | None = None
     headless: bool = False
@@ -279,7 +279,7 @@ class RefineWork(WorkSection):
 
     network_file: ClassVar[str | None] = None  # the networks are not kept
     kind: Literal["refine"] = "refine"
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     rule: Rule
     round: int
     networks: tuple[Trainee, ...]
@@ -314,7 +314,7 @@ class DistillWork(NetworkWork):
 
     network_file: ClassVar[str | None] = "student.safetensors"
     kind: Literal["distill"] = "distill"
-    version: Literal[6] = 6
+    version: Literal[7] = 7
     cut: Cut
     teacher: Arch
     teacher_input: Input | None

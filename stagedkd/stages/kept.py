@@ -23,11 +23,12 @@ from filelock import FileLock
 
 from stagedkd.files import replacing
 from stagedkd.models.shapes import NetworkShape
+from stagedkd.plan.cpus import chosen_instructions
 from stagedkd.plan.key import digest
 from stagedkd.plan.work import DistillWork
 from stagedkd.stages.context import Context
 from stagedkd.stages.keeping import Keeping, forms_by_group
-from stagedkd.stages.provenance import cpu
+from stagedkd.stages.provenance import caches, cpu
 from stagedkd.train.feed import Feed
 from stagedkd.train.guides import Guide, LiveGuide
 from stagedkd.train.kept import Kept, KeptGuide, KeptPhase, KeptRows, OpenRows, computing, row_bytes
@@ -60,10 +61,10 @@ class _Owner:
         clips = hashlib.sha256(np.ascontiguousarray(self.feed.clip_ids).tobytes()).hexdigest()
         drawn = [work.clip, work.augment, None if work.clip.views is None else self.feed.seed]
         chip = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu()
-        machine = [device.type, chip, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
+        kernels = [torch.backends.cpu.get_cpu_capability(), caches(), chosen_instructions(), torch.get_num_threads()]
         versions = [VERSION, torch.__version__, self.context.runtime.compile]
         keys = [inputs[self.name].manifest.key, inputs["data"].manifest.key]
-        return [*versions, *keys, clips, *drawn, self.guide.input, *group, *machine]
+        return [*versions, *keys, clips, *drawn, self.guide.input, *group, device.type, chip, *kernels]
 
     def opening(self, group: tuple[int, str], *, in_memory: bool) -> OpenRows:
         """A function that opens the rows of a form."""

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, cast
 
 from stagedkd._version import __version__
 from stagedkd.files import write_whole
+from stagedkd.plan.cpus import chosen_instructions
 from stagedkd.store.store import unfinished
 
 Facts: TypeAlias = Mapping[str, Any]
@@ -40,6 +41,9 @@ SAME = (
     "python",
     "machine",
     "cpu",
+    "cpu_family",
+    "caches",
+    "instructions",
     "cpu_capability",
     "device",
     "device_name",
@@ -52,7 +56,8 @@ SAME = (
 @cache
 def environment() -> dict[str, Any]:
     """The environment of this process: `stagedkd`, its version; `code`, 12 digits of the SHA-256 of its source files;
-    `python`; `machine`; `cpu`, its model; `packages`, their versions by name."""
+    `python`; `machine`; `cpu`, its model; `cpu_family`, that of its maker; `caches`, their sizes by level;
+    `instructions`, the variables that limit them; `packages`, their versions by name."""
     packages: dict[str, str] = {}
     for name in PACKAGES:
         try:
@@ -66,16 +71,45 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": machine,
         "cpu": cpu(),
+        "cpu_family": _cpu_family(),
+        "caches": caches(),
+        "instructions": chosen_instructions() or "all",
         "packages": packages,
     }
 
 
 def cpu() -> str:
-    """The model of the CPU, or its family if the system does not name the model."""
+    """The model of the CPU, or its architecture if the system does not name the model."""
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_family() -> str:
+    """Family, model and stepping of the CPU, such as "25.1.1"; "" if the system does not tell. Clouds hide the model's
+    name."""
+    facts = _cpuinfo()
+    return ".".join(facts[name] for name in ("cpu family", "model", "stepping") if facts.get(name))
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux tells of the first CPU."""
     path = Path("/proc/cpuinfo")
-    lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(filter(None, names), platform.processor() or platform.machine())
+    text = path.read_text("utf-8", "replace") if path.is_file() else ""
+    rows = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in rows}
+
+
+def caches(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> str:
+    """The sizes of the CPU's caches, such as "L1d 32K, L2 512K, L3 32768K"; "" if the system does not tell. Kernels cut
+    their sums into pieces by them, so that equal CPUs with other caches can give other last bits."""
+    found: dict[str, str] = {}
+    for index in sorted(folder.glob("index*")):
+        try:
+            level, kind, size = ((index / name).read_text("utf-8").strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        if kind != "Instruction":
+            found[f"L{level}{'d' if kind == 'Data' and level == '1' else ''}"] = size
+    return ", ".join(f"{name} {size}" for name, size in sorted(found.items()))
 
 
 def _code() -> str:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from stagedkd import losses
 from stagedkd.losses import pool_to
+from stagedkd.models.pointwise import Pointwise
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.pairing import graft_pairs
 from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, PROJECTED, Loss
@@ -201,8 +202,8 @@ class Fusion(nn.Module):
 
     def __init__(self, c_in: int, middle: int, c_out: int) -> None:
         super().__init__()
-        self.enter = nn.Sequential(nn.Conv3d(c_in, middle, 1, bias=False), nn.BatchNorm3d(middle))
-        self.attention = nn.Sequential(nn.Conv3d(2 * middle, 2, 1), nn.Sigmoid())
+        self.enter = nn.Sequential(Pointwise(c_in, middle), nn.BatchNorm3d(middle))
+        self.attention = nn.Sequential(Pointwise(2 * middle, 2, bias=True), nn.Sigmoid())
         self.leave = nn.Sequential(nn.Conv3d(middle, c_out, 3, padding=1, bias=False), nn.BatchNorm3d(c_out))
 
     def forward(self, feat_BCTHW: Tensor, deeper_BCTHW: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -249,4 +250,4 @@ def _name(k: int, m: int) -> str:
 
 
 def _projector(student: int, teacher: int) -> nn.Module:
-    return nn.Sequential(nn.Conv3d(student, teacher, 1, bias=False), nn.BatchNorm3d(teacher))
+    return nn.Sequential(Pointwise(student, teacher), nn.BatchNorm3d(teacher))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stagedkd import losses
 from stagedkd.models.network import Network
+from stagedkd.models.pointwise import Pointwise
 from stagedkd.plan.work import PhaseWork
 
 
@@ -76,7 +77,7 @@ class Exit(nn.Module):
         super().__init__()
         self.mix = nn.Sequential(
             nn.Conv3d(channels, channels, 3, padding=1, groups=channels, bias=False),
-            nn.Conv3d(channels, 2 * channels, 1, bias=False),
+            Pointwise(channels, 2 * channels),
             nn.BatchNorm3d(2 * channels),
             nn.ReLU(),
         )

@@ -30,7 +30,7 @@ from stagedkd.train.backend import AUTOCAST, is_out_of_memory, sound_backend
 from stagedkd.train.correlation import Probe
 from stagedkd.train.job import Job, Progress
 from stagedkd.train.kept import KeptPhase, KeptPrefix
-from stagedkd.train.phases import ForwardPlan, optimizer, plan_forward, set_modes
+from stagedkd.train.phases import ForwardPlan, load_optimizer, optimizer, plan_forward, set_modes
 from stagedkd.train.ranks import convert_batchnorms, refuse_batch_statistics
 from stagedkd.train.readings import LossReader, NotFinite
 from stagedkd.train.rehearsal import PASSES
@@ -173,7 +173,7 @@ class _Training:
             progress.scales = {}
         state = self._state(phase)
         if self.loaded is not None:
-            state.optimizer.load_state_dict(self.loaded["optimizer"])
+            load_optimizer(state.optimizer, self.loaded["optimizer"])
             state.scaler.load_state_dict(self.loaded["scaler"])
             self.loaded = None
         plan, first, rehearsal = plan_forward(phase, job.cut, job.teacher_cut), progress.step, self.execution.rehearsal

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stagedkd.models.network import Network
 from stagedkd.plan.work import Cut, PhaseWork
@@ -80,8 +81,18 @@ def optimizer(student: Network, adapters: FeatureAdapters, phase: PhaseWork) -> 
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if train.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum)
-    return torch.optim.AdamW(groups, lr=train.lr)
+        return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=train.lr, fused=True)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of an optimizer, each tensor in the memory layout of its parameter. A fused step walks through
+    memory: on a CPU it would silently mix up elements of other layouts (docs/findings.md)."""
+    optimizer.load_state_dict(state)
+    for parameter, own in optimizer.state.items():
+        for name, value in own.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                own[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _parameters(student: Network, adapters: FeatureAdapters) -> Iterator[nn.Parameter]:
