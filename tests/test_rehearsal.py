@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from stagedkd.errors import TrainingError
-from stagedkd.experiment.rehearsal import Estimate, Rehearser, alike_stages, rough_seconds, wall_seconds
+from stagedkd.experiment.costs import Estimate, alike_stages, costs_of, guesses, keep_costs, wall_seconds
+from stagedkd.experiment.rehearsal import Rehearser
 from stagedkd.launch.protocol import error_as_json
 from stagedkd.launch.ready_queue import WorkerLost
 from stagedkd.plan.compile import compile_experiment
@@ -116,7 +117,7 @@ def test_a_rehearsal_leaves_nothing_and_changes_nothing(stagedkd: Command, proje
     assert before.returncode == 0, before.stderr
     assert files_of(project / "store") == files_of(project / "other")
     again = stagedkd("rehearse", "specs/tiny.yaml", "--threads", "1")
-    assert "nothing to rehearse" in again.stdout
+    assert "nothing to run: the store has every stage" in again.stdout
 
 
 @pytest.mark.slow
@@ -142,9 +143,38 @@ def test_a_long_run_is_rehearsed_first(stagedkd: Command, project: Path) -> None
 
 @pytest.mark.usefixtures("project")
 def test_a_rough_guess_grows_with_epochs_and_falls_with_threads() -> None:
-    guesses: list[float] = []
+    guessed: list[float] = []
     for overrides, threads in (((), 1), (("teacher.epochs=300",), 1), (("teacher.epochs=300",), 2)):
         plans = plans_of(*overrides)
-        guesses.append(rough_seconds(plans, list(plans.unique.values()), Runtime(device="cpu", threads=threads)))
-    assert guesses[1] > 10 * guesses[0] > 0 and guesses[2] == guesses[1] / 2
-    assert rough_seconds(plans_of(), [], Runtime()) == 0.0
+        found = guesses(plans, plans.unique, Runtime(device="cpu", threads=threads))
+        guessed.append(sum(each.seconds for each in found.values()))
+    assert guessed[1] > 10 * guessed[0] > 0 and guessed[2] == guessed[1] / 2
+    assert guesses(plans_of(), [], Runtime()) == {}
+
+
+def test_what_was_rehearsed_serves_alike_stages_on_the_same_machine(project: Path) -> None:
+    plans, runtime = plans_of(), Runtime(device="cpu", threads=1, root=str(project))
+    assert costs_of(plans, plans.unique, runtime).guessed
+    keep_costs(plans, {key: Estimate(2.0, memory={"resident": 10**9}, disk=5) for key in plans.unique}, runtime)
+    costs = costs_of(plans, plans.unique, runtime)
+    assert not costs.guessed and costs.seconds == 2.0 * len(plans.unique) and costs.disk == 5 * len(plans.unique)
+    assert costs.text == "the run will take about 20 s, 1.0 GB of memory and 50 bytes of disk, as rehearsed"
+    other = plans_of("teacher.seed=5", "train.lr=0.1")
+    assert costs_of(other, other.unique, runtime).seconds == costs.seconds
+    longer = plans_of("teacher.epochs=30")
+    assert costs_of(longer, longer.unique, runtime).guessed
+    assert costs_of(plans, plans.unique, runtime.model_copy(update={"threads": 2})).guessed
+    for path in (project / "cache" / "rehearsed").iterdir():
+        path.write_text("{", "utf-8")  # broken ones count as missing
+    assert costs_of(plans, plans.unique, runtime).guessed
+
+
+@pytest.mark.slow
+def test_plan_shows_what_a_run_will_take(stagedkd: Command) -> None:
+    guess = stagedkd("plan", "specs/tiny.yaml", "--cost")
+    assert guess.returncode == 0 and "guessed from FLOPs" in guess.stdout, guess.stderr
+    assert stagedkd("rehearse", "specs/tiny.yaml").returncode == 0
+    text = stagedkd("plan", "specs/tiny.yaml", "--cost").stdout
+    assert "as rehearsed" in text and "grow.1 0." in text
+    cost = json.loads(stagedkd("plan", "specs/tiny.yaml", "--cost", "--json").stdout)["cost"]
+    assert cost["seconds"] > 0 and not cost["guessed"] and len(cost["stages"]) > 6

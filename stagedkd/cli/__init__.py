@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version as version_of
 from pathlib import Path
 from platform import python_version
@@ -47,7 +47,9 @@ from stagedkd.errors import Origin, Problem, SpecError, StagedkdError, UsageErro
 from stagedkd.plan.cpus import limit_spinning
 
 if TYPE_CHECKING:
+    from stagedkd.experiment.costs import Costs
     from stagedkd.plan.graph import Plan, Plans
+    from stagedkd.plan.key import Key
     from stagedkd.plan.runtime import Runtime
     from stagedkd.spec.load import Experiment
 app = typer.Typer(
@@ -92,10 +94,14 @@ def init(
     ] = None,
 ) -> None:
     """Write a small commented spec for your own videos."""
+    from stagedkd.experiment.costs import costs_of
     from stagedkd.experiment.init import init_project
 
     project = init_project(videos, out)
     print_lines(project.lines)
+    runtime = runtime_of(project.spec)
+    plans = plans_of(load_cells(project.spec, None, None), runtime)
+    print_lines([costs_of(plans, plans.unique, runtime, project.clips).text])
     print_lines([f"next: {Origin(str(project.spec)).command('run')}"])
 
 
@@ -140,6 +146,9 @@ def plan(
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="Show what each phase trains, freezes, runs, keeps and compares.")
     ] = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Show what the stages that the store lacks will take on this machine.")
+    ] = False,
 ) -> None:
     """List the stages of a spec, or the cells of a grid, and what the store has of them."""
     from stagedkd.report.phases import phase_lines
@@ -155,8 +164,10 @@ def plan(
     stored = list(artifacts.manifests()) if single and "miss" in states.values() else []
     first = next(iter(plans.cells.values()))
     why = {s.name: why_miss(first, s, stored) for s in first.stages if single and states[s.identity] == "miss"}
+    costs = _costs(plans, states, runtime) if cost else None
     if as_json:
-        print(json.dumps(plan_json(plans, states, why), indent=1))
+        values = plan_json(plans, states, why) | ({"cost": costs.as_json()} if costs else {})
+        print(json.dumps(values, indent=1))
         return
     if single:
         console().print(plan_table(first, states, why))
@@ -166,6 +177,8 @@ def plan(
         from stagedkd.experiment.preflight import hop_keepings
 
         print_lines(phase_lines(plans, hop_keepings(plans, runtime)))
+    if costs:
+        run_commands.print_costs(costs)
     if "unlocked" in states.values():
         missing = "stagedkd.lock lacks data or weights of this spec, so some keys are not known"
         print_notes([f"{missing}; on the machine that has them, run: {experiment.origin.command('lock')}"])
@@ -277,6 +290,12 @@ for command in (
 app.add_typer(data_commands.app, name="data")
 app.add_typer(store_commands.app, name="store")
 app.add_typer(dvc_commands.app, name="dvc")
+
+
+def _costs(plans: Plans, states: Mapping[Key, str], runtime: Runtime) -> Costs:
+    from stagedkd.experiment.costs import costs_of
+
+    return costs_of(plans, {key for key, state in states.items() if state != "hit"}, runtime)
 
 
 def _check_baseline(plans: Plans, baseline: str) -> None:

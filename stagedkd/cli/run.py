@@ -40,7 +40,7 @@ from stagedkd.errors import TrainingError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from stagedkd.experiment.rehearsal import Rehearsed
+    from stagedkd.experiment.costs import Costs
     from stagedkd.experiment.run import GridOutcome
 
 
@@ -106,37 +106,35 @@ def rehearse(
 
     runtime = runtime_of(spec, store=store, data_dir=data_dir, device=device, threads=threads, jobs=jobs)
     with progress(verbose - quiet) as listener:
-        found = rehearse_experiment(load_cells(spec, overrides, cells), runtime, listener)
-    print_rehearsal(found)
+        costs = rehearse_experiment(load_cells(spec, overrides, cells), runtime, listener)
+    print_costs(costs)
 
 
-def print_rehearsal(found: Rehearsed) -> None:
+def print_costs(costs: Costs) -> None:
     """Print what each stage will take, and the whole run."""
-    from rich.filesize import decimal
-
-    from stagedkd.report.housekeeping import age_text
-
-    if not found.estimates:
-        print_lines(["nothing to rehearse: the store has every stage"])
+    if not costs.alike:
+        print_lines(["nothing to run: the store has every stage"])
         return
-    print_tables([rehearsal_table(found)])
-    print_lines([f"the run will take about {age_text(found.seconds)} and write {decimal(found.disk)}"])
+    print_tables([costs_table(costs)])
+    print_lines([costs.text])
 
 
-def rehearsal_table(found: Rehearsed) -> Table:
-    """Return a table with a row for each stage that was rehearsed, and the number of stages that it stands for."""
+def costs_table(costs: Costs) -> Table:
+    """Return a table with a row for each stage that was rehearsed or guessed, and the number of stages that it stands
+    for."""
     from rich.filesize import decimal
     from rich.table import Table
     from rich.text import Text
 
-    from stagedkd.report.housekeeping import age_text
+    from stagedkd.store.maintenance import age_text
 
     table = Table("stage", box=None, header_style="bold", pad_edge=False)
     for column in ("stages", "each", "memory", "device memory", "seconds of a step"):
         table.add_column(column, justify="left" if column.startswith("seconds") else "right")
-    counts = Counter(stage.identity for stage in found.alike.values())
-    for stage in {stage.identity: stage for stage in found.alike.values()}.values():
-        estimate = found.estimates[stage.identity]
+    alike = [stage for key, stage in costs.alike.items() if key in costs.estimates]
+    counts = Counter(stage.identity for stage in alike)
+    for stage in {stage.identity: stage for stage in alike}.values():
+        estimate = costs.estimates[stage.identity]
         steps = ", ".join(f"{name} {seconds:.3g}" for name, seconds in estimate.steps.items())
         memory = (decimal(estimate.memory[name]) if name in estimate.memory else "-" for name in ("resident", "device"))
         each = age_text(estimate.seconds)

@@ -23,9 +23,10 @@ runtime:
 
 @dataclass(frozen=True)
 class NewProject:
-    """The spec that was written, and the lines that tell the user what was done."""
+    """The spec that was written, the number of its clips, and the lines that tell the user what was done."""
 
     spec: Path
+    clips: int
     lines: tuple[str, ...]
 
 
@@ -56,7 +57,7 @@ def init_project(videos: Path, out: Path | None) -> NewProject:
         reason = error.strerror or str(error)
         raise UsageError(f"{spec} cannot be written: {reason}", hint="name another file with --out") from error
     load_spec(spec)
-    return NewProject(spec, (*lines, f"wrote {spec}: {_size(new_spec)}"))
+    return NewProject(spec, new_spec.clips, (*lines, f"wrote {spec}: {_size(new_spec)}"))
 
 
 def _name(videos: Path) -> str:

@@ -7,18 +7,16 @@ removed at the end. Stages that differ in seeds and rates alone take the same, s
 
 from __future__ import annotations
 
-import heapq
 import re
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
-
-from rich.filesize import decimal
+from typing import Any
 
 from stagedkd.errors import DataError, StagedkdError, about
+from stagedkd.experiment.costs import Costs, Estimate, alike_stages, costs_of, keep_costs
 from stagedkd.experiment.run import compiled, run_experiment
 from stagedkd.launch.local import submitting
 from stagedkd.launch.protocol import ProgressReader, error_from_json
@@ -29,55 +27,19 @@ from stagedkd.plan.key import Key, digest
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import PrepareWork, WeakenWork, Work
 from stagedkd.spec.load import Experiment
-from stagedkd.spec.schema import Simulated
 from stagedkd.stages.context import Listener, Silent, Stop, catching_signals
 from stagedkd.stages.stage import store_of
 from stagedkd.store.store import Artifact, Store
 
 POLL_SECONDS = 0.1
 LONG_SECONDS = 600.0  # a run that will take so long is rehearsed
-CPU_FLOPS, GPU_FLOPS = 1e10, 5e12  # a second, of one CPU thread and of one GPU: what small 3-D networks reach, roughly
+WORTH_SAYING = 60.0
 SHORT_OF_MEMORY = ("out of memory", "can't allocate memory")  # in messages of torch and of stagedkd
-VARIED = frozenset({"seed", "lr", "weight_decay", "weight"})  # fields that change what is learned, not what it takes
 BATCH = re.compile(r'"batch": ?(\d+)')
 GROUND = (PrepareWork, WeakenWork)  # are made, not rehearsed: the trainings read clips and labels
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a stage will take.
-
-    Attributes:
-        seconds: of the whole stage. steps: seconds of a step by phase, in later epochs.
-        memory: peak in bytes: `resident` (of the process) and `device`.
-        disk: bytes of its artifact. checkpoint: bytes of one checkpoint, which lies beside it until the stage ends.
-    """
-
-    seconds: float
-    steps: Mapping[str, float] = field(default_factory=dict[str, float])
-    memory: Mapping[str, int] = field(default_factory=dict[str, int])
-    disk: int = 0
-    checkpoint: int = 0
-
-
-@dataclass(frozen=True)
-class Rehearsed:
-    """The outcome of a rehearsal: the stages of a run that the store lacks, by key, with what each will take; which
-    stage was rehearsed for it; and the seconds of the whole run."""
-
-    plans: Plans
-    estimates: Mapping[Key, Estimate]
-    alike: Mapping[Key, Stage]
-    seconds: float
-
-    @property
-    def disk(self) -> int:
-        """The bytes that the artifacts and the largest checkpoint will take."""
-        found = self.estimates.values()
-        return sum(each.disk for each in found) + max((each.checkpoint for each in found), default=0)
-
-
-def rehearse(experiment: Experiment, runtime: Runtime, listener: Listener) -> Rehearsed:
+def rehearse(experiment: Experiment, runtime: Runtime, listener: Listener) -> Costs:
     """Rehearse every stage that the store lacks. Clips are read and labels drawn for real, for the trainings to come.
 
     Raises:
@@ -98,76 +60,25 @@ def rehearse(experiment: Experiment, runtime: Runtime, listener: Listener) -> Re
                 found = Rehearser(plans, folder, store, runtime, listener, stop).run(lacking, alike)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-    estimates = {key: found[stage.identity] for key, stage in alike.items()}
-    jobs = runtime.jobs if isinstance(runtime.jobs, int) else 1
-    rehearsed = Rehearsed(plans, estimates, alike, wall_seconds(plans, estimates, jobs))
-    _require_room(store, rehearsed.disk)
-    return rehearsed
+    keep_costs(plans, found, runtime)
+    costs = costs_of(plans, lacking, runtime)
+    _require_room(store, costs.disk)
+    return costs
 
 
 def rehearse_if_long(
     experiment: Experiment, runtime: Runtime, listener: Listener, wanted: bool, plans: Plans, missing: Sequence[Stage]
 ) -> None:
-    """If it is `wanted`, rehearse a run that will take over ten minutes, by a rough guess from FLOPs, and note what it
-    will take."""
-    if not wanted or rough_seconds(plans, missing, runtime) < LONG_SECONDS:
-        return
-    listener.note("the run will take over ten minutes, so it is rehearsed first (--no-rehearsal leaves that out)")
-    found = rehearse(experiment, runtime, listener)
-    minutes, most = round(found.seconds / 60), max(e.memory.get("resident", 0) for e in found.estimates.values())
-    listener.note(f"rehearsed: the run will take about {minutes} min, and {decimal(most)} of memory")
-
-
-def rough_seconds(plans: Plans, missing: Sequence[Stage], runtime: Runtime) -> float:
-    """Guess the seconds of the trainings of these stages, one after the other, from FLOPs: a forward and a backward
-    pass are three forward passes. A guess by a factor of three is good."""
+    """Note what a run will take if it is over a minute. If it is `wanted`, one that takes over ten minutes and was not
+    rehearsed on this machine is rehearsed first."""
     if not any(stage.work.trainings for stage in missing):
-        return 0.0
-    from stagedkd.experiment.preflight import preflight
-    from stagedkd.stages.networks import device_of
-
-    cpu = device_of(runtime.device).type == "cpu"
-    rate = CPU_FLOPS * runtime.used_threads if cpu else GPU_FLOPS * runtime.gpus
-    left, shapes, flops = {stage.identity for stage in missing}, dict[str, Any](), 0.0
-    for plan in plans.cells.values():
-        networks = preflight(plan, Path(runtime.root), shapes).networks
-        most = max((shape.flops for shape in networks.values()), default=0)
-        for stage in plan.stages:
-            if stage.identity not in left or not stage.work.trainings:
-                continue
-            left.discard(stage.identity)
-            own = networks[stage.name].flops if stage.name in networks else most
-            teacher = networks.get(stage.needs.get("teacher", ""))
-            per_clip = 3 * own + (teacher.flops if teacher else 0)
-            flops += stage.work.epochs_run * _clips(plan) * per_clip
-    return flops / rate
-
-
-def _clips(plan: Plan) -> int:
-    """About how many training clips a plan has."""
-    data = plan.spec.data
-    if isinstance(data, Simulated):
-        return data.train
-    return sum(entry.clips for entry in plan.lock.data.values())
-
-
-def wall_seconds(plans: Plans, estimates: Mapping[Key, Estimate], jobs: int) -> float:
-    """The seconds of a run that makes `jobs` stages at once, in the order of the plans."""
-    ended: dict[Key, float] = {}
-    free = [0.0] * jobs
-    for plan in plans.cells.values():
-        for stage in plan.stages:
-            if stage.identity in ended:
-                continue
-            ready = max((ended[above.identity] for above in plan.inputs(stage).values()), default=0.0)
-            estimate = estimates.get(stage.identity)
-            if estimate is None:
-                ended[stage.identity] = 0.0
-                continue
-            begins = max(ready, heapq.heappop(free))
-            ended[stage.identity] = begins + estimate.seconds
-            heapq.heappush(free, ended[stage.identity])
-    return max(ended.values(), default=0.0)
+        return
+    costs = costs_of(plans, {stage.identity for stage in missing}, runtime)
+    if wanted and costs.guessed and costs.seconds >= LONG_SECONDS:
+        listener.note("the run will take over ten minutes, so it is rehearsed first (--no-rehearsal leaves that out)")
+        costs = rehearse(experiment, runtime, listener)
+    if costs.seconds >= WORTH_SAYING:
+        listener.note(costs.text)
 
 
 def _ground(plan: Plan) -> Plan:
@@ -182,31 +93,6 @@ def _renamed(plan: Plan, lacking: set[Key]) -> Graph:
         for each in plan.stages
     )
     return replace(plan, stages=tuple(stages))
-
-
-def alike_stages(plans: Plans, lacking: set[Key]) -> dict[Key, Stage]:
-    """For each stage that the store lacks, the first one that takes the same: its work differs in seeds and rates
-    alone, and so do those above it."""
-    costs: dict[Key, str] = {}
-    first: dict[str, Stage] = {}
-    alike: dict[Key, Stage] = {}
-    for plan in plans.cells.values():
-        for stage in plan.stages:
-            if stage.identity in costs:
-                continue
-            above = {name: costs[upstream.identity] for name, upstream in plan.inputs(stage).items()}
-            costs[stage.identity] = digest([stage.work.kind, _fixed(stage.work.model_dump(mode="json")), above])
-            if stage.identity in lacking:
-                alike[stage.identity] = first.setdefault(costs[stage.identity], stage)
-    return alike
-
-
-def _fixed(value: object) -> object:
-    """A work's values without those that vary."""
-    if isinstance(value, dict):
-        values = cast("dict[str, object]", value)
-        return {name: _fixed(inner) for name, inner in values.items() if name not in VARIED}
-    return [_fixed(inner) for inner in cast("list[object]", value)] if isinstance(value, list) else value
 
 
 def _with_batch(work: Work, most: int) -> Work:

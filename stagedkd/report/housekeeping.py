@@ -12,18 +12,10 @@ from rich.table import Table
 from stagedkd.plan.compare import changed_fields, fields_of, in_short
 from stagedkd.plan.graph import Plans
 from stagedkd.plan.key import Key
-from stagedkd.store.maintenance import Entry
+from stagedkd.store.maintenance import Entry, age_text
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.rebuilt import Rebuilt
 from stagedkd.store.why import made_of
-
-
-def age_text(seconds: float) -> str:
-    """Return a number of seconds as a short text, such as 40 s, 3 min, 5 h or 12 d."""
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def store_table(entries: Iterable[Entry], used: Mapping[Key, list[str]]) -> Table:

@@ -53,6 +53,14 @@ class Entry:
         return self.key.short or Key(Key.parse(self.folder.name)[1]).short
 
 
+def age_text(seconds: float) -> str:
+    """Return a number of seconds as a short text, such as 40 s, 3 min, 5 h or 12 d."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def artifacts(store: Store) -> list[Entry]:
     """Every artifact, also a broken one, sorted by kind and key."""
     entries: list[Entry] = []
