@@ -27,6 +27,7 @@ from stagedkd.stages.context import Context, Listener, Silent, Stop
 from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import LISTS, Store, Workspace
 
+MEETING = "STAGEDKD_MEETING"  # the variable that holds the folder in which ranks meet
 PROGRESS_SECONDS = 0.1  # the shortest time between two lines of progress
 KINDS = (errors.UsageError, errors.LockError, errors.DataError, errors.StoreError)
 

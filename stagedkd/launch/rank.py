@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from stagedkd.files import write_whole
-from stagedkd.launch.protocol import ProgressWriter, WorkRequest, error_as_json, stop_by_file
+from stagedkd.launch.protocol import MEETING, ProgressWriter, WorkRequest, error_as_json, stop_by_file
 from stagedkd.launch.torchrun import POLL_SECONDS
 from stagedkd.plan.cpus import limit_spinning
 from stagedkd.stages.context import Listener, Result, Silent, Stop
@@ -108,7 +108,8 @@ def run_torchrun(folder: Path, count: int) -> int:
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    command = ["--standalone", f"--nproc-per-node={count}"]
+    command = ["--nnodes=1", f"--nproc-per-node={count}", "--rdzv-backend=c10d", "--rdzv-conf=store_type=file"]
+    command += [f"--rdzv-endpoint={os.environ[MEETING]}/torchrun"]
     command += ["--local-addr=127.0.0.1"]  # the host's name may lead nowhere
     command += ["--signals-to-handle=SIGHUP,SIGQUIT"]  # `handle_signals` handles the others
     try:
@@ -152,7 +153,9 @@ def _work(folder: Path, number: int, count: int) -> Result:
     if cuda:
         torch.cuda.set_device(number)
     device = torch.device("cuda", number) if cuda else None
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE, device_id=device)
+    store = dist.FileStore(f"{os.environ[MEETING]}/ranks", count)  # pyright: ignore[reportPrivateImportUsage]
+    backend = "nccl" if cuda else "gloo"
+    dist.init_process_group(backend, None, PATIENCE, count, number, store, device_id=device)
     listener: Listener = ProgressWriter(folder / "progress.jsonl") if number == 0 else Silent()
     with stop_by_file(folder / "stop", Stop()) if number == 0 else nullcontext(Stop()) as stop:
         result = work_on(request.context(listener, stop, number, count))

@@ -19,10 +19,11 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
 from stagedkd.files import write_whole
-from stagedkd.launch.protocol import ProgressReader, WorkRequest, error_from_json
+from stagedkd.launch.protocol import MEETING, ProgressReader, WorkRequest, error_from_json
 from stagedkd.plan.graph import Stage
 from stagedkd.plan.runtime import Runtime
 from stagedkd.stages.context import Context, Result
@@ -31,7 +32,6 @@ from stagedkd.store.store import KEPT
 POLL_SECONDS = 0.05
 STOP_SECONDS = 60.0  # from a signal until ranks that do not answer are ended; schedulers usually allow that long
 END_SECONDS = 5.0  # from closing stdin until the processes are killed
-LOOPBACK = "lo"
 
 
 def check_ranks(stages: Iterable[Stage], runtime: Runtime) -> None:
@@ -98,14 +98,19 @@ def _free_gpu_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _start(folder: Path, runtime: Runtime) -> subprocess.Popen[bytes]:
+def _start(folder: Path, runtime: Runtime, meeting: str) -> subprocess.Popen[bytes]:
     """Start torchrun with a pipe as its stdin, whose other end this process holds. When the pipe closes, for whatever
-    reason this process ends, the ranks end (rank.die_with_launcher)."""
+    reason this process ends, the ranks end (rank.die_with_launcher).
+
+    The ranks meet over files in the folder `meeting`, and exchange data over the loopback interface. So they listen on
+    no address that another machine reaches; torch's own meeting place listens on all of them.
+    """
     command = [sys.executable, "-m", "stagedkd.launch.rank", "torchrun", str(folder), str(runtime.gpus)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(runtime.threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(runtime.threads), MEETING: meeting}
     environment["PYTHONSAFEPATH"] = "1"  # otherwise -m looks for modules in the working folder first
-    if Path("/sys/class/net", LOOPBACK).exists():  # the host's name may resolve to nothing, or to an outside address
-        environment.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    environment |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # a server that torchrun would start for its ranks
     with (folder / "log.txt").open("wb") as log:
         return subprocess.Popen(
             command,
@@ -120,7 +125,8 @@ def _start(folder: Path, runtime: Runtime) -> subprocess.Popen[bytes]:
 def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
     """Run torchrun to its end, or end it if it does not answer a stop; give its exit code."""
     _free_gpu_memory()
-    process = _start(folder, runtime)
+    meeting = TemporaryDirectory(prefix="stagedkd-")  # local, since network file systems may have no locks
+    process = _start(folder, runtime, meeting.name)
     progress = ProgressReader(folder / "progress.jsonl", context.listener)
     stop_file, stopped_at = folder / "stop", None
     try:
@@ -143,6 +149,7 @@ def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        meeting.cleanup()
     return process.returncode
 
 
