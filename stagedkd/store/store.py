@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from stagedkd.errors import Advice, Interrupted, StoreError
-from stagedkd.files import files_below
+from stagedkd.errors import Advice, Interrupted, StoreError, remedy
+from stagedkd.files import files_below, naming
 from stagedkd.plan.graph import Stage
 from stagedkd.plan.key import Key
 from stagedkd.store import leases
@@ -288,12 +288,13 @@ def unfinished(scratch: Path) -> bool:
 
 
 def _write_error(root: Path, error: OSError) -> StoreError:
-    hint = "free some space, or correct its permissions, or choose another folder with --store; then run it again"
+    hint = f"{remedy(error)}, or choose another folder with --store; then run it again"
     return StoreError(f"cannot write to the store {root}: {error}", hint=hint)
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, "utf-8")
+    with naming(path):
+        path.write_text(text, "utf-8")
 
 
 def _flush(path: Path) -> None:
