@@ -192,12 +192,15 @@ def unreferenced(store: Store, needed: Iterable[Key], dvc: set[str], runs: int) 
     Needed are: the stages with the keys `needed`, the outs of dvc.lock (`dvc`), the stages of the last `runs` runs and
     of every run that holds a lease, and the inputs of each of these, direct and indirect. A checkpoint is needed as
     long as its stage is, and its artifact does not exist yet.
+
+    Raises:
+        StoreError: the record of a run cannot be read.
     """
     names = {key.short for key in needed} | {Key.parse(name)[1] for name in dvc}  # first 12 digits of keys
     marks, active = store.active()
     running = {mark.partition("-")[0] for mark in marks}
     counted = 0
-    for run in records(store.root):
+    for run in records(store.root, strict=True):
         if (run.name and counted < runs) or run.mark in running or active & set(run.keys):
             names |= {key.short for key in run.keys}
         counted += bool(run.name)
@@ -221,14 +224,20 @@ def delete(
     store: Store, entries: Iterable[Entry], known: Collection[Record], note: Callable[[str], None]
 ) -> Iterator[Entry]:
     """Delete entries one by one, and yield each that was deleted. An entry stays if a run holds it, or if a run needs
-    it that is not among the `known` ones since it was started later; `note` gets a message for each that stays."""
+    it that is not among the `known` ones since it was started later; `note` gets a message for each that stays.
+
+    Raises:
+        StoreError: the record of a run cannot be read.
+    """
     for entry in entries:
         if entry.part == "trash":
             shutil.rmtree(entry.folder, ignore_errors=True)
             yield entry
             continue
         key12 = entry.short
-        if any(key.startswith(key12) for run in records(store.root) if run not in known for key in run.keys):
+        if any(
+            key.startswith(key12) for run in records(store.root, strict=True) if run not in known for key in run.keys
+        ):
             note(f"{entry.name} stays: a run that has just started needs it")
             continue
         # of a broken artifact only 12 digits of the key are known, so its lease cannot be asked for by name
