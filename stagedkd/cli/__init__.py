@@ -322,7 +322,8 @@ def main() -> None:
     try:
         code = app(prog_name="stagedkd", standalone_mode=False)
         sys.stdout.flush()
-        sys.exit(code if isinstance(code, int) else 0)  # the code of a typer.Exit
+        if isinstance(code, int):  # the code of a typer.Exit
+            sys.exit(code)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except typer.Exit as stop:

@@ -24,7 +24,7 @@ from stagedkd.cli.common import (
     print_notes,
     progress,
 )
-from stagedkd.errors import Origin, StagedkdError, StoreError, TrainingError, UsageError
+from stagedkd.errors import Advice, Interrupted, Origin, StagedkdError, StoreError, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from stagedkd.plan.graph import Plans
@@ -223,7 +223,9 @@ def reproduce(
     ],
     store: Annotated[
         Path | None,
-        typer.Option("--store", metavar="DIR", help="Rebuild in this new folder instead of a temporary one."),
+        typer.Option(
+            "--store", metavar="DIR", help="Rebuild in this new folder, or go on in it, instead of a temporary one."
+        ),
     ] = None,
     data_dir: DataDir = None,
     device: Device = None,
@@ -234,12 +236,20 @@ def reproduce(
     from stagedkd.report.housekeeping import rebuilt_lines
 
     runtime, originals = _open_store(None, data_dir=data_dir, device=device, threads=threads)
-    if store is not None and store.exists() and (not store.is_dir() or any(store.iterdir())):
-        raise UsageError(f"{store} already exists", hint="name a new folder")
     import tempfile
 
-    with tempfile.TemporaryDirectory() if store is None else nullcontext(str(store)) as folder, progress() as listener:
-        rebuilt = rebuild(what, originals, runtime, Path(folder).resolve(), listener, requested=(device, threads))
+    try:
+        with (
+            tempfile.TemporaryDirectory() if store is None else nullcontext(str(store)) as folder,
+            progress() as listener,
+        ):
+            rebuilt = rebuild(what, originals, runtime, Path(folder).resolve(), listener, requested=(device, threads))
+    except Interrupted as error:
+        if store is None:
+            error.advice = Advice(
+                "the same command begins anew, since the folder was temporary; with --store it goes on"
+            )
+        raise
     if rebuilt.differs:
         hint = "" if rebuilt.environment == () else "rebuild it in the same environment to get the same bits"
         raise TrainingError("\n".join(rebuilt_lines(rebuilt)), hint=hint)

@@ -95,7 +95,8 @@ def get_stage(
         artifact.verify()
         return artifact, False
     waiting = waiting or partial(session.listener.note, WAITING.format(stage.name))
-    with store.held(stage, waiting, session.stop.check) as lease, session.stop.guarded(lease):
+    held = store.held(stage, waiting, session.stop.check, session.listener.note)
+    with held as lease, session.stop.guarded(lease):
         state = store.state(stage)
         session.listener.stage(*place, stage, state)
         if state != "hit":  # it may have been made while we waited

@@ -127,7 +127,7 @@ def problems(folder: Path) -> list[str]:
 
 def closure_problems(manifest: Manifest) -> list[str]:
     """Check the closure of a manifest: every stage must have the key of its work and inputs, and every input must be in
-    the closure. Returns one message for each problem."""
+    the closure, and be one that the work has. Returns one message for each problem."""
     messages: list[str] = []
     for key, stage in manifest.closure.items():
         missing = sorted(set(stage.needs.values()) - manifest.closure.keys())
@@ -135,8 +135,18 @@ def closure_problems(manifest: Manifest) -> list[str]:
             messages.append(f"{stage.work.kind} {key.short} needs {missing[0].short}, which is missing")
         elif stage_key(stage.work, stage.needs) != key:
             messages.append(f"{stage.work.kind} {key.short} is not the key of the work that it names")
+        else:
+            kinds = {name: manifest.closure[above].work.kind for name, above in stage.needs.items()}
+            allowed = {**dict.fromkeys(kinds, ()), **stage.work.inputs}
+            wrong = [name for name, of in allowed.items() if kinds.get(name, "") not in of]
+            messages += [
+                f"{stage.work.kind} {key.short}: its input {name[:40]!r} is {kinds.get(name, 'missing')}"
+                for name in wrong[:1]
+            ]
     if manifest.key not in manifest.closure:
         messages.append(f"key {manifest.key.short} is not in the closure")
+    elif manifest.kind != manifest.work.kind:
+        messages.append(f"the kind is {manifest.kind[:40]!r}, and that of its work {manifest.work.kind}")
     return messages
 
 

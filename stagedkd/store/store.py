@@ -162,19 +162,24 @@ class Store:
 
     @contextmanager
     def held(
-        self, stage: Stage, waiting: Callable[[], None], check: Callable[[], None] = lambda: None
+        self,
+        stage: Stage,
+        waiting: Callable[[], None],
+        check: Callable[[], None] = lambda: None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> Generator[Lease]:
         """Hold the lease of a stage's key while the context is open.
 
         Args:
             waiting: called once if another run holds the lease.
             check: called again and again during the wait; an error that it raises ends the wait.
+            note: called with what is odd about the other run's lease.
         Raises:
             StoreError: another run took the stage over, since this one gave no sign of life.
         """
         folder = self.root / LEASES / f"{stage.work.kind}-{stage.key}"
         try:
-            lease = leases.acquire(folder, self.lease_seconds, waiting, check)
+            lease = leases.acquire(folder, self.lease_seconds, waiting, check, note)
         except OSError as error:
             raise _write_error(self.root, error) from error
         try:
