@@ -62,7 +62,7 @@ def init_project(videos: Path, out: Path | None) -> NewProject:
 def _name(videos: Path) -> str:
     """Return the name of a spec for videos, without what a file name should not have."""
     found = videos.resolve()
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", found.stem if found.is_file() else found.name).strip("._-") or "videos"
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", found.stem if found.is_file() else found.name).strip("._-")[:60] or "videos"
 
 
 def _size(new_spec: Draft) -> str:
