@@ -219,7 +219,7 @@ _REMEDIES = {
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
-    errno.EROFS: "choose a folder that can be written: this file system is read-only",
+    errno.EROFS: "mount its file system for writing",
     errno.ENOENT: "restore it, or correct its name",
     errno.EEXIST: "move what is there out of the way",
     errno.ENOTDIR: "move the file away that lies where a folder must be",
@@ -250,6 +250,12 @@ def host_error(error: BaseException) -> HostError | None:
         return HostError("the memory is used up", hint="free some memory, or use fewer workers or jobs")
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return HostError("no more threads can be started", hint=_REMEDIES[errno.EAGAIN])
+    if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # of Path.resolve, before Python 3.13
+        return HostError(str(error), hint=_REMEDIES[errno.ELOOP])
+    if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):
+        return HostError(f"a library cannot be loaded: {error}", hint="free some memory, or install stagedkd again")
+    if number := re.search(r"\(os error (\d+)\)", str(error)):  # of a library in Rust, such as safetensors
+        error = OSError(int(number[1]), os.strerror(int(number[1])))
     if not isinstance(error, OSError) or error.errno is None or isinstance(error, BrokenPipeError):
         return None
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]

@@ -41,7 +41,7 @@ def naming(path: Path, instead_of: Path | None = None) -> Generator[None]:
         yield
     except OSError as error:
         if error.filename is None or (instead_of is not None and os.fspath(error.filename) == str(instead_of)):
-            error.filename, error.filename2 = str(path), None
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

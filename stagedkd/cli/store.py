@@ -281,7 +281,10 @@ def _open_store(
 
     root = specs_root(Path.cwd() / "any.yaml")
     runtime = load_runtime(root, store=store, data_dir=data_dir, device=device, threads=threads)
-    return runtime, Store(runtime.folder("store"), runtime.lease_seconds)
+    folder = runtime.folder("store")
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"the store {folder} is not a folder", hint="move it away, or name the store with --store")
+    return runtime, Store(folder, runtime.lease_seconds)
 
 
 def _compile_specs(specs: list[Path] | None, runtime: Runtime, *, strict: bool) -> tuple[dict[str, Plans], list[str]]:

@@ -103,13 +103,9 @@ def scalar(text: str) -> Scalar:
     """Convert a plain scalar by the YAML 1.2 core schema: `1e-3` is a float, `no` and `1_000` words, `010` ten."""
     if text in _SPECIAL:
         return _SPECIAL[text]
-    number = text if len(text) <= MAX_DIGITS else ""  # no field takes more digits, and Python reads no 5,000
-    if _INT.match(number):
-        return int(number)
-    if _OCT.match(number):
-        return int(number[2:], 8)
-    if _HEX.match(number):
-        return int(number[2:], 16)
+    for form, base, start in ((_INT, 10, 0), (_OCT, 8, 2), (_HEX, 16, 2)):
+        if form.match(text):
+            return int(text[start:], base) if len(text) <= MAX_DIGITS else text
     if _FLOAT.match(text):
         return float(text)
     return text

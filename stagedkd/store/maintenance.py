@@ -184,7 +184,7 @@ def dvc_outs(lock: Path) -> set[str]:
     Raises:
         StoreError: the file cannot be read.
     """
-    if not lock.is_file():
+    if not lock.exists():
         return set()
     try:
         values: Any = yaml.load(lock.read_bytes(), Loader=LOADER)
