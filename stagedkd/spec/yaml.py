@@ -26,7 +26,7 @@ parse: Any = yaml.parse  # pyright: ignore[reportUnknownMemberType, reportUnknow
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 1 << 20, 20_000, 64
-MAX_DIGITS = 24  # of an integer; a longer one is a word
+MAX_DIGITS = 300  # of an integer, which so fits into a float; a longer one is a word
 
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _OCT, _HEX = re.compile(r"0o[0-7]+\Z"), re.compile(r"0x[0-9a-fA-F]+\Z")
