@@ -8,16 +8,31 @@ StagedkdError                   exit 1
 |-- DataError                   exit 1   clips cannot be read, or too many are bad
 |-- StoreError                  exit 1   an artifact is missing, cut or tampered with
 |-- TrainingError               exit 1   training cannot continue (NaN loss, no memory, no space)
+|-- HostError                   exit 1   the machine refuses something: the disk is full, a right is missing, no locks
 `-- Interrupted                 exit 128 + signal
+
+`about` and `host_error` turn what the machine refuses into a HostError. They are the only place that knows the numbers
+of the system's errors.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import shlex
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]|[\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return a text for a terminal: control characters but tabs and line ends are escaped, so that a name from a file
+    cannot give orders to the terminal."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 @dataclass(frozen=True)
@@ -182,6 +197,10 @@ class TrainingError(StagedkdError):
     """Training cannot continue."""
 
 
+class HostError(StagedkdError):
+    """The machine refuses something that stagedkd needs: a file, a right, space, a lock, a thread, memory."""
+
+
 class Interrupted(StagedkdError):
     """A signal asked the run to stop; what was written stays. The hint names a checkpoint only where there is one."""
 
@@ -192,12 +211,70 @@ class Interrupted(StagedkdError):
         self.exit_code = 128 + signal_number
 
 
+_NO_LOCKS = "keep the project, its cache and its store on a file system with file locks (NFS: start its lock service)"
+_RIGHTS = "get the right to it from its owner (a folder that a group shares: chmod -R g+rwX, and umask 002 for all)"
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space: your quota is used up",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: "mount its file system for writing",
+    errno.ENOENT: "restore it, or correct its name",
+    errno.EEXIST: "move what is there out of the way",
+    errno.ENOTDIR: "move the file away that lies where a folder must be",
+    errno.EISDIR: "move the folder away that lies where a file must be",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "correct the links, which lead in a circle",
+    errno.EMFILE: "raise the limit on open files (ulimit -n), or use fewer workers",
+    errno.ENFILE: "end programs that hold many files open, or use fewer workers",
+    errno.EAGAIN: "raise the limit on processes (ulimit -u), or use fewer threads, workers or jobs",
+    errno.ENOMEM: "free some memory, or use fewer workers or jobs",
+    errno.ENOLCK: _NO_LOCKS,
+    errno.EOPNOTSUPP: _NO_LOCKS,
+    errno.ENOSYS: _NO_LOCKS,
+    errno.EIO: "check the disk, or the connection to it",
+    errno.ESTALE: "mount the network file system again",
+}
+
+
+def remedy(error: OSError) -> str:
+    """Return what to do about an error of the system, as the first part of a hint."""
+    return _REMEDIES.get(error.errno or 0, "correct this")
+
+
+def host_error(error: BaseException) -> HostError | None:
+    """Return the error for what the machine refused: a file, space, a right, memory or a thread. None if `error` is of
+    another kind, or says that the reader of a pipe has gone."""
+    if isinstance(error, MemoryError):
+        return HostError("the memory is used up", hint="free some memory, or use fewer workers or jobs")
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return HostError("no more threads can be started", hint=_REMEDIES[errno.EAGAIN])
+    if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # of Path.resolve, before Python 3.13
+        return HostError(str(error), hint=_REMEDIES[errno.ELOOP])
+    if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):
+        return HostError(f"a library cannot be loaded: {error}", hint="free some memory, or install stagedkd again")
+    if number := re.search(r"\(os error (\d+)\)", str(error)):  # of a library in Rust, such as safetensors
+        error = OSError(int(number[1]), os.strerror(int(number[1])))
+    if not isinstance(error, OSError) or error.errno is None or isinstance(error, BrokenPipeError):
+        return None
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    what = " -> ".join(names) or "the system says"
+    return HostError(f"{what}: {error.strerror or error}", hint=f"{remedy(error)}, then run the same command again")
+
+
 @contextmanager
 def about(origin: Origin) -> Generator[None]:
-    """Inside, an error learns the spec that it is about, unless it knows one."""
+    """Inside, what the machine refuses is raised as a HostError, and an error learns the spec that it is about, unless
+    it knows one."""
     try:
         yield
-    except StagedkdError as error:
-        if not error.origin.file:
-            error.origin = origin
-        raise
+    except Exception as error:
+        ours = error if isinstance(error, StagedkdError) else host_error(error)
+        if ours is None:
+            raise
+        if not ours.origin.file:
+            ours.origin = origin
+        if ours is error:
+            raise
+        raise ours from error

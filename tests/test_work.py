@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal, get_args
 
 import pytest
@@ -36,6 +36,10 @@ def misnamed() -> type[WorkSection]:
         version: Literal[1] = 1
 
         @property
+        def inputs(self) -> Mapping[str, tuple[str, ...]]:
+            return {}
+
+        @property
         def view(self) -> Clip | None:
             return None
 
@@ -49,6 +53,10 @@ def covering() -> type[WorkSection]:
         epochs_run: int = 3
 
         @property
+        def inputs(self) -> Mapping[str, tuple[str, ...]]:
+            return {}
+
+        @property
         def view(self) -> Clip | None:
             return None
 
@@ -59,8 +67,8 @@ def covering() -> type[WorkSection]:
 @pytest.mark.parametrize(
     ("define", "message"),
     [
-        (silent, "SilentWork does not define: network, trainings, view, weight_files, network_file, version"),
-        (viewless, "ViewlessWork does not define: view"),
+        (silent, "SilentWork does not define: inputs, network, trainings, view, weight_files, network_file, version"),
+        (viewless, "ViewlessWork does not define: inputs, view"),
         (misnamed, "MisnamedWork: the kind 'mis-named' names folders, so it may have only the letters a-z"),
         (covering, "CoveringWork has fields with names of members of WorkSection: epochs_run"),
     ],
@@ -76,7 +84,7 @@ def test_a_kind_that_says_all_can_be_defined() -> None:
         network_file: ClassVar[str | None] = None
         kind: Literal["spoken"] = "spoken"
         version: Literal[1] = 1
-        network = trainings = weight_files = view = property(lambda self: None)
+        inputs = network = trainings = weight_files = view = property(lambda self: None)
 
     assert not SpokenWork().reads_lock and list(SpokenWork.model_fields) == ["kind", "version"]
 

@@ -1,12 +1,15 @@
 """The command line. Each command parses its options, calls one function, prints the result and sets the exit code.
 
-Exit codes: 0 is success, 1 a failed run, 2 a wrong spec or wrong arguments, 130 and 143 an interrupt with a checkpoint.
+Exit codes: 0 is success, 1 a failed run, 2 a wrong spec or wrong arguments, 70 a fault of stagedkd itself, 129, 130 and
+143 an interrupt with a checkpoint.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -43,7 +46,7 @@ from stagedkd.cli.common import (
     print_tables,
     runtime_of,
 )
-from stagedkd.errors import Origin, Problem, SpecError, StagedkdError, UsageError
+from stagedkd.errors import Origin, Problem, SpecError, StagedkdError, UsageError, host_error, printable
 from stagedkd.plan.cpus import limit_spinning
 
 if TYPE_CHECKING:
@@ -52,6 +55,10 @@ if TYPE_CHECKING:
     from stagedkd.plan.key import Key
     from stagedkd.plan.runtime import Runtime
     from stagedkd.spec.load import Experiment
+
+UNFORESEEN = 70  # the exit code of an error that nobody foresaw (EX_SOFTWARE)
+PACKAGE = Path(__file__).resolve().parent.parent
+
 app = typer.Typer(
     name="stagedkd",
     no_args_is_help=True,
@@ -65,8 +72,12 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     """Print the versions of the package, of Python and of torch, without importing torch."""
     if wanted:
-        print(f"stagedkd {__version__} (Python {python_version()}, torch {version_of('torch')})")
+        print(_versions())
         raise typer.Exit
+
+
+def _versions() -> str:
+    return f"stagedkd {__version__} (Python {python_version()}, torch {version_of('torch')})"
 
 
 @app.callback()
@@ -329,13 +340,9 @@ def main() -> None:
     limit_spinning()  # before a command loads torch
     try:
         code = app(prog_name="stagedkd", standalone_mode=False)
+        sys.stdout.flush()
         if isinstance(code, int):  # the code of a typer.Exit
             sys.exit(code)
-    except StagedkdError as error:
-        print(error.render(), file=sys.stderr)
-        if {"-v", "--verbose"} & set(sys.argv) and error.__cause__ is not None:
-            raise
-        sys.exit(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except typer.Exit as stop:
@@ -344,8 +351,38 @@ def main() -> None:
         sys.stderr.close()  # the reader of our output has closed the pipe
         sys.exit(141)
     except Exception as error:
-        show_usage = getattr(error, "show", None)  # click's usage errors print themselves
-        if show_usage is None:
-            raise
-        show_usage()
-        sys.exit(getattr(error, "exit_code", 2))
+        if (show_usage := getattr(error, "show", None)) is not None:  # click's usage errors print themselves
+            show_usage()
+            sys.exit(getattr(error, "exit_code", 2))
+        sys.exit(_print_error(error))
+
+
+def _print_error(error: Exception) -> int:
+    """Print an error for the user, with the traceback if -v asks for one. Returns the exit code."""
+    _drop_unwritten()
+    ours = error if isinstance(error, StagedkdError) else host_error(error)
+    print(printable(ours.render() if ours else unforeseen(error)), file=sys.stderr)
+    if {"-v", "--verbose"} & set(sys.argv) and (ours is None or error.__cause__ is not None):
+        traceback.print_exception(error)
+    return ours.exit_code if ours else UNFORESEEN
+
+
+def _drop_unwritten() -> None:
+    """Drop what stdout cannot take, for example on a full disk: Python would fail again when it exits."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def unforeseen(error: Exception) -> str:
+    """Describe an error that nobody foresaw: what it is, the version, and the last line of our code that it passed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if PACKAGE in Path(frame.filename).parents]
+    place = f"{Path(ours[-1].filename).relative_to(PACKAGE.parent)}:{ours[-1].lineno}" if ours else "an unknown place"
+    words = (str(error).splitlines() or [""])[0][:500]
+    return (
+        f"internal error: {type(error).__name__}: {words}\n"
+        f"  at {place}, {_versions()}\n"
+        "  help: this is a fault of stagedkd: please report these lines with the command; what is finished stays"
+    )

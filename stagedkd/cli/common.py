@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from stagedkd.errors import Origin, StagedkdError, UsageError
+from stagedkd.errors import Origin, StagedkdError, UsageError, about, printable
 from stagedkd.launch import Engine as EngineName
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
-            return super().invoke(ctx)
+            with about(Origin()):
+                return super().invoke(ctx)
         except StagedkdError as error:
             error.origin = origin_of(ctx) or error.origin
             raise
@@ -155,7 +156,7 @@ def plans_of(experiment: Experiment, runtime: Runtime) -> Plans:
 def print_lines(lines: Iterable[str]) -> None:
     """Print plain lines."""
     for line in lines:
-        print(line)
+        print(printable(line))
 
 
 def print_notes(notes: Iterable[str]) -> None:
@@ -170,11 +171,18 @@ def print_tables(tables: Iterable[Table]) -> None:
 
 
 def console(err: bool = False) -> Console:
-    """Return the console that tables are printed on; it is 160 characters wide where it is not a terminal."""
+    """Return the console that tables are printed on; it is 160 characters wide where it is not a terminal. It shows
+    control characters in a text as \\x1b and the like: names come from files of others, and a terminal would obey."""
     from rich.console import Console
+    from rich.segment import Segment
 
-    default = Console(stderr=err)
-    return default if default.is_terminal else Console(stderr=err, width=160)
+    class PrintableConsole(Console):
+        def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+    default = PrintableConsole(stderr=err)
+    return default if default.is_terminal else PrintableConsole(stderr=err, width=160)
 
 
 def progress(level: int = 0) -> RunProgress:

@@ -46,7 +46,7 @@ def index(
     with progress() as listener:
         result = survey(loaded, runtime, listener)
     if as_json:
-        print(json.dumps(result.as_json(), indent=1, ensure_ascii=False))
+        print(json.dumps(result.as_json(), indent=1))
         return
     console().print(survey_table(result.counts, result.groups))
     print_lines(survey_lines(result.__dict__))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stagedkd.cli import dvc as dvc_commands
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from stagedkd.experiment.costs import Costs
     from stagedkd.experiment.run import GridOutcome
+    from stagedkd.plan.runtime import Runtime
 
 
 def run(
@@ -70,13 +73,20 @@ def run(
     check_engine(engine, cluster, jobs)
     settings = {"device": device, "gpus": gpus, "threads": threads, "jobs": jobs, "cluster": cluster}
     runtime = runtime_of(spec, store=store, results=results, data_dir=data_dir, **settings)
-    with progress(verbose - quiet) as listener:
-        for note in experiment.notes:
-            if note.severity == "note":
-                listener.note(one_line(note))
-        wanted = not no_rehearsal and engine == "in-process"  # elsewhere the workers' machines may be others
-        first = partial(rehearse_if_long, experiment, runtime, listener, wanted)
-        outcome = run_experiment(experiment, runtime, listener, engine, first=first)
+    with ExitStack() as protection:
+        with progress(verbose - quiet) as listener:
+            for note in experiment.notes:
+                if note.severity == "note":
+                    listener.note(one_line(note))
+            wanted = not no_rehearsal and engine == "in-process"  # elsewhere the workers' machines may be others
+            first = partial(rehearse_if_long, experiment, runtime, listener, wanted)
+            outcome = run_experiment(experiment, runtime, listener, engine, first=first, protection=protection)
+        _report_outcome(outcome, runtime, None if overrides or cells else spec, dvc=not no_dvc)
+    _raise_failed(outcome)
+
+
+def _report_outcome(outcome: GridOutcome, runtime: Runtime, spec: Path | None, *, dvc: bool) -> None:
+    """Write the report of what finished, and tell DVC, if it is used; `spec` is None if a part of a spec was run."""
     if not outcome.ran and not outcome.failed:
         console(err=True).print("nothing to do: every stage is in the store", highlight=False)
     wrote = False
@@ -84,9 +94,8 @@ def run(
         wrote = print_results(next(iter(outcome.finished.values())).plan, runtime, wrote=bool(outcome.ran))
     elif outcome.finished:
         wrote = print_grid(outcome.plans, runtime) and bool(outcome.ran)
-    if not no_dvc:
-        dvc_commands.commit_run(outcome, None if overrides or cells else spec, wrote=wrote)
-    _raise_failed(outcome)
+    if dvc:
+        dvc_commands.commit_run(outcome, spec, wrote=wrote)
 
 
 def rehearse(

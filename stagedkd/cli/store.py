@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections import Counter
 from contextlib import nullcontext
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +24,7 @@ from stagedkd.cli.common import (
     print_notes,
     progress,
 )
-from stagedkd.errors import Origin, StagedkdError, StoreError, TrainingError, UsageError
+from stagedkd.errors import Advice, Interrupted, Origin, StagedkdError, StoreError, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from stagedkd.plan.graph import Plans
@@ -167,14 +169,16 @@ def gc(
     dry: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
 ) -> None:
-    """Delete what specs, dvc.lock, recent runs and active runs do not need; asks first."""
+    """Delete what specs, dvc.lock, recent runs and active runs do not need; asks first. If what one of them needs is
+    not known, nothing is deleted."""
     from stagedkd.report.housekeeping import store_table
     from stagedkd.store.maintenance import delete, dvc_outs, remove_stale, unreferenced, users
     from stagedkd.store.records import records
 
     runtime, opened = _open_store(store)
     plans, notes = _compile_specs(specs, runtime, strict=True)
-    known_runs = records(opened.root)
+    _require_known(plans, runtime)
+    known_runs = records(opened.root, strict=True)
     entries = unreferenced(opened, users(plans), dvc_outs(Path(runtime.root) / "dvc.lock"), runs)
     print_notes(notes)
     if not entries:
@@ -194,6 +198,20 @@ def gc(
     print_lines([f"deleted {_count_and_size(deleted)}"])
 
 
+def _require_known(plans: dict[str, Plans], runtime: Runtime) -> None:
+    """Raise StoreError if it is not known which artifacts the specs need."""
+    hint = "name the specs whose artifacts are to stay: stagedkd store gc SPEC ..."
+    if not plans:
+        what = f"there is no spec below {Path(runtime.root) / 'specs'}, so which artifacts are needed is not known"
+        raise StoreError(what, hint=f"call it in the folder of the project, or {hint}")
+    for experiment in plans.values():
+        if any(stage.key is None for stage in experiment.unique.values()):
+            origin = next(iter(experiment.cells.values())).spec.origin
+            lacks = "lacks its data or weights" if runtime.lock_path.exists() else "is missing"
+            message = f"{origin.file}: {runtime.lock_path} {lacks}, so which artifacts the spec needs is not known"
+            raise StoreError(message, hint=f"restore it from git, or run: {origin.command('lock')}; or {hint}")
+
+
 def reproduce(
     what: Annotated[
         Path,
@@ -205,7 +223,9 @@ def reproduce(
     ],
     store: Annotated[
         Path | None,
-        typer.Option("--store", metavar="DIR", help="Rebuild in this new folder instead of a temporary one."),
+        typer.Option(
+            "--store", metavar="DIR", help="Rebuild in this new folder, or go on in it, instead of a temporary one."
+        ),
     ] = None,
     data_dir: DataDir = None,
     device: Device = None,
@@ -216,12 +236,20 @@ def reproduce(
     from stagedkd.report.housekeeping import rebuilt_lines
 
     runtime, originals = _open_store(None, data_dir=data_dir, device=device, threads=threads)
-    if store is not None and store.exists() and (not store.is_dir() or any(store.iterdir())):
-        raise UsageError(f"{store} already exists", hint="name a new folder")
     import tempfile
 
-    with tempfile.TemporaryDirectory() if store is None else nullcontext(str(store)) as folder, progress() as listener:
-        rebuilt = rebuild(what, originals, runtime, Path(folder).resolve(), listener, requested=(device, threads))
+    try:
+        with (
+            tempfile.TemporaryDirectory() if store is None else nullcontext(str(store)) as folder,
+            progress() as listener,
+        ):
+            rebuilt = rebuild(what, originals, runtime, Path(folder).resolve(), listener, requested=(device, threads))
+    except Interrupted as error:
+        if store is None:
+            error.advice = Advice(
+                "the same command begins anew, since the folder was temporary; with --store it goes on"
+            )
+        raise
     if rebuilt.differs:
         hint = "" if rebuilt.environment == () else "rebuild it in the same environment to get the same bits"
         raise TrainingError("\n".join(rebuilt_lines(rebuilt)), hint=hint)
@@ -253,7 +281,10 @@ def _open_store(
 
     root = specs_root(Path.cwd() / "any.yaml")
     runtime = load_runtime(root, store=store, data_dir=data_dir, device=device, threads=threads)
-    return runtime, Store(runtime.folder("store"), runtime.lease_seconds)
+    folder = runtime.folder("store")
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"the store {folder} is not a folder", hint="move it away, or name the store with --store")
+    return runtime, Store(folder, runtime.lease_seconds)
 
 
 def _compile_specs(specs: list[Path] | None, runtime: Runtime, *, strict: bool) -> tuple[dict[str, Plans], list[str]]:
@@ -289,6 +320,11 @@ def _default_specs(root: Path) -> list[Path]:
     """The specs below specs/, and those that params.yaml names for DVC, wherever they are."""
     from stagedkd.plan.runtime import load_tracked
 
+    def fail(error: OSError) -> None:
+        raise error  # what a folder holds that cannot be read may need anything
+
     tracked = load_tracked(root)
-    named = [root / path for path in tracked.specs] if tracked else []
-    return sorted({*(root / "specs").rglob("*.y*ml"), *named})
+    paths = {root / path for path in tracked.specs} if tracked else set[Path]()
+    for folder, _, names in os.walk(root / "specs", onerror=fail) if (root / "specs").exists() else ():
+        paths |= {Path(folder, name) for name in names if fnmatch(name, "*.y*ml")}
+    return sorted(paths)

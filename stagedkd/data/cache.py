@@ -28,12 +28,12 @@ from typing import Any, BinaryIO, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import FileLock
 
 from stagedkd.data.address import Address
 from stagedkd.data.decode import DECODER_VERSION, Footage, probe, scaled
 from stagedkd.data.shard import BLOCK, OWN, Form, StoredClip, store_clip
 from stagedkd.errors import DataError, StoreError, UsageError
+from stagedkd.files import locked
 from stagedkd.plan.key import digest
 
 SHARD_CLIPS = 64
@@ -225,7 +225,7 @@ def open_cache(
     """
     folder = cache / spec.name
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{spec.name}.lock"):
+    with locked(cache / f"{spec.name}.lock"):
         missing = [i for i in range(len(spec.shards)) if not (folder / f"shard-{i:05d}.json").is_file()]
         if missing:
             if not spec.root.is_dir():

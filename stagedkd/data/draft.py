@@ -16,7 +16,7 @@ from stagedkd.data.decode import inspect
 from stagedkd.data.detect import detect
 from stagedkd.data.index import UNUSED, Entry, Listing, require_classes, split_entries
 from stagedkd.data.layouts import list_clips
-from stagedkd.errors import DataError, Origin, SpecError, UsageError
+from stagedkd.errors import DataError, Origin, SpecError, UsageError, printable
 from stagedkd.spec.schema import Grouped, Videos
 from stagedkd.spec.yaml import parse_yaml
 
@@ -230,9 +230,9 @@ def _scalar(value: object) -> str:
         plain = bool(re.fullmatch(r"[\w./ -]+", value)) and parse_yaml(f"{{v: {value}}}", "").map["v"].value == value
     except SpecError:
         plain = False
-    return value if plain else json.dumps(value, ensure_ascii=False)
+    return value if plain else printable(json.dumps(value, ensure_ascii=False))
 
 
 def _plain(text: str) -> str:
     """Return a name for a comment, on one line."""
-    return " ".join(text.encode("utf-8", "backslashreplace").decode().split()) or "?"
+    return " ".join(printable(text).split()) or "?"

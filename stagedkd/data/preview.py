@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from stagedkd.errors import printable
+
 Pixels = npt.NDArray[np.uint8]
 CELL, GAP, LINE = 96, 4, 18  # pixels: least longer side of a picture, gap between pictures, height of a line of text
 COLUMNS = 6
@@ -38,8 +40,9 @@ def contact_sheet(clips: Sequence[PreviewClip], path: Path, title: str) -> None:
     draw.text((half + 4 * GAP, LINE), "augmented, as a network sees them in training", GREY, font)
     top = 2 * LINE + GAP
     for clip in clips:
-        draw.text((GAP, top), clip.label, INK, font)
-        draw.text((GAP + draw.textlength(clip.label + "  ", font), top), clip.text, GREY, font)
+        label = _one_line(clip.label)
+        draw.text((GAP, top), label, INK, font)
+        draw.text((GAP + draw.textlength(label + "  ", font), top), clip.text, GREY, font)
         for left, frames in ((GAP, clip.plain), (half + 4 * GAP, clip.augmented)):
             for column in range(count):
                 picture = frames[(2 * column + 1) * len(frames) // (2 * count)]
@@ -57,7 +60,7 @@ def animation(clips: Sequence[PreviewClip], path: Path, fps: float) -> None:
     for index in range(frames):
         page = Image.new("RGB", (len(clips) * (wide + GAP) + GAP, 2 * (tall + GAP) + LINE + GAP), PAPER)
         draw = ImageDraw.Draw(page)
-        draw.text((GAP, 1), f"{clips[0].label}   below: augmented", INK, font)
+        draw.text((GAP, 1), f"{_one_line(clips[0].label)}   below: augmented", INK, font)
         for column, clip in enumerate(clips):
             left = GAP + column * (wide + GAP)
             page.paste(_scaled(clip.plain[index % len(clip.plain)], tall, wide), (left, LINE))
@@ -65,6 +68,11 @@ def animation(clips: Sequence[PreviewClip], path: Path, fps: float) -> None:
             page.paste(_scaled(augmented, tall, wide), (left, LINE + tall + GAP))
         pages.append(page)
     pages[0].save(path, save_all=True, append_images=pages[1:], duration=round(1000 / fps), loop=0, quality=85)
+
+
+def _one_line(label: str) -> str:
+    """Return a class name as one line of text, and no longer than can be drawn."""
+    return " ".join(printable(label).split())[:100]
 
 
 def _cell(clips: Sequence[PreviewClip]) -> tuple[int, int]:

@@ -16,12 +16,10 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
-
 from stagedkd.dvc.pipeline import DvcStage, render
 from stagedkd.dvc.text import merged
 from stagedkd.errors import StaleError
-from stagedkd.files import write_whole
+from stagedkd.files import locked, write_whole
 
 FOLDER = "stagedkd-commit"  # no dot before it: DVC reads no file that Git or DVC ignores
 HEADER = "# Written by stagedkd while it commits stages to DVC. If nothing runs, remove this folder.\nstages:\n"
@@ -84,8 +82,7 @@ def read_text(path: Path) -> str:
 def _exclusive(root: Path, store: str) -> Generator[None]:
     """Inside, no other process of stagedkd commits here. The folder is removed before and after."""
     guard = root / store / ".work" / "dvc.lock"  # of this process, not DVC's
-    guard.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(guard):
+    with locked(guard):
         shutil.rmtree(root / FOLDER, ignore_errors=True)
         try:
             yield

@@ -21,7 +21,7 @@ from stagedkd.dvc.pipeline import (
     stale_entries,
 )
 from stagedkd.dvc.text import MANAGED_NAME, Entry, made_for, read_stages
-from stagedkd.errors import Problem, SpecError, StagedkdError, StaleError, UsageError
+from stagedkd.errors import Origin, Problem, SpecError, StagedkdError, StaleError, UsageError, about
 from stagedkd.files import write_whole
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.graph import Plan, Plans, Stage
@@ -211,30 +211,36 @@ def commit_run(plans: Plans, ran: Collection[str], runtime: Runtime, spec: Path 
     if os.environ.get("DVC_STAGE") or not (root / "dvc.yaml").is_file() or not in_dvc(root):
         return []  # with DVC_STAGE, DVC itself runs this process and commits the outs
     try:
-        configured = load_runtime(root)
-        if configured.folder("store") != runtime.folder("store"):
-            return []
-        listed, locked = _managed(read_text(root / "dvc.yaml")), _names(root / "dvc.lock")
-        same_results = configured.folder("results") == runtime.folder("results")
-        report = _report_of(listed, root, spec) if same_results else None
-        missing = [stage for stage in plans.unique.values() if stage.folder not in listed]
-        if report and missing:
-            return [f"nothing was committed to DVC: dvc.yaml lacks {len(missing)} of these stages ({SYNC})"]
-        new = [
-            stage.folder
-            for key, stage in plans.unique.items()
-            if stage.folder in listed and (key in ran or stage.folder not in locked)
-        ]
-        if report and (wrote or report not in locked):
-            new.append(report)
-        if not new:
-            return []
-        project = load_project(root)
-        project.require_fresh()
-        problem = _commit(project, new)
+        with about(Origin()):
+            problem = _commit_run(plans, ran, runtime, spec, wrote=wrote)
     except StagedkdError as error:
         return [f"nothing was committed to DVC: {error.message}" + (f" ({error.hint})" if error.hint else "")]
     return [f"nothing was committed to DVC: {problem}"] if problem else []
+
+
+def _commit_run(plans: Plans, ran: Collection[str], runtime: Runtime, spec: Path | None, *, wrote: bool) -> str:
+    """Commit what `commit_run` says. Returns the problem in one line, or ""."""
+    root, configured = Path(runtime.root), load_runtime(Path(runtime.root))
+    if configured.folder("store") != runtime.folder("store"):
+        return ""
+    listed, locked = _managed(read_text(root / "dvc.yaml")), _names(root / "dvc.lock")
+    same_results = configured.folder("results") == runtime.folder("results")
+    report = _report_of(listed, root, spec) if same_results else None
+    missing = [stage for stage in plans.unique.values() if stage.folder not in listed]
+    if report and missing:
+        return f"dvc.yaml lacks {len(missing)} of these stages ({SYNC})"
+    new = [
+        stage.folder
+        for key, stage in plans.unique.items()
+        if stage.folder in listed and (key in ran or stage.folder not in locked)
+    ]
+    if report and (wrote or report not in locked):
+        new.append(report)
+    if not new:
+        return ""
+    project = load_project(root)
+    project.require_fresh()
+    return _commit(project, new)
 
 
 def _commit_stored(project: Project) -> list[str]:

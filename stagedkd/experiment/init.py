@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stagedkd.data.draft import Draft, draft
-from stagedkd.errors import UsageError
+from stagedkd.errors import UsageError, remedy
 from stagedkd.files import write_whole
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.spec.inherit import in_project
@@ -54,8 +54,8 @@ def init_project(videos: Path, out: Path | None) -> NewProject:
             lines.append(f"wrote {os.path.relpath(root / 'params.yaml')}: this folder is now a project")
         write_whole(spec, new_spec.text)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UsageError(f"{spec} cannot be written: {reason}", hint="name another file with --out") from error
+        hint = f"{remedy(error)}, or name another file with --out"
+        raise UsageError(f"{error.filename or spec} cannot be written: {error.strerror}", hint=hint) from error
     load_spec(spec)
     return NewProject(spec, new_spec.clips, (*lines, f"wrote {spec}: {_size(new_spec)}"))
 
@@ -63,7 +63,7 @@ def init_project(videos: Path, out: Path | None) -> NewProject:
 def _name(videos: Path) -> str:
     """Return the name of a spec for videos, without what a file name should not have."""
     found = videos.resolve()
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", found.stem if found.is_file() else found.name).strip("._-") or "videos"
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", found.stem if found.is_file() else found.name).strip("._-")[:60] or "videos"
 
 
 def _size(new_spec: Draft) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from filelock import FileLock
-
 from stagedkd.data.fingerprint import HashMemo, fingerprint, require_equal
 from stagedkd.errors import Advice, LockError, UsageError
+from stagedkd.files import locked
 from stagedkd.plan.lock import Lock, data_id, read_lock, write_lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.spec.schema import Simulated, Spec, is_weight_file
@@ -25,7 +24,7 @@ def fetch_weights(specs: Iterable[Spec], runtime: Runtime) -> list[str]:
         UsageError: a file does not exist and cannot be downloaded.
     """
     specs, lines = list(specs), list[str]()
-    with FileLock(_guard(runtime)):
+    with locked(_guard(runtime)):
         lock = before = read_lock(runtime.lock_path)
         for spec in specs:
             lines += [f"{n}: {weights_file(str(net.weights), net, runtime)}" for n, net in all_weights(spec).items()]
@@ -37,9 +36,7 @@ def fetch_weights(specs: Iterable[Spec], runtime: Runtime) -> list[str]:
 
 def _guard(runtime: Runtime) -> Path:
     """The file whose file lock keeps two processes from writing `stagedkd.lock` at once."""
-    path = runtime.folder("cache") / "lock.guard"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return runtime.folder("cache") / "lock.guard"
 
 
 def _weight_lines(before: Lock, lock: Lock) -> list[str]:
@@ -57,7 +54,7 @@ def lock_specs(specs: Iterable[Spec], runtime: Runtime, *, accept: bool) -> tupl
         LockError: the disk differs from an entry, and `accept` is off. UsageError: data or weights are missing.
     """
     path = runtime.lock_path
-    with FileLock(_guard(runtime)):
+    with locked(_guard(runtime)):
         lock = before = read_lock(path)
         data: set[str | None] = set()
         weights: set[str] = set()

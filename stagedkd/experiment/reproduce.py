@@ -16,11 +16,13 @@ from stagedkd.data.fingerprint import HashMemo, fingerprint, require_equal
 from stagedkd.errors import LockError, StoreError, UsageError
 from stagedkd.experiment.compare import compare_artifacts, compare_files
 from stagedkd.experiment.run import run_graph
+from stagedkd.files import write_whole
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.key import Key
 from stagedkd.plan.lock import Lock, data_id, read_lock
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import PrepareWork, Work
+from stagedkd.spec.own_files import OwnFiles
 from stagedkd.spec.schema import Architecture, Clip, FileLoss, Videos
 from stagedkd.spec.schema.losses.clipwise import WeightFile
 from stagedkd.spec.schema.networks.base import UserFiles
@@ -32,6 +34,8 @@ from stagedkd.store.manifest import Manifest, Upstream, file_digest
 from stagedkd.store.rebuilt import Rebuilt
 from stagedkd.store.records import records
 from stagedkd.store.store import MANIFEST, Artifact, Store
+
+REBUILDS = ".rebuilds"  # in the store of a rebuild: the keys of what is rebuilt
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,10 @@ def reproduce(
     Args:
         what: a results folder, the folder of an artifact, or a .safetensors file that stagedkd wrote.
         original: the project's store, for what `what` leaves out: other stages and their run.json.
-        root: the store to build in, which is empty.
+        root: the store to build in: a new folder, or one in which the same rebuild was stopped.
         requested: device and threads that the user requests; None takes the original's, if its run.json has them.
     Raises:
-        UsageError: `what` is none of these, or the user's own code is missing.
+        UsageError: `what` is none of these, the user's own code is missing, or `root` holds something else.
         LockError: code, data or weights differ from the original's.
         StoreError: a manifest is missing, or of another version.
         TrainingError: a stage failed.
@@ -73,6 +77,7 @@ def reproduce(
     graph = graph_of(target.manifests)
     original_runs = {stage.name: _read_run(target.originals.root / stage.folder) for stage in graph.stages}
     graph = check_files(graph, runtime)
+    _begin(root, target.manifests)
     runtime = runtime.model_copy(update={"store": str(root)})
     runtimes = {
         stage.identity: runtime_like_original(stage, runtime, original_runs[stage.name], requested)
@@ -92,6 +97,18 @@ def reproduce(
     bare = tuple(name for name in artifacts if name not in compared)
     environment = environment_differences(original_runs, {name: artifacts[name].run for name in original_runs})
     return Rebuilt(tuple(artifacts), compared, bare, environment)
+
+
+def _begin(root: Path, manifests: Iterable[Manifest]) -> None:
+    """Begin a rebuild in the folder `root`, or go on with it. Raises UsageError: the folder holds something else."""
+    mark, text = root / REBUILDS, "".join(f"{key}\n" for key in sorted(m.key for m in manifests))
+    if mark.is_file() and mark.read_bytes() == text.encode():
+        return
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        what = "already exists and holds the rebuild of another result" if mark.is_file() else "already exists"
+        raise UsageError(f"{root} {what}", hint="name a new folder")
+    root.mkdir(parents=True, exist_ok=True)
+    write_whole(mark, text)
 
 
 def environment_differences(
@@ -192,20 +209,15 @@ def graph_of(manifests: Iterable[Manifest]) -> Graph:
         closure |= manifest.closure
         lock = Lock(data={**lock.data, **manifest.lock.data}, weights={**lock.weights, **manifest.lock.weights})
     stages: dict[Key, Stage] = {}
-
-    def name(key: Key) -> str:
-        return key.folder(closure[key].work.kind)
-
-    def add(key: Key) -> None:
-        for above in closure[key].needs.values():
-            if above not in stages:
-                add(above)
-        needs = {label: name(above) for label, above in closure[key].needs.items()}
-        stages[key] = Stage(name(key), closure[key].work, needs, key)
-
-    for key in sorted(closure):
-        if key not in stages:
-            add(key)
+    left = sorted(closure, reverse=True)
+    while left:
+        key = left.pop()
+        above = closure[key].needs
+        if missing := [other for other in above.values() if other not in stages]:
+            left += [key, *reversed(missing)]
+        elif key not in stages:
+            needs = {label: other.folder(closure[other].work.kind) for label, other in above.items()}
+            stages[key] = Stage(key.folder(closure[key].work.kind), closure[key].work, needs, key)
     works = [stage.work for stage in stages.values()]
     return Graph("reproduced", lock, tuple(stages.values()), _clip(works))
 
@@ -263,7 +275,7 @@ def _check_user_files(section: BaseModel, root: Path) -> None:
         _check_user_code(files, root)
         return
     values = section.model_dump(exclude={"digest"})
-    _, message, hint = section.put_digest(values, root, lambda file: file_digest(file) if file.is_file() else None)
+    _, message, hint = section.put_digest(values, root, OwnFiles(root).digest)
     if message or values.get("digest") != files.digest:
         raise LockError(message or f"the model {files.path} differs from that of the original", hint=hint)
 

@@ -7,6 +7,7 @@ a run with nothing to do loads none.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -75,12 +76,14 @@ def run_experiment(
     engine: Engine = "in-process",
     cut: Callable[[Plan], Plan] = lambda plan: plan,
     first: Callable[[Plans, Sequence[Stage]], None] = lambda plans, missing: None,
+    protection: ExitStack | None = None,
 ) -> GridOutcome:
     """Execute all cells of an experiment, each unique stage once. A cell that fails does not stop the others.
 
     Args:
         cut: returns the part of each cell's plan that is to be run. first: called with the plans and the stages that
             the store lacks, before the first one is made.
+        protection: keeps what the run needs from `store gc` until it is closed; None: until the run ends.
         engine: in-process makes one stage after the other, or `runtime.jobs` at once in processes on this machine;
             parsl starts workers that make several at once, as the file `runtime.cluster` says.
     Raises:
@@ -98,7 +101,8 @@ def run_experiment(
         _check(plans, missing, runtime, cluster)
         first(plans, missing)
         jobs = 1 if engine != "in-process" else _jobs(plans, missing, runtime, listener)
-    with about(experiment.origin), catching_signals() as stop, store.at_work(plans.name, plans.unique) as mark:
+    with ExitStack() as own, about(experiment.origin), catching_signals() as stop:
+        mark = (protection or own).enter_context(store.at_work(plans.name, plans.unique))
         numbers = {key: i for i, key in enumerate(plans.unique, 1)}
         runner = _Runner(store, runtime, listener, stop, numbers, do=work_of(engine))
         if cluster is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from stagedkd.plan.runtime import Runtime
 from stagedkd.spec.families import class_names
 from stagedkd.spec.schema import Simulated, Spec, sides
 from stagedkd.stages.context import Listener, Session, Stop
+
+LONGEST_LABEL = 40  # characters of a class name in the name of a file: each may take four bytes
 
 
 @dataclass(frozen=True)
@@ -145,11 +148,21 @@ def preview(spec: Spec, runtime: Runtime, listener: Listener, folder: Path, clip
     height, width = sides(spec.clip.size)
     size = f"{spec.clip.frames} frames of {height} x {width}"
     contact_sheet(first, written[0], f"{spec.name}: {len(rows)} classes, {size}, training clips")
+    names = _file_names(rows)
     for label, row in rows.items():
-        written.append(folder / (_file_name(label) + ".webp"))
+        written.append(folder / names[label])
         animation(row, written[-1], fps=max(3.0, spec.clip.frames / 2))
     return written
 
 
-def _file_name(label: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in label)
+def _file_names(labels: Iterable[str]) -> dict[str, str]:
+    """Return the name of each class's animation. A class whose name cannot be that of a file, or differs from another
+    only in case, has a digest in it, so that no two have one file."""
+    names: dict[str, str] = {}
+    for label in labels:
+        plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in label)[:LONGEST_LABEL]
+        known = {name.casefold() for name in names.values()}
+        digest = hashlib.sha256(label.encode()).hexdigest()[:8]
+        is_plain = plain == label and f"{plain}.webp".casefold() not in known
+        names[label] = f"{plain}.webp" if is_plain else f"{plain}-{digest}.webp"
+    return names

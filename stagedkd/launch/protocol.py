@@ -29,7 +29,7 @@ from stagedkd.store.store import LISTS, Store, Workspace
 
 MEETING = "STAGEDKD_MEETING"  # the variable that holds the folder in which ranks meet
 PROGRESS_SECONDS = 0.1  # the shortest time between two lines of progress
-KINDS = (errors.UsageError, errors.LockError, errors.DataError, errors.StoreError)
+KINDS = (errors.UsageError, errors.LockError, errors.DataError, errors.StoreError, errors.HostError)
 
 
 class StageRequest(Section):
@@ -201,7 +201,8 @@ def stop_by_file(path: Path, stop: Stop) -> Generator[Stop]:
 
 
 def error_as_json(error: BaseException) -> dict[str, Any]:
-    """An error as plain values. `ours` says whether it is an error of stagedkd."""
+    """An error as plain values. `ours` says whether it is an error of stagedkd, as is what the machine refuses."""
+    error = errors.host_error(error) or error
     values: dict[str, Any] = {"ours": isinstance(error, StagedkdError), "kind": type(error).__name__}
     if isinstance(error, StagedkdError):
         values |= {"message": error.message, "hint": error.advice.words, "command": error.advice.command}

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -28,10 +29,9 @@ from stagedkd.files import write_whole
 from stagedkd.launch.protocol import MEETING, ProgressWriter, WorkRequest, error_as_json, stop_by_file
 from stagedkd.launch.torchrun import POLL_SECONDS
 from stagedkd.plan.cpus import limit_spinning
-from stagedkd.stages.context import Listener, Result, Silent, Stop
+from stagedkd.stages.context import Listener, Result, Silent, Stop, stop_signals
 
 PR_SET_PDEATHSIG = 1
-STOPS = (signal.SIGTERM, signal.SIGINT)
 STOP_SECONDS = 5.0  # from a signal to all processes until torchrun has announced the stop, on a busy machine
 PATIENCE = timedelta(hours=12)  # a rank waits while the first one decodes videos; the launcher watches for lost ones
 
@@ -63,42 +63,44 @@ def die_with_launcher() -> None:
 
 
 def handle_signals(folder: Path, *, announces: bool) -> None:
-    """Take SIGTERM and SIGINT, which a scheduler may send to all processes at once, for a stop.
+    """Take the signals of `stop_signals`, which a scheduler may send to all processes at once, for a stop.
 
     torchrun announces the stop, as the launcher does, and the ranks continue to their checkpoint. A rank ends at once
     where no stop is announced, another rank has failed, or a second signal comes: then torchrun ends the other ranks.
     """
     receiving, sending = socket.socketpair()
     sending.setblocking(False)
-    for number in STOPS:
+    stops = stop_signals()
+    for number in stops:
         signal.signal(number, _ignore)
         if sys.platform != "win32":
             signal.siginterrupt(number, False)  # reads of an exchange continue
     # The number comes by a socket: the main thread may be in an exchange, where Python runs no handler.
     signal.set_wakeup_fd(sending.detach(), warn_on_full_buffer=False)
-    threading.Thread(target=announce_stop if announces else await_stop, args=(folder, receiving), daemon=True).start()
+    react = announce_stop if announces else await_stop
+    threading.Thread(target=react, args=(folder, receiving, stops), daemon=True).start()
 
 
 def _ignore(_number: int, _frame: Any) -> None:
     """A signal handler that does nothing: the number comes by the socket."""
 
 
-def announce_stop(folder: Path, signals: socket.socket) -> None:
+def announce_stop(folder: Path, signals: socket.socket, stops: Sequence[int]) -> None:
     """Write the file `stop` when a signal comes."""
     while number := signals.recv(1)[0]:
-        if number in STOPS and not (folder / "stop").exists():
+        if number in stops and not (folder / "stop").exists():
             write_whole(folder / "stop", str(number))
 
 
-def await_stop(folder: Path, signals: socket.socket) -> None:
+def await_stop(folder: Path, signals: socket.socket, stops: Sequence[int]) -> None:
     """After a signal, end this process unless the file `stop` appears within a few seconds."""
-    while (number := signals.recv(1)[0]) not in STOPS:
+    while (number := signals.recv(1)[0]) not in stops:
         pass
     signals.settimeout(POLL_SECONDS)
     until = time.monotonic() + STOP_SECONDS
     while ((folder / "stop").exists() or time.monotonic() < until) and not any(folder.glob("error-*.json")):
         with suppress(TimeoutError):
-            if signals.recv(1)[0] in STOPS:
+            if (second := signals.recv(1)[0]) in stops and second != signal.SIGHUP:
                 break
     os._exit(128 + number)
 
@@ -111,7 +113,7 @@ def run_torchrun(folder: Path, count: int) -> int:
     command = ["--nnodes=1", f"--nproc-per-node={count}", "--rdzv-backend=c10d", "--rdzv-conf=store_type=file"]
     command += [f"--rdzv-endpoint={os.environ[MEETING]}/torchrun"]
     command += ["--local-addr=127.0.0.1"]  # the host's name may lead nowhere
-    command += ["--signals-to-handle=SIGHUP,SIGQUIT"]  # `handle_signals` handles the others
+    command += ["--signals-to-handle=SIGQUIT"]  # `handle_signals` handles the others
     try:
         run.main([*command, "-m", "stagedkd.launch.rank", "rank", str(folder)])
     except ChildFailedError as error:

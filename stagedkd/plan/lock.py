@@ -77,6 +77,8 @@ def read_lock(path: Path) -> Lock:
     Raises:
         LockError: the file cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise LockError(f"{path} is not a file", hint="move it away, and restore the lock from git")
     try:
         return Lock.model_validate_json(path.read_text("utf-8"), strict=False)
     except FileNotFoundError:

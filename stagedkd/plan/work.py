@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
@@ -19,6 +20,8 @@ from stagedkd.spec.schema import Arch, Augment, Clip, Data, DeclaredLabels, Inpu
 from stagedkd.spec.schema import Refine as Rule
 
 KIND_FORM = "[a-z]+"  # the form of a kind's name, with which the names of folders begin
+CLIPS: Mapping[str, tuple[str, ...]] = {"data": ("prepare",), "labels": ("weaken",)}  # inputs of what trains
+NETWORKS = ("teach", "distill")  # the kinds of work that make a network
 Cut: TypeAlias = tuple[tuple[str, ...], ...]
 
 
@@ -122,6 +125,11 @@ class WorkSection(Section):
         """The clips that the networks of this work see; None if it has no network."""
 
     @property
+    @abstractmethod
+    def inputs(self) -> Mapping[str, tuple[str, ...]]:
+        """The kinds of work that each input may be of, by the name of the input; "" among them: it may be missing."""
+
+    @property
     def data_set(self) -> Data | None:
         """The data set that this work reads from the disk; None if its data come from another stage."""
         return None
@@ -189,6 +197,10 @@ class PrepareWork(UntrainedWork):
         return None
 
     @property
+    def inputs(self) -> Mapping[str, tuple[str, ...]]:
+        return {}
+
+    @property
     def data_set(self) -> Data:
         return self.data
 
@@ -204,6 +216,10 @@ class WeakenWork(UntrainedWork):
     @property
     def view(self) -> Clip | None:
         return None  # no network sees `clip`
+
+    @property
+    def inputs(self) -> Mapping[str, tuple[str, ...]]:
+        return {"data": ("prepare",)}
 
 
 class NetworkWork(WorkSection):
@@ -251,6 +267,10 @@ class TeachWork(NetworkWork):
     @property
     def trainings(self) -> tuple[PhaseWork, ...]:
         return (self.phase,) if self.phase else ()
+
+    @property
+    def inputs(self) -> Mapping[str, tuple[str, ...]]:
+        return {**CLIPS, **({"refined": ("refine", "")} if self.labels == "refined" else {})}
 
 
 class GuideNetwork(Section):
@@ -303,6 +323,10 @@ class RefineWork(WorkSection):
         return self.clip
 
     @property
+    def inputs(self) -> Mapping[str, tuple[str, ...]]:
+        return {**CLIPS, **({"previous": ("refine",)} if self.round > 1 else {})}
+
+    @property
     def epochs_run(self) -> int:
         return self.rule.folds * super().epochs_run
 
@@ -338,6 +362,10 @@ class DistillWork(NetworkWork):
     def trainings(self) -> tuple[PhaseWork, ...]:
         return self.phases
 
+    @property
+    def inputs(self) -> Mapping[str, tuple[str, ...]]:
+        return {**CLIPS, **dict.fromkeys(("teacher", *self.guide_inputs), NETWORKS), "refined": ("refine", "")}
+
 
 class EvaluateWork(UntrainedWork):
     """Measure one network on one split of the data."""
@@ -355,6 +383,10 @@ class EvaluateWork(UntrainedWork):
     @property
     def view(self) -> Clip:
         return self.clip
+
+    @property
+    def inputs(self) -> Mapping[str, tuple[str, ...]]:
+        return {"data": ("prepare",), "network": NETWORKS}
 
 
 Work: TypeAlias = Annotated[

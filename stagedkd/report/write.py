@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from stagedkd.dvc.pipeline import SUMMARY
-from stagedkd.errors import Advice, StoreError, about
+from stagedkd.errors import Advice, StoreError, about, remedy
 from stagedkd.files import replacing, write_whole
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.runtime import Runtime, load_runtime
@@ -23,8 +23,6 @@ from stagedkd.report.looks import record_looks
 from stagedkd.report.results import Results, share_text
 from stagedkd.report.summary import grid_plots, grid_summary, plots, summary
 from stagedkd.store.store import Store
-
-SPACE = Advice("free some space, then", "report")
 
 
 def write_report(plan: Plan, runtime: Runtime | None = None) -> Results:
@@ -41,7 +39,7 @@ def write_report(plan: Plan, runtime: Runtime | None = None) -> Results:
             looks = record_looks([plan], Path(runtime.root)).note
             _write_files(results, store, results_folder(plan, runtime), looks)
         except OSError as error:
-            raise StoreError(f"cannot write the report: {error}", hint=SPACE) from error
+            raise _write_error(error) from error
     return results
 
 
@@ -91,8 +89,12 @@ def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResul
         write_whole(folder / "table.tex", as_latex(grid))
         write_whole(folder / "report.html", grid_page(grid, looks))
     except OSError as error:
-        raise StoreError(f"cannot write the report: {error}", hint=SPACE) from error
+        raise _write_error(error) from error
     return grid
+
+
+def _write_error(error: OSError) -> StoreError:
+    return StoreError(f"cannot write the report: {error}", hint=Advice(f"{remedy(error)}, then run", "report"))
 
 
 def results_folder(plan: Plan | Plans, runtime: Runtime) -> Path:

@@ -40,16 +40,16 @@ class OwnFiles:
             for hidden in sorted(HIDDEN & section.keys()):
                 message = f"'{hidden}' cannot be set: it is computed from the file"
                 problems.append(problem_at(tree, (*path, hidden), message, "remove it", key=True))
-            name, message, hint = put_digest(section, self.root, self._digest)
+            name, message, hint = put_digest(section, self.root, self.digest)
             problems += [problem_at(tree, (*path, name), message, hint)] if message else []
         return problems
 
-    def _digest(self, file: Path) -> str | None:
+    def digest(self, file: Path) -> str | None:
         """Return the SHA-256 of a file below the root; None if it is missing, unreadable, or outside the root."""
         if file not in self.digests:
             try:
-                if not file.resolve().is_relative_to(self.root.resolve()):
-                    return None
+                if not file.resolve().is_relative_to(self.root.resolve()) or not file.is_file():
+                    return None  # a pipe would be waited for
                 with file.open("rb") as stream:
                     self.digests[file] = hashlib.file_digest(stream, "sha256").hexdigest()
             except (OSError, ValueError, RuntimeError):

@@ -6,6 +6,7 @@ PyYAML only composes the nodes; the rules of the core schema turn them into valu
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, TypeAlias, cast
 
 import yaml
 
-from stagedkd.errors import Place, Problem, SpecError, UsageError
+from stagedkd.errors import Place, Problem, SpecError, UsageError, remedy
 
 Scalar: TypeAlias = "bool | int | float | str | None"
 Path_: TypeAlias = tuple["str | int", ...]
@@ -25,6 +26,7 @@ parse: Any = yaml.parse  # pyright: ignore[reportUnknownMemberType, reportUnknow
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 1 << 20, 20_000, 64
+MAX_DIGITS = 300  # of an integer, which so fits into a float; a longer one is a word
 
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _OCT, _HEX = re.compile(r"0o[0-7]+\Z"), re.compile(r"0x[0-9a-fA-F]+\Z")
@@ -101,12 +103,9 @@ def scalar(text: str) -> Scalar:
     """Convert a plain scalar by the YAML 1.2 core schema: `1e-3` is a float, `no` and `1_000` words, `010` ten."""
     if text in _SPECIAL:
         return _SPECIAL[text]
-    if _INT.match(text):
-        return int(text) if len(text) < 4000 else text
-    if _OCT.match(text):
-        return int(text[2:], 8)
-    if _HEX.match(text):
-        return int(text[2:], 16)
+    for form, base, start in ((_INT, 10, 0), (_OCT, 8, 2), (_HEX, 16, 2)):
+        if form.match(text):
+            return int(text[start:], base) if len(text) <= MAX_DIGITS else text
     if _FLOAT.match(text):
         return float(text)
     return text
@@ -121,14 +120,21 @@ def read_yaml(path: Path) -> Node:
             is not a string.
     """
     try:
-        raw = path.read_bytes()
-    except IsADirectoryError:
-        raise UsageError(f"{path} is a folder", hint="name a spec file, for example specs/quickstart.yaml") from None
-    except OSError as error:
+        if not path.is_file() and path.exists():  # a pipe without a writer would be waited for, a device may never end
+            what = "a folder" if path.is_dir() else "a pipe or a device, not a file"
+            raise UsageError(f"{path} is {what}", hint="name a spec file, for example specs/quickstart.yaml")
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+            size = os.fstat(stream.fileno()).st_size
+    except FileNotFoundError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", hint="name an existing spec file") from None
+    except ValueError:  # a zero byte in the name
+        raise UsageError(f"{str(path)!r} cannot be the name of a file", hint="name an existing spec file") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint=remedy(error)) from None
     if len(raw) > MAX_BYTES:
         place = Place(str(path), 1, 1, 1, "...")
-        raise SpecError([Problem(f"the file has {len(raw):,} bytes; a spec may have at most {MAX_BYTES:,}", place)])
+        raise SpecError([Problem(f"the file has {size:,} bytes; a spec may have at most {MAX_BYTES:,}", place)])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

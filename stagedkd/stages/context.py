@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -92,20 +93,40 @@ class Stop:
             self.guard = lambda: None
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals that stop a run: SIGTERM, SIGINT, and SIGHUP (the terminal has gone) unless it is ignored, as under
+    `nohup`."""
+    hangs_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    return (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if hangs_up else ()))
+
+
+def _leave_terminal() -> None:
+    """Drop what is printed from now on to a terminal that has gone: writing to it would fail, and so would the work."""
+    for descriptor in (1, 2):
+        try:
+            os.tcgetpgrp(descriptor)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
 @contextmanager
 def catching_signals() -> Generator[Stop]:
-    """Inside, SIGTERM and SIGINT set a `Stop`. A second signal ends the process at once."""
+    """Inside, the signals of `stop_signals` set a `Stop`. A second signal ends the process at once, but
+    not a SIGHUP: when a terminal goes, its shell and the system send one each."""
     stop = Stop()
 
     def set_stop(number: int, _frame: Any) -> None:
-        if stop.number is not None:
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        elif stop.number is not None:
             os._exit(128 + number)
-        stop.number = number
+        stop.number = stop.number or number
 
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may set signal handlers
         return
-    before = {number: signal.signal(number, set_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, set_stop) for number in stop_signals()}
     try:
         yield stop
     finally:

@@ -19,9 +19,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import FileLock
 
-from stagedkd.files import replacing
+from stagedkd.files import locked, replacing
 from stagedkd.models.shapes import NetworkShape
 from stagedkd.plan.cpus import chosen_instructions
 from stagedkd.plan.key import digest
@@ -138,7 +137,7 @@ def open_file(
     header += b" " * (-(8 + len(header)) % 64)
     head = len(header).to_bytes(8, "little") + header
     total = len(head) + at + slots * size
-    with FileLock(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         if not _is_whole(path, head, total):
             with replacing(path) as temporary, temporary.open("wb") as stream:
                 stream.write(head + np.ascontiguousarray(clips, "<i8").tobytes())

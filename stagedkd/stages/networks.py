@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stagedkd.errors import DataError, StoreError, TrainingError, UsageError
+from stagedkd.files import usual_rights
 from stagedkd.models.build import build, class_dims, read_pretrained, user_function
 from stagedkd.models.head import Fitted, Head, fit_head
 from stagedkd.models.network import Network
@@ -136,4 +137,6 @@ def save_network(context: Context, network: Network) -> None:
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.net.state_dict().items()}
     manifest: Manifest = context.manifest
     text = json.dumps(manifest.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
-    save_file(tensors, context.workspace.files / network_file(context.stage.work), metadata={"stagedkd": text})
+    path = context.workspace.files / network_file(context.stage.work)
+    with usual_rights(path):
+        save_file(tensors, path, metadata={"stagedkd": text})

@@ -16,6 +16,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from stagedkd.errors import DataError
+from stagedkd.files import usual_rights
 from stagedkd.spec.schema import OutputsArch
 from stagedkd.stages.context import Context
 from stagedkd.stages.networks import network_file
@@ -220,7 +221,9 @@ def teach_outputs(context: Context, arch: OutputsArch, classes: Sequence[str]) -
         context.listener.note(f"{arch.outputs}: {unknown} rows are for clips that the data set does not use")
     if context.first:
         tensors = {"clip": known, _tensor(arch): np.ascontiguousarray(outputs.values[rows[known]])}
-        save_file(tensors, context.workspace.files / network_file(context.stage.work))
+        path = context.workspace.files / network_file(context.stage.work)
+        with usual_rights(path):
+            save_file(tensors, path)
 
 
 def load_outputs(artifact: Artifact) -> dict[int, npt.NDArray[np.float32]]:

@@ -6,13 +6,12 @@ this layer knows no launcher. Torch is loaded by the first kind of work that nee
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import assert_never
 
-from stagedkd.errors import StagedkdError, StoreError, TrainingError
+from stagedkd.errors import StagedkdError, StoreError, TrainingError, host_error, remedy
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import DistillWork, EvaluateWork, PrepareWork, RefineWork, TeachWork, WeakenWork
@@ -96,7 +95,8 @@ def get_stage(
         artifact.verify()
         return artifact, False
     waiting = waiting or partial(session.listener.note, WAITING.format(stage.name))
-    with store.held(stage, waiting, session.stop.check) as lease, session.stop.guarded(lease):
+    held = store.held(stage, waiting, session.stop.check, session.listener.note)
+    with held as lease, session.stop.guarded(lease):
         state = store.state(stage)
         session.listener.stage(*place, stage, state)
         if state != "hit":  # it may have been made while we waited
@@ -170,12 +170,13 @@ def _make(session: Session, stage: Stage, inputs: Mapping[str, Artifact], store:
             facts |= {"rehearsed": [each.facts() for each in session.rehearsals], "memory": memory.peak_memory()}
         store.publish(stage, workspace, manifest, facts, lease)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "free some space, then run the same command again" if full else "run the same command again"
+        hint = f"{remedy(error)}, then run the same command again"
         raise StoreError(f"stage {stage.name}: {error}", hint=hint) from error
     except StagedkdError:
         raise
     except Exception as error:
-        message = f"stage {stage.name} failed: {type(error).__name__}: {error}"
-        raise TrainingError(message, hint="run with -v for the traceback") from error
+        refused = host_error(error)
+        what = refused.message if refused else f"{type(error).__name__}: {error}"
+        hint = refused.hint if refused else "run with -v for the traceback"
+        raise TrainingError(f"stage {stage.name} failed: {what}", hint=hint) from error
     session.listener.finished(stage, time.time() - started)

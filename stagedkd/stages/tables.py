@@ -21,8 +21,10 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
 
 
 def read_table(path: Path, *names: str) -> dict[str, list[Any]]:
-    """Read the columns of these names as lists; without names, all columns."""
-    return pq.read_table(path, columns=list(names) or None).to_pydict()
+    """Read the columns of these names as lists; without names, all columns. No threads are used: where no more can be
+    started, pyarrow would wait for them for ever."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        return file.read(columns=list(names) or None, use_threads=False).to_pydict()
 
 
 def read_times(path: Path) -> list[npt.NDArray[np.float64]]:
@@ -33,7 +35,7 @@ def read_times(path: Path) -> list[npt.NDArray[np.float64]]:
     """
     clocks: dict[bytes, npt.NDArray[np.float64]] = {}
     clips: list[npt.NDArray[np.float64]] = []
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=[TIMES]):
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=[TIMES], use_threads=False):
         column = batch.column(0)
         ends = column.offsets.to_numpy()
         values = column.values.to_numpy()

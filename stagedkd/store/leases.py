@@ -16,8 +16,9 @@ Every step is one atomic operation of the file system:
 4. Leave. The holder removes its file, then the empty folder.
 
 A holder is dead if it has not renewed for the seconds that its file's name states, or if its process ran on this
-machine and has ended. "Now" is the time of a file that was touched just now, as the file system gives it. A local clock
-is never used, so the clocks of the hosts need not agree.
+machine and has ended. A heartbeat that is dated in the future counts from when it is first seen. "Now" is the time of a
+file that was touched just now, as the file system gives it. A local clock is never used, so the clocks of the hosts
+need not agree.
 
 A holder that is late keeps its lease if nobody took over. A holder that was frozen (by SIGSTOP, or on a laptop that
 slept) may wake up after a takeover. `Lease.require` raises an error then, and no file that the old holder still has
@@ -37,7 +38,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,6 +46,8 @@ from pathlib import Path
 from stagedkd.errors import StoreError
 
 SECONDS = 60.0
+AHEAD_SECONDS = 5.0  # a heartbeat that is further in the future was written by a wrong clock
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)  # errors of a rename onto a folder that exists and is not empty
 
 
@@ -184,7 +187,11 @@ class Lease:
 
 
 def acquire(
-    folder: Path, seconds: float, waiting: Callable[[], None] = lambda: None, check: Callable[[], None] = lambda: None
+    folder: Path,
+    seconds: float,
+    waiting: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Lease:
     """Wait until the lease is free or its holder is dead, then hold it.
 
@@ -193,9 +200,10 @@ def acquire(
         seconds: time without a heartbeat after which the new holder counts as dead.
         waiting: called once if another process holds the lease.
         check: called again and again during the wait; an error that it raises ends the wait.
+        note: called once if the holder's heartbeat is dated in the future.
     """
     announced, pause = False, 0.02
-    with _Claim(folder, seconds) as claim:
+    with _Claim(folder, seconds, note) as claim:
         while True:
             lease = claim.attempt()
             if lease is not None:
@@ -224,22 +232,36 @@ def holder(folder: Path) -> Owner | None:
 
 
 def active(root: Path) -> Iterator[tuple[str, Owner]]:
-    """Every lease below `root` whose holder is alive: the name of its folder, and the holder."""
+    """Every lease below `root` whose holder is alive: the name of its folder, and the holder. Where nothing can be
+    written, there is no "now": then every holder counts as alive whose process is not known to have ended."""
     if not root.is_dir():
         return
-    with _Claim(root / "none", SECONDS) as claim:
+    claim = _Claim(root / "none", SECONDS)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(claim)
+            finds_dead = claim.finds_dead
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+
+            def finds_dead(folder: Path, owner: Owner) -> bool:
+                return owner.gone
+
         for folder in sorted(root.iterdir()):
             owner = holder(folder) if not folder.name.startswith(".") else None
-            if owner is not None and not claim.finds_dead(folder, owner):
+            if owner is not None and not finds_dead(folder, owner):
                 yield folder.name, owner
 
 
 class _Claim:
     """A process that wants the lease in `folder`. `candidate` is the folder `.new-<token>/` beside it, with this
-    process's file, which `_enter` renames to `folder`."""
+    process's file, which `_enter` renames to `folder`. `ahead` is the last heartbeat that was dated in the future, and
+    the time when it was first seen."""
 
-    def __init__(self, folder: Path, seconds: float) -> None:
-        self.folder, self.seconds = folder, seconds
+    def __init__(self, folder: Path, seconds: float, note: Callable[[str], None] = lambda text: None) -> None:
+        self.folder, self.seconds, self.note = folder, seconds, note
+        self.ahead = (0.0, 0.0)
 
     def __enter__(self) -> _Claim:
         self.owner = Owner.new(self.seconds)
@@ -294,9 +316,18 @@ class _Claim:
         os.utime(self.candidate / self.owner.name)
         now = (self.candidate / self.owner.name).stat().st_mtime
         try:
-            return now - (folder / owner.name).stat().st_mtime > owner.seconds
+            heartbeat = (folder / owner.name).stat().st_mtime
         except FileNotFoundError:
             return False
+        if heartbeat - now <= AHEAD_SECONDS:
+            return now - heartbeat > owner.seconds
+        if self.ahead[0] != heartbeat:
+            self.note(
+                f"the lease of {owner} is dated {heartbeat - now:.0f} s in the future, so a clock was wrong: "
+                f"it is taken over if it is not renewed for {owner.seconds:g} s ({folder})"
+            )
+            self.ahead = (heartbeat, now)
+        return now - self.ahead[1] > owner.seconds
 
 
 def clear(root: Path) -> None:

@@ -135,7 +135,7 @@ def problems(folder: Path) -> list[str]:
 
 def closure_problems(manifest: Manifest) -> list[str]:
     """Check the closure of a manifest: every stage must have the key of its work and inputs, and every input must be in
-    the closure. Returns one message for each problem."""
+    the closure, and be one that the work has. Returns one message for each problem."""
     messages: list[str] = []
     for key, stage in manifest.closure.items():
         missing = sorted(set(stage.needs.values()) - manifest.closure.keys())
@@ -143,8 +143,18 @@ def closure_problems(manifest: Manifest) -> list[str]:
             messages.append(f"{stage.work.kind} {key.short} needs {missing[0].short}, which is missing")
         elif stage_key(stage.work, stage.needs) != key:
             messages.append(f"{stage.work.kind} {key.short} is not the key of the work that it names")
+        else:
+            kinds = {name: manifest.closure[above].work.kind for name, above in stage.needs.items()}
+            allowed = {**dict.fromkeys(kinds, ()), **stage.work.inputs}
+            wrong = [name for name, of in allowed.items() if kinds.get(name, "") not in of]
+            messages += [
+                f"{stage.work.kind} {key.short}: its input {name[:40]!r} is {kinds.get(name, 'missing')}"
+                for name in wrong[:1]
+            ]
     if manifest.key not in manifest.closure:
         messages.append(f"key {manifest.key.short} is not in the closure")
+    elif manifest.kind != manifest.work.kind:
+        messages.append(f"the kind is {manifest.kind[:40]!r}, and that of its work {manifest.work.kind}")
     return messages
 
 
@@ -182,7 +192,7 @@ def dvc_outs(lock: Path) -> set[str]:
     Raises:
         StoreError: the file cannot be read.
     """
-    if not lock.is_file():
+    if not lock.exists():
         return set()
     try:
         values: Any = yaml.load(lock.read_bytes(), Loader=LOADER)
@@ -200,12 +210,15 @@ def unreferenced(store: Store, needed: Iterable[Key], dvc: set[str], runs: int) 
     Needed are: the stages with the keys `needed`, the outs of dvc.lock (`dvc`), the stages of the last `runs` runs and
     of every run that holds a lease, and the inputs of each of these, direct and indirect. A checkpoint is needed as
     long as its stage is, and its artifact does not exist yet.
+
+    Raises:
+        StoreError: the record of a run cannot be read.
     """
     names = {key.short for key in needed} | {Key.parse(name)[1] for name in dvc}  # first 12 digits of keys
     marks, active = store.active()
     running = {mark.partition("-")[0] for mark in marks}
     counted = 0
-    for run in records(store.root):
+    for run in records(store.root, strict=True):
         if (run.name and counted < runs) or run.mark in running or active & set(run.keys):
             names |= {key.short for key in run.keys}
         counted += bool(run.name)
@@ -229,14 +242,20 @@ def delete(
     store: Store, entries: Iterable[Entry], known: Collection[Record], note: Callable[[str], None]
 ) -> Iterator[Entry]:
     """Delete entries one by one, and yield each that was deleted. An entry stays if a run holds it, or if a run needs
-    it that is not among the `known` ones since it was started later; `note` gets a message for each that stays."""
+    it that is not among the `known` ones since it was started later; `note` gets a message for each that stays.
+
+    Raises:
+        StoreError: the record of a run cannot be read.
+    """
     for entry in entries:
         if entry.part == "trash":
             shutil.rmtree(entry.folder, ignore_errors=True)
             yield entry
             continue
         key12 = entry.short
-        if any(key.startswith(key12) for run in records(store.root) if run not in known for key in run.keys):
+        if any(
+            key.startswith(key12) for run in records(store.root, strict=True) if run not in known for key in run.keys
+        ):
             note(f"{entry.name} stays: a run that has just started needs it")
             continue
         # of a broken artifact only 12 digits of the key are known, so its lease cannot be asked for by name

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stagedkd.errors import StoreError
 from stagedkd.files import write_whole
 from stagedkd.plan.key import Key
 
@@ -43,13 +44,24 @@ def record(root: Path, name: str, keys: Iterable[str]) -> str:
     return mark
 
 
-def records(root: Path) -> list[Record]:
-    """All recorded runs, the last one first. Files that cannot be read are left out."""
+def records(root: Path, *, strict: bool = False) -> list[Record]:
+    """All recorded runs, the last one first. A file that cannot be read is left out, or is an error under `strict`.
+
+    Raises:
+        StoreError: only under `strict`.
+    """
     runs: list[Record] = []
     for path in (root / RUNS).glob("*.json"):
         try:
             values: Any = json.loads(path.read_text("utf-8"))
             runs.append(Record(path.stem, str(values["name"]), tuple(map(Key, values["keys"])), path.stat().st_mtime))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # cut short by a full disk, or removed just now
+        except FileNotFoundError:
+            continue  # removed just now
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not strict:
+                continue
+            reason = error.strerror if isinstance(error, OSError) else "it is not what a run writes"
+            hint = "run its spec again, which writes it anew, or remove the file: then that run keeps nothing"
+            message = f"the record of a run cannot be read, so what it needs is not known: {path}: {reason}"
+            raise StoreError(message, hint=hint) from None
     return sorted(runs, key=lambda run: (-run.started, run.name))

@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from stagedkd.errors import Advice, Interrupted, StoreError
-from stagedkd.files import files_below
+from stagedkd.errors import Advice, Interrupted, StoreError, remedy
+from stagedkd.files import files_below, naming
 from stagedkd.plan.graph import Stage
 from stagedkd.plan.key import Key
 from stagedkd.store import leases
@@ -162,19 +162,24 @@ class Store:
 
     @contextmanager
     def held(
-        self, stage: Stage, waiting: Callable[[], None], check: Callable[[], None] = lambda: None
+        self,
+        stage: Stage,
+        waiting: Callable[[], None],
+        check: Callable[[], None] = lambda: None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> Generator[Lease]:
         """Hold the lease of a stage's key while the context is open.
 
         Args:
             waiting: called once if another run holds the lease.
             check: called again and again during the wait; an error that it raises ends the wait.
+            note: called with what is odd about the other run's lease.
         Raises:
             StoreError: another run took the stage over, since this one gave no sign of life.
         """
         folder = self.root / LEASES / f"{stage.work.kind}-{stage.key}"
         try:
-            lease = leases.acquire(folder, self.lease_seconds, waiting, check)
+            lease = leases.acquire(folder, self.lease_seconds, waiting, check, note)
         except OSError as error:
             raise _write_error(self.root, error) from error
         try:
@@ -288,12 +293,13 @@ def unfinished(scratch: Path) -> bool:
 
 
 def _write_error(root: Path, error: OSError) -> StoreError:
-    hint = "free some space, or correct its permissions, or choose another folder with --store; then run it again"
+    hint = f"{remedy(error)}, or choose another folder with --store; then run it again"
     return StoreError(f"cannot write to the store {root}: {error}", hint=hint)
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, "utf-8")
+    with naming(path):
+        path.write_text(text, "utf-8")
 
 
 def _flush(path: Path) -> None:
