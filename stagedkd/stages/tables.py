@@ -20,12 +20,12 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     pq.write_table(pa.table(dict(columns)), path, compression="zstd")
 
 
-def read_table(path: Path, *names: str) -> dict[str, list[Any]]:
-    """Read the columns of these names as lists; without names, all columns."""
-    return pq.read_table(path, columns=list(names) or None).to_pydict()
+def read_table(content: bytes, *names: str) -> dict[str, list[Any]]:
+    """Read the columns of these names as lists from the content of a file; without names, all columns."""
+    return pq.read_table(pa.BufferReader(content), columns=list(names) or None).to_pydict()
 
 
-def read_times(path: Path) -> list[npt.NDArray[np.float64]]:
+def read_times(content: bytes) -> list[npt.NDArray[np.float64]]:
     """Read the times of the frames of each clip in clips.parquet, in seconds, (frames,) each.
 
     Clips whose times are the same, or the beginning of another clip's, share one array, as most clips of one frame rate
@@ -33,7 +33,7 @@ def read_times(path: Path) -> list[npt.NDArray[np.float64]]:
     """
     clocks: dict[bytes, npt.NDArray[np.float64]] = {}
     clips: list[npt.NDArray[np.float64]] = []
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=[TIMES]):
+    for batch in pq.ParquetFile(pa.BufferReader(content)).iter_batches(batch_size=1024, columns=[TIMES]):
         column = batch.column(0)
         ends = column.offsets.to_numpy()
         values = column.values.to_numpy()
