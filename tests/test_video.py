@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import random
 import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -24,7 +27,8 @@ from stagedkd.data.mix import Batch, mix
 from stagedkd.data.shard import StoredClip
 from stagedkd.data.source import VideoClips, VideoFiles
 from stagedkd.data.views import Video, View, apply_view, eval_views, fit_input, train_view
-from stagedkd.errors import DataError, StoreError, UsageError
+from stagedkd.errors import DataError, LockError, StoreError, UsageError
+from stagedkd.files import read_record
 from stagedkd.spec.schema import Augment, Clip, Input
 from tests.tools import marks
 from tests.videos import bad_files, write_video
@@ -308,6 +312,52 @@ def test_a_damaged_cache_is_refused(tmp_path: Path) -> None:
     blob.write_bytes(sound[:-3])
     with pytest.raises(StoreError, match="another size"):
         opened(tmp_path / "c", spec)
+
+
+def test_a_damaged_index_is_built_again_and_said(tmp_path: Path) -> None:
+    spec = spec_of(many(tmp_path / "v"))
+    before, notes = dict(opened(tmp_path / "c", spec).footages()), list[str]()
+    index = tmp_path / "c" / spec.name / "shard-00000.json"
+    content, dice = index.read_bytes(), random.Random(0)
+    for _ in range(25):
+        broken, place = bytearray(content), dice.randrange(8 * len(content))
+        broken[place // 8] ^= 1 << place % 8
+        index.write_bytes(broken)
+        cache = open_cache(tmp_path / "c", spec, 1, lambda *_: None, notes.append)
+        assert dict(cache.footages()) == before
+    assert index.read_bytes() == content and any(f"index {index} was changed" in note for note in notes)
+    values, _ = read_record(content)
+    del values["times"]
+    index.write_text(json.dumps(values), "utf-8")  # of an earlier version
+    notes.clear()
+    assert dict(open_cache(tmp_path / "c", spec, 1, lambda *_: None, notes.append).footages()) == before and not notes
+
+
+def test_flipped_times_are_refused(tmp_path: Path) -> None:
+    spec = spec_of(many(tmp_path / "v"))
+    cache = opened(tmp_path / "c", spec)
+    path = tmp_path / "c" / spec.name / "shard-00000.times"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(StoreError, match=r"shard-00000\.times is damaged"):
+        list(cache.footages())
+
+
+def test_a_video_that_is_not_the_locked_one_gets_into_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it was changed before it is decoded, or while it is."""
+    spec = spec_of(many(tmp_path / "v"))
+    store = caches.store_clip
+
+    def changing(address: Address, *rest: Any) -> Any:
+        stored = store(address, *rest)
+        if address.file.name == "3.avi":
+            write_video(address.file, 20)
+        return stored
+
+    monkeypatch.setattr(caches, "store_clip", changing)
+    for _ in range(2):
+        with pytest.raises(LockError, match=r"3\.avi was changed: it differs from stagedkd\.lock"):
+            opened(tmp_path / "c", spec)
+    assert not list((tmp_path / "c").rglob("*.json"))
 
 
 def test_a_disk_that_cannot_hold_the_cache_is_said_before_it_is_built(

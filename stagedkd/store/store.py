@@ -258,8 +258,8 @@ class Store:
         if (workspace.scratch / EVENTS).exists():
             shutil.copyfile(workspace.scratch / EVENTS, root / EVENTS)
             run = {**run, EVENTS: file_digest(root / EVENTS)}
-        (root / RUN_FACTS).write_text(record_text(run), "utf-8")
-        (workspace.files / MANIFEST).write_text(manifest.text, "utf-8")
+        _write(root / RUN_FACTS, record_text(run))
+        _write(workspace.files / MANIFEST, manifest.text)
         for path in (*root.rglob("*"), root):
             flush(path)
         lease.require()
@@ -317,3 +317,7 @@ def unfinished(scratch: Path) -> bool:
 def _write_error(root: Path, error: OSError) -> StoreError:
     hint = "free some space, or correct its permissions, or choose another folder with --store; then run it again"
     return StoreError(f"cannot write to the store {root}: {error}", hint=hint)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8")
