@@ -183,12 +183,8 @@ def test_a_file_edited_while_the_teacher_trains_gets_under_no_key(project: Path,
         run(spec, load_runtime(project), Editing())
     assert list((project / "store").glob("teach-*")) and not list((project / "store").glob("distill-*"))
     path.write_bytes(original)
-    assert set(run(spec, load_runtime(project)).ran) == {
-        "student",
-        "evaluate-student",
-        "control-ce",
-        "evaluate-control-ce",
-    }
+    ran = run(spec, load_runtime(project)).ran
+    assert "student" in ran and "teacher" not in ran
 
 
 @pytest.mark.slow
