@@ -32,7 +32,7 @@ def main() -> None:
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    step, save, flush, rename = loop.train_step, torch.save, store._flush, Path.rename
+    step, save, flush, rename = loop.train_step, torch.save, store.flush, Path.rename
 
     def killing_step(*args: Any, **named: Any) -> Any:
         if where == "step" and reached():
@@ -56,7 +56,7 @@ def main() -> None:
             die()
         return rename(path, target)
 
-    loop.train_step, torch.save, store._flush, Path.rename = killing_step, killing_save, killing_flush, killing_rename
+    loop.train_step, torch.save, store.flush, Path.rename = killing_step, killing_save, killing_flush, killing_rename
     cli.main()
 
 

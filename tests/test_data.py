@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagedkd.data.draws import permutation, uniform
-from stagedkd.data.fingerprint import HashMemo, fingerprint
+from stagedkd.data.fingerprint import HashMemo, damaged_memo, fingerprint
 from stagedkd.data.index import Entry, split_entries
 from stagedkd.data.labels import Clips, weaken
 from stagedkd.data.layouts import list_clips
@@ -273,6 +274,21 @@ def test_touching_changes_no_fingerprint_and_content_does(tmp_path: Path) -> Non
     with (tmp_path / "run" / "a.avi").open("ab") as stream:
         stream.write(b"1")
     assert fingerprint(data, tmp_path, HashMemo(tmp_path / "memo.json")).fingerprint != first.fingerprint
+
+
+def test_a_flipped_bit_in_the_memo_costs_only_time(tmp_path: Path) -> None:
+    write_video(tmp_path / "run" / "a.avi")
+    memo, path = tmp_path / "memo.json", tmp_path / "run" / "a.avi"
+    kept = HashMemo(memo)
+    sha256 = kept.sha256(path)[1]
+    kept.save()
+    assert HashMemo(memo).known and damaged_memo(memo) == []
+    text = memo.read_text("utf-8")
+    memo.write_text(text.replace(sha256[:4], "0000"), "utf-8")
+    assert HashMemo(memo).known == {} and HashMemo(memo).sha256(path)[1] == sha256
+    assert damaged_memo(memo) == [f"{memo} was changed after it was written: its digest differs"]
+    memo.write_text(json.dumps({str(path): ["mark", sha256]}), "utf-8")  # of an earlier version
+    assert HashMemo(memo).known == {} and damaged_memo(memo) == []
 
 
 def test_draws_are_pinned_and_uniform() -> None:

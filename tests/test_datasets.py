@@ -23,6 +23,7 @@ from stagedkd.errors import UsageError
 from stagedkd.spec.schema import Hmdb51, Ucf101
 from stagedkd.stages.tables import read_table
 from tests.conftest import REPO, Command
+from tests.tools import marks
 from tests.videos import write_video
 
 FIGURES = """\
@@ -168,10 +169,13 @@ def test_no_training_stage_reads_the_hidden_truth(figures: Path, stagedkd: Comma
     """With the truth of the training clips gone from the data artifact, a student is still trained."""
     found = stagedkd("run", "specs/figures.yaml", "--set", "teacher.labels=same")
     assert found.returncode == 0, found.stderr
-    read = "from stagedkd.experiment import run\nfrom stagedkd.stages import tables, training\nfrom stagedkd.cli import main\nimport sys\n"
+    read = (
+        "import sys\nfrom stagedkd.store.store import Artifact\nfrom stagedkd.cli import main\nread = Artifact.read\n"
+    )
     spy = (
-        "def spy(path, *names):\n    assert 'truth' not in path.name, path\n    return tables.read_table(path, *names)\n"
-        "training.read_table = spy\nsys.argv = ['stagedkd', 'run', 'specs/figures.yaml', '--set', 'teacher.labels={}', "
+        "def spy(artifact, name):\n    caller = sys._getframe(1).f_globals['__name__']\n"
+        "    assert 'truth' not in name or caller != 'stagedkd.stages.training'\n    return read(artifact, name)\n"
+        "Artifact.read = spy\nsys.argv = ['stagedkd', 'run', 'specs/figures.yaml', '--set', 'teacher.labels={}', "
         "'--store', '{}']\nmain()\n"
     )
     import subprocess
@@ -237,7 +241,7 @@ def test_the_official_lists_over_exported_videos(
     found = stagedkd("run", "specs/hmdb51.yaml", *sets)
     assert found.returncode == 0, found.stderr
     (made,) = (figures / "store").glob("prepare-*/files/clips.parquet")
-    table = read_table(made)
+    table = read_table(made.read_bytes())
     assert Counter(table["split"])["test"] == 1530 and set(table["frames"]) == {2}
     assert re.search(r"student +\d", found.stdout)
 
@@ -271,7 +275,7 @@ def test_every_weizmann_clip_is_proven_for_torchcodec(clips: Path) -> None:
 
 def test_a_cache_without_videos_left_is_still_read(tmp_path: Path) -> None:
     write_video(tmp_path / "v" / "a.avi")
-    spec = CacheSpec(tmp_path / "v", {"a.avi": "m"}, 16)
+    spec = CacheSpec(tmp_path / "v", marks(tmp_path / "v", ["a.avi"]), 16)
     open_cache(tmp_path / "c", spec, 1, lambda *_: None, lambda _: None)
     (tmp_path / "v" / "a.avi").unlink()
     assert len(open_cache(tmp_path / "c", spec, 1, lambda *_: None, lambda _: None).frames("a.avi")) == 12

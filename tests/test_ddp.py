@@ -18,6 +18,7 @@ from torch import nn
 
 from stagedkd.errors import TrainingError
 from stagedkd.experiment.reproduce import environment_differences
+from stagedkd.files import FileBytes
 from stagedkd.models.build import user_function
 from stagedkd.train.ranks import Ranks, convert_batchnorms, refuse_batch_statistics
 from tests.shared_training import CASES, network, trained
@@ -149,7 +150,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "specs" / "own.yaml").write_text(SPEC, "utf-8")
     (folder / "params.yaml").write_text("runtime: {device: cpu, threads: 1, checkpoint_seconds: 0}\n", "utf-8")
     torch.manual_seed(1)
-    build = user_function(folder / "nets" / "own.py", "build")
+    build = user_function(FileBytes.read(folder / "nets" / "own.py"), "build")
     save_file(build(4, width=8).state_dict(), folder / "nets" / "t.safetensors")
     for store, gpus in (("one", 1), ("two", 2)):
         code, errors = ended(start(folder, store, gpus))

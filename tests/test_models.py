@@ -23,7 +23,7 @@ from stagedkd.spec.schema.networks.base import merge_cut
 from stagedkd.spec.schema.networks.resnet3d import resnet3d_trunk_params, width_for
 from stagedkd.spec.schema.networks.torchvision import ZOO
 from tests.conftest import OWN_NET
-from tests.tools import load_weights
+from tests.tools import load_weights, pinned
 
 SIZE = {"mvit": (16, 224), "swin3d": (8, 64), "s3d": (16, 64), "resnet": (8, 32)}
 CONFIGS = [(8, (1, 1, 1), "full"), (16, (2, 1), "r2plus1d"), (12, (1, 2, 1, 1), "mixed"), (4, (1,), "full")]
@@ -137,11 +137,11 @@ def test_a_wrong_input_names_the_right_one() -> None:
 
 def test_ones_own_network(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN_NET, "utf-8")
-    network = build(FileArch(arch="file", path="own.py", args={"width": 8}), 5, root=tmp_path)
+    network = build(pinned(FileArch(arch="file", path="own.py", args={"width": 8}), tmp_path), 5, root=tmp_path)
     assert network.blocks == ("stem", "mid") and network(torch.randn(2, 3, 4, 16, 16)).shape == (2, 5)
     (tmp_path / "none.py").write_text("def build(classes):\n    return None\n", "utf-8")
     with pytest.raises(ValueError, match="at least two named children"):
-        build(FileArch(arch="file", path="none.py"), 5, root=tmp_path)
+        build(pinned(FileArch(arch="file", path="none.py"), tmp_path), 5, root=tmp_path)
 
 
 def test_cuts_merge_evenly() -> None:

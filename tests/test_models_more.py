@@ -31,7 +31,7 @@ from stagedkd.plan.work import DistillWork, TeachWork
 from stagedkd.spec.schema.networks import HfArch, HfStudent, TsmArch, TsmStudent
 from stagedkd.spec.schema.networks.hf import transformer_cut
 from stagedkd.spec.schema.networks.tsm import TSM
-from tests.tools import file_bytes, load_pretrained, load_weights
+from tests.tools import file_bytes, load_pretrained, load_weights, pinned
 
 BACKBONES = [
     "mobilenet_v3_small",
@@ -304,9 +304,9 @@ def arch(name: str = "net", layers: int = 5, pretrained: bool = True) -> HfArch:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_transformers(family: str, tmp_path: Path) -> None:
     plain = saved(tmp_path / "net", family)
-    network = build(arch(), 7, root=tmp_path).eval()
+    network = build(pinned(arch(), tmp_path), 7, root=tmp_path).eval()
     clip = torch.randn(2, 3, 4, 16, 16)
-    assert load_pretrained(network, arch(), tmp_path) == []
+    assert load_pretrained(network, pinned(arch(), tmp_path), tmp_path) == []
     with torch.no_grad():
         wanted = plain(clip.transpose(1, 2)).logits
         torch.testing.assert_close(network(clip), wanted)
@@ -318,9 +318,9 @@ def test_logits_are_transformers(family: str, tmp_path: Path) -> None:
 def test_hf_is_cut_into_its_layers(family: str, tmp_path: Path) -> None:
     saved(tmp_path / "net", family)
     torch.manual_seed(0)
-    network = hf(arch(), 7, tmp_path).eval()
+    network = hf(pinned(arch(), tmp_path), 7, tmp_path).eval()
     assert network.blocks == ("stem", "layer1", "layer2", "layer3", "layer4", "layer5")
-    shape = measure(lambda: hf(arch(), 7, tmp_path), 4, 16)
+    shape = measure(lambda: hf(pinned(arch(), tmp_path), 7, tmp_path), 4, 16)
     depth = 4 if family.startswith("timesformer") else 2
     assert set(shape.maps.values()) == {(24, depth, 2, 2)} and shape.flops > 0
     inside = [p for name in network.blocks for m in network.block_modules(name) for p in m.parameters()]
@@ -335,7 +335,7 @@ def test_hf_is_cut_into_its_layers(family: str, tmp_path: Path) -> None:
 def test_a_token_lies_where_its_pixels_do(family: str, tmp_path: Path) -> None:
     """A pixel is changed; of the stem's map only the place of its patch changes."""
     saved(tmp_path / "net", family)
-    network = hf(arch(), 7, tmp_path).eval()
+    network = hf(pinned(arch(), tmp_path), 7, tmp_path).eval()
     tubelet = 1 if family.startswith("timesformer") else 2
     clip = torch.randn(1, 3, 4, 16, 16)
     for t, h, w in itertools.product(range(4), range(2), range(2)):
@@ -365,9 +365,9 @@ def test_layers_are_cut_into_four_equal_runs() -> None:
 def test_another_number_of_classes_gets_a_new_head_that_the_seed_decides(family: str, tmp_path: Path) -> None:
     plain = saved(tmp_path / "net", family).state_dict()
     torch.manual_seed(5)
-    network = hf(arch(), 3, tmp_path)
+    network = hf(pinned(arch(), tmp_path), 3, tmp_path)
     fresh, noise = copy.deepcopy(network.net.state_dict()), torch.get_rng_state()
-    assert load_pretrained(network, arch(), tmp_path) == ["classifier.bias", "classifier.weight"]
+    assert load_pretrained(network, pinned(arch(), tmp_path), tmp_path) == ["classifier.bias", "classifier.weight"]
     assert torch.equal(torch.get_rng_state(), noise)
     for name, tensor in network.net.state_dict().items():
         assert torch.equal(tensor, fresh[name] if name.startswith("classifier.") else plain[name]), name
@@ -383,8 +383,8 @@ def test_a_pretraining_checkpoint_has_no_head(tmp_path: Path) -> None:
         )
     )
     made.save_pretrained(tmp_path / "net")
-    network = hf(arch(), 3, tmp_path)
-    new = load_pretrained(network, arch(), tmp_path)
+    network = hf(pinned(arch(), tmp_path), 3, tmp_path)
+    new = load_pretrained(network, pinned(arch(), tmp_path), tmp_path)
     assert new == ["classifier.bias", "classifier.weight", "fc_norm.bias", "fc_norm.weight"]
     name = "videomae.encoder.layer.3.intermediate.dense.weight"
     assert torch.equal(network.net.state_dict()[name], made.state_dict()[name])
@@ -392,20 +392,20 @@ def test_a_pretraining_checkpoint_has_no_head(tmp_path: Path) -> None:
 
 def test_wrong_weights_are_said(tmp_path: Path) -> None:
     saved(tmp_path / "net")
-    path, network = tmp_path / "net/model.safetensors", hf(arch(), 7, tmp_path)
+    path, network = tmp_path / "net/model.safetensors", hf(pinned(arch(), tmp_path), 7, tmp_path)
     whole = load_file(path)
     name = "videomae.encoder.layer.3.output.dense.weight"
     for given in ({n: t for n, t in whole.items() if n != name}, {**whole, name: torch.zeros(2, 2)}):
         save_file(given, path, metadata={"format": "pt"})
         with pytest.raises(DataError, match=f"do not fit its config.json: {name}"):
-            load_pretrained(network, arch(), tmp_path)
+            load_pretrained(network, pinned(arch(), tmp_path), tmp_path)
     path.write_bytes(b"no weights")
     with pytest.raises(DataError, match="the weights of net cannot be read"):
-        load_pretrained(network, arch(), tmp_path)
+        load_pretrained(network, pinned(arch(), tmp_path), tmp_path)
     path.unlink()
     torch.save(whole, tmp_path / "net/pytorch_model.bin")  # what is not in the key is not read
-    with pytest.raises(DataError, match="the weights of net cannot be read"):
-        load_pretrained(network, arch(), tmp_path)
+    with pytest.raises(DataError, match="net was changed"):
+        load_pretrained(network, pinned(arch(), tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize("family", ["videomae", "timesformer", "vivit", "vjepa2"])
@@ -413,7 +413,7 @@ def test_wrong_weights_are_said(tmp_path: Path) -> None:
 def test_another_input_is_told_the_right_one(family: str, size: tuple[int, int, int], tmp_path: Path) -> None:
     saved(tmp_path / "net", family)
     with pytest.raises(ValueError, match=f"this {family} runs at 4x16x16 only, not {'x'.join(map(str, size))}"):
-        hf(arch(), 7, tmp_path)(torch.randn(1, 3, *size))
+        hf(pinned(arch(), tmp_path), 7, tmp_path)(torch.randn(1, 3, *size))
 
 
 def edited(folder: Path, **changes: Any) -> None:
@@ -441,7 +441,7 @@ def test_a_wrong_configuration_is_said(family: str, changes: dict[str, Any], wor
     saved(tmp_path / "net", family)
     edited(tmp_path / "net", **changes)
     with pytest.raises(ValueError, match=words):
-        hf(arch(), 7, tmp_path)
+        hf(pinned(arch(), tmp_path), 7, tmp_path)
 
 
 def test_a_configuration_chooses_no_code(tmp_path: Path) -> None:
@@ -455,8 +455,8 @@ def test_a_configuration_chooses_no_code(tmp_path: Path) -> None:
         attn_implementation="someone/kernel",
         quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True},
     )
-    network = hf(arch(), 7, tmp_path)
-    assert load_pretrained(network, arch(), tmp_path) == []
+    network = hf(pinned(arch(), tmp_path), 7, tmp_path)
+    assert load_pretrained(network, pinned(arch(), tmp_path), tmp_path) == []
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
@@ -468,13 +468,13 @@ def test_a_model_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", offline)
     with pytest.raises(UsageError, match="owner/name is neither a folder of the project nor available from the hub"):
-        hf(arch("owner/name"), 7, tmp_path)
+        hf(pinned(arch("owner/name"), tmp_path), 7, tmp_path)
     gone = HfArch(arch="hf", model="gone", layers=5, digest="0" * 64)
     with pytest.raises(UsageError, match="does not exist"):
         hf(gone, 7, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"empty has no config\.json"):
-        hf(arch("empty"), 7, tmp_path)
+        hf(pinned(arch("empty"), tmp_path), 7, tmp_path)
 
 
 def test_an_id_is_given_to_transformers_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,7 +506,7 @@ def test_without_transformers_the_command_that_installs_it_is_named(
     saved(project / "net")
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UsageError, match=r"transformers is not installed: pip install 'stagedkd\[hf\]'"):
-        hf(arch(), 7, project)
+        hf(pinned(arch(), project), 7, project)
     plan = compile_plan(load_spec("specs/tiny.yaml", [*SETS, f"teacher={TEACHER}"]))
     with pytest.raises(SpecError, match=r"teacher: hf cannot be used: .*pip install 'stagedkd\[hf\]'"):
         preflight(plan, project)

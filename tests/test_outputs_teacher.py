@@ -24,6 +24,7 @@ from stagedkd.spec.schema import OutputsArch
 from stagedkd.stages.outputs import read_outputs
 from stagedkd.train.guides import TableGuide
 from tests.conftest import Command
+from tests.tools import pinned
 
 CLASSES = ("right", "left", "down", "up")
 SPEC = """\
@@ -61,20 +62,20 @@ def arch(**fields: Any) -> OutputsArch:
 
 def refused(root: Path, **fields: Any) -> tuple[str, str]:
     with pytest.raises(DataError) as caught:
-        read_outputs(arch(**fields), root, CLASSES)
+        read_outputs(pinned(arch(**fields), root), root, CLASSES)
     return caught.value.message, str(caught.value.hint)
 
 
 def test_columns_in_any_order_and_lists_give_the_same_logits(tmp_path: Path) -> None:
     p = soft(6)
     write_csv(tmp_path / "soft.csv", p[:, [2, 0, 3, 1]], ("down", "right", "up", "left"))
-    one = read_outputs(arch(), tmp_path, CLASSES)
+    one = read_outputs(pinned(arch(), tmp_path), tmp_path, CLASSES)
     assert one.clips == tuple(f"shapes:{i}" for i in range(6))
     assert np.allclose(one.values, np.log(np.maximum(p, 1e-6)), atol=1e-6) and one.values.dtype == np.float32
     pq.write_table(pa.table({"clip": list(range(6)), "probabilities": p[:, ::-1].tolist()}), tmp_path / "soft.parquet")
-    lists = read_outputs(arch(outputs="soft.parquet", classes=CLASSES[::-1]), tmp_path, CLASSES)
+    lists = read_outputs(pinned(arch(outputs="soft.parquet", classes=CLASSES[::-1]), tmp_path), tmp_path, CLASSES)
     assert np.array_equal(lists.values, one.values) and lists.clips == tuple(range(6))
-    raw = read_outputs(arch(kind="logits"), tmp_path, CLASSES)
+    raw = read_outputs(pinned(arch(kind="logits"), tmp_path), tmp_path, CLASSES)
     assert np.allclose(raw.values, p, atol=1e-6)
     paths = [f"shapes:{i}" for i in range(8)]
     assert one.rows_of(paths, [7, 3, 0]).tolist() == [-1, 3, 0] == lists.rows_of(paths, [7, 3, 0]).tolist()
@@ -150,10 +151,10 @@ def outside(project: Path) -> Path:
 def test_embeddings_are_read_from_columns_and_lists(tmp_path: Path) -> None:
     feat = np.random.default_rng(0).normal(size=(6, 5))
     write_csv(tmp_path / "soft.csv", feat, ("a", "b", "c", "d", "e"))
-    one = read_outputs(arch(kind="embeddings"), tmp_path, CLASSES)
+    one = read_outputs(pinned(arch(kind="embeddings"), tmp_path), tmp_path, CLASSES)
     assert np.allclose(one.values, feat, atol=1e-6) and one.values.dtype == np.float32
     pq.write_table(pa.table({"clip": list(range(6)), "embeddings": feat.tolist()}), tmp_path / "soft.parquet")
-    lists = read_outputs(arch(kind="embeddings", outputs="soft.parquet"), tmp_path, CLASSES)
+    lists = read_outputs(pinned(arch(kind="embeddings", outputs="soft.parquet"), tmp_path), tmp_path, CLASSES)
     assert np.array_equal(lists.values, one.values)
 
 

@@ -34,6 +34,7 @@ from stagedkd.errors import StoreError, UsageError
 from stagedkd.plan.work import Reading
 from stagedkd.spec.schema import Clip
 from stagedkd.stages.prepare import problem_of
+from tests.tools import marks
 from tests.videos import write_video
 
 
@@ -66,7 +67,7 @@ def left_out(count: int) -> str:
 
 
 def cached(folder: Path, root: Path, texts: list[str], side: int = 60) -> dict[str, np.ndarray]:
-    spec = CacheSpec(root, dict.fromkeys(texts, "mark"), side)
+    spec = CacheSpec(root, marks(root, texts), side)
     cache = open_cache(folder / "cache", spec, 2, lambda *_: None, lambda _: None)
     return {text: cache.frames(text) for text in texts}
 
@@ -615,7 +616,7 @@ def test_torchcodec_must_give_the_same_frames(tmp_path: Path, clips: Path) -> No
 def many(folder: Path, frames: int = 80) -> CacheSpec:
     for number in range(3):
         write_video(folder / f"{number}.avi", frames + number, noisy=True)
-    return CacheSpec(folder, {f"{number}.avi": "mark" for number in range(3)}, 32)
+    return CacheSpec(folder, marks(folder, [f"{number}.avi" for number in range(3)]), 32)
 
 
 @pytest.mark.parametrize("form", ["raw", "jpeg"])

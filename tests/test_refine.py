@@ -237,8 +237,8 @@ def test_a_round_is_an_artifact_with_the_provenance_of_every_label(project: Path
         load_spec("specs/tiny.yaml", ["refine.by=both", "refine.rounds=1", "train.lr=3e-3", "teacher.epochs=12"])
     )
     artifact = outcome.artifacts["refine-1"]
-    table = read_table(artifact.file("refined.parquet"))
-    given_ = read_table(outcome.artifacts["labels"].file("labels.parquet"))
+    table = read_table(artifact.read("refined.parquet"))
+    given_ = read_table(outcome.artifacts["labels"].read("labels.parquet"))
     assert table["clip"] == given_["clip"] and table["given"] == given_["label"] == table["old"]
     metrics = artifact.manifest.metrics
     assert metrics["round"] == 1 and len(metrics["temperatures"]) == 2 and metrics["train_flops"] > 0
@@ -285,7 +285,7 @@ def test_rounds_after_the_last_one_pass_its_labels_on(project: Path) -> None:
     assert first.manifest.metrics["outcome"].startswith("skipped: out of fold")
     assert second.manifest.metrics["outcome"] == "not run: round 1 ended it"
     assert second.manifest.metrics["train_flops"] == 0
-    one, two = (read_table(a.file("refined.parquet")) for a in (first, second))
+    one, two = (read_table(a.read("refined.parquet")) for a in (first, second))
     assert one["label"] == two["label"] == one["given"] and one["by"] == [""] * len(one["by"])
 
 
@@ -326,7 +326,7 @@ def test_predictions_are_out_of_fold_and_rounds_train_on_the_labels_before(
     outcome = run(
         load_spec("specs/tiny.yaml", ["refine.folds=3", "train.lr=3e-3", "teacher.epochs=12", "data.train=96"])
     )
-    first = read_table(outcome.artifacts["refine-1"].file("refined.parquet"))
+    first = read_table(outcome.artifacts["refine-1"].read("refined.parquet"))
     assert outcome.artifacts["refine-1"].manifest.metrics["outcome"] == KEPT, "the case is built so that it is kept"
     assert len(trained) == 6 and set().union(*predicted[:3]) == set(first["clip"])
     for (seen, _), out in zip(trained, predicted, strict=True):

@@ -102,7 +102,7 @@ def test_the_teacher_sees_accepted_clips_alone(project: Path, monkeypatch: pytes
     monkeypatch.setattr(stage, "fit", training_of)
     spec = load_spec(written(project), [f"refine.targets={targets}", "refine.accept=0.3", "refine.rounds=1"])
     outcome = run(spec)
-    table = read_table(outcome.artifacts["refine-1"].file("refined.parquet"))
+    table = read_table(outcome.artifacts["refine-1"].read("refined.parquet"))
     accepted = np.array(table["accepted"])
     (job,) = jobs
     rows = {row for step in range(40) for row in job.feed.pick(job.phases[0], 0, step).rows.tolist()}

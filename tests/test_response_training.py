@@ -15,6 +15,7 @@ from stagedkd import losses
 from stagedkd.data.mix import Batch, strong_view
 from stagedkd.data.views import fit_input
 from stagedkd.errors import DataError, LockError, SpecError, UsageError
+from stagedkd.files import FileBytes
 from stagedkd.models.network import POSITIONS, Network
 from stagedkd.models.resnet3d import resnet3d
 from stagedkd.plan.compile import compile_plan
@@ -353,14 +354,14 @@ CLIP_NAMES = ("a.mp4", "b.mp4", "c.mp4")
 def test_a_table_that_is_wrong_is_refused_with_its_line(tmp_path: Path, rows: str, message: str, hint: str) -> None:
     (tmp_path / "w.csv").write_text(f"path,weight\n{rows}", "utf-8")
     with pytest.raises(DataError) as caught:
-        read_weights(tmp_path / "w.csv", CLIP_NAMES)
+        read_weights(FileBytes.read(tmp_path / "w.csv"), CLIP_NAMES)
     assert message in caught.value.message and hint in caught.value.hint, (caught.value.message, caught.value.hint)
 
 
 def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w.csv").write_text("clip,weight\na.mp4,1\n", "utf-8")
     with pytest.raises(DataError, match=r"w.csv:1: columns path, weight are needed"):
-        read_weights(tmp_path / "w.csv", CLIP_NAMES)
+        read_weights(FileBytes.read(tmp_path / "w.csv"), CLIP_NAMES)
 
 
 JOINT = "distill.phases.joint.losses"

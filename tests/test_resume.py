@@ -11,8 +11,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from stagedkd import compile_plan, load_spec
+from stagedkd.errors import TrainingError
+from stagedkd.stages.inputs import note_inputs
+from stagedkd.store.manifest import manifest_of
+from stagedkd.store.runlog import read_events
+from stagedkd.store.store import Artifact, Store
+from stagedkd.train import checkpoint
+from stagedkd.train.loop import fit
+from stagedkd.train.sinks import open_log
 from tests.conftest import OWN_NET, TINY, Command
+from tests.test_train import job, phase
 from tests.tools import file_bytes, files_of
 
 KILLER = Path(__file__).with_name("killer.py")
@@ -88,9 +99,6 @@ def test_two_runs_at_once_share_the_work(project: Path) -> None:
 
 
 def test_a_broken_checkpoint_is_an_error_that_says_what_to_remove(tmp_path: Path) -> None:
-    from stagedkd.errors import TrainingError
-    from stagedkd.train import checkpoint
-
     assert checkpoint.load(tmp_path) is None
     (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(TrainingError) as caught:
@@ -99,11 +107,6 @@ def test_a_broken_checkpoint_is_an_error_that_says_what_to_remove(tmp_path: Path
 
 
 def test_a_failed_write_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from stagedkd.errors import TrainingError
-    from stagedkd.train import checkpoint
-
     checkpoint.save(tmp_path, {"step": 1})
     before = file_bytes(tmp_path)
 
@@ -114,3 +117,66 @@ def test_a_failed_write_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: 
     with pytest.raises(TrainingError, match="No space left"):
         checkpoint.save(tmp_path, {"step": 2})
     assert file_bytes(tmp_path) == before
+
+
+def test_flipped_bits_in_a_checkpoint_are_refused(tmp_path: Path) -> None:
+    size = checkpoint.save(tmp_path, {"step": 1, "weights": torch.randn(300)})
+    path, dice = tmp_path / "checkpoint.pt", random.Random(0)
+    content = path.read_bytes()
+    assert size == len(content)
+    for _ in range(200):
+        broken, place = bytearray(content), dice.randrange(8 * size)
+        broken[place // 8] ^= 1 << place % 8
+        path.write_bytes(broken)
+        with pytest.raises(TrainingError, match="its digest differs") as caught:
+            checkpoint.load(tmp_path)
+        assert caught.value.hint == f"remove {path} to train this stage from the start"
+    path.write_bytes(content[: size // 2])
+    with pytest.raises(TrainingError, match="its digest differs"):
+        checkpoint.load(tmp_path)
+
+
+def test_events_are_on_the_disk_before_the_checkpoint_that_counts_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of all flushes of one epoch: events, then the checkpoint, then the name of the checkpoint."""
+    flushed: list[str] = []
+    fsync = os.fsync
+
+    def noting(handle: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    fit(job(tmp_path, (phase(epochs=1),), checkpoint_seconds=0.0))
+    assert flushed[:3] == ["events.jsonl", "checkpoint.pt.tmp", tmp_path.name]
+
+
+def test_a_resumed_log_has_no_zero_bytes(tmp_path: Path) -> None:
+    """Events that a power loss took are missing; the file ends with its last whole line."""
+    log = open_log(tmp_path)
+    log.write("epoch", losses={"ce": 1.0})
+    size = log.flush()
+    log.write("epoch", losses={"ce": 0.5})
+    assert log.truncate(size) == 0 and log.path.stat().st_size == size
+    log.path.write_bytes(log.path.read_bytes() + b'{"event": "ep')
+    assert log.truncate(size + 100) == 100 and log.path.stat().st_size == size
+    log.write("resumed", step=1)
+    content = log.path.read_bytes()
+    assert b"\0" not in content and [e["event"] for e in read_events(content)[0]] == ["epoch", "resumed"]
+
+
+def test_a_stage_that_was_begun_with_another_teacher_is_not_resumed(project: Path) -> None:
+    plan = compile_plan(load_spec("specs/tiny.yaml"))
+    stage, store = plan.stage("teacher"), Store(project / "store")
+    manifest = manifest_of(plan, stage)
+    inputs = {"teacher": Artifact(project / "store/teach-1", manifest)}
+    with store.held(plan.stage("student"), lambda: None) as lease:
+        scratch = store.open(plan.stage("student"), lease).scratch
+        note_inputs(scratch, inputs)
+        (scratch / "checkpoint.pt").touch()
+        note_inputs(scratch, inputs)
+        other = {"teacher": Artifact(project / "store/teach-1", manifest.model_copy(update={"metrics": {"steps": 9}}))}
+        with pytest.raises(TrainingError, match="begun with another teacher") as caught:
+            note_inputs(scratch, other)
+        assert caught.value.hint == f"remove {scratch} to make this stage from the start"

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from stagedkd import load_spec, report, run
-from stagedkd.errors import StoreError
+from stagedkd.errors import DataError, StoreError
+from stagedkd.models.resnet3d import resnet3d
+from stagedkd.plan.graph import Stage
 from stagedkd.plan.runtime import load_runtime
+from stagedkd.stages.context import Silent
 from stagedkd.store.manifest import Manifest
 from tests.conftest import OWN_NET, REPO, TINY, Command
 from tests.tools import file_bytes, files_of
@@ -143,6 +147,44 @@ def test_bad_input_is_refused_before_anything_is_run(
     assert found.returncode == code and words in found.stderr, found.stderr
     assert "Traceback" not in found.stderr
     assert not list((project / "store").glob("*-*"))
+
+
+OWN_FILES = {
+    "nets/own.py": (OWN_NET, ["student={$replace: {arch: file, path: nets/own.py, substages: [[stem], [mid]]}}"]),
+    "nets/loss.py": (
+        "def loss(student, teacher):\n    return (student - teacher).square().mean()\n",
+        ["distill.phases.joint.losses.file={path: nets/loss.py}"],
+    ),
+    "w.safetensors": ("", ["student.weights=w.safetensors"]),
+    "w.csv": (
+        "path,weight\n" + "".join(f"shapes:{i},1\n" for i in range(80)),
+        ["distill.phases.joint.losses.kd={weigh: {file: w.csv}}"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["nets/own.py", *(pytest.param(n, marks=pytest.mark.slow) for n in [*OWN_FILES][1:])])
+def test_a_file_edited_while_the_teacher_trains_gets_under_no_key(project: Path, name: str) -> None:
+    text, overrides = OWN_FILES[name]
+    path = project / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, "utf-8")
+    if not text:
+        save_file(resnet3d(4, (1, 1), "full", 4).net.state_dict(), path)
+    original = path.read_bytes()
+
+    class Editing(Silent):
+        def finished(self, stage: Stage, seconds: float) -> None:
+            if stage.name == "teacher":
+                path.write_bytes(path.read_bytes().replace(b"1", b"2") + b" ")
+
+    spec = load_spec("specs/tiny.yaml", [*(o for o in FAST if o != "--set"), *overrides])
+    with pytest.raises(DataError, match=rf"{path} was changed: it is not the file that the stage's key stands for"):
+        run(spec, load_runtime(project), Editing())
+    assert list((project / "store").glob("teach-*")) and not list((project / "store").glob("distill-*"))
+    path.write_bytes(original)
+    ran = run(spec, load_runtime(project)).ran
+    assert "student" in ran and "teacher" not in ran
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -17,15 +18,17 @@ import pytest
 
 from stagedkd import compile_plan, load_spec
 from stagedkd.errors import LockError, StoreError, UsageError
+from stagedkd.files import read_record, record_text
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.graph import Plan, Stage
 from stagedkd.plan.key import Key
 from stagedkd.plan.lock import Lock
 from stagedkd.spec.load import load_experiment
-from stagedkd.store import maintenance
+from stagedkd.store import maintenance, verify
 from stagedkd.store.leases import Owner, try_acquire
-from stagedkd.store.manifest import manifest_of
+from stagedkd.store.manifest import manifest_of, upstream_digests
 from stagedkd.store.records import record, records
+from stagedkd.store.runlog import event_line, read_run_log
 from stagedkd.store.store import Store, Workspace
 from tests.conftest import OWN_NET, TINY, Command
 from tests.tools import file_bytes, files_of
@@ -269,9 +272,125 @@ def test_verify_names_what_is_broken(tiny: tuple[Store, Plan], stagedkd: Command
         "more.json is not in the manifest",
         "some.json is missing",
         "manifest.json cannot be read",
-        "is not the key of the work that it names",
+        "manifest.json was changed after it was written",
     ):
         assert words in found.stderr, words
+
+
+def publish_over(store: Store, plan: Plan, *names: str) -> None:
+    """Artifacts that have metrics, and the inputs that the store holds."""
+    for name in names:
+        stage = plan.stage(name)
+        inputs = [store.artifact(above).manifest for above in plan.inputs(stage).values()]
+        shutil.rmtree(store.root / stage.folder)
+        with store.held(stage, lambda: None) as lease:
+            update = {"metrics": {"top1": 0.75, "per_class": {"a": 1.0}}, "inputs": upstream_digests(inputs)}
+            manifest = manifest_of(plan, stage).model_copy(update=update)
+            store.publish(stage, store.open(stage, lease), manifest, {"started": 0.0, "seconds": 1.0}, lease)
+
+
+def test_a_metric_edited_in_a_manifest_is_refused_and_found(tiny: tuple[Store, Plan], stagedkd: Command) -> None:
+    store, plan = tiny
+    publish_over(store, plan, "teacher", "evaluate-teacher")
+    path = store.root / plan.stage("evaluate-teacher").folder / "files/manifest.json"
+    assert store.artifact(plan.stage("evaluate-teacher")).manifest.metrics["top1"] == 0.75
+    whole = path.read_text("utf-8")
+    path.write_text(whole.replace('"top1": 0.75', '"top1": 0.95'), "utf-8")
+    with pytest.raises(StoreError, match=r"manifest\.json was changed after it was written") as caught:
+        store.artifact(plan.stage("evaluate-teacher"))
+    assert f"remove {path.parent.parent}" in caught.value.hint
+    assert "was changed after it was written" in stagedkd("store", "verify").stderr
+    values = json.loads(whole)
+    del values["digest"]
+    path.write_text(json.dumps(values), "utf-8")  # as an earlier version wrote it
+    assert store.artifact(plan.stage("evaluate-teacher")).manifest.metrics["top1"] == 0.75
+    found = stagedkd("store", "verify")
+    assert found.returncode == 0 and found.stdout.count("have no digest") == 1
+
+
+def test_a_manifest_written_anew_is_found_by_what_was_made_of_it(
+    tiny: tuple[Store, Plan], project: Path, stagedkd: Command
+) -> None:
+    store, plan = tiny
+    publish_over(store, plan, "teacher", "assistant-1", "student")
+    assert stagedkd("store", "verify").returncode == 0
+    teacher, student = plan.stage("teacher"), store.artifact(plan.stage("student")).manifest
+    path = store.root / teacher.folder / "files/manifest.json"
+    values, _ = read_record(path.read_bytes())
+    values["metrics"]["top1"] = 0.95
+    path.write_text(record_text(values), "utf-8")
+    found = stagedkd("store", "verify")
+    assert found.returncode == 1 and "2 of 10 artifacts are broken" in found.stderr
+    assert f"{student.folder}: it was made of {teacher.folder}, which was changed or made anew" in found.stderr
+    shown = stagedkd("store", "why", student.key[:12]).stdout
+    assert f"teach {teacher.identity.short}, digest {student.inputs[teacher.identity][:12]}" in shown
+
+
+def test_verify_names_damage_that_costs_no_artifact(tiny: tuple[Store, Plan], project: Path, stagedkd: Command) -> None:
+    store, plan = tiny
+    run = store.root / plan.stage("teacher").folder / "run.json"
+    run.write_text(run.read_text("utf-8").replace('"seconds": 1.0', '"seconds": 9.0'), "utf-8")
+    assert store.artifact(plan.stage("teacher")).run is None
+    with store.held(changed(project, store).stage("student"), lambda: None) as lease:
+        pass
+    scratch = store.root / ".work" / f"teach-{'0' * 64}.x"
+    scratch.mkdir(parents=True)
+    (scratch / "checkpoint.pt").write_bytes(b"none of ours")
+    (scratch / "events.jsonl").write_text(
+        event_line({"event": "epoch", "step": 1}).replace("1", "2", 1) + "\n", "utf-8"
+    )
+    mark = record(store.root, "mine", ["a" * 64])
+    path = store.root / ".runs" / f"{mark}.json"
+    path.write_text(path.read_text("utf-8").replace("a", "b", 1), "utf-8")
+    (project / "cache/0123").mkdir(parents=True)
+    (project / "cache/0123/shard-00000.json").write_text('{"bytes": {}, "clip": {}}', "utf-8")
+    (project / "cache/hashes.json").write_text("{", "utf-8")
+    found = stagedkd("store", "verify")
+    assert found.returncode == 1 and "6 other files are damaged" in found.stderr and "broken" not in found.stderr
+    for name in (run, scratch / "checkpoint.pt", path, "shard-00000.json", "hashes.json"):
+        assert str(name) in found.stderr, name
+    assert lease.lost is False and not records(store.root)
+
+
+def test_verify_raises_no_alarm_for_what_a_clean_up_removes_meanwhile(
+    tiny: tuple[Store, Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, plan = tiny
+    folder, digest = store.root / plan.stage("teacher").folder, verify.file_digest
+
+    def racing(path: Path) -> str:
+        if folder in path.parents and folder.exists():
+            store.discard(folder)
+        return digest(path)
+
+    monkeypatch.setattr(verify, "file_digest", racing)
+    assert not verify.verify(store).broken and not folder.exists()
+
+
+def test_flipped_bits_are_never_read_as_other_numbers(tiny: tuple[Store, Plan], tmp_path: Path) -> None:
+    """Each flip in a manifest, in run.json and in the events is an error, is left out, or changes no value."""
+    store, plan = tiny
+    publish_over(store, plan, "teacher")
+    stage, dice = plan.stage("teacher"), random.Random(0)
+    folder = store.root / stage.folder
+    lines = [event_line({"event": "epoch", "losses": {"ce": i / 7}}) for i in range(5)]
+    (folder / "events.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    manifest, log = store.artifact(stage).manifest, read_run_log(folder)
+    assert log.run is not None and len(log.events) == 5
+    for name in ("files/manifest.json", "run.json", "events.jsonl"):
+        content = (folder / name).read_bytes()
+        for _ in range(150):
+            broken, place = bytearray(content), dice.randrange(8 * len(content))
+            broken[place // 8] ^= 1 << place % 8
+            (folder / name).write_bytes(broken)
+            try:
+                assert store.artifact(stage).manifest == manifest
+            except StoreError:
+                continue
+            damaged = read_run_log(folder)
+            assert damaged.run is None or damaged.run.items() >= log.run.items()
+            assert all(event in log.events for event in damaged.events)
+        (folder / name).write_bytes(content)
 
 
 def changed(project: Path, store: Store) -> Plan:
@@ -486,9 +605,9 @@ def test_a_run_is_made_anew_from_its_manifests(project: Path, stagedkd: Command)
     content = bytearray(weights.read_bytes())
     content[-1] ^= 0x40
     weights.write_bytes(content)
-    run = json.loads((student / "run.json").read_text("utf-8"))
+    run, _ = read_record((student / "run.json").read_bytes())
     run["packages"]["torch"], run["code"] = "1.0", "old"
-    (student / "run.json").write_text(json.dumps(run), "utf-8")
+    (student / "run.json").write_text(record_text(run), "utf-8")
     tampered = stagedkd("reproduce", f"store/{student.name}", "--threads", "2")
     assert tampered.returncode == 1 and "Traceback" not in tampered.stderr
     assert re.search(
@@ -519,7 +638,8 @@ def test_reproduce_refuses_what_it_cannot_trust(tiny: tuple[Store, Plan], projec
     assert {s.key for s in graph.stages} == {s.key for s in plan.closure(plan.stage("student"))}
     assert [s.name for s in graph.closure(graph.stages[-1])] == [s.name for s in graph.stages]  # in order
     path = folder / "files/manifest.json"
-    path.write_text(path.read_text("utf-8").replace('"lr": 0.01', '"lr": 0.02'), "utf-8")
+    values, _ = read_record(path.read_bytes())
+    path.write_text(json.dumps(values).replace('"lr": 0.01', '"lr": 0.02'), "utf-8")
     with pytest.raises(StoreError, match="is not the key of the work"):
         find_target(folder, store)
     work = plan.stage("student").work

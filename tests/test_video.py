@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import random
 import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -24,8 +27,10 @@ from stagedkd.data.mix import Batch, mix
 from stagedkd.data.shard import StoredClip
 from stagedkd.data.source import VideoClips, VideoFiles
 from stagedkd.data.views import Video, View, apply_view, eval_views, fit_input, train_view
-from stagedkd.errors import DataError, StoreError, UsageError
+from stagedkd.errors import DataError, LockError, StoreError, UsageError
+from stagedkd.files import read_record
 from stagedkd.spec.schema import Augment, Clip, Input
+from tests.tools import marks
 from tests.videos import bad_files, write_video
 
 CPU = torch.device("cpu")
@@ -37,7 +42,7 @@ def opened(cache: Path, spec: CacheSpec, workers: int = 1) -> ClipCache:
 
 def spec_of(root: Path, side: int = 16, form: caches.Form = "raw") -> CacheSpec:
     files = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.avi"))
-    return CacheSpec(root, {name: f"mark of {name}" for name in files}, side, form)
+    return CacheSpec(root, marks(root, files), side, form)
 
 
 # ---------------------------------------------------------------- decoding
@@ -110,7 +115,7 @@ def assert_sampled_frames_are_ffmpegs(
     root: Path, paths: list[str], tmp_path: Path, rounds: int, side: int = 48
 ) -> None:
     """What reaches the device, from the cache and from the files alike, in random and in fixed views."""
-    spec = CacheSpec(root, dict.fromkeys(paths, "mark"), side)
+    spec = CacheSpec(root, marks(root, paths), side)
     cache = opened(tmp_path / "cache", spec, 2)
     seen = (
         Clip(frames=8, stride=2, size=32, resize=side),
@@ -309,6 +314,52 @@ def test_a_damaged_cache_is_refused(tmp_path: Path) -> None:
         opened(tmp_path / "c", spec)
 
 
+def test_a_damaged_index_is_built_again_and_said(tmp_path: Path) -> None:
+    spec = spec_of(many(tmp_path / "v"))
+    before, notes = dict(opened(tmp_path / "c", spec).footages()), list[str]()
+    index = tmp_path / "c" / spec.name / "shard-00000.json"
+    content, dice = index.read_bytes(), random.Random(0)
+    for _ in range(25):
+        broken, place = bytearray(content), dice.randrange(8 * len(content))
+        broken[place // 8] ^= 1 << place % 8
+        index.write_bytes(broken)
+        cache = open_cache(tmp_path / "c", spec, 1, lambda *_: None, notes.append)
+        assert dict(cache.footages()) == before
+    assert index.read_bytes() == content and any(f"index {index} was changed" in note for note in notes)
+    values, _ = read_record(content)
+    del values["times"]
+    index.write_text(json.dumps(values), "utf-8")  # of an earlier version
+    notes.clear()
+    assert dict(open_cache(tmp_path / "c", spec, 1, lambda *_: None, notes.append).footages()) == before and not notes
+
+
+def test_flipped_times_are_refused(tmp_path: Path) -> None:
+    spec = spec_of(many(tmp_path / "v"))
+    cache = opened(tmp_path / "c", spec)
+    path = tmp_path / "c" / spec.name / "shard-00000.times"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(StoreError, match=r"shard-00000\.times is damaged"):
+        list(cache.footages())
+
+
+def test_a_video_that_is_not_the_locked_one_gets_into_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it was changed before it is decoded, or while it is."""
+    spec = spec_of(many(tmp_path / "v"))
+    store = caches.store_clip
+
+    def changing(address: Address, *rest: Any) -> Any:
+        stored = store(address, *rest)
+        if address.file.name == "3.avi":
+            write_video(address.file, 20)
+        return stored
+
+    monkeypatch.setattr(caches, "store_clip", changing)
+    for _ in range(2):
+        with pytest.raises(LockError, match=r"3\.avi was changed: it differs from stagedkd\.lock"):
+            opened(tmp_path / "c", spec)
+    assert not list((tmp_path / "c").rglob("*.json"))
+
+
 def test_a_disk_that_cannot_hold_the_cache_is_said_before_it_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,7 +376,7 @@ def test_a_disk_that_cannot_hold_the_cache_is_said_before_it_is_built(
 
 def test_damaged_places_of_jpegs_are_told_before_they_are_used(tmp_path: Path) -> None:
     write_video(tmp_path / "v" / "a.avi", 40, noisy=True)
-    spec = CacheSpec(tmp_path / "v", {"a.avi": "m"}, 32, "jpeg")
+    spec = CacheSpec(tmp_path / "v", marks(tmp_path / "v", ["a.avi"]), 32, "jpeg")
     cache = opened(tmp_path / "c", spec)
     clip = cache.clip("a.avi")
     blob = bytearray((cache.folder / clip.file).read_bytes())
@@ -337,8 +388,8 @@ def test_damaged_places_of_jpegs_are_told_before_they_are_used(tmp_path: Path) -
 
 def test_jpeg_is_near_and_smaller_and_has_a_key_of_its_own(tmp_path: Path, clips: Path) -> None:
     root, path = clips / "weizmann", "run/ido_run.avi"
-    raw = CacheSpec(root, {path: "m"}, 64)
-    jpeg = CacheSpec(root, {path: "m"}, 64, "jpeg")
+    raw = CacheSpec(root, marks(root, [path]), 64)
+    jpeg = CacheSpec(root, marks(root, [path]), 64, "jpeg")
     one, other = opened(tmp_path / "c", raw), opened(tmp_path / "c", jpeg)
     assert raw.name != jpeg.name and other.clip(path).size < 0.5 * one.clip(path).size
     gap = np.abs(one.frames(path).astype(int) - other.frames(path))
@@ -348,7 +399,7 @@ def test_jpeg_is_near_and_smaller_and_has_a_key_of_its_own(tmp_path: Path, clips
 
 def test_bad_files_are_in_the_cache_with_their_reasons(tmp_path: Path) -> None:
     kinds = bad_files(tmp_path / "v")
-    spec = CacheSpec(tmp_path / "v", dict.fromkeys([*kinds, "good.avi"], "m"), 16)
+    spec = CacheSpec(tmp_path / "v", marks(tmp_path / "v", [*kinds, "good.avi"]), 16)
     cache = opened(tmp_path / "c", spec, 3)
     assert all(reason in dict(cache.footages())[name].fault for name, reason in kinds.items())
     assert all(len(cache.frames(name)) == cache.clip(name).frames for name in spec.files)
@@ -365,7 +416,7 @@ def test_times_and_all_that_is_known_of_a_clip_come_back_from_the_cache(
         return StoredClip((bytes(range(9)),), 9, 1, 3, (7, 2**32 - 1), known[address.file.name])
 
     monkeypatch.setattr(caches, "store_clip", stored)
-    spec = CacheSpec(tmp_path, dict.fromkeys(known, "mark"), 16)
+    spec = CacheSpec(tmp_path, marks(tmp_path, known), 16)
     cache = opened(tmp_path / "c", spec)
     assert dict(cache.footages()) == known and list(dict(cache.footages())) == cache.paths
     assert all(list(cache.clip(name).crcs) == [7, 2**32 - 1] for name in known)

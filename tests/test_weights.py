@@ -27,6 +27,7 @@ from torchvision.models import get_model_weights
 
 from stagedkd import compile_plan, load_spec
 from stagedkd.errors import DataError, SpecError, UsageError
+from stagedkd.files import FileBytes
 from stagedkd.models.build import build, class_dims, read_pretrained
 from stagedkd.models.head import Given, Head, fit_head, matched, named_classes
 from stagedkd.models.network import Network
@@ -46,6 +47,7 @@ from stagedkd.store.manifest import manifest_of
 from tests.conftest import Command
 from tests.test_models_more import arch as hf_arch
 from tests.test_models_more import saved
+from tests.tools import pinned
 
 Tensors = dict[str, Tensor]
 HEAD = Head(("a", "b", "c"), {"fc.weight": 0, "fc.bias": 0})
@@ -87,7 +89,7 @@ def mm(head: Tensors, meta: Any) -> dict[str, Any]:
 def loaded(path: Path) -> tuple[Tensors, tuple[str, ...]]:
     """What a network holds after the weights of a file, and what was said."""
     made = network()
-    fitted = fit_head(read_weights(path, made, HEAD), HEAD)
+    fitted = fit_head(read_weights(FileBytes.read(path), made, HEAD), HEAD)
     fitted.load(made.net)
     return made.net.state_dict(), fitted.notes
 
@@ -262,11 +264,11 @@ def test_a_head_that_cannot_be_moved_is_refused(tmp_path: Path) -> None:
     """Where the user's own code builds for one number of classes alone, the head's tensors are not known."""
     made, head = network(), Head(("a", "b", "c"), {})
     torch.save({"model": SAVED, "classes": ["a", "b", "c"]}, tmp_path / "w.pth")
-    assert fit_head(read_weights(tmp_path / "w.pth", made, head), head).notes[-1] == NAMED
+    assert fit_head(read_weights(FileBytes.read(tmp_path / "w.pth"), made, head), head).notes[-1] == NAMED
     for names in (["b", "a", "c"], ["a", "b", "x"]):
         torch.save({"model": SAVED, "classes": names}, tmp_path / "w.pth")
         with pytest.raises(DataError) as error:
-            fit_head(read_weights(tmp_path / "w.pth", made, head), head)
+            fit_head(read_weights(FileBytes.read(tmp_path / "w.pth"), made, head), head)
         outputs = ", ".join(f"output {i} is '{name}'" for i, name in enumerate(names))
         assert error.value.message == f"the weights are for other classes, or another order: {outputs}"
 
@@ -288,11 +290,11 @@ def test_numbers_are_names_where_the_data_have_numbers(tmp_path: Path) -> None:
     order = sorted(str(i) for i in range(count))
     torch.save({"model": tensors, "classes": order}, tmp_path / "w.pth")
     head = Head(tuple(str(i) for i in range(count)), HEAD.dims)
-    fitted = fit_head(read_weights(tmp_path / "w.pth", made, head), head)
+    fitted = fit_head(read_weights(FileBytes.read(tmp_path / "w.pth"), made, head), head)
     rows = [order.index(str(i)) for i in range(count)]
     assert torch.equal(fitted.tensors["fc.weight"], tensors["fc.weight"][rows]) and rows[2] == 4
     torch.save({"model": tensors}, tmp_path / "w.pth")
-    plain = fit_head(read_weights(tmp_path / "w.pth", made, head), head)
+    plain = fit_head(read_weights(FileBytes.read(tmp_path / "w.pth"), made, head), head)
     kept = "the head is kept: output 0 is '0', output 1 is '1', ... output 11 is '11'"
     assert plain.notes[-1] == f"{kept}, as the data order them: the weights name no classes"
 
@@ -486,7 +488,7 @@ def test_what_is_no_file_of_tensors_is_said(tmp_path: Path, suffix: str) -> None
         path = tmp_path / f"w{suffix}"
         path.write_bytes(content)
         with pytest.raises(DataError) as error:
-            read_content(path)
+            read_content(FileBytes.read(path))
         assert error.value.message == f"{path} cannot be read: {message}", kind
         assert error.value.hint == hint.replace("w.pth", path.name).replace("FOLDER", str(path.parent)), kind
 
@@ -516,7 +518,7 @@ def test_pickled_objects_are_named_and_the_hint_works(tmp_path: Path, value: Any
     path = tmp_path / "my w.pth"
     torch.save({"model": SAVED, "args": value, "epoch": 3}, path, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(DataError) as error:
-        read_content(path)
+        read_content(FileBytes.read(path))
     reason = f"beside tensors, it holds pickled objects of {classes}, and a pickle can run any code"
     assert error.value.message == f"{path} cannot be read: {reason}" and error.value.__cause__ is None
     where, command = error.value.hint.split("\n    ")
@@ -541,7 +543,7 @@ def test_a_refusal_repeats_nothing_of_torch(tmp_path: Path) -> None:
     ):
         torch.save(content, path)
         with pytest.raises(DataError) as error:
-            read_content(path)
+            read_content(FileBytes.read(path))
         assert error.value.message == f"{path} cannot be read: {reason}"
         assert (
             error.value.hint.endswith(f"in the program that wrote it: {OWN_SAVE}")
@@ -558,12 +560,12 @@ def test_names_of_classes_are_read_without_unpickling(tmp_path: Path) -> None:
         blob = pickle.dumps([argparse.Namespace(a=1), argparse.Namespace(b=types.SimpleNamespace())], protocol)
         path = tmp_path / "w.pth"
         path.write_bytes(blob.replace(b"argparse", b"argparsX"))
-        found = wanted_classes(path)
+        found = wanted_classes(FileBytes.read(path))
         assert {"argparsX.Namespace", "types.SimpleNamespace"} <= {*found}, protocol
     path.write_bytes(b"\x80\x04cos\nsystem\n")
-    assert wanted_classes(path) == ["os.system"]
+    assert wanted_classes(FileBytes.read(path)) == ["os.system"]
     with pytest.raises(DataError, match=r"it is a plain pickle with objects of os\.system, not a file of torch.save"):
-        read_content(path)
+        read_content(FileBytes.read(path))
 
 
 def test_a_torchscript_program_is_refused_and_its_hint_works(tmp_path: Path) -> None:
@@ -571,12 +573,12 @@ def test_a_torchscript_program_is_refused_and_its_hint_works(tmp_path: Path) -> 
         warnings.simplefilter("ignore")
         torch.jit.script(nn.Linear(2, 3)).save(tmp_path / "w.pt")
     with pytest.raises(DataError) as error:
-        read_content(tmp_path / "w.pt")
+        read_content(FileBytes.read(tmp_path / "w.pt"))
     assert error.value.message.endswith(
         "w.pt cannot be read: it is a TorchScript program (torch.jit.save), not tensors alone"
     )
     assert pasted(error.value.hint.split("\n    ")[1], tmp_path.parent).returncode == 0
-    assert set(read_content(tmp_path / "w-tensors.pth").tree) == {"weight", "bias"}
+    assert set(read_content(FileBytes.read(tmp_path / "w-tensors.pth")).tree) == {"weight", "bias"}
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
@@ -614,7 +616,7 @@ def test_the_tensors_with_a_part_for_each_class_are_found() -> None:
 @pytest.mark.slow
 def test_a_model_of_transformers_names_its_classes_in_config_json(tmp_path: Path) -> None:
     plain = saved(tmp_path / "net", num_labels=3, id2label={0: "c", 1: "a", 2: "b"})
-    arch, head = hf_arch(), Head(("a", "b", "c"), {"classifier.weight": 0, "classifier.bias": 0})
+    arch, head = pinned(hf_arch(), tmp_path), Head(("a", "b", "c"), {"classifier.weight": 0, "classifier.bias": 0})
     made, clip = build(arch, 3, root=tmp_path).eval(), torch.randn(2, 3, 4, 16, 16)
     assert class_dims(made, arch, 3, tmp_path) == head.dims
     fitted = fit_head(read_pretrained(made, arch, tmp_path), head)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
+from stagedkd.data.address import Address
+from stagedkd.data.fingerprint import HashMemo
+from stagedkd.files import FileBytes
 from stagedkd.models.build import class_dims, read_pretrained
 from stagedkd.models.head import Given, Head, fit_head
 from stagedkd.models.network import Network
 from stagedkd.models.weights import read_weights
-from stagedkd.spec.schema import Arch
+from stagedkd.spec.schema import Arch, Architecture
 from stagedkd.stages.context import Silent
+from stagedkd.store.manifest import file_digest
 
 
 def file_bytes(folder: Path) -> dict[str, bytes]:
@@ -22,6 +28,21 @@ def files_of(store: Path) -> dict[str, bytes]:
     found = {name: content for name, content in file_bytes(store).items() if "/files/" in name and name[0] != "."}
     assert found
     return found
+
+
+A = TypeVar("A", bound=Architecture)
+
+
+def pinned(arch: A, root: Path) -> A:
+    """The architecture with the digest of its files, as the loader of specs puts it in."""
+    values = arch.model_dump(exclude={"digest"})
+    arch.put_digest(values, root, lambda file: file_digest(file) if file.is_file() else None)
+    return arch.model_copy(update={"digest": values.get("digest", "")})
+
+
+def marks(root: Path, paths: Iterable[str]) -> dict[str, str]:
+    """The files of a clip cache, as the lock names them."""
+    return {path: "{}:{}".format(*HashMemo().clip(Address.read(root, path))) for path in paths}
 
 
 class Heard(Silent):
@@ -43,7 +64,7 @@ def head_of(network: Network, arch: Arch, root: Path = Path()) -> Head:
 def load_weights(network: Network, path: Path, arch: Arch) -> list[str]:
     """Load a weight file; give the names of the tensors that stay new."""
     head = head_of(network, arch)
-    return _load(network, read_weights(path, network, head), head)
+    return _load(network, read_weights(FileBytes.read(path), network, head), head)
 
 
 def load_pretrained(network: Network, arch: Arch, root: Path) -> list[str]:

@@ -94,17 +94,29 @@ def du(store: StoreDir = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def verify(store: StoreDir = None) -> None:
-    """Compare every file of every artifact with its manifest."""
-    from stagedkd.store.maintenance import artifacts, problems
+    """Check the digests of all artifacts, run logs, checkpoints and records, and of the clip caches' indexes."""
+    from stagedkd.data.cache_index import damaged_indexes
+    from stagedkd.data.fingerprint import damaged_memo
+    from stagedkd.store.verify import verify as verify_store
 
-    _, opened = _open_store(store)
-    entries = artifacts(opened)
-    broken = {entry.folder: lines for entry in entries if (lines := problems(entry.folder))}
-    if broken:
-        rows = "\n".join(f"  {folder.name}: {line}" for folder, lines in broken.items() for line in lines)
-        hint = f"delete their folders in {opened.root} and run again to rebuild them"
-        raise StoreError(f"{len(broken)} of {len(entries)} artifacts are broken:\n{rows}", hint=hint)
-    print_lines([f"{len(entries)} artifacts are intact"])
+    runtime, opened = _open_store(store)
+    cache, verified = runtime.folder("cache"), verify_store(opened)
+    others = [*verified.damaged, *damaged_indexes(cache), *damaged_memo(cache / "hashes.json")]
+    if verified.without_digest:
+        names = verified.without_digest
+        what = f"{len(names)} manifests have no digest, such as {names[0]}: an earlier version wrote them"
+        print_notes([f"{what}, and a change of their metrics cannot be seen"])
+    lines, hints = list[str](), list[str]()
+    if broken := verified.broken:
+        lines.append(f"{len(broken)} of {verified.artifacts} artifacts are broken:")
+        lines += [f"  {name}: {line}" for name, rows in broken.items() for line in rows]
+        hints.append(f"delete their folders in {opened.root} and run again to rebuild them")
+    if others:
+        lines += [f"{len(others)} other files are damaged:", *(f"  {line}" for line in others)]
+        hints.append("delete the other files: a checkpoint costs its training, a record its facts, an index only time")
+    if lines:
+        raise StoreError("\n".join(lines), hint="; ".join(hints))
+    print_lines([f"{verified.artifacts} artifacts are intact"])
 
 
 @app.command()

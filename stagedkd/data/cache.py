@@ -4,12 +4,12 @@ The cache has a content key but is not an artifact: `<cache>/<key16>/shard-NNNNN
 `.json` is written last, so that a shard is complete or absent and a killed build resumes at the first absent one. A
 long clip of a shard has a file of its own, `shard-NNNNN-KK.bin`. The times of all frames of a shard are in
 `shard-NNNNN.times`, as float64; only `Prepare` reads them. Each block of frames has a checksum, which is compared when
-one of them is first read.
+one of them is first read. The `.json` has a digest of its own and that of the times; a damaged one is built again.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import shutil
 import zlib
@@ -30,10 +30,12 @@ import numpy.typing as npt
 import torch
 
 from stagedkd.data.address import Address
+from stagedkd.data.cache_index import DamagedIndexError, read_index
 from stagedkd.data.decode import DECODER_VERSION, Footage, probe, scaled
+from stagedkd.data.fingerprint import HashMemo, require_locked
 from stagedkd.data.shard import BLOCK, OWN, Form, StoredClip, store_clip
 from stagedkd.errors import DataError, StoreError, UsageError
-from stagedkd.files import locked
+from stagedkd.files import FileBytes, flush, locked, record_text
 from stagedkd.plan.key import digest
 
 SHARD_CLIPS = 64
@@ -99,7 +101,7 @@ class ClipCache:
     The places of the clips and their checksums are kept as arrays of numbers, some 100 bytes a clip.
 
     Raises:
-        StoreError: a file is missing or has another size.
+        StoreError: a file is missing or has another size. DamagedIndexError: an index is not what was written.
     """
 
     def __init__(self, folder: Path, spec: CacheSpec) -> None:
@@ -137,14 +139,17 @@ class ClipCache:
     def footages(self) -> Iterator[tuple[str, Footage]]:
         """Read what each clip holds, one shard after the other."""
         for number in range(-(-len(self.paths) // SHARD_CLIPS)):
-            times = np.fromfile(self.folder / f"shard-{number:05d}.times", np.float64)
-            for path, row in self._listing(number)["clips"].items():
+            listed, file = self._listing(number), FileBytes.read(self.folder / f"shard-{number:05d}.times")
+            if listed.get("times", file.digest) != file.digest:
+                raise _damaged(file.path, "is damaged")
+            times = np.frombuffer(file.content, np.float64)
+            for path, row in listed["clips"].items():
                 start, end = row["times"]
                 size = (row["frames"], row["full_height"], row["full_width"])
                 yield path, Footage(*size, array("d", times[start:end].tobytes()), row["fault"], row["note"])
 
     def _listing(self, number: int) -> dict[str, Any]:
-        return json.loads((self.folder / f"shard-{number:05d}.json").read_text("utf-8"))
+        return read_index(self.folder / f"shard-{number:05d}.json")
 
     def frames(
         self, path: str, frame_indices: Sequence[int] | npt.NDArray[np.int64] | None = None
@@ -221,19 +226,31 @@ def open_cache(
         progress: called with the numbers of decoded and of all clips. note: called with the size before a build begins.
     Raises:
         UsageError: the folder of the videos does not exist. DataError: the disk cannot hold the cache. StoreError: the
-            cache is damaged.
+            cache is damaged. LockError: a video is not the one of the lock.
     """
     folder = cache / spec.name
     folder.mkdir(parents=True, exist_ok=True)
     with locked(cache / f"{spec.name}.lock"):
-        missing = [i for i in range(len(spec.shards)) if not (folder / f"shard-{i:05d}.json").is_file()]
-        if missing:
-            if not spec.root.is_dir():
-                hint = "set --data-dir, STAGEDKD_DATA or runtime.data_dir in params.yaml"
-                raise UsageError(f"the folder {spec.root}, whose videos are to be decoded, does not exist", hint=hint)
-            _require_room(cache, spec, missing, max(1, workers), note)
-            _build(folder, spec, missing, max(1, workers), progress)
-    return ClipCache(folder, spec)
+        while True:
+            _build_missing(folder, spec, max(1, workers), progress, note)
+            try:
+                return ClipCache(folder, spec)
+            except DamagedIndexError as error:
+                note(f"{error.message}; its clips are decoded again")
+                error.index.unlink()
+
+
+def _build_missing(
+    folder: Path, spec: CacheSpec, workers: int, progress: Progress, note: Callable[[str], None]
+) -> None:
+    """Build the shards whose index is missing. Raises what `open_cache` raises."""
+    missing = [i for i in range(len(spec.shards)) if not (folder / f"shard-{i:05d}.json").is_file()]
+    if missing:
+        if not spec.root.is_dir():
+            hint = "set --data-dir, STAGEDKD_DATA or runtime.data_dir in params.yaml"
+            raise UsageError(f"the folder {spec.root}, whose videos are to be decoded, does not exist", hint=hint)
+        _require_room(folder.parent, spec, missing, workers, note)
+        _build(folder, spec, missing, workers, progress)
 
 
 def estimate(spec: CacheSpec, shards: Sequence[int]) -> int:
@@ -279,8 +296,14 @@ def _build(folder: Path, spec: CacheSpec, missing: Sequence[int], workers: int, 
     todo = [(path, folder / f"shard-{i:05d}-{k:02d}.bin") for i in missing for k, path in enumerate(shards[i])]
     done = total - len(todo)
 
+    memo = HashMemo()
+
     def store(job: tuple[str, Path], stop: Event) -> StoredClip:
-        return store_clip(Address.read(spec.root, job[0]), spec.shorter_side, spec.form, job[1], stop)
+        address = Address.read(spec.root, job[0])
+        require_locked(memo, address, spec.files[job[0]])
+        stored = store_clip(address, spec.shorter_side, spec.form, job[1], stop)
+        require_locked(memo, address, spec.files[job[0]])  # it was not changed meanwhile
+        return stored
 
     stored = _in_order(todo, store, workers, lambda n: progress(total - len(todo) + n, total))
     with closing(stored):
@@ -300,10 +323,12 @@ def _build(folder: Path, spec: CacheSpec, missing: Sequence[int], workers: int, 
                     progress(done, total)
                 sizes[blob.name] = stream.tell()
             with _making(blob.with_suffix(".times")) as stream:
-                times.tofile(stream)
+                stream.write(times.tobytes())
                 sizes[f"{blob.stem}.times"] = stream.tell()
+            index = {"bytes": sizes, "clips": clips, "times": hashlib.sha256(times.tobytes()).hexdigest()}
             with _making(blob.with_suffix(".json")) as stream:
-                stream.write(json.dumps({"bytes": sizes, "clips": clips}).encode())
+                stream.write(record_text(index).encode())
+            flush(folder)
 
 
 @contextmanager

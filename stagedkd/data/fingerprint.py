@@ -6,14 +6,13 @@ lists the folders.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from stagedkd.data.address import Address
 from stagedkd.data.layouts import list_clips
 from stagedkd.errors import Advice, DataError, LockError
-from stagedkd.files import write_whole
+from stagedkd.files import DamagedError, read_record, record_text, write_whole
 from stagedkd.plan.key import digest
 from stagedkd.plan.lock import DataLock
 from stagedkd.spec.schema import Videos
@@ -21,20 +20,21 @@ from stagedkd.store.manifest import file_digest
 
 
 class HashMemo:
-    """Keeps the SHA-256 of files in a JSON file, by path, size and time of change. Losing that file costs only time."""
+    """Keeps the SHA-256 of files in a record (files.py), by path, size and times of change. Losing that file costs only
+    time: one that is damaged, or has no digest, counts as missing.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the record; None keeps nothing beyond this object.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
         self.path, self.changed = path, False
-        try:
-            known = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
-            known = {}
-        self.known: dict[str, list[str]] = known if isinstance(known, dict) else {}
+        self.known = read_memo(path) if path is not None else {}
 
     def sha256(self, path: Path) -> tuple[int, str]:
         """Return the size and the SHA-256 of a file."""
         stat = path.stat()
-        mark = f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
+        mark = f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
         entry = self.known.get(str(path))
         if not entry or entry[0] != mark:
             entry = self.known[str(path)] = [mark, file_digest(path)]
@@ -47,7 +47,7 @@ class HashMemo:
         found = sorted(
             ((p.name, p.stat(), p) for p in folder.iterdir() if pattern.fullmatch(p.name)), key=lambda x: x[0]
         )
-        mark = digest([[name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat, _ in found])
+        mark = digest([[n, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino] for n, stat, _ in found])
         known = f"{folder}/{pattern.pattern}"
         entry = self.known.get(known)
         if not entry or entry[0] != mark:
@@ -72,9 +72,37 @@ class HashMemo:
 
     def save(self) -> None:
         """Write the JSON file if it has changed."""
-        if self.changed:
+        if self.changed and self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, json.dumps(self.known))
+            write_whole(self.path, record_text({"files": self.known}))
+
+
+def read_memo(path: Path) -> dict[str, list[str]]:
+    """Read the file of a `HashMemo`; {} if it is missing, damaged or has no digest."""
+    try:
+        values, has_digest = read_record(path.read_bytes())
+    except (OSError, DamagedError):
+        return {}
+    return values.get("files", {}) if has_digest else {}
+
+
+def damaged_memo(path: Path) -> list[str]:
+    """Return what is wrong with the file of a `HashMemo`; none if nothing is, or if an earlier version wrote it."""
+    try:
+        read_record(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except DamagedError as error:
+        return [f"{path} {error}"]
+    return []
+
+
+def require_locked(memo: HashMemo, address: Address, locked: str) -> None:
+    """Compare a clip with its entry of the lock, "size:sha256". Raises LockError: they differ. DataError: see
+    `HashMemo.clip`."""
+    if "{}:{}".format(*memo.clip(address)) != locked:
+        hint = Advice("restore the file, or accept it as it is", "lock")
+        raise LockError(f"{address.file} was changed: it differs from stagedkd.lock", hint=hint)
 
 
 def fingerprint(data: Videos, data_dir: Path, memo: HashMemo) -> DataLock:

@@ -4,7 +4,6 @@
 # The type stubs of safetensors are incomplete.
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from stagedkd.store.maintenance import closure_problems, manifest_at
 from stagedkd.store.manifest import Manifest, Upstream, file_digest
 from stagedkd.store.rebuilt import Rebuilt
 from stagedkd.store.records import records
+from stagedkd.store.runlog import read_run_log
 from stagedkd.store.store import MANIFEST, Artifact, Store
 
 REBUILDS = ".rebuilds"  # in the store of a rebuild: the keys of what is rebuilt
@@ -75,7 +75,7 @@ def reproduce(
     """
     target = find_target(what, original)
     graph = graph_of(target.manifests)
-    original_runs = {stage.name: _read_run(target.originals.root / stage.folder) for stage in graph.stages}
+    original_runs = {stage.name: read_run_log(target.originals.root / stage.folder).run for stage in graph.stages}
     graph = check_files(graph, runtime)
     _begin(root, target.manifests)
     runtime = runtime.model_copy(update={"store": str(root)})
@@ -144,7 +144,7 @@ def find_target(what: Path, original: Store) -> Target:
         folder = (what if (what / "files").is_dir() else what.parent).resolve()
         manifest = manifest_at(folder)
         if isinstance(manifest, str):
-            hint = "another version of stagedkd may have made it: use that version"
+            hint = "restore it; or another version of stagedkd made it: use that version"
             raise StoreError(f"{folder}: {manifest}", hint=hint)
         if folder.name != manifest.folder:
             hint = f"rename the folder to {manifest.folder}"
@@ -304,15 +304,6 @@ def _with_files(lock: Lock, data: Videos, expected: str, runtime: Runtime) -> Lo
         fingerprints = f"fingerprint {expected[:12]} there, {entry.fingerprint[:12]} here"
         raise LockError(f"data {name} differ from those of the original ({fingerprints})", hint="restore the data")
     return lock.with_data(name, entry)
-
-
-def _read_run(folder: Path) -> dict[str, Any] | None:
-    """Read the run.json of an artifact; None if it is missing or unreadable."""
-    path = folder / "run.json"
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def runtime_like_original(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,9 +19,9 @@ CPU = torch.device("cpu")
 def samples(session: Session, data: Artifact, labels: Artifact, count: int) -> dict[str, list[PreviewClip]]:
     """Load the first `count` training clips of each class, by class name. Classes without training clips are left
     out."""
-    classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
-    truth = read_table(data.file("truth.parquet"))["label"]
-    table = read_table(labels.file("labels.parquet"))
+    classes: list[str] = data.json("data.json")["classes"]
+    truth = read_table(data.read("truth.parquet"))["label"]
+    table = read_table(labels.read("labels.parquet"))
     work = next(s.work for s in session.plan.stages if isinstance(s.work, DistillWork))
     source = open_source(session, data, work.clip, CPU)
     rows = zip(table["clip"], table["label"], table["origin"], strict=True)

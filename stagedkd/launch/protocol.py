@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from stagedkd import errors
-from stagedkd.errors import Interrupted, StagedkdError, TrainingError
-from stagedkd.files import write_whole
+from stagedkd.errors import Interrupted, StagedkdError, StoreError, TrainingError
+from stagedkd.files import DamagedError, read_record, record_text, write_whole
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.runtime import Runtime
@@ -58,7 +58,7 @@ class StageRequest(Section):
             path = _list_path(runtime, entry.fingerprint)
             if files[name] and not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(path, json.dumps(dict(files[name])))
+                write_whole(path, record_text({"files": dict(files[name])}))
         return cls(
             name=graph.name,
             lock=lock,
@@ -92,8 +92,11 @@ def _list_path(runtime: Runtime, fingerprint: str) -> Path:
 
 @cache
 def _read_list(path: Path) -> Mapping[str, str]:
-    """Read a list of files, once in a process: its name says what is in it."""
-    return json.loads(path.read_text("utf-8"))
+    """Read a list of files, once in a process: its name says what is in it. Raises StoreError: it is damaged."""
+    try:
+        return read_record(path.read_bytes())[0]["files"]
+    except DamagedError as error:
+        raise StoreError(f"{path} {error}", hint=f"remove {path}, and run again: it is written anew") from None
 
 
 class WorkRequest(StageRequest):

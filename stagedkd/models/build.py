@@ -5,16 +5,21 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
 
+from stagedkd.errors import StagedkdError
+from stagedkd.files import FileBytes
 from stagedkd.models.head import Given
 from stagedkd.models.network import Anatomy, Network
 from stagedkd.models.resnet3d import resnet3d
 from stagedkd.spec.schema.networks import Arch, FileArch, HfArch, OutputsArch, Resnet3dArch, TorchvisionArch, TsmArch
+from stagedkd.store.pinned import read_pinned
 
 
 def build(arch: Arch, classes: int, *, root: Path) -> Network:
@@ -25,6 +30,7 @@ def build(arch: Arch, classes: int, *, root: Path) -> Network:
     Raises:
         ValueError: the user's file does not return a module of at least one block and a head; see also `hf`.
         UsageError: a library or a folder that the network needs is missing.
+        DataError: a file of the user is not the one that the network's key stands for.
     """
     match arch:
         case Resnet3dArch():
@@ -72,6 +78,8 @@ def class_dims(network: Network, arch: Arch, classes: int, root: Path) -> dict[s
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             wider = build(arch, classes + 1, root=root).net.state_dict()
+    except StagedkdError:
+        raise
     except Exception:
         if arch.user_files is None or not arch.user_files.code:
             raise
@@ -88,11 +96,23 @@ def class_dims(network: Network, arch: Arch, classes: int, root: Path) -> dict[s
 _loaded = itertools.count()
 
 
-def user_function(path: Path, name: str) -> Callable[..., Any]:
+class _BytesLoader(SourceFileLoader):
+    """Loads a module from bytes that were read before. Neither the file nor a .pyc beside it is read: Python takes the
+    latter where size and second of change agree."""
+
+    def __init__(self, name: str, file: FileBytes) -> None:
+        super().__init__(name, str(file.path))
+        self.file = file
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.file.content, str(self.file.path))
+
+
+def user_function(file: FileBytes, name: str) -> Callable[..., Any]:
     """Run a file of the user's own code and return its function. Raises ValueError: the file has no such function."""
-    spec = importlib.util.spec_from_file_location(f"stagedkd_user_{next(_loaded)}", path)
-    if spec is None or spec.loader is None:
-        raise ValueError("not a Python file")
+    module_name = f"stagedkd_user_{next(_loaded)}"
+    spec = importlib.util.spec_from_file_location(module_name, file.path, loader=_BytesLoader(module_name, file))
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     function = getattr(module, name, None)
@@ -103,7 +123,7 @@ def user_function(path: Path, name: str) -> Callable[..., Any]:
 
 def _user_network(arch: FileArch, classes: int, root: Path) -> Network:
     """Build a network of the user's own code. The module's children are the blocks; the last child is the head."""
-    net = user_function(root / arch.path, "build")(classes, **arch.args)
+    net = user_function(read_pinned(root / arch.path, arch.digest), "build")(classes, **arch.args)
     names = [name for name, _ in net.named_children()] if isinstance(net, nn.Module) else []
     if len(names) < 2:
         raise ValueError("build() must return an nn.Module with at least two named children: blocks and a head")

@@ -9,22 +9,28 @@ Shape legend: B clips, C channels, T frames, H, W pixels, L tokens, D token widt
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from stagedkd.errors import DataError, UsageError
+from stagedkd.files import FileBytes
 from stagedkd.models.head import Given, by_output
 from stagedkd.models.network import Anatomy, Network, State
-from stagedkd.spec.schema.networks.hf import HUB, HfArch
+from stagedkd.spec.schema.networks.hf import HUB, HfArch, model_digest, model_files
+from stagedkd.store.pinned import CHANGED, read_pinned
 
+PART = re.compile(r"model-\d+-of-\d+\.safetensors")
 INSTALL = "pip install 'stagedkd[hf]'"
 
 
@@ -76,6 +82,7 @@ def hf(arch: HfArch, classes: int, root: Path) -> Network:
         ValueError: the configuration is of an unsupported model type, has another number of layers than `arch.layers`,
             or cannot be built.
         UsageError: transformers is missing, or the model is neither a folder nor available from the hub.
+        DataError: the folder is not the one that the network's key stands for.
     """
     model_type, config = _configuration(arch, classes, root)
     family = FAMILIES[model_type]
@@ -119,16 +126,16 @@ def read_pretrained(network: Network, arch: HfArch, root: Path) -> Given:
     labels = by_output(_raw_configuration(arch, root).get("id2label"))
     kind = getattr(_transformers(), f"{FAMILIES[model_type].name}ForVideoClassification")
     folder = _folder(arch, root)
-    local: dict[str, Any] = {"use_safetensors": True, "local_files_only": True} if folder else {}
+    given: dict[str, Any] = {"state_dict": _weights(folder, arch)} if folder else {}
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
             pretrained, info = kind.from_pretrained(
-                str(folder or arch.model),
+                None if folder else arch.model,
                 config=config,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                **local,
+                **given,
             )
     except Exception as error:
         raise DataError(f"the weights of {arch.model} cannot be read: {_first_line(error)}") from error
@@ -160,6 +167,33 @@ def _folder(arch: HfArch, root: Path) -> Path | None:
         hint = "restore it, or set 'model' to a path relative to the project's folder"
         raise UsageError(f"the folder {folder} does not exist", hint=hint)
     return None
+
+
+def _read_model(folder: Path, digest: str, *, pretrained: bool) -> dict[str, FileBytes]:
+    """Read the files of a model folder once, by name. Raises DataError: they are not those that the key stands for."""
+    files = {path.name: read_pinned(path, None) for path in model_files(folder, pretrained=pretrained)}
+    if model_digest({name: file.digest for name, file in files.items()}) != digest:
+        raise DataError(f"{folder} was changed: it is not the model that the stage's key stands for", hint=CHANGED)
+    return files
+
+
+@cache
+def _config(folder: Path, digest: str, pretrained: bool) -> bytes:
+    """Return config.json of a folder that was read and compared as a whole, once in a process."""
+    return _read_model(folder, digest, pretrained=pretrained)["config.json"].content
+
+
+def _weights(folder: Path, arch: HfArch) -> dict[str, Tensor]:
+    """Return the weights of a folder: model.safetensors, or else all parts of it."""
+    files = _read_model(folder, arch.digest, pretrained=True)
+    names = [name for name in files if PART.fullmatch(name)]
+    whole = ["model.safetensors"] if "model.safetensors" in files else names
+    if not whole:
+        raise DataError(f"{folder} has no model.safetensors", hint="write the folder with save_pretrained")
+    try:
+        return {name: tensor for file in whole for name, tensor in load(files[file].content).items()}
+    except SafetensorError as error:
+        raise DataError(f"the weights of {arch.model} cannot be read: {_first_line(error)}") from error
 
 
 def _configuration(arch: HfArch, classes: int, root: Path) -> tuple[str, Any]:
@@ -194,7 +228,8 @@ def _raw_configuration(arch: HfArch, root: Path) -> dict[str, Any]:
     folder = _folder(arch, root)
     try:
         if folder is not None:
-            raw = json.loads((folder / "config.json").read_text("utf-8"))
+            (folder / "config.json").stat()
+            raw = json.loads(_config(folder, arch.digest, arch.pretrained))
         else:
             raw = _transformers().PreTrainedConfig.get_config_dict(arch.model)[0]
     except (OSError, ValueError) as error:

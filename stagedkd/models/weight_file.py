@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load
 
 from stagedkd.errors import DataError
+from stagedkd.files import FileBytes
 
 HEAD_BYTES = 512  # enough for every format's first bytes
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6 begins with this pickled number
@@ -58,31 +59,27 @@ class Content:
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def read_content(path: Path) -> Content:
+def read_content(file: FileBytes) -> Content:
     """Read a file of tensors: .safetensors, or one of torch.save. What it is, its first bytes say, not its suffix.
 
     Raises:
         DataError: the file holds something else, or is damaged. The hint says how to come to the tensors.
     """
+    path, start = file.path, file.content[:HEAD_BYTES]
     if (shard := SHARD.search(path.name)) and int(shard[1]) > 1:
         raise _unreadable(path, f"it is one of {int(shard[1])} parts of a network", _joining(path, shard[1]))
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(HEAD_BYTES)
-    except OSError as error:
-        raise _unreadable(path, str(error.strerror or error), "") from error
     if not start:
         raise _unreadable(path, "it is empty", AGAIN)
     for mark, what, hint in MARKS:
         if start.startswith(mark):
             raise _unreadable(path, what, hint)
     if start[8:9] == b"{":
-        return _safetensors(path)
+        return _safetensors(file)
     if start.startswith(b"PK\x03\x04"):
-        _refuse_other_archives(path)
-        return _torch(path)
+        _refuse_other_archives(file)
+        return _torch(file)
     if PICKLE.match(start):
-        return _torch(path)
+        return _torch(file)
     raise _unreadable(path, *_other(path, start))
 
 
@@ -113,19 +110,20 @@ def _other(path: Path, start: bytes) -> tuple[str, str]:
     return "it is neither a .safetensors file nor one of torch.save, or it is damaged", AGAIN
 
 
-def _safetensors(path: Path) -> Content:
+def _safetensors(file: FileBytes) -> Content:
     try:
-        with safe_open(path, "pt", device="cpu") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            return Content(tensors, dict(opened.metadata() or {}))
+        tensors = load(file.content)
+        header: dict[str, Any] = json.loads(file.content[8 : 8 + int.from_bytes(file.content[:8], "little")])
+        return Content(tensors, dict(header.get("__metadata__") or {}))
     except Exception as error:  # the library raises errors of its own type, and others for types of numbers
-        raise _unreadable(path, "it is a damaged .safetensors file, or one that was cut off", AGAIN) from error
+        raise _unreadable(file.path, "it is a damaged .safetensors file, or one that was cut off", AGAIN) from error
 
 
-def _refuse_other_archives(path: Path) -> None:
+def _refuse_other_archives(file: FileBytes) -> None:
     """Raise DataError if a zip archive is not one of torch.save."""
+    path = file.path
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(file.content)) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, OSError):
         raise _unreadable(path, "it is damaged, or was cut off before its end", AGAIN) from None
@@ -142,19 +140,18 @@ def _refuse_other_archives(path: Path) -> None:
         raise _unreadable(path, "it is a zip archive, and not one of torch.save", "unpack it, and name the file inside")
 
 
-def _torch(path: Path) -> Content:
+def _torch(file: FileBytes) -> Content:
     """Read a file of torch.save. Its reader refuses all but tensors and plain values."""
+    path = file.path
     try:
-        with warnings.catch_warnings(), path.open("rb") as stream:  # of a path, torch would look at the suffix
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old forms, which are read all the same
-            return Content(torch.load(stream, map_location="cpu", weights_only=True))
+            return Content(torch.load(io.BytesIO(file.content), map_location="cpu", weights_only=True))
     except Exception:  # torch raises errors of many types; its words name a switch that would run the file
         pass
-    classes = [name for name in wanted_classes(path) if not PLAIN.fullmatch(name)]
+    classes = [name for name in wanted_classes(file) if not PLAIN.fullmatch(name)]
     some = ", ".join(shown(name) for name in classes[:3]) + (f" and {len(classes) - 3} more" if classes[3:] else "")
-    with path.open("rb") as stream:
-        of_torch = stream.read(len(LEGACY)).startswith((b"PK", LEGACY))
-    if not of_torch:
+    if not file.content.startswith((b"PK", LEGACY)):
         what = "it is a plain pickle" + (f" with objects of {some}" if some else "") + ", not a file of torch.save"
         raise _unreadable(path, what, f"in the program that wrote it, where you trust it: {_saving(path)}")
     if not classes:
@@ -166,18 +163,18 @@ def _torch(path: Path) -> Content:
     raise _unreadable(path, what, _writing_again(path, classes))
 
 
-def wanted_classes(path: Path) -> list[str]:
+def wanted_classes(file: FileBytes) -> list[str]:
     """Return the classes and functions that the pickles of a file name, in order, read from their opcodes: nothing is
     unpickled. A damaged file gives those up to the damage."""
     found: dict[str, None] = {}
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+        stream = io.BytesIO(file.content)
+        if zipfile.is_zipfile(stream):
+            with zipfile.ZipFile(stream) as archive:
                 name = min((n for n in archive.namelist() if n.endswith("data.pkl")), key=len)
                 _collect(io.BytesIO(archive.read(name)), 1, found)
         else:
-            with path.open("rb") as stream:
-                _collect(stream, LEGACY_PICKLES, found)
+            _collect(stream, LEGACY_PICKLES, found)
     except (ValueError, OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
         pass  # damaged: what was found until there is named
     return list(found)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from stagedkd.errors import DataError
+from stagedkd.files import FileBytes
 from stagedkd.models.head import Given, Head, named_classes
 from stagedkd.models.network import Network
 from stagedkd.models.weight_file import Content, read_content, shown
@@ -58,7 +59,7 @@ class _Fit:
         return below + (f" with the prefix '{shown(self.prefix)}'" if self.prefix else "")
 
 
-def read_weights(path: Path, network: Network, head: Head, classes: Sequence[str] = ()) -> Given:
+def read_weights(file: FileBytes, network: Network, head: Head, classes: Sequence[str] = ()) -> Given:
     """Read what a weight file gives a network. The network is not changed; it may be on the meta device.
 
     Args:
@@ -68,7 +69,7 @@ def read_weights(path: Path, network: Network, head: Head, classes: Sequence[str
         DataError: the file cannot be read; names or shapes do not match (the message lists them); several networks in
             it fit; or numbers are not finite.
     """
-    content = read_content(path)
+    path, content = file.path, read_content(file)
     current = network.net.state_dict()
     fit, others = _choose(path, list(_fits(content.tree, current, head)))
     tensors, casts = _tensors(path, fit, current)

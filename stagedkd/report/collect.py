@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from stagedkd.plan.graph import Plan, Role, Stage
@@ -26,7 +24,7 @@ def collect(plan: Plan, store: Store) -> Results:
     artifacts = {stage.name: store.artifact(stage) for stage in plan.stages}
     evaluations = {s.needs["network"]: artifacts[s.name] for s in plan.of_role("evaluate")}
     trained = [s for s in plan.stages if s.work.network]
-    count = len(json.loads(artifacts["data"].file("data.json").read_text("utf-8"))["classes"])
+    count = len(artifacts["data"].json("data.json")["classes"])
     networks = {s.name: _network_result(s, artifacts[s.name], evaluations[s.name], count) for s in trained}
 
     def of_role(role: Role) -> tuple[NetworkResult, ...]:
@@ -34,7 +32,6 @@ def collect(plan: Plan, store: Store) -> Results:
 
     (teacher,), (student,) = of_role("teacher"), of_role("student")
     evaluation = evaluations[student.name].manifest.metrics
-    run = artifacts[student.name].run or {}
     return Results(
         plan=plan,
         teacher=teacher,
@@ -44,17 +41,23 @@ def collect(plan: Plan, store: Store) -> Results:
         control=next(iter(of_role("control")), None),
         split=evaluation["split"],
         views=evaluation["views"],
-        data=json.loads(artifacts["data"].file("data.json").read_text("utf-8")),
+        data=artifacts["data"].json("data.json"),
         data_notes=tuple((artifacts["data"].run or {}).get("data_notes", ())),
         labels=dict(artifacts["labels"].manifest.metrics["labels"]),
         labels_right=artifacts["labels"].manifest.metrics.get("labels_right"),
-        curves={s.name: read_events(artifacts[s.name].events) for s in trained},
-        without_run=tuple(name for name, artifact in artifacts.items() if artifact.run is None),
-        device=f"{run.get('device_name') or run['device']}, {run['threads']} threads" if run else "Device unknown",
+        curves={s.name: epoch_events(artifacts[s.name]) for s in trained},
+        damage=tuple(line for artifact in artifacts.values() for line in artifact.log.damage),
+        without_run=tuple(name for name, each in artifacts.items() if each.run is None and not each.log.damage),
+        device=_device(artifacts[student.name].run or {}),
         correlations=read_correlations({s.name: artifacts[s.name] for s in trained}),
         refinements=read_refinements(plan, artifacts),
         loss_shares=read_loss_shares({s.name: artifacts[s.name] for s in trained}),
     )
+
+
+def _device(run: Mapping[str, Any]) -> str:
+    name = run.get("device_name") or run.get("device")
+    return f"{name}, {run.get('threads', 'unknown')} threads" if name else "Device unknown"
 
 
 def _network_result(stage: Stage, training: Artifact, evaluation: Artifact, classes: int) -> NetworkResult:
@@ -94,7 +97,7 @@ def _commonest(evaluation: Artifact) -> float | None:
     """Return the share of the commonest class among the clips of an evaluation; None where it is not kept."""
     if "predictions.parquet" not in evaluation.manifest.files:
         return None
-    labels = read_table(evaluation.file("predictions.parquet"), "label")["label"]
+    labels = read_table(evaluation.read("predictions.parquet"), "label")["label"]
     return max(Counter(labels).values()) / len(labels) if labels else None
 
 
@@ -103,7 +106,7 @@ def read_correlations(trained: Mapping[str, Artifact]) -> dict[str, Correlation]
     correlations: dict[str, Correlation] = {}
     for name, artifact in trained.items():
         if "correlation.json" in artifact.manifest.files:
-            read = json.loads(artifact.file("correlation.json").read_text("utf-8"))
+            read = artifact.json("correlation.json")
             before, after = (tuple(tuple(map(float, row)) for row in read[when]) for when in ("before", "after"))
             student, teacher = tuple(read["student"]), tuple(read["teacher"])
             mixtures = tuple(read.get("mixtures", ()))
@@ -146,9 +149,6 @@ def read_refinements(plan: Plan, artifacts: Mapping[str, Artifact]) -> tuple[Ref
     )
 
 
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """Read the `epoch` events of a stage; none where the file does not exist."""
-    if not path.is_file():
-        return []
-    rows: Sequence[dict[str, Any]] = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
-    return [row for row in rows if row["event"] == "epoch"]
+def epoch_events(artifact: Artifact) -> list[Mapping[str, Any]]:
+    """The `epoch` events of a stage; none where it has no events."""
+    return [e for e in artifact.log.events if e["event"] == "epoch" and isinstance(e.get("losses"), dict)]

@@ -15,7 +15,7 @@ from stagedkd.plan.key import Key
 from stagedkd.store.maintenance import Entry, age_text
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.rebuilt import Rebuilt
-from stagedkd.store.why import made_of
+from stagedkd.store.why import made_of, sources_of
 
 
 def store_table(entries: Iterable[Entry], used: Mapping[Key, list[str]]) -> Table:
@@ -59,7 +59,9 @@ def artifact_lines(manifest: Manifest, run: Mapping[str, Any] | None, specs: lis
     yield "made from:"
     for depth, name, key in made_of(manifest):
         if depth:
-            yield f"{'  ' * depth}{name}: {manifest.closure[key].work.kind} {key.short}"
+            digest = f", digest {manifest.inputs[key][:12]}" if key in manifest.inputs else ""
+            yield f"{'  ' * depth}{name}: {manifest.closure[key].work.kind} {key.short}{digest}"
+    yield from (f"  {what}: {digest[:12]}" for what, digest in sources_of(manifest).items())
 
 
 def comparison_lines(manifest: Manifest, plans: Mapping[str, Plans]) -> Iterator[str]:

@@ -175,7 +175,7 @@ class Results:
     data: dict[str, Any]
     labels: dict[str, int]
     labels_right: float | None
-    curves: dict[str, list[dict[str, Any]]]
+    curves: dict[str, list[Mapping[str, Any]]]
     without_run: tuple[str, ...]
     device: str
     correlations: Mapping[str, Correlation] = field(default_factory=dict[str, Correlation])
@@ -183,6 +183,7 @@ class Results:
     co_teachers: tuple[NetworkResult, ...] = ()
     data_notes: tuple[str, ...] = ()
     loss_shares: tuple[LossShares, ...] = ()
+    damage: tuple[str, ...] = ()
 
     @property
     def networks(self) -> tuple[NetworkResult, ...]:
@@ -231,6 +232,7 @@ class Results:
         rows += [f"copies in more than one split: {' = '.join(paths)}" for paths in self.data["leaks"]]
         rows += [f"bad file {row['path']}: {row['reason']}" for row in self.data["bad_files"]]
         rows += [f"{row['path']} is used: {row['note']}" for row in self.data.get("file_notes", ())]
+        rows += [f"{line}; this report does without" for line in self.damage]
         if self.without_run:
             rows.append(f"time and device are unknown, because run.json is missing: {', '.join(self.without_run)}")
         return tuple(rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +50,9 @@ def _write_files(results: Results, store: Store, folder: Path, looks: str) -> No
     write_whole(folder / SUMMARY, _json(summary(results)))
     for name, rows in plots(results).items():
         write_whole(folder / name, _json(rows))
-    student = store.artifact(results.plan.stage("student")).file("student.safetensors")
+    student = store.artifact(results.plan.stage("student")).read("student.safetensors")
     with replacing(folder / "student.safetensors") as copy:  # the file may be a link into DVC's cache
-        shutil.copyfile(student, copy)
+        copy.write_bytes(student)
 
 
 def is_written(plan: Plan, runtime: Runtime) -> bool:

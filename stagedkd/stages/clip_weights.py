@@ -13,12 +13,13 @@ from torch import Tensor
 
 from stagedkd.data.layouts.tables import Row, read_columns
 from stagedkd.errors import DataError
+from stagedkd.files import FileBytes
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.fields import nearest
 from stagedkd.spec.schema.losses.clipwise import WeightFile
 from stagedkd.stages.context import Context
 from stagedkd.stages.tables import read_table
-from stagedkd.store.manifest import file_digest
+from stagedkd.store.pinned import read_pinned
 
 
 def clip_weights(context: Context, phases: Sequence[PhaseWork], clip_ids: npt.NDArray[np.int64]) -> dict[str, Tensor]:
@@ -34,12 +35,10 @@ def clip_weights(context: Context, phases: Sequence[PhaseWork], clip_ids: npt.ND
         if table.file in weights:
             continue
         paths = paths or [
-            str(path) for path in read_table(context.inputs["data"].file("clips.parquet"), "path")["path"]
+            str(path) for path in read_table(context.inputs["data"].read("clips.parquet"), "path")["path"]
         ]
-        path = context.root / table.file
-        if not path.is_file() or file_digest(path) != table.digest:
-            raise DataError(f"{path} has changed since the spec was read", hint="run the command again")
-        by_path = read_weights(path, paths)
+        file = read_pinned(context.root / table.file, table.digest)
+        path, by_path = file.path, read_weights(file, paths)
         wanted = [paths[int(clip)] for clip in clip_ids]
         missing = [name for name in wanted if name not in by_path]
         if missing:
@@ -59,7 +58,7 @@ def _tables(phases: Sequence[PhaseWork]) -> Iterator[WeightFile]:
                 yield loss.weighing
 
 
-def read_weights(path: Path, clips: Sequence[str]) -> dict[str, float]:
+def read_weights(file: FileBytes, clips: Sequence[str]) -> dict[str, float]:
     """Read a table with the columns `path` and `weight`, separated by commas.
 
     Args:
@@ -67,8 +66,8 @@ def read_weights(path: Path, clips: Sequence[str]) -> dict[str, float]:
     Raises:
         DataError: see `clip_weights`.
     """
-    known, weights, lines = set(clips), dict[str, float](), dict[str, int]()
-    for row in read_columns(path, ",", ("path", "weight")):
+    known, weights, lines, path = set(clips), dict[str, float](), dict[str, int](), file.path
+    for row in read_columns(path, ",", ("path", "weight"), content=file.content):
         name = row.cells["path"]
         if name not in known:
             hint = nearest(name, clips) if len(clips) <= 10_000 else ""

@@ -25,12 +25,12 @@ from stagedkd.store.store import Artifact
 def open_source(session: Session, data: Artifact, clip: Clip, device: torch.device) -> ClipSource:
     """Open the source of the clips of a data artifact."""
     section = data.manifest.work.data_set
-    path = data.file("clips.parquet")
-    table = read_table(path, "path", "split", "frames", "height", "width")
+    content = data.read("clips.parquet")
+    table = read_table(content, "path", "split", "frames", "height", "width")
     if isinstance(section, Simulated):
         return SimulatedClips(section, table["split"], clip, device)
     assert isinstance(section, Videos)
-    videos = videos_of(table, clip, read_times(path) if clip.sampling == "time" else None)
+    videos = videos_of(table, clip, read_times(content) if clip.sampling == "time" else None)
     _note_enlarged(session, clip, videos)
     return VideoClips(_reader(session, section, clip), table["path"], videos, clip, device)
 

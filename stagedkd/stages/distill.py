@@ -31,7 +31,6 @@ from stagedkd.stages.training import (
     naming_stage,
     on_device,
     ranks_of,
-    require_locked,
     save_result,
     training_device,
     warn_of_half_precision,
@@ -53,7 +52,6 @@ def distill(context: Context, work: DistillWork) -> Result:
     """Train the student of a hop, and measure the correlation of its substages with the teacher's before and after."""
     classes, device = classes_of(context), training_device(context)
     networks = _guide_networks(context, work, len(classes), device)
-    require_locked(context, work.weights, work.arch)
     student = new_network(context, work.arch, classes, work.weights, work.seed)
     extra: dict[str, Any] = {"labels": "same"}
     teacher = networks[0]

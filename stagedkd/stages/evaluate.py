@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import numpy.typing as npt
 
@@ -35,12 +33,12 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
 
     torch.set_num_threads(context.runtime.used_threads)
     data, device = context.inputs["data"], device_of(context.runtime.device)
-    classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
-    splits = read_table(data.file("clips.parquet"), "split")["split"]
+    classes: list[str] = data.json("data.json")["classes"]
+    splits = read_table(data.read("clips.parquet"), "split")["split"]
     clip_ids = np.array([i for i, split in enumerate(splits) if split == work.split], np.int64)
     if not len(clip_ids):
         raise DataError(f"split '{work.split}' has no clips", hint="evaluate another split, or set data.test_folds")
-    labels = np.array(read_table(data.file("truth.parquet"))["label"], np.int64)[clip_ids]
+    labels = np.array(read_table(data.read("truth.parquet"))["label"], np.int64)[clip_ids]
     if isinstance(work.arch, OutputsArch):
         return _evaluate_outputs(context, work, work.arch, clip_ids, labels, classes)
     if reason := context.inputs["network"].manifest.metrics.get("headless"):

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
-from stagedkd.errors import DataError, StoreError, TrainingError, UsageError
+from stagedkd.errors import Advice, DataError, StagedkdError, StoreError, TrainingError, UsageError
 from stagedkd.files import usual_rights
 from stagedkd.models.build import build, class_dims, read_pretrained, user_function
 from stagedkd.models.head import Fitted, Head, fit_head
@@ -24,7 +24,10 @@ from stagedkd.spec.schema import Arch
 from stagedkd.stages.context import Context
 from stagedkd.stages.weights import named_by_torchvision, weights_file
 from stagedkd.store.manifest import Manifest
+from stagedkd.store.pinned import read_pinned
 from stagedkd.store.store import Artifact
+
+WEIGHTS_CHANGED = Advice("restore the file that stagedkd.lock names, or accept this one", "lock")
 
 
 def device_of(name: str) -> torch.device:
@@ -68,13 +71,14 @@ def fit_weights(
     changed; it may be on the meta device.
 
     Raises:
-        DataError: see `new_network`. UsageError: the file does not exist.
+        DataError: see `new_network`; or the file is not the one of the lock. UsageError: the file does not exist.
     """
     root = Path(runtime.root)
     head = Head(tuple(classes), class_dims(network, arch, len(classes), root))
     if weights is not None:
-        path, named = weights_file(weights.name, arch, runtime), named_by_torchvision(weights.name, arch)
-        given, source = read_weights(path, network, head, named), weights.name
+        file = read_pinned(weights_file(weights.name, arch, runtime), weights.sha256, WEIGHTS_CHANGED)
+        named, source = named_by_torchvision(weights.name, arch), weights.name
+        given = read_weights(file, network, head, named)
     else:
         given, source = read_pretrained(network, arch, root), arch.pretrained_from
     try:
@@ -88,9 +92,11 @@ def fit_weights(
 
 
 def build_or_refuse(arch: Arch, classes: int, root: Path) -> Network:
-    """Build a network. Raises TrainingError: the user's own file fails."""
+    """Build a network. Raises TrainingError: the user's own file fails. DataError: it is not the one of the key."""
     try:
         return build(arch, classes, root=root)
+    except StagedkdError:
+        raise
     except Exception as error:
         if arch.user_files is None or not arch.user_files.code:
             raise
@@ -100,12 +106,17 @@ def build_or_refuse(arch: Arch, classes: int, root: Path) -> Network:
 
 
 def user_losses(context: Context, phases: Sequence[PhaseWork]) -> dict[str, Callable[..., Tensor]]:
-    """Load the user's own losses that the phases name, by file. Raises TrainingError: a file cannot be run."""
+    """Load the user's own losses that the phases name, by file.
+
+    Raises:
+        TrainingError: a file cannot be run. DataError: it is not the one that the stage's key stands for.
+    """
     functions: dict[str, Callable[..., Tensor]] = {}
-    for path in sorted({phase.losses.file.path for phase in phases if phase.losses.file}):
+    for path, digest in sorted({(f.path, f.digest) for phase in phases if (f := phase.losses.file)}):
         context.listener.note(f"running your own code: {path}")
+        file = read_pinned(context.root / path, digest)
         try:
-            functions[path] = user_function(context.root / path, "loss")
+            functions[path] = user_function(file, "loss")
         except Exception as error:
             message = f"{path} cannot be used: {type(error).__name__}: {error}"
             raise TrainingError(message, hint="it must define loss(student, teacher, **args) -> scalar") from error
@@ -121,10 +132,12 @@ def network_file(work: Work) -> str:
 def load_network(artifact: Artifact, arch: Arch, classes: int, root: Path) -> Network:
     """Load the trained network of an artifact on the CPU. Raises StoreError: the file does not fit the architecture."""
     network = build_or_refuse(arch, classes, root)
-    path = artifact.file(network_file(artifact.manifest.work))
+    name = network_file(artifact.manifest.work)
+    content = artifact.read(name)
     try:
-        network.net.load_state_dict(load_file(path))
+        network.net.load_state_dict(load(content))
     except Exception as error:
+        path = artifact.folder / "files" / name
         raise StoreError(f"{path} does not fit {arch.arch}: {str(error).splitlines()[0]}") from error
     return network
 

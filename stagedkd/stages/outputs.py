@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,14 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from stagedkd.errors import DataError
-from stagedkd.files import usual_rights
+from stagedkd.files import FileBytes, usual_rights
 from stagedkd.spec.schema import OutputsArch
 from stagedkd.stages.context import Context
 from stagedkd.stages.networks import network_file
 from stagedkd.stages.tables import read_table
+from stagedkd.store.pinned import read_pinned
 from stagedkd.store.store import Artifact
 from stagedkd.train.guides import TableGuide
 
@@ -57,8 +59,7 @@ def read_outputs(arch: OutputsArch, root: Path, classes: Sequence[str]) -> ClipO
         DataError: the file cannot be read, lacks a class or has another one, names a clip twice, or has a row with
             something that is no number, or that does not sum to 1. The message names the file and the row.
     """
-    path = root / arch.outputs
-    columns, first = _columns(path)
+    columns, first = _columns(read_pinned(root / arch.outputs, arch.digest))
     named = [name for name in ("path", "clip") if name in columns]
     if len(named) != 1:
         what = "both the columns 'path' and 'clip'" if named else "no column 'path' or 'clip'"
@@ -71,19 +72,17 @@ def read_outputs(arch: OutputsArch, root: Path, classes: Sequence[str]) -> ClipO
     return ClipOutputs(clips, values.astype(np.float32))
 
 
-def _columns(path: Path) -> tuple[dict[str, list[Any]], int]:
+def _columns(file: FileBytes) -> tuple[dict[str, list[Any]], int]:
     """Read the columns of a file, and the number of its first row in messages: the line of a csv, or 1."""
+    path, content = file.path, file.content
     try:
         if path.suffix.lower() == ".parquet":
-            return read_table(path), 1
+            return read_table(content), 1
         if path.suffix.lower() == ".safetensors":
-            tensors = load_file(path)
+            tensors = load(content)
             known = tensors.pop("sums", np.ones(len(tensors["clip"]))) != 0  # rows of a kept file that are filled
             return {name: values[known].tolist() for name, values in tensors.items()}, 1
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.reader(stream))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist", hint="write the outputs, or name another file") from None
+        rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")))
     except Exception as error:
         raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint="write it again") from None
     if not rows:
@@ -211,7 +210,7 @@ def teach_outputs(context: Context, arch: OutputsArch, classes: Sequence[str]) -
     """Write the outputs of the clips of the data set that have any, in the file of a network: the tensors `clip` (n,)
     and `logits` (n, N) or `embeddings` (n, C). Raises DataError: see `read_outputs`; or a training clip has none."""
     outputs = read_outputs(arch, context.root, classes)
-    table = read_table(context.inputs["data"].file("clips.parquet"), "path", "split")
+    table = read_table(context.inputs["data"].read("clips.parquet"), "path", "split")
     paths: list[str] = table["path"]
     rows = outputs.rows_of(paths, range(len(paths)))
     train = [i for i, split in enumerate(table["split"]) if split == "train"]
@@ -228,7 +227,7 @@ def teach_outputs(context: Context, arch: OutputsArch, classes: Sequence[str]) -
 
 def load_outputs(artifact: Artifact) -> dict[int, npt.NDArray[np.float32]]:
     """Read the logits (N,) or the embedding (C,) of each clip that has any from the artifact of `teach_outputs`."""
-    tensors = load_file(artifact.file(network_file(artifact.manifest.work)))
+    tensors = load(artifact.read(network_file(artifact.manifest.work)))
     clips = tensors.pop("clip").tolist()
     (values,) = tensors.values()
     return dict(zip(clips, values, strict=True))
@@ -245,7 +244,7 @@ def outputs_guide(
 
 def embedding_width(artifact: Artifact) -> int:
     """The numbers of an embedding; 0 if the outputs are scores of the classes."""
-    tensors = load_file(artifact.file(network_file(artifact.manifest.work)))
+    tensors = load(artifact.read(network_file(artifact.manifest.work)))
     return tensors["embeddings"].shape[1] if "embeddings" in tensors else 0
 
 

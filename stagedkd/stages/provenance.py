@@ -1,13 +1,12 @@
 """The environment of a result, beside its key, for run.json: code, packages, machine. Imports none of the packages.
 
-A stage that was stopped and resumed may have run in several environments: `began.json` in its scratch folder lists
-them in the form of run.json. A new one is added if it differs from the last; {} is an unknown environment.
+A stage that was stopped and resumed may have run in several environments: the record `began.json` in its scratch folder
+lists them in the form of run.json. A new one is added if it differs from the last; {} is an unknown environment.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from stagedkd._version import __version__
-from stagedkd.files import write_whole
+from stagedkd.files import DamagedError, read_record, record_text, write_whole
 from stagedkd.plan.cpus import chosen_instructions
 from stagedkd.store.store import unfinished
 
@@ -145,8 +144,8 @@ def read_environments(scratch: Path) -> list[Facts]:
     if not unfinished(scratch):
         return []
     try:
-        content: Any = json.loads((scratch / ENVIRONMENTS).read_text("utf-8"))
-    except (OSError, ValueError):
+        content: Any = read_record((scratch / ENVIRONMENTS).read_bytes())[0].get("environments")
+    except (OSError, DamagedError):
         content = None
     if not isinstance(content, list) or not content or not all(map(_is_environment, cast("list[Any]", content))):
         return [{}]
@@ -159,7 +158,7 @@ def _is_environment(value: Any) -> bool:
 
 def write_environments(scratch: Path, environments: Sequence[Facts]) -> None:
     """Save the environments for the run that resumes the stage."""
-    write_whole(scratch / ENVIRONMENTS, json.dumps(environments))
+    write_whole(scratch / ENVIRONMENTS, record_text({"environments": list(environments)}))
 
 
 def several_environments(scratch: Path) -> dict[str, list[Facts]]:

@@ -4,7 +4,7 @@
 # The type stubs of torch, safetensors and Parsl are incomplete.
 from __future__ import annotations
 
-import json
+import io
 import shutil
 import time
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ from stagedkd.data import refine as rules
 from stagedkd.data.draws import Stream, bits
 from stagedkd.data.labels import CLEAN
 from stagedkd.data.source import ClipSource
-from stagedkd.errors import DataError
+from stagedkd.errors import DataError, TrainingError
+from stagedkd.files import DamagedError, unsealed, write_sealed
 from stagedkd.models.shapes import measure
 from stagedkd.plan.work import RefineWork, Trainee
 from stagedkd.stages.clips import open_source, workers
@@ -31,7 +32,6 @@ from stagedkd.stages.training import (
     naming_stage,
     order_seed,
     ranks_of,
-    require_locked,
     run_facts,
     training_device,
 )
@@ -72,7 +72,7 @@ def refine(context: Context, work: RefineWork) -> Result:
     clips, previous = _clips(context), context.inputs.get("previous")
     earlier: dict[str, Any] = dict(previous.manifest.metrics) if previous else {}
     if previous:
-        before = _read_labels(previous.file("refined.parquet"))
+        before = _read_labels(previous.read("refined.parquet"))
     else:
         before = rules.first_labels(clips.given, len(clips.classes))
     if earlier and earlier["outcome"] != KEPT:
@@ -149,17 +149,17 @@ def _outcome(
 
 def _clips(context: Context) -> Clips:
     """Read the training clips with their given labels."""
-    table = read_table(context.inputs["labels"].file("labels.parquet"))
+    table = read_table(context.inputs["labels"].read("labels.parquet"))
     data = context.inputs["data"]
-    groups = read_table(data.file("clips.parquet"), "group")["group"]
-    classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
+    groups = read_table(data.read("clips.parquet"), "group")["group"]
+    classes: list[str] = data.json("data.json")["classes"]
     clip_ids = np.array(table["clip"], np.int64)
     labels = np.array(table["label"], np.int64)
     return Clips(clip_ids, [groups[i] for i in table["clip"]], labels, table["origin"], classes)
 
 
-def _read_labels(path: Path) -> rules.Labels:
-    table = read_table(path)
+def _read_labels(content: bytes) -> rules.Labels:
+    table = read_table(content)
     posterior = np.array(table["posterior"], np.float64)
     return rules.Labels(np.array(table["label"], np.int64), posterior, np.array(table["accepted"], np.bool_))
 
@@ -175,7 +175,6 @@ def _out_of_fold(
 ) -> npt.NDArray[np.float64]:
     """Predict every clip with a network that was trained without its fold: log-probabilities (n, N). The predictions of
     a finished fold are saved, so that a stopped stage resumes after it."""
-    require_locked(context, trainee.weights, trainee.arch)
     source = open_source(context, context.inputs["data"], work.clip, device)
     ranks = ranks_of(context, device)
     log_p_nN = np.empty((len(clips.clip_ids), len(clips.classes)), np.float64)
@@ -187,7 +186,7 @@ def _out_of_fold(
         if context.rehearsals is not None and fold != folds[0]:  # the other folds take the same
             log_p_nN[held_out] = -np.log(len(clips.classes))
         elif ranks.agree(path.exists()):
-            log_p_nN[held_out] = np.load(path)
+            log_p_nN[held_out] = _read_scores(path)
         else:
             progress = f"training the {trainee.by} without fold {fold + 1} of {work.rule.folds}"
             context.listener.note(f"{context.stage.name}: {progress}")
@@ -198,11 +197,18 @@ def _out_of_fold(
 
 
 def _save_scores(path: Path, scores: npt.NDArray[np.float64]) -> None:
-    """Write the scores of a fold to a file beside, then rename it, so that a kill leaves no partial file."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as stream:
-        np.save(stream, scores)
-    part.replace(path)
+    """Write the scores of a fold, sealed, so that neither a kill nor a power loss leaves a partial file."""
+    stream = io.BytesIO()
+    np.save(stream, scores)
+    write_sealed(path, stream.getvalue())
+
+
+def _read_scores(path: Path) -> npt.NDArray[np.float64]:
+    """Read the scores of a fold. Raises TrainingError: the file is damaged."""
+    try:
+        return np.load(io.BytesIO(unsealed(path.read_bytes())))
+    except DamagedError as error:
+        raise TrainingError(f"{path} {error}", hint=f"remove {path} to train this fold again") from None
 
 
 def _predict_fold(
@@ -282,7 +288,7 @@ def _save_round(
         write_table(context.workspace.files / "refined.parquet", table)
     data = context.inputs["data"]
     # The true labels are read for the metrics of the report alone.
-    true = np.array(read_table(data.file("truth.parquet"))["label"], np.int64)[clips.clip_ids]
-    trusted = np.array(read_table(data.file("clips.parquet"), "trusted")["trusted"], np.bool_)[clips.clip_ids]
+    true = np.array(read_table(data.read("truth.parquet"))["label"], np.int64)[clips.clip_ids]
+    trusted = np.array(read_table(data.read("clips.parquet"), "trusted")["trusted"], np.bool_)[clips.clip_ids]
     label_metrics = rules.refinement_metrics(before.label, after, true, trusted & (true >= 0), clips.classes)
     return Result(metrics={"round": work.round, **metrics, **label_metrics}, run=run)

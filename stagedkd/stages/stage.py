@@ -17,9 +17,10 @@ from stagedkd.plan.runtime import Runtime
 from stagedkd.plan.work import DistillWork, EvaluateWork, PrepareWork, RefineWork, TeachWork, WeakenWork
 from stagedkd.stages import memory
 from stagedkd.stages.context import Context, Do, Listener, Result, Session, Stop
+from stagedkd.stages.inputs import note_inputs, require_unchanged
 from stagedkd.stages.provenance import environment, several_environments
 from stagedkd.store.leases import Lease
-from stagedkd.store.manifest import manifest_of
+from stagedkd.store.manifest import manifest_of, upstream_digests
 from stagedkd.store.store import Artifact, Store
 from stagedkd.train.rehearsal import Rehearsal
 
@@ -148,6 +149,7 @@ def _make(session: Session, stage: Stage, inputs: Mapping[str, Artifact], store:
     started = time.time()
     try:
         workspace, manifest = store.open(stage, lease), manifest_of(session.plan, stage)
+        note_inputs(workspace.scratch, {label: inputs[name] for label, name in stage.needs.items()})
         context = Context(
             plan=session.plan,
             runtime=session.runtime,
@@ -162,7 +164,9 @@ def _make(session: Session, stage: Stage, inputs: Mapping[str, Artifact], store:
         if session.rehearsals is not None:
             memory.reset_peak()
         result = do(context)
-        manifest = manifest.model_copy(update={"metrics": dict(result.metrics)})
+        require_unchanged(context)
+        upstream = upstream_digests([artifact.manifest for artifact in context.inputs.values()])
+        manifest = manifest.model_copy(update={"metrics": dict(result.metrics), "inputs": upstream})
         times = {"started": started, "seconds": time.time() - started}
         facts = {**times, **environment(), "compile": session.runtime.compile, **result.run}
         facts |= several_environments(workspace.scratch)

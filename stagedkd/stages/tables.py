@@ -20,14 +20,14 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     pq.write_table(pa.table(dict(columns)), path, compression="zstd")
 
 
-def read_table(path: Path, *names: str) -> dict[str, list[Any]]:
-    """Read the columns of these names as lists; without names, all columns. No threads are used: where no more can be
-    started, pyarrow would wait for them for ever."""
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+def read_table(content: bytes, *names: str) -> dict[str, list[Any]]:
+    """Read the columns of these names as lists from the content of a file; without names, all columns. No threads are
+    used: where no more can be started, pyarrow would wait for them for ever."""
+    with pq.ParquetFile(pa.BufferReader(content), pre_buffer=False) as file:
         return file.read(columns=list(names) or None, use_threads=False).to_pydict()
 
 
-def read_times(path: Path) -> list[npt.NDArray[np.float64]]:
+def read_times(content: bytes) -> list[npt.NDArray[np.float64]]:
     """Read the times of the frames of each clip in clips.parquet, in seconds, (frames,) each.
 
     Clips whose times are the same, or the beginning of another clip's, share one array, as most clips of one frame rate
@@ -35,7 +35,8 @@ def read_times(path: Path) -> list[npt.NDArray[np.float64]]:
     """
     clocks: dict[bytes, npt.NDArray[np.float64]] = {}
     clips: list[npt.NDArray[np.float64]] = []
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=[TIMES], use_threads=False):
+    file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
+    for batch in file.iter_batches(batch_size=1024, columns=[TIMES], use_threads=False):
         column = batch.column(0)
         ends = column.offsets.to_numpy()
         values = column.values.to_numpy()

@@ -19,7 +19,6 @@ from stagedkd.stages.training import (
     feed_of,
     label_job,
     naming_stage,
-    require_locked,
     run_facts,
     save_result,
     training_device,
@@ -39,7 +38,6 @@ def teach(context: Context, work: TeachWork) -> Result:
     if isinstance(work.arch, OutputsArch):
         teach_outputs(context, work.arch, classes)
         return Result(metrics={"steps": 0, "labels": "none"}, run=run_facts(device, 0.0))
-    require_locked(context, work.weights, work.arch)
     trained = work.phase is not None or work.headless
     network = new_network(context, work.arch, classes, work.weights, work.seed, trained=trained)
     if work.phase is None:

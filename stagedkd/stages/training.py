@@ -4,7 +4,6 @@
 # The type stubs of torch, safetensors and Parsl are incomplete.
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +16,11 @@ import torch
 from stagedkd.data.draws import Stream, bits
 from stagedkd.data.subset import seen_clips
 from stagedkd.data.views import layout
-from stagedkd.errors import Advice, DataError, TrainingError
+from stagedkd.errors import DataError, TrainingError
 from stagedkd.models.network import Network, channels_last
-from stagedkd.plan.work import DistillWork, NetworkWork, PhaseWork, TeachWork, WeakenWork, Weights
+from stagedkd.plan.work import DistillWork, NetworkWork, PhaseWork, TeachWork, WeakenWork
 from stagedkd.spec.labelled import uses_labels
-from stagedkd.spec.schema import Arch, Input, Sees
+from stagedkd.spec.schema import Input, Sees
 from stagedkd.stages.clips import open_source, workers
 from stagedkd.stages.context import Context, Result
 from stagedkd.stages.keeping import kept_views
@@ -35,8 +34,6 @@ from stagedkd.stages.provenance import (
     write_environments,
 )
 from stagedkd.stages.tables import read_table
-from stagedkd.stages.weights import weights_file
-from stagedkd.store.manifest import file_digest
 from stagedkd.store.store import Artifact
 from stagedkd.train.feed import Feed, Refined
 from stagedkd.train.job import Execution, Job, Progress
@@ -151,8 +148,7 @@ def warn_of_half_precision(context: Context, phases: tuple[PhaseWork, ...], devi
 
 def classes_of(context: Context) -> tuple[str, ...]:
     """The classes of the data set, in the order of their ids."""
-    text = context.inputs["data"].file("data.json").read_text("utf-8")
-    return tuple(json.loads(text)["classes"])
+    return tuple(context.inputs["data"].json("data.json")["classes"])
 
 
 def feed_of(
@@ -160,11 +156,11 @@ def feed_of(
 ) -> Feed:
     """The training clips with their labels, and with refined labels if the stage has them as an input. A training on
     refined labels alone draws the clips whose label is accepted."""
-    table = read_table(context.inputs["labels"].file("labels.parquet"))
+    table = read_table(context.inputs["labels"].read("labels.parquet"))
     clip_ids = np.array(table["clip"], np.int64)
     given_labels = np.array(table["label"], np.int64)
     if labels == "all":  # the only training that may read the hidden true labels; every report says so
-        given_labels = np.array(read_table(context.inputs["data"].file("truth.parquet"))["label"], np.int64)[clip_ids]
+        given_labels = np.array(read_table(context.inputs["data"].read("truth.parquet"))["label"], np.int64)[clip_ids]
     if not (given_labels >= 0).any() and isinstance(work, TeachWork):
         raise DataError("no training clip has a label", hint="raise labels.clean or labels.noisy")
     refined = read_refined(context.inputs["refined"]) if "refined" in context.inputs else None
@@ -207,7 +203,7 @@ def _seen_rows(
     if count > len(clip_ids):
         message = f"the network sees {count} clips, but there are {len(clip_ids)} training clips"
         raise DataError(message, hint=f"set sees to {len(clip_ids)} or less")
-    groups = read_table(context.inputs["data"].file("clips.parquet"), "group")["group"]
+    groups = read_table(context.inputs["data"].read("clips.parquet"), "group")["group"]
     own = [groups[clip] for clip in clip_ids.tolist()]
     whole = weaken.labels.by == "group"
     return seen_clips(given_labels, own, count, weaken.labels.seed, whole_groups=whole)
@@ -215,22 +211,13 @@ def _seen_rows(
 
 def read_refined(artifact: Artifact) -> Refined:
     """Read the labels of a round of refinement, in the order of the training clips."""
-    table = read_table(artifact.file("refined.parquet"))
+    table = read_table(artifact.read("refined.parquet"))
     return Refined(np.array(table["posterior"], np.float32), np.array(table["accepted"], np.bool_))
 
 
 def order_seed(seed: int) -> int:
     """The seed of the order of the clips and of their views."""
     return int(bits(seed, Stream.ORDER_SEED).item() >> np.uint64(33))
-
-
-def require_locked(context: Context, weights: Weights | None, arch: Arch) -> None:
-    """Compare the weight file with the lock. Raises DataError: they differ."""
-    if weights is None:
-        return
-    path = weights_file(weights.name, arch, context.runtime)
-    if file_digest(path) != weights.sha256:
-        raise DataError(f"{path} differs from stagedkd.lock", hint=Advice("restore the file, or run", "lock"))
 
 
 def ranks_of(context: Context, device: torch.device) -> Ranks:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import numpy.typing as npt
 
@@ -20,10 +18,10 @@ def weaken(context: Context, work: WeakenWork) -> Result:
     """Write labels.parquet: the given label of each training clip (-1: none) and the origin of that label."""
     data = context.inputs["data"]
     clips, truth = (
-        read_table(data.file("clips.parquet"), "split", "trusted", "group"),
-        read_table(data.file("truth.parquet"))["label"],
+        read_table(data.read("clips.parquet"), "split", "trusted", "group"),
+        read_table(data.read("truth.parquet"))["label"],
     )
-    classes: list[str] = json.loads(data.file("data.json").read_text("utf-8"))["classes"]
+    classes: list[str] = data.json("data.json")["classes"]
     train = [i for i, split in enumerate(clips["split"]) if split == "train"]
     true = np.array([truth[i] for i in train], np.int64)
     trusted = np.array([clips["trusted"][i] for i in train], np.bool_)

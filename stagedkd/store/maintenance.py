@@ -14,13 +14,13 @@ import yaml
 from pydantic import ValidationError
 
 from stagedkd.errors import StoreError
-from stagedkd.files import files_below
+from stagedkd.files import DamagedError, files_below
 from stagedkd.plan.graph import Plans
 from stagedkd.plan.key import FOLDER_FORM, NO_KEY, WHOLE_FORM, Key, stage_key
 from stagedkd.plan.work import KIND_FORM
 from stagedkd.spec.yaml import LOADER
 from stagedkd.store import leases
-from stagedkd.store.manifest import Manifest, file_digest
+from stagedkd.store.manifest import Manifest
 from stagedkd.store.records import RUNS, Record, records
 from stagedkd.store.store import LEASES, LISTS, MANIFEST, TRASH, WORK, Store
 
@@ -105,32 +105,14 @@ def folder_size(folder: Path) -> int:
 def manifest_at(folder: Path) -> Manifest | str:
     """The manifest of an artifact's folder, or what is wrong with it."""
     try:
-        return Manifest.model_validate_json((folder / "files" / MANIFEST).read_bytes(), strict=False)
+        return Manifest.parse((folder / "files" / MANIFEST).read_bytes())[0]
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
+    except DamagedError as error:
+        return f"{MANIFEST} {error}"
     except (ValidationError, ValueError) as error:
         where = error.errors()[0]["loc"] if isinstance(error, ValidationError) else ()
         return f"{MANIFEST} cannot be read" + (f" (at {'.'.join(map(str, where))})" if where else "")
-
-
-def problems(folder: Path) -> list[str]:
-    """Check an artifact's manifest, its key and each of its files. Returns one message for each problem; [] if the
-    artifact is whole."""
-    manifest = manifest_at(folder)
-    if isinstance(manifest, str):
-        return [manifest]
-    messages: list[str] = []
-    if folder.name != manifest.folder:
-        messages.append(f"{MANIFEST} belongs to {manifest.folder}")
-    messages += [f"{MANIFEST}: {problem}" for problem in closure_problems(manifest)]
-    files = folder / "files"
-    names = {path.relative_to(files).as_posix() for path in files_below(files)} - {MANIFEST}
-    for name, digest in sorted(manifest.files.items()):
-        if name not in names:
-            messages.append(f"{name} is missing")
-        elif file_digest(files / name) != digest:
-            messages.append(f"{name} is not what was published: its SHA-256 differs from the manifest")
-    return messages + [f"{name} is not in the manifest" for name in sorted(names - manifest.files.keys())]
 
 
 def closure_problems(manifest: Manifest) -> list[str]:

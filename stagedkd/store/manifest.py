@@ -1,15 +1,21 @@
 """`manifest.json`: what an artifact is, which inputs it was made of, and the digests of its files. It holds no times
-and nothing else that changes from run to run."""
+and nothing else that changes from run to run.
+
+The file is a record (`files.py`): it has a digest of its own, metrics included. What uses an artifact notes its content
+digest, so that a manifest that was written anew is found, too (docs/decisions/0028-digests-of-manifests.md).
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field
 
+from stagedkd.files import json_digest, read_record, record_text
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.key import Key
 from stagedkd.plan.lock import Lock, data_id, weights_id
@@ -34,6 +40,8 @@ class Manifest(Section):
         lock: the entries of stagedkd.lock that the closure depends on.
         files: the SHA-256 of each file of the artifact other than this one.
         metrics: what the stage measured.
+        inputs: the content digests of all stages upstream, as this one found them; {} before it is published, and in
+            manifests of earlier versions.
     """
 
     format: int = 1
@@ -43,6 +51,33 @@ class Manifest(Section):
     lock: Lock
     files: Mapping[str, str] = Field(default_factory=dict[str, str])
     metrics: Mapping[str, Any] = Field(default_factory=dict[str, Any])
+    inputs: Mapping[Key, str] = Field(default_factory=dict[Key, str])
+
+    @classmethod
+    def parse(cls, content: bytes) -> tuple[Self, bool]:
+        """Read the content of a manifest.json. Returns the manifest, and whether it had a digest: those of earlier
+        versions have none.
+
+        Raises:
+            DamagedError: it is not what was written. ValidationError: it is no manifest.
+        """
+        values, has_digest = read_record(content)
+        return cls.model_validate_json(json.dumps(values), strict=False), has_digest
+
+    @property
+    def text(self) -> str:
+        """The content of the file, with its digest."""
+        return record_text(self.as_json())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values. Without inputs they are those of earlier versions, since the files of networks hold
+        them, whose bytes must not change."""
+        return self.model_dump(mode="json", exclude=None if self.inputs else {"inputs"})
+
+    @property
+    def content_digest(self) -> str:
+        """The SHA-256 over key, files and metrics, which later versions of this file leave as it is."""
+        return json_digest(self.model_dump(mode="json", include={"key", "files", "metrics"}))
 
     @property
     def work(self) -> Work:
@@ -78,6 +113,14 @@ def manifest_of(plan: Graph, stage: Stage) -> Manifest:
             lock = lock.with_weights(weights_id(weights.name, arch), weights.sha256)
     assert stage.key is not None
     return Manifest(key=stage.key, kind=stage.work.kind, closure=closure, lock=lock)
+
+
+def upstream_digests(inputs: Sequence[Manifest]) -> dict[Key, str]:
+    """Return the content digests of inputs and of all that they were made of, by key."""
+    digests: dict[Key, str] = {}
+    for manifest in inputs:
+        digests = {**manifest.inputs, **digests}
+    return digests | {manifest.key: manifest.content_digest for manifest in inputs}
 
 
 def file_digest(path: Path) -> str:

@@ -34,7 +34,7 @@ class Record:
 def record(root: Path, name: str, keys: Iterable[str]) -> str:
     """Record that a run starts which needs the stages of these keys. Returns its mark, 16 hex digits."""
     text = json.dumps({"name": name, "keys": sorted(keys)}, indent=1) + "\n"
-    mark = hashlib.sha256(text.encode()).hexdigest()[:16]
+    mark = _mark(text.encode())
     path = root / RUNS / f"{mark}.json"
     try:
         os.utime(path)
@@ -45,7 +45,8 @@ def record(root: Path, name: str, keys: Iterable[str]) -> str:
 
 
 def records(root: Path, *, strict: bool = False) -> list[Record]:
-    """All recorded runs, the last one first. A file that cannot be read is left out, or is an error under `strict`.
+    """All recorded runs, the last one first. A file that cannot be read, or is not what was written, is left out, or is
+    an error under `strict`.
 
     Raises:
         StoreError: only under `strict`.
@@ -53,7 +54,10 @@ def records(root: Path, *, strict: bool = False) -> list[Record]:
     runs: list[Record] = []
     for path in (root / RUNS).glob("*.json"):
         try:
-            values: Any = json.loads(path.read_text("utf-8"))
+            text = path.read_bytes()
+            if not is_whole(path, text):
+                raise ValueError("it is not what was written")
+            values: Any = json.loads(text)
             runs.append(Record(path.stem, str(values["name"]), tuple(map(Key, values["keys"])), path.stat().st_mtime))
         except FileNotFoundError:
             continue  # removed just now
@@ -65,3 +69,12 @@ def records(root: Path, *, strict: bool = False) -> list[Record]:
             message = f"the record of a run cannot be read, so what it needs is not known: {path}: {reason}"
             raise StoreError(message, hint=hint) from None
     return sorted(runs, key=lambda run: (-run.started, run.name))
+
+
+def is_whole(path: Path, content: bytes) -> bool:
+    """Whether the file of a record has the content that was written: its name is the hash of it."""
+    return _mark(content) == path.stem
+
+
+def _mark(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]

@@ -17,25 +17,27 @@ import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from stagedkd.errors import Advice, Interrupted, StoreError, remedy
-from stagedkd.files import files_below, naming
+from stagedkd.files import DamagedError, FileBytes, files_below, flush, naming, record_text
 from stagedkd.plan.graph import Stage
 from stagedkd.plan.key import Key
 from stagedkd.store import leases
 from stagedkd.store.leases import Lease
 from stagedkd.store.manifest import Manifest, file_digest
 from stagedkd.store.records import record
+from stagedkd.store.runlog import EVENTS, RUN_FACTS, RunLog, read_run_log
 
 MANIFEST = "manifest.json"
 WORK, LEASES, TRASH = ".work", ".leases", ".trash"
 LISTS = ".lists"  # the files of data sets, as requests to other processes name them (launch/protocol.py)
 RUN = "run-"  # begins the names of leases of whole runs; the run's mark follows
-KEPT = (".pt", ".npy")  # files from which an interrupted stage resumes: checkpoints, and results of finished trainings
+KEPT = (".pt", ".npy")  # sealed files from which a stage resumes: checkpoints, and results of finished trainings
 
 
 @dataclass(frozen=True)
@@ -51,31 +53,53 @@ class Artifact:
         Raises:
             StoreError: the file is missing, or its content is not what was published.
         """
+        path, expected = self._file(name)
+        if file_digest(path) != expected:
+            raise self._changed(path)
+        return path
+
+    def read(self, name: str) -> bytes:
+        """The content of a file of the artifact: exactly the bytes that were published.
+
+        Raises:
+            StoreError: the file is missing, or its content is not what was published.
+        """
+        path, expected = self._file(name)
+        file = FileBytes.read(path)
+        if file.digest != expected:
+            raise self._changed(path)
+        return file.content
+
+    def json(self, name: str) -> dict[str, Any]:
+        """The content of a JSON file of the artifact. Raises what `read` raises."""
+        return json.loads(self.read(name))
+
+    def _file(self, name: str) -> tuple[Path, str]:
+        """The path and the digest of a file. Raises StoreError: it is missing."""
         path, expected = self.folder / "files" / name, self.manifest.files.get(name)
         if expected is None or not path.is_file():
             raise StoreError(f"{path} is missing", hint=self._hint())
-        if file_digest(path) != expected:
-            raise StoreError(
-                f"{path} is not what was published: its SHA-256 differs from the manifest", hint=self._hint()
-            )
-        return path
+        return path, expected
+
+    def _changed(self, path: Path) -> StoreError:
+        what = f"{path} is not what was published: its SHA-256 differs from the manifest"
+        return StoreError(what, hint=self._hint())
 
     def verify(self) -> None:
         """Check every file. Raises StoreError for the first that is wrong."""
         for name in self.manifest.files:
             self.file(name)
 
-    @property
-    def run(self) -> dict[str, Any] | None:
-        """The content of `run.json`: device, threads, seconds and more. None if the file does not exist: `dvc pull`
-        brings only `files/`."""
-        path = self.folder / "run.json"
-        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+    @cached_property
+    def log(self) -> RunLog:
+        """The facts of `run.json` and the events of `events.jsonl`. Damage costs no more than what is damaged."""
+        return read_run_log(self.folder)
 
     @property
-    def events(self) -> Path:
-        """The path of the event file, which need not exist."""
-        return self.folder / "events.jsonl"
+    def run(self) -> dict[str, Any] | None:
+        """The content of `run.json`: device, threads, seconds and more. None if it does not exist (`dvc pull` brings
+        only `files/`) or is damaged."""
+        return self.log.run
 
     def _hint(self) -> str:
         return f"remove {self.folder} and run again: it is rebuilt"
@@ -104,10 +128,13 @@ class Store:
         """
         folder = self.root / stage.folder
         try:
-            manifest = Manifest.model_validate_json((folder / "files" / MANIFEST).read_bytes(), strict=False)
+            manifest, _ = Manifest.parse((folder / "files" / MANIFEST).read_bytes())
         except FileNotFoundError:
             what = f"{folder} is missing" if stage.key else "stagedkd.lock lacks data or weights of the spec"
             raise StoreError(f"{stage.name} has not run: {what}", hint=Advice("run", "run")) from None
+        except DamagedError as error:
+            hint = f"remove {folder} and run again: it is rebuilt"
+            raise StoreError(f"{folder / 'files' / MANIFEST} {error}", hint=hint) from None
         except (ValidationError, ValueError):
             hint = f"remove {folder} and run again"
             raise StoreError(f"{folder / 'files' / MANIFEST} is not a manifest", hint=hint) from None
@@ -129,8 +156,8 @@ class Store:
         """Every readable manifest in the store."""
         for path in sorted(self.root.glob(f"*/files/{MANIFEST}")):
             try:
-                yield Manifest.model_validate_json(path.read_bytes(), strict=False)
-            except (ValidationError, OSError):
+                yield Manifest.parse(path.read_bytes())[0]
+            except (DamagedError, ValidationError, OSError):
                 continue
 
     @contextmanager
@@ -233,18 +260,18 @@ class Store:
         names = sorted(p.relative_to(workspace.files).as_posix() for p in workspace.files.rglob("*") if p.is_file())
         digests = {name: file_digest(workspace.files / name) for name in names}
         manifest = manifest.model_copy(update={"files": digests})
-        _write(root / "run.json", json.dumps(dict(run), indent=1, sort_keys=True) + "\n")
-        if (workspace.scratch / "events.jsonl").exists():
-            shutil.copyfile(workspace.scratch / "events.jsonl", root / "events.jsonl")
-        text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
-        _write(workspace.files / MANIFEST, text + "\n")
-        for path in root.rglob("*"):
-            _flush(path)
+        if (workspace.scratch / EVENTS).exists():
+            shutil.copyfile(workspace.scratch / EVENTS, root / EVENTS)
+            run = {**run, EVENTS: file_digest(root / EVENTS)}
+        _write(root / RUN_FACTS, record_text(run))
+        _write(workspace.files / MANIFEST, manifest.text)
+        for path in (*root.rglob("*"), root):
+            flush(path)
         lease.require()
         self._remove_remains(folder)
         try:
             root.rename(folder)
-            _flush(self.root)
+            flush(self.root)
         except OSError as error:
             if error.errno not in leases.NOT_EMPTY:
                 raise
@@ -300,12 +327,3 @@ def _write_error(root: Path, error: OSError) -> StoreError:
 def _write(path: Path, text: str) -> None:
     with naming(path):
         path.write_text(text, "utf-8")
-
-
-def _flush(path: Path) -> None:
-    """Flush a file or folder to disk (fsync), so that the rename cannot reach the disk before the content."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+from pydantic import BaseModel
 
 from stagedkd.plan.compare import changed_fields, in_short
 from stagedkd.plan.graph import Graph, Stage
 from stagedkd.plan.key import Key
+from stagedkd.spec.schema import Architecture
+from stagedkd.spec.schema.losses.clipwise import WeightFile
+from stagedkd.spec.schema.losses.own import FileLoss
+from stagedkd.spec.schema.networks.base import UserFiles
 from stagedkd.store.manifest import Manifest
 
 
@@ -26,6 +33,37 @@ def why_miss(plan: Graph, stage: Stage, stored: Iterable[Manifest]) -> str:
         inputs = [name for name, key in needs.items() if manifest.needs.get(name) != key]
         reasons.append((2 * len(fields) + len(inputs), in_short(fields, inputs)))
     return min(reasons)[1] if reasons else "nothing of its kind is stored"
+
+
+def sources_of(manifest: Manifest) -> dict[str, str]:
+    """The digests of all that an artifact was made of and that no stage made: data sets, weights, the user's files."""
+    digests = {f"data {name}": entry.fingerprint for name, entry in manifest.lock.data.items()}
+    digests |= {f"weights {name}": sha256 for name, sha256 in manifest.lock.weights.items()}
+    for upstream in manifest.closure.values():
+        digests |= {f"your file {path}": digest for path, digest in _user_files(upstream.work)}
+    return digests
+
+
+def _user_files(value: Any) -> Iterator[tuple[str, str]]:
+    """The paths and digests of the user's files in a work, at any depth."""
+    match value:
+        case FileLoss():
+            yield value.path, value.digest
+        case WeightFile():
+            yield value.file, value.digest
+        case Architecture(user_files=UserFiles() as files):
+            yield files.path, files.digest
+        case _:
+            pass
+    inner: Iterable[Any] = ()
+    if isinstance(value, BaseModel):
+        inner = (getattr(value, name) for name in type(value).model_fields)
+    elif isinstance(value, Mapping):
+        inner = cast("Mapping[Any, Any]", value).values()
+    elif isinstance(value, list | tuple):
+        inner = cast("Iterable[Any]", value)
+    for item in inner:
+        yield from _user_files(item)
 
 
 def made_of(manifest: Manifest) -> list[tuple[int, str, Key]]:

@@ -1,18 +1,40 @@
-"""Checkpoints: everything that a training needs to resume with the same bits. A kill leaves the last one intact."""
+"""Checkpoints: everything that a training needs to resume with the same bits. A kill or a power loss leaves the last
+one intact; a damaged one is refused.
+
+The file is what torch.save writes, sealed by a digest at its end (files.py). No earlier checkpoint is kept beside it:
+it would double the disk space of a training for a fault that is rare, and that costs one stage.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 
 from stagedkd.errors import TrainingError
+from stagedkd.files import DamagedError, flush, seal, unsealed
 
 NAME = "checkpoint.pt"
 FORMAT = 3  # of what is saved; a checkpoint of another format is refused
+
+
+class _Hashing:
+    """A file that is written and hashed at once."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.sha256 = stream, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self.stream.write(data)
+
+    def flush(self) -> None:
+        self.stream.flush()
 
 
 def save(folder: Path, state: dict[str, Any]) -> int:
@@ -26,11 +48,14 @@ def save(folder: Path, state: dict[str, Any]) -> int:
     temporary = folder / (NAME + ".tmp")
     try:
         with temporary.open("wb") as stream:
-            torch.save({"format": FORMAT, **state}, stream)
+            hashing = _Hashing(stream)
+            torch.save({"format": FORMAT, **state}, cast("BinaryIO", hashing))
+            stream.write(seal(hashing.sha256.hexdigest()))
             stream.flush()
             os.fsync(stream.fileno())
             size = stream.tell()
         temporary.replace(folder / NAME)
+        flush(folder)
         return size
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
@@ -43,14 +68,17 @@ def load(folder: Path) -> dict[str, Any] | None:
     """Load the last checkpoint on the CPU; None if there is none.
 
     Raises:
-        TrainingError: it cannot be read, or another version of stagedkd wrote it.
+        TrainingError: it cannot be read, is damaged, or another version of stagedkd wrote it.
     """
     path = folder / NAME
     hint = f"remove {path} to train this stage from the start"
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content = unsealed(path.read_bytes())
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except DamagedError as error:
+        raise TrainingError(f"{path} {error}", hint=hint) from None
     except Exception as error:  # torch raises many types of errors for a broken file
         raise TrainingError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint=hint) from error
     if state.get("format") != FORMAT:

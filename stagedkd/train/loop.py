@@ -157,7 +157,8 @@ class _Training:
             self.average = copy.deepcopy(job.student)
             self.average.load_state_dict(loaded["average"])
         checkpoint.set_rng_state(loaded["rng"], self.execution.device)
-        self.execution.log.truncate(loaded["events"])
+        if lost := self.execution.log.truncate(loaded["events"]):
+            self.execution.note(f"{self.execution.log.path} has lost {lost} bytes: the report lacks these events")
         at = self.progress
         self.execution.log.write("resumed", phase=job.phases[at.phase].name, step=at.total, phase_step=at.step)
 
@@ -387,7 +388,7 @@ class _Training:
             "optimizer": state.optimizer.state_dict(),
             "scaler": state.scaler.state_dict(),
             "rng": checkpoint.rng_state(execution.device),
-            "events": execution.log.size(),
+            "events": execution.log.flush(),
         }
         size = checkpoint.save(execution.scratch, contents)
         self.last_write = time.monotonic()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from stagedkd.store.runlog import EVENTS, event_line
 
 
 class Sink(Protocol):
@@ -18,8 +20,8 @@ class Sink(Protocol):
 
 
 class EventLog:
-    """The sink that every training has: a file of JSON lines, {"event": name, "time": seconds since 1970, ...}. It
-    passes each event on to further sinks.
+    """The sink that every training has: a file of JSON lines, {"event": name, "time": seconds since 1970, ...}, each
+    with a checksum at its end (store/runlog.py). It passes each event on to further sinks.
 
     A `muted` log writes nothing: if several processes share a training, only the first one writes.
     """
@@ -32,22 +34,36 @@ class EventLog:
     def write(self, event: str, **fields: Any) -> None:
         if self.muted:
             return
-        line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, allow_nan=False)
+        line = event_line({"event": event, "time": round(time.time(), 3), **fields})
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
         for sink in self.sinks:
             sink.write(event, **fields)
 
-    def size(self) -> int:
-        """The bytes written so far. A checkpoint stores this size, so that a resumed run repeats no event."""
-        return self.path.stat().st_size
+    def flush(self) -> int:
+        """Flush all events to the disk.
 
-    def truncate(self, size: int) -> None:
-        """Drop the events that were written after a checkpoint."""
+        Returns:
+            the bytes written so far. A checkpoint states this size, so that a resumed run repeats no event.
+        """
+        with self.path.open("rb") as stream:
+            os.fsync(stream.fileno())
+            return os.fstat(stream.fileno()).st_size
+
+    def truncate(self, size: int) -> int:
+        """Drop the events that were written after a checkpoint. A file that is shorter stays as it is, up to its last
+        whole line.
+
+        Returns:
+            the bytes that are missing.
+        """
         if self.muted:
-            return
+            return 0
         with self.path.open("rb+") as stream:
-            stream.truncate(size)
+            content = stream.read(size)
+            whole = len(content) if len(content) == size else content.rfind(b"\n") + 1
+            stream.truncate(whole)
+            return size - whole
 
 
 def open_log(folder: Path, name: str = "", *, muted: bool = False) -> EventLog:
@@ -57,4 +73,4 @@ def open_log(folder: Path, name: str = "", *, muted: bool = False) -> EventLog:
         folder: where the file of JSON lines goes; it is removed when the stage is published.
         name: of the training, such as distill-1183da6ced05, for sinks that need one.
     """
-    return EventLog(folder / "events.jsonl", muted=muted, sinks=())
+    return EventLog(folder / EVENTS, muted=muted, sinks=())

@@ -152,13 +152,17 @@ def _hint_of(within: bool, headed: bool) -> str:
     return f"if it is a header, its names must be of {', '.join(COLUMNS[:-1])}, or data.columns gives them"
 
 
-def read_columns(path: Path, separator: str, columns: Sequence[str], *, header: bool = True) -> tuple[Row, ...]:
+def read_columns(
+    path: Path, separator: str, columns: Sequence[str], *, header: bool = True, content: bytes | None = None
+) -> tuple[Row, ...]:
     """Read an official table, which has these columns and maybe others. Without a header it has these alone.
 
+    Args:
+        content: of the file, where it was read already.
     Raises:
         DataError: a column is missing, or a row has another number of cells; names file and line.
     """
-    lines = read_lines(path)
+    lines = read_lines(path, content)
     rows = _split(path, lines, separator)
     names: Sequence[str] = columns
     if header:
@@ -169,14 +173,18 @@ def read_columns(path: Path, separator: str, columns: Sequence[str], *, header: 
     return tuple(Row(line, _cells(names, cells)) for line, cells in rows)
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
-    """Return the lines of a text that are not empty, with their numbers counted from 1. Raises DataError."""
-    return [(number, line) for number, line in enumerate(_text(path).split("\n"), 1) if line.strip()]
+def read_lines(path: Path, content: bytes | None = None) -> list[tuple[int, str]]:
+    """Return the lines of a text that are not empty, with their numbers counted from 1. Raises DataError.
+
+    Args:
+        content: of the file, where it was read already.
+    """
+    text = _text(path, path.read_bytes() if content is None else content)
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, content: bytes) -> str:
     """Return the text of a table, with line ends as \\n."""
-    content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -134,19 +135,28 @@ def put_model_digest(network: dict[str, Any], root: Path, digest_of: DigestOf) -
         network["digest"] = HUB + name
         hint = "give a folder with config.json, or an id such as owner/name"
         return ("", "") if HUB_ID.match(name) else (f"{name} is not a folder in the project", hint)
-    files = [folder / "config.json"]
-    if network.get("pretrained") is not False:  # weights that are not used enter no key
-        files += sorted(folder.glob("*.safetensors"))
-        if len(files) == 1:
-            return f"{name} has no .safetensors files", "write them with save_pretrained, or set pretrained: false"
+    pretrained = network.get("pretrained") is not False
+    files = model_files(folder, pretrained=pretrained)
+    if pretrained and len(files) == 1:
+        return f"{name} has no .safetensors files", "write them with save_pretrained, or set pretrained: false"
     digests = {file.name: digest_of(file) for file in files}
     missing = [name for name, digest in digests.items() if digest is None]
     if missing:
         return f"{missing[0]} of {name} is missing or outside the project", "write the folder with save_pretrained"
-    text = "\n".join(f"{file} {digest}" for file, digest in digests.items())
-    network["digest"] = hashlib.sha256(text.encode()).hexdigest()
+    network["digest"] = model_digest({name: str(digest) for name, digest in digests.items()})
     network["takes"] = _clip_taken(folder / "config.json")
     return "", ""
+
+
+def model_files(folder: Path, *, pretrained: bool) -> list[Path]:
+    """Return the files of a model's folder that enter keys: config.json, and the weights unless they are not used."""
+    return [folder / "config.json", *(sorted(folder.glob("*.safetensors")) if pretrained else ())]
+
+
+def model_digest(digests: Mapping[str, str]) -> str:
+    """Return the digest of a model from those of its files, by name, in the order of `model_files`."""
+    text = "\n".join(f"{name} {digest}" for name, digest in digests.items())
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _clip_taken(config: Path) -> tuple[int, int, int] | None:
