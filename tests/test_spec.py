@@ -113,6 +113,33 @@ def test_ones_own_network_enters_by_its_content_and_only_from_the_project(projec
         )
 
 
+@pytest.mark.parametrize(
+    ("code", "refused"),
+    [
+        ("import torch, json\nfrom torch import nn\nimport stagedkd.models\n", ""),
+        ("def build(classes):\n    from parts import block\n", "parts"),
+        ("import torch, blocks.deep as deep\n", "blocks"),
+        ("import beside\n", "beside"),
+        ("from . import parts\n", ""),  # Python refuses it when it is run
+        ("import not_installed\n", ""),
+        ("this is not Python", ""),
+    ],
+)
+def test_own_code_imports_nothing_that_no_key_stands_for(project: Path, code: str, refused: str) -> None:
+    (project / "nets" / ".venv").mkdir(parents=True)
+    (project / "blocks").mkdir()
+    for name in ("parts.py", "blocks/__init__.py", "nets/beside.py", "nets/.venv/not_installed.py"):
+        (project / name).write_text("", "utf-8")
+    (project / "nets" / "own.py").write_text(code, "utf-8")
+    net = "student={arch: file, path: nets/own.py, params: 5000, substages: [[stem], [mid]]}"
+    if not refused:
+        load_spec("specs/tiny.yaml", ["cascade=[]", net])
+        return
+    with pytest.raises(SpecError, match=f"nets/own.py imports {refused} of the project") as caught:
+        load_spec("specs/tiny.yaml", ["cascade=[]", net])
+    assert "install it as a package" in caught.value.render()
+
+
 def model_folder(at: Path, config: str = "{}", weights: bytes = b"w") -> None:
     at.mkdir(parents=True)
     (at / "config.json").write_text(config, "utf-8")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from stagedkd.spec.own_code import project_module
 from stagedkd.spec.schema.base import Count, Word
 from stagedkd.spec.schema.networks.base import (
     Architecture,
@@ -73,8 +74,13 @@ class FileTeacher(TeacherFields, FileArch):
 
 
 def put_code_digest(values: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str, str]:
-    """Put the digest of the Python file `path` into the values of the user's own network or loss.
+    """Put the digest of the Python file `path` into the values of the user's own network or loss. A file that imports
+    other modules of the project is refused, since no key would stand for them.
 
     See `Architecture.put_digest`.
     """
-    return put_file_digest(values, "path", "a Python file", root, digest_of)
+    problem = put_file_digest(values, "path", "a Python file", root, digest_of)
+    if "digest" in values and (module := project_module(root / values["path"], root)):
+        what = f"{values['path']} imports {module} of the project, which could change without a new key"
+        return "path", what, "put its code into the file, or install it as a package"
+    return problem
