@@ -67,9 +67,10 @@ def list_store(specs: Specs = None, store: StoreDir = None, as_json: AsJson = Fa
 
 @app.command()
 def du(store: StoreDir = None, as_json: AsJson = False) -> None:
-    """Show the disk space of each kind of artifact, of unfinished stages and of the clip cache."""
+    """Show the disk space of each kind of artifact, of unfinished stages, of clip caches and of kept outputs."""
     from rich.filesize import decimal
 
+    from stagedkd.plan.runtime import KEPT_OUTPUTS, REHEARSALS
     from stagedkd.report.housekeeping import sizes_table
     from stagedkd.store.maintenance import artifacts, folder_size, leftovers
 
@@ -83,8 +84,11 @@ def du(store: StoreDir = None, as_json: AsJson = False) -> None:
         sizes[name] += entry.size
         counts[name] += 1
     cache = runtime.folder("cache")
-    sizes["clip cache"] = folder_size(cache)
-    counts["clip cache"] = sum(1 for path in cache.iterdir() if path.is_dir()) if cache.is_dir() else 0
+    names = {KEPT_OUTPUTS: "kept outputs", REHEARSALS: "rehearsals"}
+    for path in cache.iterdir() if cache.is_dir() else ():
+        name = names.get(path.name, "clip caches") if path.is_dir() else "locks and memos"
+        sizes[name] += folder_size(path) if path.is_dir() else path.stat().st_size
+        counts[name] += sum(1 for _ in path.iterdir()) if path.name in names else 1
     if as_json:
         print(json.dumps({name: {"bytes": sizes[name], "count": counts[name]} for name in sizes}, indent=1))
         return

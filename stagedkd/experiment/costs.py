@@ -14,11 +14,10 @@ from rich.filesize import decimal
 from stagedkd.files import write_whole
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.key import Key, digest
-from stagedkd.plan.runtime import Runtime
+from stagedkd.plan.runtime import REHEARSALS, Runtime
 from stagedkd.spec.schema import Simulated
 from stagedkd.store.maintenance import age_text
 
-FOLDER = "rehearsed"  # in the cache
 CPU_FLOPS, GPU_FLOPS = 1e10, 5e12  # a second, of one CPU thread and of one GPU: what small 3-D networks reach, roughly
 VARIED = frozenset({"seed", "lr", "weight_decay", "weight"})  # fields that change what is learned, not what it takes
 
@@ -118,7 +117,7 @@ def machine_of(runtime: Runtime) -> str:
 
 
 def _path(runtime: Runtime, costs: str, machine: str) -> Path:
-    return runtime.folder("cache") / FOLDER / f"{digest([costs, machine])[:32]}.json"
+    return runtime.folder("cache") / REHEARSALS / f"{digest([costs, machine])[:32]}.json"
 
 
 def _read(path: Path) -> Estimate | None:

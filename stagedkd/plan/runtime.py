@@ -17,6 +17,8 @@ from stagedkd.spec.yaml import Node, read_yaml
 Auto = Annotated[Literal["auto"], Tag("word")]
 Several = Annotated[Annotated[int, Field(ge=1, le=256)], Tag("number")]
 
+KEPT_OUTPUTS, REHEARSALS = "kept", "rehearsed"  # folders in the cache, beside those of clips
+
 
 class Runtime(Section):
     """The section `runtime` of params.yaml. All folders are relative to the project's folder.

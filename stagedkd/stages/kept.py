@@ -24,6 +24,7 @@ from stagedkd.files import locked, replacing
 from stagedkd.models.shapes import NetworkShape
 from stagedkd.plan.cpus import chosen_instructions
 from stagedkd.plan.key import digest
+from stagedkd.plan.runtime import KEPT_OUTPUTS
 from stagedkd.plan.work import DistillWork
 from stagedkd.stages.context import Context
 from stagedkd.stages.keeping import Keeping, forms_by_group
@@ -34,7 +35,6 @@ from stagedkd.train.kept import Kept, KeptGuide, KeptPhase, KeptRows, OpenRows, 
 from stagedkd.train.maps import LOGITS, Form, Grid
 
 VERSION = 1  # is raised when rows have another meaning, or forms are computed in another way
-FOLDER = "kept"  # below the cache folder
 TYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -69,7 +69,7 @@ class _Owner:
         """A function that opens the rows of a form."""
         note, key = self.context.listener.note, self.key_parts(group)
         rehearsed = self.context.rehearsals is not None  # its networks have learned nothing: others must not read this
-        folder = (self.context.workspace.scratch if rehearsed else self.context.runtime.folder("cache")) / FOLDER
+        folder = (self.context.workspace.scratch if rehearsed else self.context.runtime.folder("cache")) / KEPT_OUTPUTS
         clips = np.repeat(self.feed.clip_ids, self.feed.kept_views or 0)
 
         def open_rows(form: Form, shape: Sequence[int], dtype: torch.dtype) -> KeptRows:
