@@ -21,6 +21,7 @@ from stagedkd.data.index import Entry, split_entries
 from stagedkd.dvc import sync as dvc
 from stagedkd.dvc.sync import find_stage, sync
 from stagedkd.dvc.text import made_for, merged, read_stages
+from stagedkd.files import read_record
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.spec.load import load_experiment
 from stagedkd.spec.schema import Folder
@@ -288,7 +289,7 @@ def test_a_request_has_no_list_of_files_and_gets_it_back(tmp_path: Path) -> None
         assert graph.lock == Lock(data={"folder:clips": entry})
         assert [s.identity for s in graph.stages] == [s.identity for s in plan.closure(stage)]
     (made,) = (tmp_path / "store" / ".lists").iterdir()
-    assert json.loads(made.read_text("utf-8")) == files
+    assert read_record(made.read_bytes()) == ({"files": files}, True)
 
 
 # ---------------------------------------------------------------- start-up

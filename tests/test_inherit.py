@@ -208,14 +208,14 @@ def test_what_is_wrong_in_a_parent_says_who_extends_it(project: Path, monkeypatc
         and "extended at specs/child.yaml:1:11" in caught.value.render()
     )
     (project / "specs" / "secret.yaml").write_text(TINY, "utf-8")
-    read = Path.read_bytes
+    plain = Path.open
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, *args: Any, **named: Any) -> Any:
         if path.name == "secret.yaml":
             raise PermissionError(13, "Permission denied")
-        return read(path)
+        return plain(path, *args, **named)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(SpecError, match=r"specs/secret\.yaml cannot be read: Permission denied") as caught:
         load_spec(child(project, "extends: secret.yaml\n"))
     assert str(caught.value.problems[0].place) == "specs/child.yaml:1:10"

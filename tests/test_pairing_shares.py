@@ -160,4 +160,4 @@ def test_the_heat_map_of_shares_has_a_row_for_each_compared_pair() -> None:
 
 def test_the_kind_of_work_has_a_new_version(project: Path) -> None:
     work = compile_plan(load_spec("specs/tiny.yaml")).stage("student").work
-    assert isinstance(work, DistillWork) and work.version == 6
+    assert isinstance(work, DistillWork) and work.version == 7

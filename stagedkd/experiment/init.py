@@ -55,7 +55,8 @@ def init_project(videos: Path, out: Path | None) -> NewProject:
         write_whole(spec, new_spec.text)
     except OSError as error:
         hint = f"{remedy(error)}, or name another file with --out"
-        raise UsageError(f"{error.filename or spec} cannot be written: {error.strerror}", hint=hint) from error
+        where = f"{error.filename}: " if error.filename and str(error.filename) != str(spec) else ""
+        raise UsageError(f"{spec} cannot be written: {where}{error.strerror}", hint=hint) from error
     load_spec(spec)
     return NewProject(spec, new_spec.clips, (*lines, f"wrote {spec}: {_size(new_spec)}"))
 

@@ -174,6 +174,7 @@ def wanted_classes(file: FileBytes) -> list[str]:
                 name = min((n for n in archive.namelist() if n.endswith("data.pkl")), key=len)
                 _collect(io.BytesIO(archive.read(name)), 1, found)
         else:
+            stream.seek(0)  # from where is_zipfile left it
             _collect(stream, LEGACY_PICKLES, found)
     except (ValueError, OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
         pass  # damaged: what was found until there is named
