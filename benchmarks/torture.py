@@ -57,6 +57,7 @@ from torture_runs import (
     remains,
 )
 
+TELL_SECONDS = 60.0  # from one look at the counts to the next
 KINDS = ("right", "named", "wrong")
 
 
@@ -126,7 +127,8 @@ class Faults:
         """Try one fault; the numbers go round."""
         row, place = self.rows[number % len(self.rows)], self.folder / "trial"
         if row.get("root") and os.getuid():
-            return [Verdict("named", f"{row['fault']}: left out, since only root can be another user")]
+            print(f"left out, since only root can be another user: {row['fault']}")
+            return []
         shutil.copytree(self.folder / "start", place)
         try:
             wrong = self._try(row, place)
@@ -196,18 +198,25 @@ def campaign(
         numbers: of the trials. wanted: how many verdicts. seconds: the time for them, of which one
             trial may take more. talks: whether each verdict is printed.
     """
-    tally, started = Tally(), time.monotonic()
+    tally, started, told = Tally(), time.monotonic(), 0.0
     folder.mkdir()
     attack: Attack = ATTACKS[name][0](folder)
     for number in numbers:
-        repeat = f"--seed {seed} --only {name} --number {number}"
-        for verdict in attack.trial(number, random.Random(f"{seed} {name} {number}")):
-            tally.add(verdict, repeat)
+        try:
+            verdicts = attack.trial(number, random.Random(f"{seed} {name} {number}"))
+        except Exception as error:  # it must not end the campaign
+            verdicts = [Verdict("wrong", f"the attack itself: {type(error).__name__}: {error}")]
+            shutil.rmtree(folder / "trial", ignore_errors=True)
+        for verdict in verdicts:
+            tally.add(verdict, f"--seed {seed} --only {name} --number {number}")
             if talks:
                 print(f"{verdict.kind}: {verdict.text}")
-        if tally.counts.total() >= wanted or time.monotonic() - started > seconds:
+        tally.seconds = time.monotonic() - started
+        if tally.seconds - told > TELL_SECONDS:
+            told = tally.seconds
+            print(table({name: tally}).splitlines()[1], file=sys.stderr)
+        if tally.counts.total() >= wanted or tally.seconds > seconds:
             break
-    tally.seconds = time.monotonic() - started
     return tally
 
 
