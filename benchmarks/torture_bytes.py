@@ -1,5 +1,4 @@
-"""The attacks of benchmarks/torture.py on bytes: flipped bits in the files of a project, and mutated specs, tables and
-videos."""
+"""The attacks of benchmarks/torture.py on bytes: flipped bits in files of a project; mutated specs, tables, videos."""
 
 from __future__ import annotations
 
