@@ -227,7 +227,7 @@ def difference(found: Mapping[str, bytes], expected: Mapping[str, bytes]) -> str
 def remains(store: Path) -> str:
     """What a completed run left behind; "" if nothing."""
     left = [*store.glob(".work/*"), *store.glob(".trash/*"), *store.glob(".leases/*")]
-    left += Path(tempfile.gettempdir()).glob("stagedkd-*")
+    left += [path for name in ("stagedkd-*", "torchelastic_*") for path in Path(tempfile.gettempdir()).glob(name)]
     return f"left behind: {left[0]}" if left else ""
 
 
