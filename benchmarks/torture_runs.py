@@ -87,7 +87,8 @@ class Said:
     @property
     def fault(self) -> str:
         """What no command may do, whatever is done to it; "" if it did not."""
-        if TRACEBACK in self.text:
+        # a Ctrl-C before Python runs any of our code is Python's own
+        if TRACEBACK in self.text and not ("KeyboardInterrupt" in self.text and "/stagedkd/" not in self.text):
             return f"a traceback: {self.text[-700:]}"
         return f"the last-resort exit code: {self.text[-700:]}" if self.code == UNFORESEEN else ""
 
@@ -157,7 +158,13 @@ class Process:
         environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", MARK: self.token}
         with self.output.open("wb") as log:
             self.popen = subprocess.Popen(
-                words, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+                words,
+                cwd=folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_usual_signals,  # a campaign in the background ignores some
             )
 
     def end(self) -> Said:
@@ -195,6 +202,11 @@ class Process:
             with suppress(psutil.Error):
                 process.kill()
         self.popen.wait()
+
+
+def _usual_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def finish(folder: Path, words: Sequence[str]) -> Said:
