@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2  # tests that run at once, each on one thread
+TORTURE ?=  # options of benchmarks/torture.py, such as --seed 7 --minutes 60
 BENCH ?=  # options of benchmarks/speed.py, such as --rows hop-large --json FILE
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: quickstart repro test test-fast coverage docs check check-gpu bench lock-requirements clean
+.PHONY: quickstart repro test test-fast coverage docs check check-gpu bench torture lock-requirements clean
 
 # Without DVC: dvc.lock is under version control, and other CPUs give other last bits, so other hashes.
 quickstart: .venv/ready          ## set up and run specs/quickstart.yaml
@@ -40,6 +41,9 @@ check-gpu:                       ## check everything that needs a CUDA GPU, on a
 
 bench: .venv/ready               ## print the table of speed, in an hour or more on two quiet cores (docs/performance.md)
 	$(BIN)/python benchmarks/speed.py $(BENCH)
+
+torture: .venv/ready             ## attack small projects for two minutes: kills, flipped bits, hostile specs and videos, faults
+	$(BIN)/python benchmarks/torture.py $(TORTURE)
 
 lock-requirements: .venv/bin/uv  ## update the pinned versions of what pyproject.toml requires
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --no-header pyproject.toml -o requirements.txt -q

@@ -193,6 +193,24 @@ def test_a_fault_that_nobody_foresaw_is_reported(
     assert "internal error: " in shown and "at stagedkd/spec/" in shown and cli.__version__ in shown
 
 
+INTERRUPTED = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "stagedkd.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+from stagedkd.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_before_the_command_line_is_loaded_ends_it_without_a_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
 def test_output_that_cannot_be_written_is_one_sentence(project: Path) -> None:
     command = [sys.executable, "-P", "-m", "stagedkd", "check", "specs/tiny.yaml"]
     with Path("/dev/full").open("w", encoding="utf-8") as full:

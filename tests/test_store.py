@@ -505,6 +505,13 @@ def test_gc_leaves_what_living_runs_need(tiny: tuple[Store, Plan]) -> None:
         assert [entry.folder.name for entry in found if entry.part] == ["parsl-dead-run"]
         maintenance.remove_stale(store)
         assert [run.mark for run in records(store.root)] == [mark.partition("-")[0]]
+        killed = [
+            store.root / f".work/{kind}-{mark.partition('-')[0]}-killed" for kind in ("jobs", "parsl", "rehearsal")
+        ]
+        for folder in killed:
+            folder.mkdir()
+    assert not any(folder.exists() for folder in killed)  # and those of other runs stay, as does its own with its logs
+    assert {path.name for path in store.root.glob(".work/parsl-*")} == {"parsl-dead-run", f"parsl-{mark}"}
     assert len([entry for entry in maintenance.unreferenced(store, [], set(), 9) if not entry.part]) == len(plan.stages)
     (store.root / ".leases/.new-gone").mkdir()
     (store.root / ".leases/.new-gone" / Owner(1, "here", Owner.new(1).machine, 2**22 + 1, 0, "t").name).touch()

@@ -112,6 +112,7 @@ def run_torchrun(folder: Path, count: int) -> int:
 
     command = ["--nnodes=1", f"--nproc-per-node={count}", "--rdzv-backend=c10d", "--rdzv-conf=store_type=file"]
     command += [f"--rdzv-endpoint={os.environ[MEETING]}/torchrun"]
+    command += [f"--log-dir={os.environ[MEETING]}"]  # otherwise each call leaves a folder behind
     command += ["--local-addr=127.0.0.1"]  # the host's name may lead nowhere
     command += ["--signals-to-handle=SIGQUIT"]  # `handle_signals` handles the others
     try:

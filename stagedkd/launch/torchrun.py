@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 from stagedkd.errors import Interrupted, StagedkdError, TrainingError, UsageError
 from stagedkd.files import write_whole
@@ -27,10 +27,12 @@ from stagedkd.launch.protocol import MEETING, ProgressReader, WorkRequest, error
 from stagedkd.plan.graph import Stage
 from stagedkd.plan.runtime import Runtime
 from stagedkd.stages.context import Context, Result
+from stagedkd.store.leases import Owner
 from stagedkd.store.store import KEPT
 
 POLL_SECONDS = 0.05
 STOP_SECONDS = 60.0  # from a signal until ranks that do not answer are ended; schedulers usually allow that long
+MEETINGS = "stagedkd-"  # begins the names of the folders in which ranks meet
 END_SECONDS = 5.0  # from closing stdin until the processes are killed
 
 
@@ -122,10 +124,19 @@ def _start(folder: Path, runtime: Runtime, meeting: str) -> subprocess.Popen[byt
         )
 
 
+def _meeting() -> TemporaryDirectory[str]:
+    """Make the folder in which the ranks meet, and remove those of launchers that were killed. It is local, since
+    network file systems may have no locks. Its name tells its launcher."""
+    for path in Path(gettempdir()).glob(f"{MEETINGS}*-*"):
+        if Owner.of(path.name.removeprefix(MEETINGS).rpartition("-")[0]).gone:
+            shutil.rmtree(path, ignore_errors=True)
+    return TemporaryDirectory(prefix=f"{MEETINGS}{Owner.new(1).name}-")
+
+
 def _launch(folder: Path, context: Context, runtime: Runtime) -> int:
     """Run torchrun to its end, or end it if it does not answer a stop; give its exit code."""
     _free_gpu_memory()
-    meeting = TemporaryDirectory(prefix="stagedkd-")  # local, since network file systems may have no locks
+    meeting = _meeting()
     process = _start(folder, runtime, meeting.name)
     progress = ProgressReader(folder / "progress.jsonl", context.listener)
     stop_file, stopped_at = folder / "stop", None

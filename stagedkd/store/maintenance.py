@@ -75,13 +75,11 @@ def artifacts(store: Store) -> list[Entry]:
 def leftovers(store: Store) -> list[Entry]:
     """The work folders of stages, with their checkpoints, and what interrupted clean-ups left."""
     entries: list[Entry] = []
-    runs, _ = store.active()
     for folder in sorted((store.root / WORK).glob("*-*")):
-        kind, rest = Key.parse(folder.name)
         if ATTEMPT.fullmatch(folder.name):
+            kind, rest = Key.parse(folder.name)
             entries.append(_entry(folder, kind, Key(rest.partition(".")[0]), "attempt"))
-        elif kind in ("parsl", "jobs") and rest not in runs:
-            entries.append(_entry(folder, kind, NO_KEY, "trash"))
+    entries += [_entry(folder, Key.parse(folder.name)[0], NO_KEY, "trash") for folder in store.run_folders()]
     return entries + [_entry(folder, "trash", NO_KEY, "trash") for folder in sorted((store.root / TRASH).glob("*"))]
 
 

@@ -36,6 +36,7 @@ from stagedkd.store.runlog import EVENTS, RUN_FACTS, RunLog, read_run_log
 MANIFEST = "manifest.json"
 WORK, LEASES, TRASH = ".work", ".leases", ".trash"
 LISTS = ".lists"  # the files of data sets, as requests to other processes name them (launch/protocol.py)
+RUN_FOLDERS = ("jobs", "parsl", "rehearsal")  # kinds of folders in .work that whole runs make; the run's mark follows
 RUN = "run-"  # begins the names of leases of whole runs; the run's mark follows
 KEPT = (".pt", ".npy")  # sealed files from which a stage resumes: checkpoints, and results of finished trainings
 
@@ -163,6 +164,7 @@ class Store:
     @contextmanager
     def at_work(self, name: str, keys: Iterable[str]) -> Generator[str]:
         """Register a run while the context is open, so that gc deletes no stage of these keys. Yields the run's mark.
+        At the end, folders go that killed runs of the same name and keys have left.
 
         Args:
             name: of the run's results; "" if it has none.
@@ -177,8 +179,16 @@ class Store:
             raise _write_error(self.root, error) from error
         try:
             yield mark
+            for folder in self.run_folders(mark.partition("-")[0]):
+                shutil.rmtree(folder, ignore_errors=True)
         finally:
             lease.end()
+
+    def run_folders(self, mark: str = "") -> list[Path]:
+        """The folders in .work of whole runs that have ended; `mark`: the first part of the marks of these runs."""
+        folders = [path for kind in RUN_FOLDERS for path in (self.root / WORK).glob(f"{kind}-{mark}*")]
+        runs = self.active()[0] if folders else set[str]()
+        return sorted(path for path in folders if Key.parse(path.name)[1] not in runs)
 
     def active(self) -> tuple[set[str], set[Key]]:
         """The marks of the running runs, and the keys of the stages whose leases are held. An artifact whose manifest
