@@ -18,6 +18,7 @@ Attacks:
     videos    mutated videos of several containers, through the stage `data`
     faults    what machines refuse and people do: torture_faults.yaml
     together  two runs on one store, beside gc and verify
+    exchange  own code or weights exchanged while ranks, workers or jobs use them (only if named)
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import yaml
 from torture_bytes import Flips, Specs, Tables, Videos
+from torture_exchange import Exchange
 from torture_runs import (
     REPO,
     RUN,
@@ -168,6 +170,7 @@ ATTACKS: dict[str, tuple[Any, int]] = {
     "faults": (Faults, 16),
     "together": (Together, 10),
 }
+ALL = ATTACKS | {"exchange": (Exchange, 10)}  # and those that run only if they are named
 
 
 @dataclass
@@ -200,7 +203,7 @@ def campaign(
     """
     tally, started, told = Tally(), time.monotonic(), 0.0
     folder.mkdir()
-    attack: Attack = ATTACKS[name][0](folder)
+    attack: Attack = ALL[name][0](folder)
     for number in numbers:
         try:
             verdicts = attack.trial(number, random.Random(f"{seed} {name} {number}"))
@@ -234,8 +237,8 @@ def counts_of(words: Sequence[str]) -> dict[str, float]:
     counts: dict[str, float] = {}
     for word in words:
         name, _, number = word.partition("=")
-        if name not in ATTACKS or not (number.isdecimal() or word == "faults=all"):
-            sys.exit(f"--counts {word}: write NAME=COUNT, with NAME one of {', '.join(ATTACKS)}")
+        if name not in ALL or not (number.isdecimal() or word == "faults=all"):
+            sys.exit(f"--counts {word}: write NAME=COUNT, with NAME one of {', '.join(ALL)}")
         counts[name] = faults() if number == "all" else int(number)
     return counts
 
@@ -250,7 +253,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--counts", nargs="+", default=[], metavar="NAME=COUNT")
-    parser.add_argument("--only", nargs="+", choices=ATTACKS, default=list(ATTACKS), metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=ALL, default=list(ATTACKS), metavar="NAME")
     parser.add_argument("--number", type=int)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -262,8 +265,8 @@ def main() -> None:
         (folder / "tmp").mkdir()
         tempfile.tempdir = os.environ["TMPDIR"] = str(folder / "tmp")
         for attack in options.only:
-            shares = [ATTACKS[each][1] for each in options.only if each not in tallies and each not in counts]
-            seconds = float("inf") if attack in counts else left * ATTACKS[attack][1] / sum(shares)
+            shares = [ALL[each][1] for each in options.only if each not in tallies and each not in counts]
+            seconds = float("inf") if attack in counts else left * ALL[attack][1] / sum(shares)
             numbers = count() if options.number is None else iter([options.number])
             wanted = counts.get(attack, float("inf"))
             tallies[attack] = campaign(
