@@ -174,7 +174,7 @@ def test_no_training_stage_reads_the_hidden_truth(figures: Path, stagedkd: Comma
     )
     spy = (
         "def spy(artifact, name):\n    caller = sys._getframe(1).f_globals['__name__']\n"
-        "    assert 'truth' not in name or caller != 'stagedkd.stages.training'\n    return read(artifact, name)\n"
+        "    assert 'truth' not in name or caller != 'stagedkd.stages.training', name\n    return read(artifact, name)\n"
         "Artifact.read = spy\nsys.argv = ['stagedkd', 'run', 'specs/figures.yaml', '--set', 'teacher.labels={}', "
         "'--store', '{}']\nmain()\n"
     )

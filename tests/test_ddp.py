@@ -20,6 +20,7 @@ from stagedkd.errors import TrainingError
 from stagedkd.experiment.reproduce import environment_differences
 from stagedkd.files import FileBytes
 from stagedkd.models.build import user_function
+from stagedkd.stages.provenance import read_environments, write_environments
 from stagedkd.train.ranks import Ranks, convert_batchnorms, refuse_batch_statistics
 from tests.shared_training import CASES, network, trained
 from tests.tools import files_of
@@ -38,7 +39,7 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "resumed").mkdir()
     (folder / "resumed" / "checkpoint.pt").touch()
-    (folder / "resumed" / "began.json").write_text('[{"gpus": 1, "threads": 3}]', "utf-8")
+    write_environments(folder / "resumed", [{"gpus": 1, "threads": 3}])
     command = [sys.executable, "-m", "tests.shared_training", str(folder)]
     both = [
         subprocess.Popen(
@@ -88,7 +89,7 @@ def test_ranks_decide_by_what_the_file_said_before_the_first_one_writes_it(by_tw
     """The second one comes late, and must not find what the first one made of it."""
     first, second = ((by_two / "resumed" / f"heard-{rank}.txt").read_text("utf-8") for rank in (0, 1))
     assert first == second and "gpus: 1 then, 2 now" in first and "threads: 3 then, 1 now" in first
-    pieces = json.loads((by_two / "resumed" / "began.json").read_text("utf-8"))
+    pieces = read_environments(by_two / "resumed")
     assert [(piece["gpus"], piece["threads"]) for piece in pieces] == [(1, 3), (2, 1)]
 
 

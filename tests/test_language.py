@@ -219,7 +219,9 @@ def test_init_writes_a_spec_that_loads_and_refuses_to_overwrite(
     shutil.copytree(clips / "weizmann", tmp_path / "my videos")
     found = stagedkd("init", "my videos")
     assert found.returncode == 0, found.stderr
-    assert found.stdout.splitlines() == [
+    *lines, cost, following = found.stdout.splitlines()
+    assert cost.startswith("the run will take about ") and "guessed from FLOPs" in cost
+    assert [*lines, following] == [
         "read the table my videos/clips.csv",
         "wrote params.yaml: this folder is now a project",
         "wrote specs/my_videos.yaml: 90 clips of 10 classes (bend, jack, jump, pjump, run, side, skip, walk, ...), about "
