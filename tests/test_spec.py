@@ -16,7 +16,7 @@ from stagedkd.plan.compile import compile_experiment
 from stagedkd.spec.load import Experiment, load_experiment
 from stagedkd.spec.schema import Architecture
 from stagedkd.spec.schema.networks import Resnet3dArch, TsmArch
-from stagedkd.spec.yaml import parse_yaml
+from stagedkd.spec.yaml import parse_yaml, read_yaml
 from tests.broken import BROKEN
 from tests.conftest import OWN_NET, SPECS, TINY
 
@@ -111,6 +111,11 @@ def test_ones_own_network_enters_by_its_content_and_only_from_the_project(projec
         load_spec(
             "specs/tiny.yaml", ["cascade=[]", "student={arch: file, path: nets/a.py, digest: x, substages: [[a], [b]]}"]
         )
+
+
+def test_a_name_with_a_zero_byte_is_no_file(project: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be the name of a file"):
+        read_yaml(project / "specs" / "a\0b.yaml")
 
 
 @pytest.mark.parametrize(
