@@ -38,6 +38,7 @@ NOT_FLIPPED = re.compile(r"(specs|nets|results)/|params\.yaml|.*\.(lock|guard|cs
 NAMES = ("manifest.json", "run.json", "events.jsonl", "checkpoint.pt", "began.json", "inputs.json", "hashes.json")
 VARIES = ("seconds", "latency", "dead", "notes", "device")  # in the report, from run.json
 SPEC_SECONDS, TABLE_SECONDS, VIDEO_SECONDS = 5.0, 10.0, 20.0
+CELL_SECONDS = 0.02  # beyond that, for each cell of a grid
 
 
 def write_project(folder: Path, spec: str = REAL, data_dir: str = "data") -> None:
@@ -234,20 +235,23 @@ class Specs:
         path = source.with_name("fuzzed.yaml")
         text = mutate(self.texts[source], dice, self.words)
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
-        started = time.process_time()
-        verdict = guarded(SPEC_SECONDS, source.name, lambda: compiled(path))
-        if time.process_time() - started > SPEC_SECONDS:
-            return [Verdict("wrong", f"{source.name}: it took {time.process_time() - started:.1f} s")]
+        started, cells = time.process_time(), list[int]()
+        verdict = guarded(SPEC_SECONDS + CELL_SECONDS * 10_000, source.name, lambda: compiled(path, cells))
+        took = time.process_time() - started
+        if took > SPEC_SECONDS + CELL_SECONDS * sum(cells):
+            return [Verdict("wrong", f"{source.name}: it took {took:.1f} s for {sum(cells)} cells")]
         return [verdict]
 
 
-def compiled(path: Path) -> Verdict:
-    """Compile a spec, or read the places of its errors."""
+def compiled(path: Path, cells: list[int]) -> Verdict:
+    """Compile a spec, or read the places of its errors. Adds the number of its cells to `cells`."""
     from stagedkd.plan.compile import compile_experiment
     from stagedkd.plan.lock import Lock
 
     try:
-        compile_experiment(load_experiment(path), Lock())
+        experiment = load_experiment(path)
+        cells.append(len(experiment.cells))
+        compile_experiment(experiment, Lock())
     except SpecError as error:
         bare = [problem.message for problem in error.problems if problem.place is None or problem.place.line < 1]
         if bare or not error.problems or not error.render():

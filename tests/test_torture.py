@@ -103,7 +103,8 @@ def test_a_wrong_verdict_is_told_with_what_repeats_it(
             return [Verdict("wrong", f"it is {dice.random():.4f}") if number == 2 else Verdict("right")]
 
     attacks: dict[str, Any] = {"specs": (Third, 1)}
-    monkeypatch.setattr(torture, "ATTACKS", attacks)
+    for name in ("ATTACKS", "ALL"):
+        monkeypatch.setattr(torture, name, attacks)
     monkeypatch.setitem(os.environ, "TMPDIR", str(tmp_path))
     outputs: list[str] = []
     for words, code in (("--counts specs=2", 0), ("--counts specs=4", 1), ("--only specs --number 2", 1)):
