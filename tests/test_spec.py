@@ -145,6 +145,21 @@ def test_own_code_imports_nothing_that_no_key_stands_for(project: Path, code: st
     assert "install it as a package" in caught.value.render()
 
 
+def test_a_module_of_the_project_is_refused_even_where_another_of_its_name_is_found_first(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "blocks_of_mine.py").write_text("", "utf-8")
+    monkeypatch.syspath_prepend(elsewhere)
+    (project / "nets").mkdir(exist_ok=True)
+    (project / "nets" / "own.py").write_text("import blocks_of_mine\n", "utf-8")
+    net = "student={arch: file, path: nets/own.py, params: 5000, substages: [[stem], [mid]]}"
+    load_spec("specs/tiny.yaml", ["cascade=[]", net])
+    (project / "blocks_of_mine.py").write_text("", "utf-8")
+    with pytest.raises(SpecError, match="imports blocks_of_mine of the project"):
+        load_spec("specs/tiny.yaml", ["cascade=[]", net])
+
+
 def model_folder(at: Path, config: str = "{}", weights: bytes = b"w") -> None:
     at.mkdir(parents=True)
     (at / "config.json").write_text(config, "utf-8")

@@ -31,15 +31,17 @@ def project_module(path: Path, root: Path) -> str | None:
 
 
 def _lies_in(name: str, path: Path, root: Path) -> bool:
-    """Whether Python would find the module in the project, or whether it lies beside the file or in the root, where
-    Python looks if it is started there."""
+    """Whether Python finds the module in the project, or would if it were started at the root or beside the file: which
+    of two modules of one name it takes depends on that."""
+    beside = (folder / name for folder in (root, path.parent))
+    if any(place.with_suffix(".py").is_file() or (place / "__init__.py").is_file() for place in beside):
+        return True
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
-        spec = None
+        return False
     if spec is None:
-        beside = (folder / name for folder in (root, path.parent))
-        return any(place.with_suffix(".py").is_file() or (place / "__init__.py").is_file() for place in beside)
+        return False
     places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
     found = [Path(place).resolve() for place in places if place not in ("built-in", "frozen")]
     return any(p.is_relative_to(root.resolve()) and "site-packages" not in p.parts for p in found)
