@@ -156,6 +156,10 @@ def _raise_failed(outcome: GridOutcome) -> None:
     if outcome.failed and len(outcome.plans.cells) == 1:
         raise next(iter(outcome.failed.values()))
     if outcome.failed:
-        rows = "\n".join(f"  {name}: {error.message}" for name, error in outcome.failed.items())
-        message = f"{len(outcome.failed)} of {len(outcome.plans.cells)} cells failed:\n{rows}"
+        rows: list[str] = []
+        told: set[str] = set()  # cells that share a stage fail with one error: its hint stands once
+        for name, error in outcome.failed.items():
+            rows.append(f"  {name}: {error.message}" + (f"; {error.hint}" if error.hint not in {"", *told} else ""))
+            told.add(error.hint)
+        message = "\n".join((f"{len(outcome.failed)} of {len(outcome.plans.cells)} cells failed:", *rows))
         raise TrainingError(message, hint="fix them, then run the same command again: it runs what is missing")
