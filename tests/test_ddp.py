@@ -295,3 +295,20 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_runs(place: Pa
     code, errors = ended(start(place, "odd", gpus=3))
     assert code == 2 and "a batch of 16 cannot be divided by gpus: 3" in errors
     assert not (place / "odd").exists() or not list((place / "odd").glob("*-*"))
+
+
+def rehearse(place: Path, store: str, gpus: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "stagedkd.cli", "rehearse", "specs/own.yaml", "--gpus", str(gpus)]
+    command += ["--store", store]
+    return subprocess.run(command, cwd=place, env=lost(place), capture_output=True, text=True, timeout=600)
+
+
+def test_a_rehearsal_trains_by_as_many_ranks_as_the_run(place: Path) -> None:
+    done = rehearse(place, "rehearsed", 2)
+    assert done.returncode == 0 and "the run will take about" in done.stdout, done.stderr
+    assert not any((place / "rehearsed").glob("distill-*")) and not ranks_of(place / "rehearsed")
+    kept = [json.loads(path.read_text("utf-8")) for path in (place / "cache" / "rehearsed").iterdir()]
+    steps = {phase for row in kept for phase in row["steps"]}
+    assert {"grow.1", "joint"} <= steps and all(row["memory"]["resident"] > 0 for row in kept)
+    odd = rehearse(place, "odd", 3)
+    assert odd.returncode == 2 and "a batch of 16 cannot be divided by gpus: 3" in odd.stderr

@@ -508,13 +508,18 @@ def test_gc_leaves_what_living_runs_need(tiny: tuple[Store, Plan]) -> None:
         killed = [
             store.root / f".work/{kind}-{mark.partition('-')[0]}-killed" for kind in ("jobs", "parsl", "rehearsal")
         ]
+        dead, own = Owner(1, "here", Owner.new(1).machine, 2**22 + 1, 0, "t").name, mark.partition("-")[0]
+        killed += [store.root / f".leases/run-{own}-killed", store.root / ".leases/run-other-killed"]
         for folder in killed:
             folder.mkdir()
+        for lease in killed[-2:]:
+            (lease / dead).touch()
+    assert killed.pop().exists()  # gc removes what runs of other experiments have left
     assert not any(folder.exists() for folder in killed)  # and those of other runs stay, as does its own with its logs
     assert {path.name for path in store.root.glob(".work/parsl-*")} == {"parsl-dead-run", f"parsl-{mark}"}
     assert len([entry for entry in maintenance.unreferenced(store, [], set(), 9) if not entry.part]) == len(plan.stages)
     (store.root / ".leases/.new-gone").mkdir()
-    (store.root / ".leases/.new-gone" / Owner(1, "here", Owner.new(1).machine, 2**22 + 1, 0, "t").name).touch()
+    (store.root / ".leases/.new-gone" / dead).touch()
     maintenance.remove_stale(store)
     assert records(store.root) == [] and not list((store.root / ".leases").iterdir())
 

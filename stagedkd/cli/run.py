@@ -105,6 +105,7 @@ def rehearse(
     store: StoreDir = None,
     data_dir: DataDir = None,
     device: Device = None,
+    gpus: Gpus = None,
     threads: Threads = None,
     jobs: Jobs = None,
     verbose: Verbose = False,
@@ -113,7 +114,8 @@ def rehearse(
     """Take a few steps of every training that the store lacks, to see whether it runs, what it needs, and how long."""
     from stagedkd.experiment.rehearsal import rehearse as rehearse_experiment
 
-    runtime = runtime_of(spec, store=store, data_dir=data_dir, device=device, threads=threads, jobs=jobs)
+    settings = {"device": device, "gpus": gpus, "threads": threads, "jobs": jobs}
+    runtime = runtime_of(spec, store=store, data_dir=data_dir, **settings)
     with progress(verbose - quiet) as listener:
         costs = rehearse_experiment(load_cells(spec, overrides, cells), runtime, listener)
     print_costs(costs)

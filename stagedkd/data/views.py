@@ -21,13 +21,6 @@ from stagedkd.data import functional as tv
 from stagedkd.data.draws import Stream, uniform
 from stagedkd.spec.schema import Augment, Clip, Input, Size, sides
 
-STATISTICS = {  # mean and standard deviation of the channels, as published weights expect them
-    "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Video:
@@ -238,13 +231,12 @@ def fit_input(clip_B3THW: Tensor, wanted: Input | None) -> Tensor:
     wanted = wanted or Input()
     _, _, frames, height, width = clip_B3THW.shape
     if wanted.frames and wanted.frames != frames:
-        odd = torch.arange(wanted.frames, device=clip_B3THW.device) * 2 + 1  # the middles of equal parts
-        clip_B3THW = clip_B3THW[:, :, odd * frames // (2 * wanted.frames)]
+        clip_B3THW = clip_B3THW[:, :, torch.tensor(wanted.taken(frames), device=clip_B3THW.device)]
     if wanted.size and sides(wanted.size) != (height, width):
         flat = tv.resize(clip_B3THW.transpose(1, 2).flatten(0, 1), list(sides(wanted.size)), antialias=True)
         clip_B3THW = flat.unflatten(0, (len(clip_B3THW), -1)).transpose(1, 2)
     fitted_B3THW = torch.empty_like(clip_B3THW, memory_format=layout(clip_B3THW.device))
-    for channel, (mean, deviation) in enumerate(zip(*STATISTICS[wanted.normalize], strict=True)):  # no copy from here
+    for channel, (mean, deviation) in enumerate(zip(*wanted.statistics, strict=True)):  # no copy from here
         torch.sub(clip_B3THW[:, channel], mean, out=fitted_B3THW[:, channel])
         fitted_B3THW[:, channel].div_(deviation)
     return fitted_B3THW

@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from rich.filesize import decimal
@@ -77,16 +78,23 @@ class Costs:
         return {"seconds": self.seconds, "disk": self.disk, "guessed": self.guessed, "stages": stages}
 
 
-def costs_of(plans: Plans, lacking: Collection[Key], runtime: Runtime, clips: int = 0) -> Costs:
+def costs_of(
+    plans: Plans,
+    lacking: Collection[Key],
+    runtime: Runtime,
+    clips: int = 0,
+    measured: Mapping[Key, Estimate] = MappingProxyType({}),
+) -> Costs:
     """Give what a run takes, from rehearsals of alike stages on this machine. If some stages that train were not
     rehearsed, all are guessed.
 
     Args:
         lacking: the stages that the store lacks. clips: the number of training clips, where the lock does not hold it.
+        measured: what was rehearsed just now, which counts before what was kept.
     """
     alike, digests = alike_stages(plans, lacking), cost_digests(plans)
     machine = machine_of(runtime)
-    known = {key: _read(_path(runtime, digests[key], machine)) for key in alike}
+    known = {key: measured.get(key) or _read(_path(runtime, digests[key], machine)) for key in alike}
     found = {key: estimate for key, estimate in known.items() if estimate is not None}
     if any(key not in found and stage.work.trainings for key, stage in alike.items()):
         found = guesses(plans, alike, runtime, clips)

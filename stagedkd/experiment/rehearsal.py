@@ -21,6 +21,7 @@ from stagedkd.experiment.run import compiled, run_experiment
 from stagedkd.launch.local import submitting
 from stagedkd.launch.protocol import ProgressReader, error_from_json
 from stagedkd.launch.ready_queue import Submit, WorkerLost, run_folder
+from stagedkd.launch.torchrun import check_ranks, threads_of_ranks, wants_ranks
 from stagedkd.launch.worker import WorkerRequest
 from stagedkd.plan.graph import Graph, Plan, Plans, Stage
 from stagedkd.plan.key import Key, digest
@@ -34,7 +35,7 @@ from stagedkd.store.store import Artifact, Store
 POLL_SECONDS = 0.1
 LONG_SECONDS = 600.0  # a run that will take so long is rehearsed
 WORTH_SAYING = 60.0
-SHORT_OF_MEMORY = ("out of memory", "can't allocate memory")  # in messages of torch and of stagedkd
+SHORT_OF_MEMORY = ("out of memory", "can't allocate memory", "was ended by SIGKILL")  # of torch, and of stagedkd
 BATCH = re.compile(r'"batch": ?(\d+)')
 GROUND = (PrepareWork, WeakenWork)  # are made, not rehearsed: the trainings read clips and labels
 
@@ -53,6 +54,7 @@ def rehearse(experiment: Experiment, runtime: Runtime, listener: Listener) -> Co
     with about(experiment.origin), catching_signals() as stop:
         plans, store = compiled(experiment, runtime, Silent()), store_of(runtime)
         lacking = {key for key, stage in plans.unique.items() if store.state(stage) != "hit"}
+        check_ranks((plans.unique[key] for key in lacking), runtime)
         alike = alike_stages(plans, lacking)
         with store.at_work(plans.name, plans.unique) as mark:
             folder = run_folder(store, f"rehearsal-{mark}")
@@ -60,8 +62,11 @@ def rehearse(experiment: Experiment, runtime: Runtime, listener: Listener) -> Co
                 found = Rehearser(plans, folder, store, runtime, listener, stop).run(lacking, alike)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-    keep_costs(plans, found, runtime)
-    costs = costs_of(plans, lacking, runtime)
+    try:
+        keep_costs(plans, found, runtime)
+    except OSError as error:
+        listener.note(f"what was measured is not kept for later runs: {error}")
+    costs = costs_of(plans, lacking, runtime, measured=found)
     _require_room(store, costs.disk)
     return costs
 
@@ -126,8 +131,8 @@ class Rehearser:
         store = Store(self.folder / "store")
         store.root.mkdir()
         found: dict[Key, Estimate] = {}
-        runtime = self.runtime.model_copy(update={"store": str(store.root), "threads": self.runtime.used_threads})
-        with submitting(self.folder, 1, runtime.threads) as submit:
+        runtime = self.runtime.model_copy(update={"store": str(store.root)})
+        with submitting(self.folder, 1, runtime.used_threads) as submit:
             for plan in self.plans.cells.values():
                 graph = _renamed(plan, lacking)
                 for stage, like in zip(plan.stages, graph.stages, strict=True):
@@ -165,9 +170,10 @@ class Rehearser:
         error: StagedkdError,
     ) -> StagedkdError:
         """Find the largest batch that fits, by halving, for the error of a stage that needs too much memory."""
-        batch = max(map(int, BATCH.findall(stage.work.model_dump_json())), default=1)
-        while batch > 1:
-            batch //= 2
+        share = runtime.gpus if wants_ranks(stage, runtime) else 1  # a batch is divided evenly among the ranks
+        batch = max(map(int, BATCH.findall(stage.work.model_dump_json())), default=share)
+        while batch >= 2 * share:
+            batch = batch // 2 // share * share
             work, key = _with_batch(stage.work, batch), Key(digest([stage.identity, batch]))
             smaller = replace(stage, work=work, identity=key)
             stages = tuple(smaller if each is stage else each for each in graph.stages)
@@ -182,6 +188,8 @@ class Rehearser:
     def make(self, graph: Graph, stage: Stage, runtime: Runtime, submit: Submit) -> tuple[StagedkdError | None, bool]:
         """Make a stage in the worker. Give its error, and whether memory was short."""
         name = f"{stage.folder}"
+        threads = threads_of_ranks(runtime) if wants_ranks(stage, runtime) else runtime.used_threads
+        runtime = runtime.model_copy(update={"threads": threads})
         request = WorkerRequest.of(graph, stage, runtime, rehearses=True)
         (self.folder / "requests" / f"{name}.json").write_text(request.model_dump_json(), "utf-8")
         self.listener.note(f"rehearsing {stage.name}")

@@ -100,17 +100,20 @@ def _read_list(path: Path) -> Mapping[str, str]:
 
 
 class WorkRequest(StageRequest):
-    """A request to do the work of `stage`, whose lease the launcher holds. `files` and `scratch` are its workspace."""
+    """A request to do the work of `stage`, whose lease the launcher holds. `files` and `scratch` are its workspace;
+    `rehearses`: the work is only rehearsed."""
 
     files: str
     scratch: str
+    rehearses: bool = False
 
     @classmethod
     def of_context(cls, context: Context, runtime: Runtime) -> Self:
         """The request for the stage of a context."""
         workspace = context.workspace
         folders = {"files": str(workspace.files.resolve()), "scratch": str(workspace.scratch.resolve())}
-        return cls.of(context.plan, context.stage, runtime, **folders)
+        rehearses = context.rehearsals is not None
+        return cls.of(context.plan, context.stage, runtime, **folders, rehearses=rehearses)
 
     def context(self, listener: Listener, stop: Stop, rank: int = 0, ranks: int = 1) -> Context:
         """The launcher's context, made again on the other side from the request and the store."""
@@ -127,6 +130,7 @@ class WorkRequest(StageRequest):
             manifest=manifest_of(graph, stage),
             rank=rank,
             ranks=ranks,
+            rehearsals=[] if self.rehearses else None,
         )
 
 

@@ -19,17 +19,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stagedkd.files import write_whole
 from stagedkd.launch.protocol import MEETING, ProgressWriter, WorkRequest, error_as_json, stop_by_file
 from stagedkd.launch.torchrun import POLL_SECONDS
 from stagedkd.plan.cpus import limit_spinning
 from stagedkd.stages.context import Listener, Result, Silent, Stop, stop_signals
+
+if TYPE_CHECKING:
+    import torch
 
 PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 5.0  # from a signal to all processes until torchrun has announced the stop, on a busy machine
@@ -162,9 +166,22 @@ def _work(folder: Path, number: int, count: int) -> Result:
     listener: Listener = ProgressWriter(folder / "progress.jsonl") if number == 0 else Silent()
     with stop_by_file(folder / "stop", Stop()) if number == 0 else nullcontext(Stop()) as stop:
         result = work_on(request.context(listener, stop, number, count))
+    if request.rehearses:
+        result = replace(result, run={**result.run, "memory": _largest(result.run["memory"], device)})
     dist.barrier()
     dist.destroy_process_group()
     return result
+
+
+def _largest(memory: Mapping[str, int], device: torch.device | None) -> dict[str, int]:
+    """The largest peak of memory among the ranks, by kind, in bytes. All ranks measure the same kinds."""
+    import torch
+    import torch.distributed as dist
+
+    names = sorted(memory)
+    peaks = torch.tensor([memory[name] for name in names], dtype=torch.int64, device=device)
+    dist.all_reduce(peaks, dist.ReduceOp.MAX)
+    return {name: int(peak) for name, peak in zip(names, peaks, strict=True)}
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def work_in_ranks(context: Context) -> Result:
     folder = context.workspace.scratch / "ranks"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    runtime = context.runtime.model_copy(update={"threads": _threads(context.runtime)})
+    runtime = context.runtime.model_copy(update={"threads": threads_of_ranks(context.runtime)})
     request = WorkRequest.of_context(context, runtime)
     (folder / "request.json").write_text(request.model_dump_json(), "utf-8")
     code = _launch(folder.resolve(), context, runtime)
@@ -88,7 +88,7 @@ def work_in_ranks(context: Context) -> Result:
     raise _error(context, folder, code)
 
 
-def _threads(runtime: Runtime) -> int:
+def threads_of_ranks(runtime: Runtime) -> int:
     """The threads of each rank: as the runtime sets them, or the CPUs that this process may use, divided evenly."""
     return runtime.threads or max(1, runtime.used_threads // runtime.gpus)
 

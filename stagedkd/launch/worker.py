@@ -59,7 +59,8 @@ def make_stage(place: str, name: str) -> dict[str, Any]:
         prepare_libraries(request.runtime)
         threads = request.runtime.threads or threads_per_worker()
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        from stagedkd.stages.stage import Busy, get_alone
+        from stagedkd.launch.torchrun import wants_ranks, work_in_ranks
+        from stagedkd.stages.stage import Busy, get_alone, work_on
 
         runtime, graph = request.runtime.model_copy(update={"threads": threads}), request.graph
         stage = graph.stage(request.stage)
@@ -72,7 +73,8 @@ def make_stage(place: str, name: str) -> dict[str, Any]:
             stop.check()
             try:
                 rehearses = request.rehearses
-                _, ran = get_alone(graph, stage, runtime, progress, stop, waiting=waiting, rehearses=rehearses)
+                do = work_in_ranks if rehearses and wants_ranks(stage, runtime) else work_on
+                _, ran = get_alone(graph, stage, runtime, progress, stop, do, waiting, rehearses=rehearses)
             except Busy:
                 return {"busy": True}
         return {"ran": ran, "seconds": progress.seconds}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import assert_never
 
@@ -36,7 +37,17 @@ class Busy(Exception):
 
 
 def work_on(context: Context) -> Result:
-    """Do the work of a stage in this process: the one place where a kind of work meets its function."""
+    """Do the work of a stage in this process. A rehearsal also gives what it measured."""
+    if context.rehearsals is None:
+        return _work(context)
+    memory.reset_peak()
+    result = _work(context)
+    rehearsed = [each.facts() for each in context.rehearsals]
+    return replace(result, run={**result.run, "rehearsed": rehearsed, "memory": memory.peak_memory()})
+
+
+def _work(context: Context) -> Result:
+    """Do the work: the one place where a kind of work meets its function."""
     work = context.stage.work
     match work:
         case PrepareWork():
@@ -161,8 +172,6 @@ def _make(session: Session, stage: Stage, inputs: Mapping[str, Artifact], store:
             workspace=workspace,
             manifest=manifest,
         )
-        if session.rehearsals is not None:
-            memory.reset_peak()
         result = do(context)
         require_unchanged(context)
         upstream = upstream_digests([artifact.manifest for artifact in context.inputs.values()])
@@ -170,8 +179,6 @@ def _make(session: Session, stage: Stage, inputs: Mapping[str, Artifact], store:
         times = {"started": started, "seconds": time.time() - started}
         facts = {**times, **environment(), "compile": session.runtime.compile, **result.run}
         facts |= several_environments(workspace.scratch)
-        if session.rehearsals is not None:
-            facts |= {"rehearsed": [each.facts() for each in session.rehearsals], "memory": memory.peak_memory()}
         store.publish(stage, workspace, manifest, facts, lease)
     except OSError as error:
         hint = f"{remedy(error)}, then run the same command again"

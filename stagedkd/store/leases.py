@@ -330,14 +330,17 @@ class _Claim:
         return now - self.ahead[1] > owner.seconds
 
 
-def clear(root: Path) -> None:
-    """Remove the leases of dead holders below `root`, and the `.new-<token>` folders of processes that died waiting."""
+def clear(root: Path, prefix: str = "") -> None:
+    """Remove the leases of dead holders below `root` whose names begin with `prefix`, and the `.new-<token>` folders of
+    processes that died waiting."""
     if not root.is_dir():
         return
     with _Claim(root / "none", SECONDS) as claim:
         for folder in sorted(root.iterdir()):
             owner = holder(folder)
-            if owner is None or folder == claim.candidate or not claim.finds_dead(folder, owner):
+            if owner is None or folder == claim.candidate or not folder.name.startswith((".new-", prefix)):
+                continue
+            if not claim.finds_dead(folder, owner):
                 continue
             if folder.name.startswith(".new-"):
                 shutil.rmtree(folder, ignore_errors=True)

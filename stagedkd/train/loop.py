@@ -185,7 +185,7 @@ class _Training:
                 rehearsal.begin_pass(phase.name, job.feed.steps(phase), phase.run_epochs)
             with sound_backend(self.execution.device, phase.train.precision), closing(batches):
                 self._steps(phase, state, plan, batches)
-        if rehearsal:
+        if rehearsal and self.execution.ranks.first:
             rehearsal.checkpoint = max(
                 rehearsal.checkpoint, self._write_checkpoint(phase, state, job.feed.steps(phase))
             )
@@ -217,7 +217,9 @@ class _Training:
     ) -> None:
         """Take the steps of a phase from the current one to its end."""
         progress, epoch_steps, rehearsal = self.progress, self.job.feed.steps(phase), self.execution.rehearsal
-        while progress.step < phase.run_epochs * epoch_steps and not (rehearsal and rehearsal.enough(phase.name)):
+        while progress.step < phase.run_epochs * epoch_steps:
+            if rehearsal and self.execution.ranks.agree(rehearsal.enough(phase.name)):
+                return
             if (
                 phase.pairs
                 and self.job.probe is not None

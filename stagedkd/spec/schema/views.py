@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, Tag, model_validator
@@ -9,6 +10,13 @@ from pydantic import AfterValidator, Field, Tag, model_validator
 from stagedkd.spec.schema.base import Count, Fraction, Section, by_form
 
 Side = Annotated[int, Field(ge=8, le=1024)]
+Colour: TypeAlias = tuple[float, float, float]
+STATISTICS: Mapping[str, tuple[Colour, Colour]] = {
+    "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
 
 
 def sides(size: Size) -> tuple[int, int]:
@@ -131,3 +139,13 @@ class Input(Section):
     normalize: Literal["kinetics", "imagenet", "half", "none"] = "kinetics"
     """Mean and standard deviation by which colours are normalised to mean 0 and deviation 1: those of Kinetics, those
     of ImageNet, or one half each (half). none: the colours stay between 0 and 1."""
+
+    @property
+    def statistics(self) -> tuple[Colour, Colour]:
+        """Mean and standard deviation of the channels, as published weights expect them."""
+        return STATISTICS[self.normalize]
+
+    def taken(self, frames: int) -> tuple[int, ...]:
+        """Return which frames of a clip of so many the network gets: the middles of equal parts."""
+        wanted = self.frames or frames
+        return tuple((2 * i + 1) * frames // (2 * wanted) for i in range(wanted))
