@@ -514,7 +514,6 @@ def test_gc_leaves_what_living_runs_need(tiny: tuple[Store, Plan]) -> None:
             folder.mkdir()
         for lease in killed[-2:]:
             (lease / dead).touch()
-    assert killed.pop().exists()  # gc removes what runs of other experiments have left
     assert not any(folder.exists() for folder in killed)  # and those of other runs stay, as does its own with its logs
     assert {path.name for path in store.root.glob(".work/parsl-*")} == {"parsl-dead-run", f"parsl-{mark}"}
     assert len([entry for entry in maintenance.unreferenced(store, [], set(), 9) if not entry.part]) == len(plan.stages)

@@ -164,7 +164,7 @@ class Store:
     @contextmanager
     def at_work(self, name: str, keys: Iterable[str]) -> Generator[str]:
         """Register a run while the context is open, so that gc deletes no stage of these keys. Yields the run's mark.
-        At the end, folders and leases go that killed runs of the same name and keys have left.
+        At the end, folders go that killed runs of the same name and keys have left, and leases of all killed runs.
 
         Args:
             name: of the run's results; "" if it has none.
@@ -179,10 +179,9 @@ class Store:
             raise _write_error(self.root, error) from error
         try:
             yield mark
-            kind = mark.partition("-")[0]
-            for folder in self.run_folders(kind):
+            for folder in self.run_folders(mark.partition("-")[0]):
                 shutil.rmtree(folder, ignore_errors=True)
-            leases.clear(self.root / LEASES, f"{RUN}{kind}-")
+            leases.clear(self.root / LEASES, RUN)
         finally:
             lease.end()
 
