@@ -6,6 +6,7 @@
     plan = compile_plan(spec)                     # a DAG of content-keyed stages; pure, no torch
     outcome = run(spec)                           # execute what the store does not have
     results = report(outcome.plan)                # read manifests and events: tables, metrics.json, report.html
+    student = load_student("results/quickstart")  # its network, classes, preprocess and predict
 
 Importing this package imports no torch.
 """
@@ -18,6 +19,7 @@ import stagedkd.report  # noqa: F401 - binds the folder to its name now, so that
 from stagedkd._version import __version__
 
 if TYPE_CHECKING:
+    from stagedkd.deploy.student import load_student
     from stagedkd.experiment.run import run
     from stagedkd.plan.compile import compile_plan
     from stagedkd.plan.graph import Plan
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
     from stagedkd.report.write import write_report
     from stagedkd.spec.load import load_spec
 
-__all__ = ["__version__", "compile_plan", "load_spec", "report", "run", "write_report"]
+__all__ = ["__version__", "compile_plan", "load_spec", "load_student", "report", "run", "write_report"]
 
 _HOME = {
     "load_spec": "stagedkd.spec.load",
+    "load_student": "stagedkd.deploy.student",
     "compile_plan": "stagedkd.plan.compile",
     "run": "stagedkd.experiment.run",
     "write_report": "stagedkd.report.write",

@@ -20,6 +20,7 @@ import typer
 
 from stagedkd._version import __version__
 from stagedkd.cli import data as data_commands
+from stagedkd.cli import deploy as deploy_commands
 from stagedkd.cli import dvc as dvc_commands
 from stagedkd.cli import language as language_commands
 from stagedkd.cli import run as run_commands
@@ -288,6 +289,7 @@ for command in (
     run_commands.run,
     show,
     report,
+    deploy_commands.predict,
     language_commands.explain,
     language_commands.diff,
     language_commands.recipes,

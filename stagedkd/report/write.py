@@ -8,11 +8,13 @@ from typing import Any
 
 import yaml
 
+from stagedkd.deploy.card import CARD, WEIGHTS, StudentCard, accuracy_of, new_card
 from stagedkd.dvc.pipeline import SUMMARY
 from stagedkd.errors import Advice, StoreError, about, remedy
 from stagedkd.files import replacing, write_whole
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.runtime import Runtime, load_runtime
+from stagedkd.plan.work import EvaluateWork, NetworkWork
 from stagedkd.report.collect import collect
 from stagedkd.report.comparison import SMALLEST_EFFECT, flops_text, p_text, points
 from stagedkd.report.formats import as_csv, as_latex
@@ -21,7 +23,7 @@ from stagedkd.report.grid import as_json as grid_json
 from stagedkd.report.looks import record_looks
 from stagedkd.report.results import Results, share_text
 from stagedkd.report.summary import grid_plots, grid_summary, plots, summary
-from stagedkd.store.store import Store
+from stagedkd.store.store import Artifact, Store
 
 
 def write_report(plan: Plan, runtime: Runtime | None = None) -> Results:
@@ -50,9 +52,37 @@ def _write_files(results: Results, store: Store, folder: Path, looks: str) -> No
     write_whole(folder / SUMMARY, _json(summary(results)))
     for name, rows in plots(results).items():
         write_whole(folder / name, _json(rows))
-    student = store.artifact(results.plan.stage("student")).read("student.safetensors")
-    with replacing(folder / "student.safetensors") as copy:  # the file may be a link into DVC's cache
-        copy.write_bytes(student)
+    artifact = store.artifact(results.plan.stage("student"))
+    weights = artifact.read(WEIGHTS)
+    with replacing(folder / WEIGHTS) as copy:  # the file may be a link into DVC's cache
+        copy.write_bytes(weights)
+    write_whole(folder / CARD, student_card(results, artifact).text)
+
+
+def student_card(results: Results, artifact: Artifact) -> StudentCard:
+    """Make the card of the student of an experiment."""
+    student, teacher, work = results.student, results.teacher, artifact.manifest.work
+    evaluation = results.plan.stage("evaluate-student").work
+    assert isinstance(work, NetworkWork) and isinstance(evaluation, EvaluateWork)
+    return new_card(
+        results.plan.name,
+        artifact.manifest.key,
+        work,
+        results.data["classes"],
+        artifact.manifest.files[WEIGHTS],
+        views=(evaluation.clips, evaluation.crops),
+        batch=evaluation.batch,
+        accuracy=accuracy_of(
+            results.split, results.data["clips"][results.split], student.top1, student.interval, student.ece
+        ),
+        teacher={
+            "arch": teacher.arch,
+            "parameters": teacher.params,
+            "top1": teacher.top1 if teacher.measured else None,
+        },
+        parameters=student.params,
+        flops=student.flops,
+    )
 
 
 def is_written(plan: Plan, runtime: Runtime) -> bool:
