@@ -290,6 +290,7 @@ for command in (
     show,
     report,
     deploy_commands.predict,
+    deploy_commands.export,
     language_commands.explain,
     language_commands.diff,
     language_commands.recipes,
@@ -353,10 +354,22 @@ def main() -> None:
         sys.stderr.close()  # the reader of our output has closed the pipe
         sys.exit(141)
     except Exception as error:
+        if was_interrupted(error):
+            sys.exit(130)
         if (show_usage := getattr(error, "show", None)) is not None:  # click's usage errors print themselves
             show_usage()
             sys.exit(getattr(error, "exit_code", 2))
         sys.exit(_print_error(error))
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: a library in another language, such as pydantic's, may turn the
+    KeyboardInterrupt of a callback into an error of its own, which names it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) or KeyboardInterrupt.__name__ in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _print_error(error: Exception) -> int:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stagedkd.cli.common import AsJson, Device, Threads, console, print_lines
+from stagedkd.cli.common import AsJson, DataDir, Device, StoreDir, Threads, console, print_lines, print_notes
 from stagedkd.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from stagedkd.deploy.export.write import Export
     from stagedkd.deploy.predict import Answer
     from stagedkd.deploy.student import Prediction, Student
+    from stagedkd.plan.runtime import Runtime
 
 StudentPath = Annotated[
     Path,
@@ -68,6 +70,84 @@ def predict(
         names = "".join(f"\n  {row.problem}" for row in bad)
         message = f"{len(bad)} of {len(found)} videos cannot be read:{names}"
         raise DataError(message, hint="the others were predicted; stagedkd data verify explains faults of a data set")
+
+
+def export(
+    student: StudentPath,
+    to: Annotated[str, typer.Option("--to", metavar="FORM", help="onnx, openvino, pt2, coreml or python.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Weights and activations in int8, by training clips.")] = False,
+    batch: Annotated[
+        str, typer.Option("--batch", metavar="N|dynamic", help="Take this many clips at once; dynamic: any number.")
+    ] = "dynamic",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write here.", show_default="STUDENT/export/FORM")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0, help="Refuse float32 logits that differ by more.")
+    ] = 1e-3,
+    agreement: Annotated[
+        float, typer.Option("--agreement", min=0, max=1, help="Refuse int8 that agrees with float32 on fewer clips.")
+    ] = 0.9,
+    store: StoreDir = None,
+    data_dir: DataDir = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a student for another runtime, load it there, and compare it with torch on validation clips."""
+    import json
+
+    from stagedkd.deploy.export.write import Wish, export_student
+    from stagedkd.deploy.student import find_student
+
+    if batch != "dynamic" and not (batch.isdecimal() and 1 <= int(batch) <= 1024):
+        raise UsageError(f"--batch is '{batch}', but must be a number from 1 to 1024, or dynamic", hint="try --batch 1")
+    found = find_student(student)
+    home = student if student.is_dir() else student.parent
+    target = out or home / "export" / (to + ("-int8" if int8 else ""))
+    runtime = _runtime(student, store, data_dir, threads)
+    wish = Wish(to, int8, None if batch == "dynamic" else int(batch), tolerance, agreement)
+    made = export_student(found, wish, target, runtime, lambda text: print_notes([text]))
+    if as_json:
+        print(json.dumps(made.as_json(), indent=1))
+        return
+    print_lines(_export_lines(made))
+
+
+def _root(student: Path) -> Path:
+    """The project of a student: the nearest folder above it with a store or a params.yaml; else the working folder."""
+    above = student.resolve().parents
+    return next((each for each in above if (each / "store").is_dir() or (each / "params.yaml").is_file()), Path())
+
+
+def _runtime(student: Path, store: Path | None, data_dir: Path | None, threads: int | None) -> Runtime:
+    """The runtime of a student's project, with the threads that torch uses."""
+    import torch
+
+    from stagedkd.plan.runtime import load_runtime
+
+    runtime = load_runtime(_root(student), store=store, data_dir=data_dir, threads=threads)
+    torch.set_num_threads(runtime.used_threads)
+    return runtime
+
+
+def _export_lines(made: Export) -> list[str]:
+    """What an export is, in lines."""
+    from rich.filesize import decimal
+
+    versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
+    lines = [f"wrote {made.folder} ({decimal(made.bytes)}; {versions})"]
+    if found := made.compared:
+        text = f"on {found.clips}: largest difference of a logit from torch {found.difference:.2g}"
+        lines.append(f"{text}, same class on {found.agreement:.1%}")
+        if found.float32 and found.own:
+            (a, b), (c, d) = found.float32.interval, found.own.interval
+            text = f"top-1: torch {found.float32.top1:.1%} [{a:.1%}, {b:.1%}]"
+            lines.append(f"{text}, {made.form} {found.own.top1:.1%} [{c:.1%}, {d:.1%}]")
+    if made.int8:
+        for kind, counts in (("int8", made.operators.int8), ("float32", made.operators.float32)):
+            listed = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
+            lines.append(f"{'in' if kind == 'int8' else 'left in'} {kind}: {listed}")
+    return lines
 
 
 def _check_forms(**given: Any) -> None:

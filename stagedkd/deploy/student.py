@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -26,12 +25,12 @@ from safetensors.torch import load
 from torch import Tensor
 
 from stagedkd.data.views import fit_input
-from stagedkd.deploy.card import CARD, WEIGHTS, StudentCard, new_card, read_card
 from stagedkd.deploy.videos import Frames, array_views, video_views, windows
 from stagedkd.errors import DataError, StoreError, UsageError
 from stagedkd.files import DamagedError, FileBytes
 from stagedkd.models.network import Network, channels_last
 from stagedkd.plan.work import NetworkWork
+from stagedkd.report.card import CARD, WEIGHTS, StudentCard, new_card, read_card
 from stagedkd.stages.networks import build_or_refuse, device_of, network_file
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.store import MANIFEST, Artifact
@@ -132,9 +131,8 @@ class Found:
     weights: FileBytes
     root: Path
 
-    @cached_property
-    def network(self) -> Network:
-        """Build the network and load its weights. Raises StoreError: they do not fit the card."""
+    def new_network(self) -> Network:
+        """Build the network anew, on the CPU, and load its weights. Raises StoreError: they do not fit the card."""
         network = build_or_refuse(self.card.arch, len(self.card.classes), self.root)
         try:
             network.net.load_state_dict(load(self.weights.content))
@@ -156,7 +154,7 @@ def load_student(path: str | Path, device: str = "cpu") -> Student:
         StoreError: the card is missing or of another version, or the weights are not those of the card.
     """
     found = find_student(Path(path))
-    return Student(found.card, found.network, found.weights.path.parent, device_of(device))
+    return Student(found.card, found.new_network(), found.weights.path.parent, device_of(device))
 
 
 def find_student(path: Path) -> Found:
@@ -176,13 +174,13 @@ def find_student(path: Path) -> Found:
 
 def _of_artifact(folder: Path) -> Found:
     """The network of an artifact; the names of its classes are in the store, in the artifact of the data."""
-    artifact = _artifact(folder)
+    artifact = read_artifact(folder)
     manifest, work = artifact.manifest, artifact.manifest.work
     if not isinstance(work, NetworkWork) or work.network_file is None:
         hint = "give the folder of a teacher or a student"
         raise UsageError(f"{folder} is the artifact of a {manifest.kind} stage, which makes no network", hint=hint)
     data = manifest.needs["data"]
-    classes: list[str] = _artifact(folder.parent / data.folder(manifest.closure[data].work.kind)).json("data.json")[
+    classes: list[str] = read_artifact(folder.parent / data.folder(manifest.closure[data].work.kind)).json("data.json")[
         "classes"
     ]
     name = network_file(work)
@@ -191,7 +189,7 @@ def _of_artifact(folder: Path) -> Found:
     return Found(card, weights, project_of(folder, card))
 
 
-def _artifact(folder: Path) -> Artifact:
+def read_artifact(folder: Path) -> Artifact:
     """Read an artifact by its folder. Raises StoreError: it is missing or damaged."""
     path = folder / "files" / MANIFEST
     try:

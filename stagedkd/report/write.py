@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
-from stagedkd.deploy.card import CARD, WEIGHTS, StudentCard, accuracy_of, new_card
 from stagedkd.dvc.pipeline import SUMMARY
 from stagedkd.errors import Advice, StoreError, about, remedy
 from stagedkd.files import replacing, write_whole
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.plan.work import EvaluateWork, NetworkWork
+from stagedkd.report.card import CARD, WEIGHTS, StudentCard, accuracy_of, new_card
 from stagedkd.report.collect import collect
 from stagedkd.report.comparison import SMALLEST_EFFECT, flops_text, p_text, points
 from stagedkd.report.formats import as_csv, as_latex
