@@ -136,7 +136,7 @@ def test_a_single_clip_never_reaches_a_convolution_alone() -> None:
             module.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     source = SimulatedClips(Simulated(kind="shapes", classes=3), ["val"] * 5, Clip(frames=4, size=16), CPU)
     scores = predict(network, source, np.arange(5), 2, 1, 1, None, lambda *_: None)
-    latency(network, 4, 16, CPU, 1)
+    latency(network, 4, 16, CPU)
     assert len(scores) == 5 and sizes and set(sizes) == {2}
     whole = predict(network, source, np.arange(5), 5, 1, 1, None, lambda *_: None)
     assert np.allclose(scores, whole, atol=1e-5)

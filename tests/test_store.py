@@ -505,6 +505,8 @@ def test_gc_leaves_what_living_runs_need(tiny: tuple[Store, Plan]) -> None:
         assert [entry.folder.name for entry in found if entry.part] == ["parsl-dead-run"]
         maintenance.remove_stale(store)
         assert [run.mark for run in records(store.root)] == [mark.partition("-")[0]]
+        published = store.root / f".work/{student.work.kind}-{student.identity}.killed"
+        (published / "artifact").mkdir(parents=True)
         killed = [
             store.root / f".work/{kind}-{mark.partition('-')[0]}-killed" for kind in ("jobs", "parsl", "rehearsal")
         ]
@@ -514,6 +516,7 @@ def test_gc_leaves_what_living_runs_need(tiny: tuple[Store, Plan]) -> None:
             folder.mkdir()
         for lease in killed[-2:]:
             (lease / dead).touch()
+    assert not published.exists()
     assert not any(folder.exists() for folder in killed)  # and those of other runs stay, as does its own with its logs
     assert {path.name for path in store.root.glob(".work/parsl-*")} == {"parsl-dead-run", f"parsl-{mark}"}
     assert len([entry for entry in maintenance.unreferenced(store, [], set(), 9) if not entry.part]) == len(plan.stages)

@@ -438,7 +438,8 @@ def test_a_run_with_strips(wide: Path) -> None:
     network.net.load_state_dict(state)
     frames, size = spec.clip.seen(spec.student.input)
     assert sides(size) == (12, 20) and network(torch.zeros(1, 3, frames, 12, 20)).shape == (1, 2)
-    assert latency(network, frames, size, CPU, 1) > 0
+    seconds, spread = latency(network, frames, size, CPU)
+    assert spread >= 0 and (seconds is None or seconds > 0)
     assert results.student.flops == measure(lambda: build(arch_of(spec.student), 2, root=wide), frames, size).flops
     # without a cache the pixels are the same, and so is the student
     again = load_spec("specs/wide.yaml", ["clip.cache=none", "name=again"])

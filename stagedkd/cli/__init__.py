@@ -291,6 +291,8 @@ for command in (
     report,
     deploy_commands.predict,
     deploy_commands.export,
+    deploy_commands.bench,
+    deploy_commands.publish,
     language_commands.explain,
     language_commands.diff,
     language_commands.recipes,

@@ -11,6 +11,9 @@ from stagedkd.cli.common import AsJson, DataDir, Device, StoreDir, Threads, cons
 from stagedkd.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from stagedkd.deploy.bench import Bench
     from stagedkd.deploy.export.write import Export
     from stagedkd.deploy.predict import Answer
     from stagedkd.deploy.student import Prediction, Student
@@ -111,6 +114,73 @@ def export(
         print(json.dumps(made.as_json(), indent=1))
         return
     print_lines(_export_lines(made))
+
+
+def bench(
+    student: StudentPath,
+    runtimes: Annotated[
+        list[str] | None, typer.Argument(metavar="RUNTIME", help="Time torch, teacher, or exports such as onnx-int8.")
+    ] = None,
+    store: StoreDir = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time a student in torch and in its exports, in turns, beside its teacher: latency, throughput, memory, size."""
+    import json
+
+    from stagedkd.deploy import bench as timing
+    from stagedkd.deploy.student import find_student
+    from stagedkd.files import write_whole
+
+    found = find_student(student)
+    home = found.weights.path.parent
+    runtime = _runtime(student, store, None, threads)
+    teacher = timing.teacher_of(found, home, runtime.folder("store"))
+    chosen = timing.runtimes_of(found, home, runtimes or [], teacher)
+    measured = timing.bench(found, chosen, threads or 1)
+    text = json.dumps(measured.as_json(), indent=1) + "\n"
+    if home.name != "files":  # an artifact is not written to
+        write_whole(home / timing.FILE, text)
+    if as_json:
+        print(text, end="")
+        return
+    console().print(_bench_table(measured))
+    busy = [each.runtime for each in measured.timings if each.busy]
+    if busy:
+        print_notes([f"the machine was busy: the latency of {', '.join(busy)} varied by more than 20% between turns"])
+    print_lines([f"{measured.machine}, {measured.threads} thread(s); torch runs a single clip beside itself"])
+
+
+def publish(
+    student: StudentPath,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Make this folder.")],
+    exports: Annotated[
+        list[str] | None, typer.Option("--with", metavar="EXPORT", help="Add this export; may be repeated.")
+    ] = None,
+) -> None:
+    """Make the folder of a student that the Hugging Face hub takes; no network is needed."""
+    from stagedkd.deploy.publish import publish as make_folder
+    from stagedkd.deploy.student import find_student
+
+    found = find_student(student)
+    files = make_folder(found, found.weights.path.parent, out, exports or [])
+    print_lines([f"wrote {out}: {', '.join(str(path.relative_to(out)) for path in files)}"])
+    print_lines(["look through README.md and add a license, then: hf upload NAME/MODEL " + str(out)])
+
+
+def _bench_table(measured: Bench) -> Table:
+    """A row for each runtime."""
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    table = Table("runtime", box=None, header_style="bold", pad_edge=False)
+    for column in ("median", "p95", "spread", "clips/s", "batch", "memory", "size"):
+        table.add_column(column, justify="right")
+    for each in measured.timings:
+        memory = decimal(each.memory) if each.memory else "-"
+        times = (f"{1000 * each.median:.2f} ms", f"{1000 * each.p95:.2f} ms", f"{each.spread:.0%}")
+        table.add_row(each.runtime, *times, f"{each.throughput:.1f}", str(each.batch), memory, decimal(each.bytes))
+    return table
 
 
 def _root(student: Path) -> Path:

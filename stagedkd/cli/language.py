@@ -91,8 +91,15 @@ def recipes(
     print_lines(f"{recipe:<{max(map(len, titles))}}  {title}" for recipe, title in titles.items())
 
 
-def schema() -> None:
+def schema(
+    student: Annotated[bool, typer.Option("--student", help="That of student.json, the card of a student.")] = False,
+) -> None:
     """Print the JSON Schema of specs, which editors use to complete and check them."""
     from stagedkd.spec.jsonschema import json_schema
 
+    if student:
+        from stagedkd.report.card import StudentCard
+
+        print(json.dumps(StudentCard.model_json_schema(), indent=1, ensure_ascii=False))
+        return
     print(json.dumps(json_schema(), indent=1, ensure_ascii=False))

@@ -61,7 +61,7 @@ def watch(student: Student, frames: Iterable[tuple[float, Frames]], every: float
         seconds = min(MOST_SECONDS, own_length(clip, step) or max(every, 1.0))
         while len(kept) > 1 and kept[-1][0] + step - kept[1][0] >= seconds:
             kept.popleft()
-        whole = kept[-1][0] + step - kept[0][0] >= seconds - step
+        whole = kept[-1][0] + step - kept[0][0] >= seconds - step / 2
         if kept[-1][0] < due or not whole:
             continue
         due = kept[-1][0] + every

@@ -26,7 +26,7 @@ from stagedkd.plan.key import Key
 
 GUARD, GUARD_OUT = "stagedkd-guard", "dvc-guard.txt"
 SUMMARY, NETWORKS, CLASSES = "summary.json", "networks.json", "classes.json"  # what DVC shows as metrics and plots
-REPORT = ("metrics.json", "report.html", "student.json", "student.safetensors")
+REPORT = ("README.md", "metrics.json", "report.html", "student.json", "student.safetensors")
 GRID_REPORT = ("cells.csv", "metrics.json", "report.html", "table.tex")
 
 

@@ -21,8 +21,10 @@ from stagedkd.report.formats import as_csv, as_latex
 from stagedkd.report.grid import GridResults, collect_grid
 from stagedkd.report.grid import as_json as grid_json
 from stagedkd.report.looks import record_looks
+from stagedkd.report.model_card import model_card
 from stagedkd.report.results import Results, share_text
 from stagedkd.report.summary import grid_plots, grid_summary, plots, summary
+from stagedkd.report.templates import template
 from stagedkd.store.store import Artifact, Store
 
 
@@ -56,7 +58,9 @@ def _write_files(results: Results, store: Store, folder: Path, looks: str) -> No
     weights = artifact.read(WEIGHTS)
     with replacing(folder / WEIGHTS) as copy:  # the file may be a link into DVC's cache
         copy.write_bytes(weights)
-    write_whole(folder / CARD, student_card(results, artifact).text)
+    card = student_card(results, artifact)
+    write_whole(folder / CARD, card.text)
+    write_whole(folder / "README.md", model_card(results, card))
 
 
 def student_card(results: Results, artifact: Artifact) -> StudentCard:
@@ -164,8 +168,7 @@ def page(results: Results, looks: str = "") -> str:
     losses = list(dict.fromkeys(name for row in results.loss_shares for name in row.shares))
     values = {"r": results, "losses": losses, "curves": loss_curves(results), "maps": maps, "shares": shares}
     values |= {"looks": looks}
-    template = _template("report.html.j2")
-    return template.render(**values, spec=spec, pct=_percent_sign, flops=flops_text, share=share_text)
+    return template("report.html.j2").render(**values, spec=spec, pct=_percent_sign, flops=flops_text, share=share_text)
 
 
 def grid_page(grid: GridResults, looks: str = "") -> str:
@@ -173,7 +176,7 @@ def grid_page(grid: GridResults, looks: str = "") -> str:
     split."""
     from stagedkd.report.plots import settings_plot
 
-    return _template("grid.html.j2").render(
+    return template("grid.html.j2").render(
         r=grid,
         looks=looks,
         plot=settings_plot(grid),
@@ -190,12 +193,6 @@ def _percent(fraction: float) -> str:
 
 def _percent_sign(fraction: float) -> str:
     return f"{100 * fraction:.1f}%"
-
-
-def _template(name: str) -> Any:
-    from jinja2 import Environment, PackageLoader
-
-    return Environment(loader=PackageLoader("stagedkd.report", "."), autoescape=True).get_template(name)
 
 
 def _json(values: Any) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -164,7 +164,8 @@ class Store:
     @contextmanager
     def at_work(self, name: str, keys: Iterable[str]) -> Generator[str]:
         """Register a run while the context is open, so that gc deletes no stage of these keys. Yields the run's mark.
-        At the end, folders go that killed runs of the same name and keys have left, and leases of all killed runs.
+        At the end, folders go that killed runs of the same name and keys have left, work folders of finished stages,
+        and leases of all killed runs.
 
         Args:
             name: of the run's results; "" if it has none.
@@ -172,8 +173,9 @@ class Store:
         Raises:
             StoreError: the store cannot be written.
         """
+        needed = set(keys)
         try:
-            mark = f"{record(self.root, name, keys)}-{os.urandom(8).hex()}"
+            mark = f"{record(self.root, name, needed)}-{os.urandom(8).hex()}"
             lease = leases.acquire(self.root / LEASES / f"{RUN}{mark}", self.lease_seconds)
         except OSError as error:
             raise _write_error(self.root, error) from error
@@ -181,9 +183,18 @@ class Store:
             yield mark
             for folder in self.run_folders(mark.partition("-")[0]):
                 shutil.rmtree(folder, ignore_errors=True)
+            self._remove_finished(needed)
             leases.clear(self.root / LEASES, RUN)
         finally:
             lease.end()
+
+    def _remove_finished(self, keys: Collection[str]) -> None:
+        """Remove the work folders of stages that the store has: of a process that was killed after it published."""
+        for folder in (self.root / WORK).glob("*-*"):
+            kind, rest = Key.parse(folder.name)
+            key = Key(rest.partition(".")[0])
+            if key in keys and (self.root / key.folder(kind) / "files" / MANIFEST).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
 
     def run_folders(self, mark: str = "") -> list[Path]:
         """The folders in .work of whole runs that have ended; `mark`: the first part of the marks of these runs."""

@@ -20,6 +20,9 @@ from stagedkd.models.network import Network, at_least_two
 from stagedkd.spec.schema import Input, Size, sides
 from stagedkd.train.rehearsal import Rehearsal
 
+BLOCKS, PASSES = 5, 4  # of a measurement of the latency
+BUSY = 0.2  # a larger spread comes from other work on the machine
+
 
 def predict(
     network: Network,
@@ -99,14 +102,19 @@ def expected_calibration_error(
     return float(sum(gaps))
 
 
-def latency(network: Network, frames: int, size: Size, device: torch.device, repeats: int = 10) -> float:
+def latency(network: Network, frames: int, size: Size, device: torch.device) -> tuple[float | None, float]:
     """The median time in seconds until the logits of one clip that comes alone, as `predict` runs it, after two passes
-    of warm-up. On the CPU that is a pass of two clips. Puts the network into eval mode."""
+    of warm-up. On the CPU that is a pass of two clips. Puts the network into eval mode.
+
+    Returns:
+        the time, None if the machine was busy; and the spread of the medians of five blocks of passes, relative to the
+        time. Above `BUSY` it says more of the machine than of the network.
+    """
     network.eval()
     clip = fit_input(torch.zeros(1, 3, frames, *sides(size), device=device), None)
     seconds: list[float] = []
     with torch.inference_mode():
-        for _ in range(repeats + 2):
+        for _ in range(2 + BLOCKS * PASSES):
             started = time.perf_counter()
             logits_of(network, clip)
             if device.type == "cuda":
@@ -114,4 +122,12 @@ def latency(network: Network, frames: int, size: Size, device: torch.device, rep
             if device.type == "mps":
                 torch.mps.synchronize()
             seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds[2:]))
+    middle, spread = spread_of(np.array(seconds[2:]).reshape(BLOCKS, PASSES))
+    return (middle if spread <= BUSY else None), spread
+
+
+def spread_of(seconds_BP: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The median of times in blocks (B, P), and the range of the blocks' medians, relative to it."""
+    middles = np.median(seconds_BP, axis=1)
+    middle = float(np.median(seconds_BP))
+    return middle, float((middles.max() - middles.min()) / middle)

@@ -31,6 +31,7 @@ class CoreMl:
     extra: ClassVar[str] = "coreml"
     packages: ClassVar[Mapping[str, str]] = {"coremltools": "coremltools"}
     int8: ClassVar[bool] = False
+    how: ClassVar[str] = "float32 (clip, frames, height, width, 3) with values 0..255, to `logits`."
 
     def write(self, order: Order, folder: Path) -> Operators:
         import coremltools

@@ -31,6 +31,7 @@ class Onnx:
         "onnxruntime": "onnxruntime",
     }
     int8: ClassVar[bool] = True
+    how: ClassVar[str] = "`frames`, uint8 (clips, frames, height, width, 3) RGB, to `logits`; ONNX Runtime runs it."
 
     def write(self, order: Order, folder: Path) -> Operators:
         model = _converted(order)

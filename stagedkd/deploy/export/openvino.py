@@ -29,6 +29,10 @@ class OpenVino:
     extra: ClassVar[str] = "openvino"
     packages: ClassVar[Mapping[str, str]] = {"openvino": "openvino", "nncf": "nncf"}
     int8: ClassVar[bool] = True
+    how: ClassVar[str] = (
+        "`frames`, uint8 (clips, frames, height, width, 3) RGB, to `logits`. Set INFERENCE_PRECISION_HINT to f32: by "
+        "default OpenVINO computes in bf16 where the CPU has it."
+    )
 
     def write(self, order: Order, folder: Path) -> Operators:
         import openvino

@@ -22,6 +22,9 @@ class Pt2:
     extra: ClassVar[str] = ""
     packages: ClassVar[Mapping[str, str]] = {"torch": "torch"}
     int8: ClassVar[bool] = False
+    how: ClassVar[str] = (
+        "`torch.export.load(...).module()` takes uint8 (clips, frames, height, width, 3) RGB and gives logits."
+    )
 
     def write(self, order: Order, folder: Path) -> Operators:
         program = exported(order.new_network(), order.card, order.batch)

@@ -20,6 +20,7 @@ class Python:
     extra: ClassVar[str] = ""
     packages: ClassVar[Mapping[str, str]] = {"torch": "torch", "av": "av"}
     int8: ClassVar[bool] = False
+    how: ClassVar[str] = "`python student.py video.mp4`; it needs torch, numpy and PyAV."
 
     def write(self, order: Order, folder: Path) -> Operators:
         Pt2().write(order, folder)

@@ -64,6 +64,7 @@ class Form(Protocol):
     extra: ClassVar[str]
     packages: ClassVar[Mapping[str, str]]  # module -> distribution, whose versions are told
     int8: ClassVar[bool]
+    how: ClassVar[str]  # what it takes and gives, for its README.md
 
     def write(self, order: Order, folder: Path) -> Operators:
         """Write the files. Raises StagedkdError: the network cannot be taken."""

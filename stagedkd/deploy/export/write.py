@@ -32,7 +32,7 @@ from stagedkd.report.statistics import wilson
 
 FORMS: Mapping[str, type[Form]] = {form.name: form for form in (Onnx, OpenVino, Pt2, CoreMl, Python)}
 CHECKED, CALIBRATED, BATCH = 256, 128, 8  # clips
-REPORT = "export.json"
+REPORT, README = "export.json", "README.md"
 TOLERANCE = 1e-3  # the largest difference of a float32 logit
 AGREEMENT = 0.9  # the least share of clips on which int8 names the class of float32
 
@@ -136,6 +136,7 @@ def export_student(found: Found, wish: Wish, out: Path, runtime: Runtime, note: 
         made = Export(wish.form, wish.int8, wish.batch, str(out), size, compared, operators, versions)
         _require_close(made, wish)
         write_whole(folder / CARD, found.card.text)
+        write_whole(folder / README, _readme(found, made))
         write_whole(folder / REPORT, json.dumps(made.as_json(), indent=1) + "\n")
         if out.exists():
             shutil.rmtree(out)
@@ -184,3 +185,14 @@ def _require_close(made: Export, wish: Wish) -> None:
     if not made.int8 and not found.difference <= wish.tolerance:
         message = f"{made.form} differs from torch by up to {found.difference:.2g} in a logit, on {found.clips}"
         raise TrainingError(f"{message}: nothing was written", hint=f"raise --tolerance above {wish.tolerance:g}")
+
+
+def _readme(found: Found, made: Export) -> str:
+    """The model card of the student, with a section on this export. An artifact of the store has no card."""
+    card = found.weights.path.parent / README
+    text = card.read_text("utf-8") if card.is_file() else f"# {found.card.name}\n"
+    lines = ["", f"## This export: {made.form}{', int8' if made.int8 else ''}", "", FORMS[made.form].how]
+    if compared := made.compared:
+        words = f"Compared with torch on {compared.clips}: logits differ by up to {compared.difference:.2g}"
+        lines.append(f"{words}, and {compared.agreement:.1%} have the same class.")
+    return text.rstrip() + "\n" + "\n".join(lines) + "\n"
