@@ -128,8 +128,10 @@ stages:
     params:
       - specs/small.yaml:
     outs:
+      - results/small/README.md
       - results/small/metrics.json
       - results/small/report.html
+      - results/small/student.json
       - results/small/student.safetensors
     metrics:
       - results/small/summary.json

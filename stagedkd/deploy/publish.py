@@ -24,7 +24,7 @@ def publish(found: Found, folder: Path, out: Path, exports: Sequence[str]) -> li
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise UsageError(f"{out} is not empty", hint="name a new folder with --out")
     if not (folder / README).is_file():
-        raise UsageError(f"{folder} has no {README}", hint="write it: stagedkd report SPEC")
+        raise UsageError(f"{folder} has no {README}", hint="write it: run stagedkd report on the spec")
     for name in exports:
         if not (folder / "export" / name / REPORT).is_file():
             raise UsageError(f"{folder} has no export '{name}'", hint=f"make it: stagedkd export {folder} --to {name}")

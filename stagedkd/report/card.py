@@ -169,7 +169,7 @@ def accuracy_of(split: str, clips: int, top1: float, interval: tuple[float, floa
 
 def read_card(path: Path) -> StudentCard:
     """Read a student.json. Raises StoreError: it is missing, no card, or one of another version."""
-    hint = "run the spec's report again: stagedkd report SPEC writes it"
+    hint = "stagedkd report on its spec writes it anew"
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -94,7 +94,7 @@ class _Reader:
     def __init__(self, clips: Sequence[Clips]) -> None:
         self.left: Iterator[Clips] = iter(clips)
 
-    def get_next(self) -> dict[str, Any] | None:
+    def get_next(self) -> Any:
         clip = next(self.left, None)
         return None if clip is None else {"frames": clip}
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stagedkd.deploy.export.graph import exported, input_shape
-from stagedkd.deploy.export.runtimes import Clips, Operators, Order, Run
+from stagedkd.deploy.export.runtimes import Clips, Operators, Order, Run, sending_nothing
 
 WEIGHTY = {"Convolution": "Conv", "GroupConvolution": "Conv", "MatMul": "MatMul", "FullyConnected": "MatMul"}
 
@@ -35,6 +35,10 @@ class OpenVino:
     )
 
     def write(self, order: Order, folder: Path) -> Operators:
+        with sending_nothing():
+            return self._write(order, folder)
+
+    def _write(self, order: Order, folder: Path) -> Operators:
         import openvino
 
         program = exported(order.new_network(), order.card, order.batch)
