@@ -90,7 +90,15 @@ def test_the_tree_names_every_folder() -> None:
 
 
 def test_the_public_names_are_pinned() -> None:
-    assert package.__all__ == ["__version__", "compile_plan", "load_spec", "load_student", "report", "run", "write_report"]
+    assert package.__all__ == [
+        "__version__",
+        "compile_plan",
+        "load_spec",
+        "load_student",
+        "report",
+        "run",
+        "write_report",
+    ]
     for first in ("pass", "import stagedkd.report.write", "import stagedkd.report.statistics"):
         code = f"{first}; import stagedkd; from stagedkd import run, report; assert callable(report) and callable(run); import stagedkd.report.collect; assert callable(stagedkd.report)"
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
