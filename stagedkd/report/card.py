@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from stagedkd import __version__
+from stagedkd._version import __version__
 from stagedkd.errors import StoreError
 from stagedkd.plan.key import Key
 from stagedkd.plan.work import NetworkWork
