@@ -330,9 +330,9 @@ class _Claim:
         return now - self.ahead[1] > owner.seconds
 
 
-def clear(root: Path, prefix: str = "") -> None:
+def clear(root: Path, prefix: str = "", *, ended: bool = False) -> None:
     """Remove the leases of dead holders below `root` whose names begin with `prefix`, and the `.new-<token>` folders of
-    processes that died waiting."""
+    processes that died waiting. `ended`: only where the process is known to have ended, since a frozen one may wake."""
     if not root.is_dir():
         return
     with _Claim(root / "none", SECONDS) as claim:
@@ -340,7 +340,7 @@ def clear(root: Path, prefix: str = "") -> None:
             owner = holder(folder)
             if owner is None or folder == claim.candidate or not folder.name.startswith((".new-", prefix)):
                 continue
-            if not claim.finds_dead(folder, owner):
+            if not (owner.gone if ended else claim.finds_dead(folder, owner)):
                 continue
             if folder.name.startswith(".new-"):
                 shutil.rmtree(folder, ignore_errors=True)

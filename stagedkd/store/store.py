@@ -165,7 +165,7 @@ class Store:
     def at_work(self, name: str, keys: Iterable[str]) -> Generator[str]:
         """Register a run while the context is open, so that gc deletes no stage of these keys. Yields the run's mark.
         At the end, folders go that killed runs of the same name and keys have left, work folders of finished stages,
-        and leases of all killed runs.
+        and leases of all killed runs on this machine.
 
         Args:
             name: of the run's results; "" if it has none.
@@ -184,7 +184,7 @@ class Store:
             for folder in self.run_folders(mark.partition("-")[0]):
                 shutil.rmtree(folder, ignore_errors=True)
             self._remove_finished(needed)
-            leases.clear(self.root / LEASES, RUN)
+            leases.clear(self.root / LEASES, RUN, ended=True)
         finally:
             lease.end()
 
