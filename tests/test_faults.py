@@ -409,3 +409,18 @@ def _share(store: Store) -> None:
         os.chown(path, -1, 3000)
         path.chmod(0o2775)
     assert as_other(works) == 0
+
+
+def test_ctrl_c_that_a_library_wraps_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library in another language may make an error of its own of a KeyboardInterrupt in a callback."""
+    from stagedkd import cli
+
+    for text, code in (("Error building a validator:\n  KeyboardInterrupt", 130), ("Error building a validator", 70)):
+
+        def fail(text: str = text, **_: object) -> None:
+            raise RuntimeError(text)
+
+        monkeypatch.setattr(cli, "app", fail)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == code
