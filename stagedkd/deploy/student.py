@@ -31,7 +31,7 @@ from stagedkd.files import DamagedError, FileBytes
 from stagedkd.models.network import Network, channels_last
 from stagedkd.plan.work import NetworkWork
 from stagedkd.report.card import CARD, WEIGHTS, StudentCard, new_card, read_card
-from stagedkd.stages.networks import build_or_refuse, device_of, network_file
+from stagedkd.stages.networks import build_or_refuse, device_of, load_state, network_file
 from stagedkd.store.manifest import Manifest
 from stagedkd.store.store import MANIFEST, Artifact
 from stagedkd.train.evaluate import logits_of
@@ -135,7 +135,7 @@ class Found:
         """Build the network anew, on the CPU, and load its weights. Raises StoreError: they do not fit the card."""
         network = build_or_refuse(self.card.arch, len(self.card.classes), self.root)
         try:
-            network.net.load_state_dict(load(self.weights.content))
+            load_state(network, load(self.weights.content), self.card.clip.seen(self.card.input))
         except Exception as error:
             message = f"{self.weights.path} does not fit {self.card.arch.arch} with {len(self.card.classes)} classes"
             hint = f"keep {WEIGHTS} and {CARD} of one run together"

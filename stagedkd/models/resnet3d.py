@@ -38,7 +38,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = _conv(c_in, c_out, stride, kind), nn.BatchNorm3d(c_out)
         self.conv2, self.bn2 = _conv(c_out, c_out, 1, kind), nn.BatchNorm3d(c_out)
-        self.relu = nn.ReLU()
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
         self.shortcut = (
             nn.Identity()
             if stride == 1 and c_in == c_out
@@ -49,8 +49,8 @@ class BasicBlock(nn.Module):
         )
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x_BCTHW)))
-        return self.relu(self.bn2(self.conv2(y)) + self.shortcut(x_BCTHW))
+        y = self.relu1(self.bn1(self.conv1(x_BCTHW)))
+        return self.relu2(self.bn2(self.conv2(y)) + self.shortcut(x_BCTHW))
 
 
 class ResNet3d(nn.Module):

@@ -301,6 +301,8 @@ class _Compiler:
             self._note(f"the {name} sees {sees.title} of the training clips, the teacher all of them")
         names, guides = self._guides(row, earlier)
         self._note_limits(row)
+        if network.quantise is not None:
+            self._note(f"the {name} computes in {network.quantise.to}, and all other networks in float32")
         work = DistillWork(
             arch=arch_of(network),
             input=network.input,

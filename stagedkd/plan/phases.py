@@ -8,6 +8,7 @@ from stagedkd.plan.work import Cut, PhaseWork
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.labelled import relevant
 from stagedkd.spec.pairing import Matching
+from stagedkd.spec.quantise import PHASE, quantise_epochs, quantise_train
 from stagedkd.spec.schedule import phase_epochs
 from stagedkd.spec.schema import (
     FEATURES,
@@ -16,6 +17,7 @@ from stagedkd.spec.schema import (
     Losses,
     Phase,
     Pseudo,
+    Quantise,
     Spec,
     Student,
     Teacher,
@@ -60,7 +62,16 @@ def hop_phases(spec: Spec, network: Student, matched: Matching | None) -> tuple[
             numbers = sorted(k - 1 for k in phase.substages) if isinstance(phase.substages, tuple) else range(len(cut))
             numbers = () if phase.substages == "head" else numbers
             phases.append(_phase_work(name, count, phase, tuple(numbers), patched, cut, matched))
-    return _with_hop_schedule(phases, train)
+    scheduled = _with_hop_schedule(phases, train)
+    return scheduled if network.quantise is None else (*scheduled, _int8_phase(network.quantise, scheduled))
+
+
+def _int8_phase(quantise: Quantise, phases: Sequence[PhaseWork]) -> PhaseWork:
+    """The phase in which a student is fine-tuned for int8: it goes on with the losses of the last one."""
+    last, epochs = phases[-1], quantise_epochs(quantise, sum(phase.epochs for phase in phases))
+    train = relevant(quantise_train(quantise, last.train), last.losses)
+    update = {"name": PHASE, "epochs": epochs, "ramp": None, "train": train, "quantised": quantise.to}
+    return last.model_copy(update=update)
 
 
 def _with_hop_schedule(phases: Sequence[PhaseWork], train: Train) -> tuple[PhaseWork, ...]:

@@ -46,6 +46,7 @@ class PhaseWork(Section):
         pairs: the pairs (student's substage, teacher's substage) that are compared.
         ramp: the epochs over which a pair's feature losses rise from 0, one pair after the other; None: all at once.
         head: whether the head is run and trained, so that there are logits.
+        quantised: int8: the network computes rounded numbers from this phase on.
     """
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"name"})
@@ -59,6 +60,7 @@ class PhaseWork(Section):
     head: bool
     losses: Losses
     train: Train
+    quantised: Literal["int8"] | None = None
 
     @property
     def run_epochs(self) -> int:
@@ -245,6 +247,12 @@ class NetworkWork(WorkSection):
     @property
     def view(self) -> Clip:
         return self.clip
+
+    @property
+    def quantised(self) -> Literal["int8"] | None:
+        """How the network computes at the end; None: in float32."""
+        phases = self.trainings
+        return phases[-1].quantised if phases else None
 
 
 class TeachWork(NetworkWork):

@@ -97,6 +97,9 @@ class StudentCard(Section):
     picture: Picture
     layout: Literal["BCTHW"] = "BCTHW"
     """The order of the input's dimensions: clips, channels, frames, height, width."""
+    quantised: Literal["int8"] | None = None
+    """int8: the weights hold quantisers (`quantised_input`, `quantised_output`), and the network computes rounded
+    numbers."""
     views: tuple[int, int] = (1, 1)
     """Clips and crops of each video that the evaluation took; their probabilities are averaged."""
     batch: int = 1
@@ -158,6 +161,7 @@ def new_card(name: str, key: Key, work: NetworkWork, classes: Sequence[str], wei
         picture=picture_of(work.clip, work.input),
         clip=work.clip,
         input=work.input,
+        quantised=work.quantised,
         versions=Versions(stagedkd=__version__),
     ).model_copy(update=more)
 

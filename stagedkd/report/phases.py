@@ -53,6 +53,8 @@ def _distill(stage: Stage, work: DistillWork, keeping: Keeping | None) -> Iterat
         yield f"  {_span(work.phases, number)}"
         parts = [_substages(work.cut, phase.trained)] if phase.trained else []
         yield f"    trains {' and '.join([*parts, *(['the head'] if phase.head else [])])}"
+        if phase.quantised:
+            yield f"    rounds weights and activations as {phase.quantised} does, with ranges from training clips"
         if phase.frozen:
             yield f"    runs frozen {_substages(work.cut, phase.frozen)}"
         yield f"    {_guide(work, phase)}"

@@ -119,7 +119,7 @@ def _widened_student(spec: Spec, item: Widened) -> Student:
     if total is None:
         raise ValueError("shares need the teacher's size: set teacher.params")
     train = student.train.model_dump(exclude_none=True) | item.train.model_dump(exclude_none=True)
-    update = {"weights": None, "train": TrainPatch(**train), "epochs": item.epochs or student.epochs}
+    update = {"weights": None, "train": TrainPatch(**train), "epochs": item.epochs or student.epochs, "quantise": None}
     return assistant.model_copy(update=update)
 
 

@@ -2,18 +2,21 @@
 
 - Where `kind` or `arch` changes, fields that only the old arm has are dropped, with a note. So are fields that have
   another type in the new arm: they only share a name, as `classes` of simulated clips and of videos do.
-- A bare number that meets a map of the same section is its main field (`kd: 0.5` is `kd: {weight: 0.5}`).
+- A bare number that meets a map of the same section is its main field (`kd: 0.5` is `kd: {weight: 0.5}`), and
+  so is a bare word (`quantise: int8`).
 - `$delete: true` removes a key; `$replace: ...` replaces a value as a whole.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_origin
 
 from pydantic import BaseModel
 
 from stagedkd.errors import Problem
 from stagedkd.spec.fields import ROOT, TAGS, Slot, arm_tagged, child, chosen, is_section, nearest
+from stagedkd.spec.schema.base import Section
 from stagedkd.spec.yaml import Node, Path_
 
 DIRECTIVES = ("$delete", "$replace")
@@ -117,12 +120,21 @@ def _same_field(was: type[BaseModel], now: type[BaseModel], name: str) -> bool:
 
 
 def _as_map(node: Node, other: Node, slot: Slot) -> Node:
-    """Return a bare number that meets a map as a map with its main field; return any other node unchanged."""
-    number = isinstance(node.value, int | float) and not isinstance(node.value, bool)
-    if not number or not isinstance(other.value, dict):
+    """Return a bare value that meets a map as a map with its main field; return any other node unchanged."""
+    if (
+        not isinstance(node.value, int | float | str)
+        or isinstance(node.value, bool)
+        or not isinstance(other.value, dict)
+    ):
         return node
-    name = next((arm.bare for arm in slot if is_section(arm) and arm.bare), None)
+    name = next((arm.bare for arm in slot if is_section(arm) and arm.bare and _bares(arm, node.value)), None)
     return Node({name: Node(node.value, node.place, node.key, node.over)}, node.place, node.key) if name else node
+
+
+def _bares(arm: type[Section], value: float | str) -> bool:
+    """Whether the main field of a section takes words or numbers as the value is one."""
+    words = get_origin(arm.model_fields[arm.bare or ""].annotation) is Literal
+    return isinstance(value, str) == words
 
 
 def without(tree: Node, names: frozenset[str]) -> Node:

@@ -128,15 +128,13 @@ def _wrong_value(detail: ErrorDetails, path: Path_, root: type[Section]) -> tupl
     """Return message and hint for a value that is wrong in itself."""
     kind, context, value, allowed = detail["type"], detail.get("ctx", {}), detail["input"], _range(path, root)
     if kind == "literal_error":
-        known = _literals(path, root)
+        known = _literals(path, root) or _bare_words(path, root)
         words = ", ".join(map(str, known))
         return f"must be {' or '.join(words.rsplit(', ', 1))}, not {_as_written(value)}", _close(value, known)
     if kind in FORMS:
-        form = (
-            "a number or a map"
-            if any(is_section(arm) and arm.bare for arm in slot_at(path, root=root))
-            else FORMS[kind]
-        )
+        bare = any(is_section(arm) and arm.bare for arm in slot_at(path, root=root))
+        words = ", ".join(_bare_words(path, root)) or "a number"
+        form = f"{words} or a map" if bare else FORMS[kind]
         return f"must be {form}, not {_as_written(value)}", _as_number(value, kind) or _for_example(
             path, root
         ) or allowed
@@ -180,6 +178,12 @@ def _listed(value: Any) -> str:
 def _lists(path: Path_, root: type[Section]) -> list[Any]:
     """Return the arms of the field at a path that are lists."""
     return [arm for arm in slot_at(path, root=root) if typing.get_origin(arm) is tuple]
+
+
+def _bare_words(path: Path_, root: type[Section]) -> list[str]:
+    """The words that stand for a map at a path; [] where numbers do, or nothing does."""
+    arms = [arm for arm in slot_at(path, root=root) if is_section(arm) and arm.bare]
+    return [str(word) for arm in arms for word in _literals((*path, arm.bare or ""), root)]
 
 
 def _literals(path: Path_, root: type[Section]) -> list[Any]:

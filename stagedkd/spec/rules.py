@@ -28,6 +28,7 @@ from stagedkd.spec.method_rules import (
 from stagedkd.spec.outputs import outputs_problems
 from stagedkd.spec.pairing import matching
 from stagedkd.spec.problems import PathProblem
+from stagedkd.spec.quantise import quantise_problems
 from stagedkd.spec.rates import rate_problems
 from stagedkd.spec.schedule import PhaseProblem, phase_epochs
 from stagedkd.spec.schema import (
@@ -63,7 +64,7 @@ def check_rules(spec: Spec) -> list[PathProblem]:
     problems = [*_networks(spec), *_phases(spec), *_epochs(spec), *_labels(spec), *_refined(spec), *_views(spec)]
     problems += outputs_problems(spec)
     problems += [*label_use_problems(spec), *refined_teacher_problems(spec), *sees_problems(spec)]
-    problems += _control(spec)
+    problems += [*_control(spec), *quantise_problems(spec)]
     return problems or [*_cascade(spec)]
 
 

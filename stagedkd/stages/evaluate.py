@@ -10,6 +10,7 @@ import numpy.typing as npt
 from stagedkd.data.views import fit_input
 from stagedkd.errors import DataError
 from stagedkd.models.network import Network
+from stagedkd.models.quantise import quantisers
 from stagedkd.models.shapes import measure
 from stagedkd.plan.work import DistillWork, EvaluateWork
 from stagedkd.spec.schema import OutputsArch
@@ -82,6 +83,10 @@ def _latency(context: Context, network: Network, device: torch.device) -> dict[s
     """Measure the latency for run.json; None, with a note, if the machine was too busy to tell."""
     work = context.stage.work
     assert isinstance(work, EvaluateWork)
+    if quantisers(network):
+        text = "its latency is left out: torch imitates int8, and an export computes in it"
+        context.listener.note(f"{context.stage.name}: {text}; stagedkd bench measures exports")
+        return {"latency_seconds": None, "latency_spread": None}
     seconds, spread = latency(network, *work.clip.seen(work.input), device)
     if seconds is None:
         text = f"its latency is left out: it varied by {spread:.0%}, so the machine was busy"

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,10 +17,11 @@ from stagedkd.files import usual_rights
 from stagedkd.models.build import build, class_dims, read_pretrained, user_function
 from stagedkd.models.head import Fitted, Head, fit_head
 from stagedkd.models.network import Network
+from stagedkd.models.quantise import holds_quantisers, quantise
 from stagedkd.models.weights import read_weights
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import PhaseWork, Weights, Work
-from stagedkd.spec.schema import Arch
+from stagedkd.plan.work import NetworkWork, PhaseWork, Weights, Work
+from stagedkd.spec.schema import Arch, Size, sides
 from stagedkd.stages.context import Context
 from stagedkd.stages.weights import named_by_torchvision, weights_file
 from stagedkd.store.manifest import Manifest
@@ -132,14 +133,30 @@ def network_file(work: Work) -> str:
 def load_network(artifact: Artifact, arch: Arch, classes: int, root: Path) -> Network:
     """Load the trained network of an artifact on the CPU. Raises StoreError: the file does not fit the architecture."""
     network = build_or_refuse(arch, classes, root)
-    name = network_file(artifact.manifest.work)
+    work = artifact.manifest.work
+    name = network_file(work)
     content = artifact.read(name)
+    assert isinstance(work, NetworkWork)
     try:
-        network.net.load_state_dict(load(content))
+        load_state(network, load(content), work.clip.seen(work.input))
     except Exception as error:
         path = artifact.folder / "files" / name
         raise StoreError(f"{path} does not fit {arch.arch}: {str(error).splitlines()[0]}") from error
     return network
+
+
+def load_state(network: Network, state: Mapping[str, Tensor], view: tuple[int, Size]) -> None:
+    """Load a state into a new network on the CPU, which gets quantisers if the state has them.
+
+    Args:
+        view: frames and size of the clips that it takes, as in `Clip.seen`.
+    Raises:
+        RuntimeError: the state does not fit.
+    """
+    if holds_quantisers(state):
+        frames, size = view
+        quantise(network, torch.zeros(2, 3, frames, *sides(size)))
+    network.net.load_state_dict(state)
 
 
 def save_network(context: Context, network: Network) -> None:

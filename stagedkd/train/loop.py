@@ -23,6 +23,7 @@ from torch import nn
 from stagedkd.data.mix import Batch
 from stagedkd.errors import Interrupted, TrainingError
 from stagedkd.models.network import Network
+from stagedkd.models.quantise import quantisers
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Train
 from stagedkd.train import checkpoint
@@ -31,6 +32,7 @@ from stagedkd.train.correlation import Probe
 from stagedkd.train.job import Job, Progress
 from stagedkd.train.kept import KeptPhase, KeptPrefix
 from stagedkd.train.phases import ForwardPlan, load_optimizer, optimizer, plan_forward, set_modes
+from stagedkd.train.quantise import begin_int8, insert_quantisers
 from stagedkd.train.ranks import convert_batchnorms, refuse_batch_statistics
 from stagedkd.train.readings import LossReader, NotFinite
 from stagedkd.train.rehearsal import PASSES
@@ -151,6 +153,8 @@ class _Training:
             return
         job, loaded = self.job, self.loaded
         self.progress = Progress(**loaded["at"])
+        if job.phases[self.progress.phase].quantised:
+            insert_quantisers(job)
         job.student.load_state_dict(loaded["student"])
         job.adapters.load_state_dict(loaded["adapters"])
         if loaded["average"] is not None:
@@ -166,6 +170,8 @@ class _Training:
         """Train the current phase from the current step to its end, and move on to the next."""
         job, progress = self.job, self.progress
         phase = job.phases[progress.phase]
+        if phase.quantised and not quantisers(job.student):
+            self._begin_int8()
         set_modes(job.student, job.adapters, phase, job.cut)
         if self.execution.compile:  # each phase trains and runs another graph, so it is compiled again
             torch.compiler.reset()
@@ -191,6 +197,14 @@ class _Training:
             )
         progress.phase += 1
         progress.step = 0
+
+    def _begin_int8(self) -> None:
+        """Go on from the result of the phases before, which is the average where the last of them has one."""
+        job, number = self.job, self.progress.phase
+        if self.average is not None and number and job.phases[number - 1].train.ema:
+            job.student.load_state_dict(self.average.state_dict())
+        self.average = None
+        begin_int8(job)
 
     def _state(self, phase: PhaseWork) -> StepState:
         """Build what a step of the phase uses, with a fresh optimizer."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from stagedkd.models.network import Network
 from stagedkd.plan.work import Cut, PhaseWork
@@ -60,7 +61,7 @@ def plan_forward(phase: PhaseWork, cut: Cut, teacher_cut: Cut) -> ForwardPlan:
 
 def set_modes(student: Network, adapters: FeatureAdapters, phase: PhaseWork, cut: Cut) -> None:
     """Put the trained blocks into train mode, and the frozen ones into eval mode without gradients, since the
-    statistics of a frozen BatchNorm must not change."""
+    statistics of a frozen BatchNorm must not change. Nor may any in a phase of int8, whose runtime folds them."""
     student.requires_grad_(False).eval()
     adapters.requires_grad_(False).eval()
     whole = list(student.blocks) if phase.trained else []  # () trains the head alone
@@ -70,6 +71,9 @@ def set_modes(student: Network, adapters: FeatureAdapters, phase: PhaseWork, cut
     modules += adapters.modules_of(phase)
     for module in modules:
         module.requires_grad_(True).train()
+    for module in student.modules() if phase.quantised else ():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def optimizer(student: Network, adapters: FeatureAdapters, phase: PhaseWork) -> torch.optim.Optimizer:

@@ -19,8 +19,13 @@ def step_rate(phases: Sequence[PhaseWork], number: int, step: int, epoch_steps: 
     phase = phases[number]
     if not phase.train.over_hop:  # a stopped teacher runs fewer epochs than its schedule is made for
         return learning_rate(phase.train, step, phase.epochs * epoch_steps, epoch_steps)
-    before, total = sum(p.epochs for p in phases[:number]), sum(p.epochs for p in phases)
+    before, total = sum(p.epochs for p in phases[:number]), _hop_epochs(phases)
     return hop_rate(phase.train, before + step / epoch_steps, total, 1 / epoch_steps)
+
+
+def _hop_epochs(phases: Sequence[PhaseWork]) -> int:
+    """The epochs that a schedule over the hop spans: all but a last phase of int8, which has its own."""
+    return sum(phase.epochs for phase in phases if phase.train.over_hop)
 
 
 def hop_rate(train: Train, epoch: float, epochs: int, step: float = 0.0) -> float:
@@ -44,7 +49,7 @@ def phase_rates(phases: Sequence[PhaseWork], number: int) -> tuple[float, float,
     a warm-up starts from 0, and a cosine over the phase ends at 0 (or higher, where the training is stopped)."""
     phase = phases[number]
     hop = phase.train.over_hop
-    first, total = (sum(p.epochs for p in phases[:number]), sum(p.epochs for p in phases)) if hop else (0, phase.epochs)
+    first, total = (sum(p.epochs for p in phases[:number]), _hop_epochs(phases)) if hop else (0, phase.epochs)
     last, warmup = first + phase.run_epochs, phase.train.warmup_epochs
     start, end = hop_rate(phase.train, first, total), hop_rate(phase.train, last, total)
     return start, hop_rate(phase.train, min(max(warmup, first), last), total), end

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stagedkd.deploy.export.lower import to_operators, to_values
 from stagedkd.errors import TrainingError
 from stagedkd.models.network import Network
 from stagedkd.report.card import StudentCard
@@ -52,16 +53,22 @@ def input_shape(card: StudentCard) -> tuple[int, int, int, int]:
 
 
 def exported(
-    network: Network, card: StudentCard, batch: int | None, dtype: torch.dtype = torch.uint8
+    network: Network, card: StudentCard, batch: int | None, dtype: torch.dtype = torch.uint8, *, operators: bool = False
 ) -> torch.export.ExportedProgram:
     """Export the graph. Its nodes keep no stack traces, which hold paths of this machine.
 
     Args:
-        batch: the fixed number of clips; None: any.
+        network: is changed. batch: the fixed number of clips; None: any. operators: a quantised network becomes bytes
+            and the operators that ONNX knows; else plain arithmetic in float32.
     Raises:
         TrainingError: torch cannot export the network.
     """
-    module = FramesToLogits(network.to(memory_format=torch.contiguous_format).eval(), card).eval()
+    network.to(memory_format=torch.contiguous_format).eval()
+    if card.quantised and operators:
+        to_operators(network, torch.zeros(2, *card.shape))
+    elif card.quantised:
+        to_values(network)
+    module = FramesToLogits(network, card).eval()
     example = torch.zeros(batch or 2, *input_shape(card), dtype=dtype)  # an example batch of 1 would be fixed
     shapes: Any = {"frames": {0: torch.export.Dim("batch", min=1, max=1024)}} if batch is None else None
     try:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stagedkd.deploy.export.graph import exported, input_shape
+from stagedkd.deploy.export.onnx import converted
 from stagedkd.deploy.export.runtimes import Clips, Operators, Order, Run, sending_nothing
 
 WEIGHTY = {"Convolution": "Conv", "GroupConvolution": "Conv", "MatMul": "MatMul", "FullyConnected": "MatMul"}
@@ -41,12 +42,14 @@ class OpenVino:
     def _write(self, order: Order, folder: Path) -> Operators:
         import openvino
 
-        program = exported(order.new_network(), order.card, order.batch)
-        model: Any = openvino.convert_model(program)
+        if order.card.quantised:  # its reader of torch's programs does not know these operators, that of ONNX does
+            model: Any = openvino.Core().read_model(converted(order).SerializeToString(deterministic=True))
+        else:
+            model = openvino.convert_model(exported(order.new_network(), order.card, order.batch))
         model.inputs[0].get_tensor().set_names({"frames"})
         model.outputs[0].get_tensor().set_names({"logits"})
         model.reshape([order.batch or -1, *input_shape(order.card)])
-        if order.int8:
+        if order.calibration:
             model = _quantised(model, order.calibration)
         model.set_rt_info(order.card.text, "student.json")
         openvino.save_model(model, folder / self.file, compress_to_fp16=False)
@@ -73,7 +76,13 @@ def _quantised(model: Any, calibration: Sequence[Clips]) -> Any:
 
     data = nncf.Dataset(list(calibration))
     with redirect_stdout(StringIO()):  # its progress bars
-        return nncf.quantize(model, data, subset_size=len(calibration), preset=nncf.QuantizationPreset.MIXED)
+        return nncf.quantize(
+            model,
+            data,
+            subset_size=len(calibration),
+            preset=nncf.QuantizationPreset.MIXED,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
+        )
 
 
 def _operators(path: Path) -> Operators:

@@ -33,7 +33,8 @@ class Order:
     Attributes:
         new_network: makes the network with its weights, anew at each call, on the CPU in the plain layout.
         batch: the fixed number of clips that the export takes at once; None: any.
-        calibration: training clips, one by one, by which int8 ranges are found; () for float32.
+        calibration: training clips, one by one, by which int8 ranges are found; () for float32, and for a student
+            that was trained for int8 and has its ranges.
     """
 
     card: StudentCard
@@ -44,7 +45,7 @@ class Order:
     @property
     def int8(self) -> bool:
         """Whether weights and activations become bytes."""
-        return bool(self.calibration)
+        return bool(self.calibration) or self.card.quantised is not None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -111,12 +111,15 @@ def export_student(found: Found, wish: Wish, out: Path, runtime: Runtime, note: 
     """
     if wish.form not in FORMS:
         raise UsageError(f"--to {wish.form} is unknown", hint=f"choose one of {', '.join(FORMS)}")
-    form = FORMS[wish.form]
-    versions = require(form, int8=wish.int8)
+    form, trained = FORMS[wish.form], found.card.quantised is not None
+    if trained and form.int8 and not wish.int8:
+        note("the student was trained for int8, so the export computes in int8")
+        wish = replace(wish, int8=True)
+    versions = require(form, int8=wish.int8) | (require(Onnx, int8=True) if trained and form is OpenVino else {})
     if out.exists() and not (out / REPORT).is_file() and any(out.iterdir() if out.is_dir() else [out]):
         raise UsageError(f"{out} exists and is no earlier export", hint="name another folder with --out")
-    clips = check_clips(found, runtime, CHECKED, CALIBRATED if wish.int8 else 0)
-    if wish.int8 and not clips.calibration:
+    clips = check_clips(found, runtime, CHECKED, CALIBRATED if wish.int8 and not trained else 0)
+    if wish.int8 and not trained and not clips.calibration:
         hint = "run it in the project, where the store and the videos are; --store and --data-dir name them"
         raise UsageError(f"--int8 needs training clips to find its ranges: {clips.why}", hint=hint)
     if clips.why:

@@ -255,6 +255,26 @@ class Sees(Section):
         return self.count or max(1, round((self.fraction or 0.0) * total))
 
 
+class Quantise(Section):
+    """Fine-tuning for int8 in a last phase, which is named `quantise`: weights are rounded to 8 bits for each output
+    channel, activations for each tensor, and the teacher guides on with the losses of the phase before. The ranges of
+    activations are found on training clips at its start. BatchNorms keep their statistics."""
+
+    bare: ClassVar[str | None] = "to"
+    to: Literal["int8"]
+    """The numbers of the runtime."""
+    epochs: Epochs | None = None
+    """Epochs of the phase, beyond those of the hop. Unset: a tenth of the hop's, at least one."""
+    train: TrainPatch = TrainPatch()
+    """Overrides of `train` for this phase. Unset, `lr` is a tenth of the phase before, and there is no warm-up.
+    Precision is always fp32, since halves cannot hold all products of bytes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_word(cls, value: Any) -> Any:
+        return {"to": value} if isinstance(value, str) else value
+
+
 class StudentFields(NetworkFields):
     """A student or assistant."""
 
@@ -263,6 +283,9 @@ class StudentFields(NetworkFields):
     sees: Sees | None = None
     """The part of the training clips that it may see in its hop; an epoch is that long. It also holds for the control
     and for assistants that say nothing else. The teacher and refinement see all training clips. Unset: all of them."""
+    quantise: Quantise | None = None
+    """int8: it is fine-tuned for int8 in a last phase, and computes rounded numbers from then on; or a map with the
+    settings of that phase. For the student alone; the control and refinement stay in float32. Unset: float32."""
 
 
 def put_file_digest(
