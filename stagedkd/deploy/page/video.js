@@ -1,0 +1,152 @@
+// The pictures of a video file, frame by frame, and those of the camera.
+
+import { scaledPicture } from "./frames.js";
+
+const PATIENCE = 10_000; // milliseconds that a frame may take
+const SHORTEST_STEP = 1 / 250; // seconds between two frames
+
+/** What a user can do something about. Its message is shown. */
+export class Refusal extends Error {}
+
+/** Takes the picture that a video element shows, scaled to the student's shorter side. */
+export class Grabber {
+  constructor(video, shorter) {
+    this.video = video;
+    this.shorter = shorter;
+    this.canvas = document.createElement("canvas");
+    this.context = this.canvas.getContext("2d", { willReadFrequently: true, alpha: false });
+  }
+
+  picture() {
+    const { videoWidth: width, videoHeight: height } = this.video;
+    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
+    this.context.drawImage(this.video, 0, 0, width, height);
+    return scaledPicture(this.context.getImageData(0, 0, width, height), this.shorter);
+  }
+}
+
+/** A video file with frames at an even distance. Browsers do not tell the rate, so it is measured. */
+export class FileVideo {
+  constructor(video, grabber) {
+    Object.assign(this, { video, grabber, first: 0, step: 0, count: 0, uneven: new Set() });
+  }
+
+  /** Open the file by a blob URL: over a plain server, a seek can leave the picture where it was, without an error. */
+  async open(file) {
+    if (!this.video.requestVideoFrameCallback) {
+      throw new Refusal("This browser does not tell which frame it shows (requestVideoFrameCallback). Use another one.");
+    }
+    this.url = URL.createObjectURL(file);
+    this.video.srcObject = null;
+    this.video.src = this.url;
+    await event(this.video, "loadeddata", `This browser cannot decode ${file.name}. Convert it to H.264 or VP9.`);
+    if (!Number.isFinite(this.video.duration)) {
+      this.video.currentTime = 1e7; // a recording of a browser tells its length only when one goes to its end
+      await event(this.video, "seeked", `The length of ${file.name} cannot be found.`);
+    }
+    await this.measure();
+  }
+
+  close() {
+    this.video.removeAttribute("src");
+    this.video.load();
+    URL.revokeObjectURL(this.url);
+  }
+
+  /** The time of each frame from the first one on, in seconds. */
+  get times() {
+    return Array.from({ length: this.count }, (_, index) => index * this.step);
+  }
+
+  /** Find the first frame, the seconds between two frames, and the number of frames. */
+  async measure() {
+    this.first = (await this.seek(0)).mediaTime;
+    const end = this.video.duration;
+    const last = (await this.seek(Math.max(0, end - 1e-3))).mediaTime;
+    if (last <= this.first) {
+      Object.assign(this, { step: 0.04, count: 1 });
+      return;
+    }
+    let seen = this.first;
+    for (let ahead = SHORTEST_STEP; seen <= this.first; ahead += SHORTEST_STEP) {
+      seen = (await this.seek(this.first + ahead)).mediaTime;
+    }
+    this.step = seen - this.first;
+    for (let ahead = 2; this.first + ahead * this.step < last; ahead *= 2) {
+      seen = (await this.seek(this.first + (ahead + 0.5) * this.step)).mediaTime;
+      this.step = (seen - this.first) / Math.max(1, Math.round((seen - this.first) / this.step));
+    }
+    this.count = Math.round((last - this.first) / this.step) + 1;
+    this.step = (last - this.first) / (this.count - 1);
+  }
+
+  /** The scaled picture of a frame, by its index. A frame that is not where it should be is remembered as uneven. */
+  async picture(index) {
+    const wanted = this.first + index * this.step;
+    let seen = await this.seek(wanted + this.step / 2);
+    if (Math.abs(seen.mediaTime - wanted) > this.step / 2) seen = await this.seek(wanted + this.step / 2);
+    if (Math.abs(seen.mediaTime - wanted) > this.step / 2) this.uneven.add(index);
+    return seen.picture;
+  }
+
+  /** Go to a time, and take what is shown there: its time in the file, and its scaled picture. */
+  async seek(time) {
+    const target = Math.min(time, this.video.duration);
+    const shown = new Promise((resolve) => {
+      this.video.requestVideoFrameCallback((_, { mediaTime }) => {
+        resolve({ mediaTime, picture: this.grabber.picture() });
+      });
+    });
+    const arrived = event(this.video, "seeked", `The browser cannot read the video at ${time.toFixed(3)} s.`);
+    this.video.currentTime = target;
+    await arrived;
+    if (Math.abs(this.video.currentTime - target) > 1e-3) {
+      throw new Refusal(`The browser went to ${this.video.currentTime} s, not to ${target.toFixed(3)} s.`);
+    }
+    return within(shown, `The browser shows no frame at ${time.toFixed(3)} s.`);
+  }
+}
+
+/** Open the camera. Returns a function that closes it. */
+export async function openCamera(video) {
+  if (!navigator.mediaDevices?.getUserMedia) {
+    throw new Refusal("Browsers give pages the camera only on localhost or over HTTPS. Open this page there.");
+  }
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: true, audio: false });
+  } catch (error) {
+    throw new Refusal(`The camera cannot be opened: ${error.message}. Allow it for this page, or connect one.`);
+  }
+  video.srcObject = stream;
+  await video.play();
+  return () => {
+    for (const track of stream.getTracks()) track.stop();
+    video.srcObject = null;
+  };
+}
+
+/** Call `take(seconds, picture)` for every frame of the camera, until it returns false. Seconds begin at 0. */
+export function watchCamera(video, grabber, take) {
+  let beginning = null;
+  const next = (now, metadata) => {
+    const moment = (metadata.captureTime ?? now) / 1000;
+    beginning ??= moment;
+    if (take(moment - beginning, grabber.picture())) video.requestVideoFrameCallback(next);
+  };
+  video.requestVideoFrameCallback(next);
+}
+
+/** Wait for an event of a video. Its error, or too long a wait, is a refusal with this message. */
+function event(video, name, message) {
+  const happened = new Promise((resolve, reject) => {
+    video.addEventListener(name, resolve, { once: true });
+    video.addEventListener("error", () => reject(new Refusal(message)), { once: true });
+  });
+  return within(happened, message);
+}
+
+function within(promise, message) {
+  const late = new Promise((_, reject) => setTimeout(() => reject(new Refusal(message)), PATIENCE));
+  return Promise.race([promise, late]);
+}
