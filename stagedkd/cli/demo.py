@@ -22,6 +22,9 @@ def demo(
             "--runtime", metavar="FILE.tgz", help="Take ONNX Runtime from this archive.", show_default="npm fetches it"
         ),
     ] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0, help="Refuse logits that differ more, here and in the browser.")
+    ] = 1e-3,
     store: StoreDir = None,
     data_dir: DataDir = None,
     threads: Threads = None,
@@ -35,7 +38,8 @@ def demo(
     found = find_student(student)
     home = student if student.is_dir() else student.parent
     place = runtime_of_student(student, store, data_dir, threads)
-    made = write_demo(found, out or home / "demo", place, runtime, lambda text: print_notes([text]))
+    target = out or home / "demo"
+    made = write_demo(found, target, place, lambda text: print_notes([text]), runtime, tolerance)
     print_lines([f"wrote {made.folder} ({decimal(made.bytes)}); the stored answer is of a {made.example} clip"])
     if compared := made.export.compared:
         difference = f"largest difference of a logit from torch {compared.difference:.2g}"

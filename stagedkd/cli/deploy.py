@@ -1,4 +1,4 @@
-"""Commands on a student that a run has made: `stagedkd predict`, `export`, `bench`, `demo`, `publish`."""
+"""Commands on a student that a run has made: `stagedkd predict`, `export`, `bench`, `publish`."""
 
 from __future__ import annotations
 

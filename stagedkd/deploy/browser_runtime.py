@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stagedkd.errors import DataError, HostError, UsageError
-from stagedkd.files import write_whole
+from stagedkd.files import replacing
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="  # SHA-512
@@ -53,7 +53,8 @@ def runtime_files(cache: Path, archive: Path | None, note: Callable[[str], None]
         note(f"{kept} is damaged, so it is fetched again")
     content = _fetched(note)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(kept, content)
+    with replacing(kept) as temporary:
+        temporary.write_bytes(content)
     return _members(content)
 
 

@@ -46,13 +46,19 @@ class Demo:
 
 
 def write_demo(
-    found: Found, out: Path, runtime: Runtime, archive: Path | None, note: Callable[[str], None]
+    found: Found,
+    out: Path,
+    runtime: Runtime,
+    note: Callable[[str], None],
+    archive: Path | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Demo:
     """Write the page of a student into the folder `out`, which is replaced if it holds an earlier page.
 
     Args:
-        archive: the runtime's archive; None: npm's (see `runtime_files`).
         note: is told what happens.
+        archive: the runtime's archive; None: npm's (see `runtime_files`).
+        tolerance: the largest difference of a logit from torch, for ONNX Runtime here and in the browser.
     Raises:
         UsageError: `out` holds something else, a package is missing, or the runtime cannot be had.
         HostError, DataError: npm fails. TrainingError: the network cannot be exported. Nothing is written then.
@@ -64,7 +70,7 @@ def write_demo(
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as name:
         work, folder = Path(name), Path(name) / "page"
         (folder / RUNTIME).mkdir(parents=True)
-        made = export_student(found, Wish(Onnx.name), work / "export", runtime, note)
+        made = export_student(found, Wish(Onnx.name, batch=1, tolerance=tolerance), work / "export", runtime, note)
         for file in (Onnx.file, CARD):
             (work / "export" / file).rename(folder / file)
         for file, content in libraries.items():
@@ -72,7 +78,7 @@ def write_demo(
         for file in PAGE:
             (folder / file).write_bytes((files("stagedkd.deploy") / "page" / file).read_bytes())
         example = _write_example(found, runtime, folder)
-        write_whole(folder / MARK, json.dumps(_description(made, example), indent=1) + "\n")
+        write_whole(folder / MARK, json.dumps(_description(made, example, tolerance), indent=1) + "\n")
         size = sum(path.stat().st_size for path in files_below(folder))
         if out.exists():
             shutil.rmtree(out)
@@ -92,8 +98,9 @@ def _write_example(found: Found, runtime: Runtime, folder: Path) -> dict[str, An
     return {"file": EXAMPLE, "clip": clips.kind, "shape": shape, "logits": [float(each) for each in logits_N]}
 
 
-def _description(made: Export, example: dict[str, Any]) -> dict[str, Any]:
+def _description(made: Export, example: dict[str, Any], tolerance: float) -> dict[str, Any]:
     """The content of demo.json, which the page reads."""
     runtime = {"package": PACKAGE, "version": VERSION}
     compared = made.as_json()["compared"]
-    return {"format": FORMAT, "tolerance": TOLERANCE, "runtime": runtime, "example": example, "onnx": compared}
+    described = {"format": FORMAT, "tolerance": tolerance, "runtime": runtime}
+    return described | {"example": example, "onnx": compared}

@@ -1,5 +1,5 @@
 // The page: loads the student, lets it reproduce the stored answer, then runs it on a file or the camera.
-// `window.stagedkdResults` holds all that is shown, for tests and for the console of the browser.
+// `window.stagedkdResults` holds all that is shown, for tests and for the console of the browser (docs/use.md).
 
 import { addRow, drawBars, drawSeen, drawTimeline } from "./draw.js";
 import { clipBytes, clipFrames, ownLength, windowsOf } from "./frames.js";
@@ -10,10 +10,13 @@ const MOST_SECONDS = 60; // of the camera's frames that are kept
 const MOST_WINDOWS = 600; // of the camera that are shown
 
 const element = (id) => document.getElementById(id);
-const results = { state: "loading", backend: "wasm", check: null, source: "", windows: [], notes: [], problem: "" };
+const results = {
+  state: "loading", backend: "wasm", check: null, source: "", windows: [], clip: null, notes: [], problem: "",
+};
 window.stagedkdResults = results;
 let student = null;
-let session = null; // what is being watched: { stopped }
+let session = null; // what is being watched: { stopped, end, close, finished }
+let calls = 0; // of `watch`
 
 /** The network in its worker. */
 class Network {
@@ -131,36 +134,36 @@ async function look(pictures, start, end, every, live) {
   if (live.stopped) return;
   const answer = { start, end, logits, probabilities: softmax(logits) };
   results.windows.push(answer);
+  results.clip = frames;
   if (results.windows.length > MOST_WINDOWS) results.windows.shift();
   drawBars(card.classes, answer);
-  addRow(card.classes, answer);
+  addRow(card.classes, answer, MOST_WINDOWS);
   drawSeen(frames, shape);
-  drawTimeline(card.classes, results.windows, every);
+  live.draw = () => drawTimeline(card.classes, results.windows, every);
+  live.draw();
 }
 
-/** Show the windows of a file, as `stagedkd predict --every` takes them. */
+/** Show the windows of a file, as `stagedkd predict --every` takes them. The last picture stays. */
 async function watchFile(file, live) {
   const every = everySeconds();
-  const grabber = new Grabber(element("video"), student.card.picture.resize);
+  const grabber = new Grabber(element("video"), student.card.picture.resize, true);
   const video = new FileVideo(element("video"), grabber);
-  try {
-    await video.open(file);
-    element("source").textContent = `${file.name}: ${video.count} frames, ${(1 / video.step).toFixed(2)} a second`;
-    const kept = new Map();
-    for (const { start, end, indices } of windowsOf(student.card.frames, video.times, every)) {
-      for (const index of new Set(indices)) {
-        if (live.stopped) return;
-        if (!kept.has(index)) kept.set(index, await video.picture(index));
-      }
-      await look(indices.map((index) => kept.get(index)), start, end, every, live);
-      for (const index of kept.keys()) if (index < indices[0]) kept.delete(index);
-      if (video.uneven.size) {
-        note(`The frames are not evenly spaced (${video.uneven.size} so far were elsewhere), so other frames may be `
-          + "shown to the student than `stagedkd predict` takes. Convert the video to a constant frame rate.");
-      }
+  live.close = () => video.close();
+  element("source").textContent = `${file.name}: measuring the distance of its frames`;
+  await video.open(file);
+  element("source").textContent = `${file.name}: ${video.count} frames, ${(1 / video.step).toFixed(2)} a second`;
+  const kept = new Map();
+  for (const { start, end, indices } of windowsOf(student.card.frames, video.times, every)) {
+    for (const index of new Set(indices)) {
+      if (live.stopped) return;
+      if (!kept.has(index)) kept.set(index, await video.picture(index));
     }
-  } finally {
-    if (live.stopped) video.close();
+    await look(indices.map((index) => kept.get(index)), start, end, every, live);
+    for (const index of kept.keys()) if (index < indices[0]) kept.delete(index);
+    if (video.uneven.size) {
+      note("Some frames are not at an even distance, so the student may see other frames than in `stagedkd predict`. "
+        + "Convert the video to a constant frame rate.");
+    }
   }
 }
 
@@ -168,9 +171,9 @@ async function watchFile(file, live) {
 async function watchLive(live) {
   const every = everySeconds();
   const { frames, picture } = student.card;
-  const close = await openCamera(element("video"));
+  live.close = await openCamera(element("video"));
   element("source").textContent = "The camera";
-  const grabber = new Grabber(element("video"), picture.resize);
+  const grabber = new Grabber(element("video"), picture.resize, false);
   const kept = [];
   let [due, busy] = [0, false];
   await new Promise((resolve, reject) => {
@@ -190,25 +193,27 @@ async function watchLive(live) {
       look(pictures, kept[0].moment, moment + step, every, live).then(() => { busy = false; }, reject);
       return true;
     });
-  }).finally(close);
+  }).finally(live.close);
 }
 
-/** Watch one source, after the one before has ended. */
+/** Watch one source, after the one before has ended: two would move one video. */
 async function watch(source, work) {
+  const call = ++calls;
   stop();
-  const live = { stopped: false, end: () => {} };
-  session = live;
-  Object.assign(results, { state: "running", source, windows: [], notes: [] });
+  await session?.finished;
+  if (call !== calls) return; // another source was chosen meanwhile
+  session?.close();
+  session = { stopped: false, end: () => {}, close: () => {}, draw: () => {} };
+  Object.assign(results, { state: "running", source, windows: [], clip: null, notes: [] });
   for (const id of ["rows", "bars", "notes"]) element(id).replaceChildren();
+  element("now").textContent = "No window yet.";
   drawTimeline(student.card.classes, [], 1);
   showProblem("");
   element("stop").disabled = false;
-  try {
-    await work(live);
-  } catch (error) {
-    if (session === live) showProblem(error instanceof Refusal ? error.message : `A fault of this page: ${error}`);
-  }
-  if (session !== live) return;
+  session.finished = work(session).catch((error) => {
+    showProblem(error instanceof Refusal ? error.message : `A fault of this page: ${error}`);
+  });
+  await session.finished;
   results.state = results.problem ? "failed" : "done";
   element("stop").disabled = true;
 }
@@ -228,9 +233,10 @@ async function start() {
     return;
   }
   const { check } = results;
+  const threads = check.threads === 1 ? "one thread" : `${check.threads} threads`;
   showCheck("good",
-    `The stored answer is reproduced: logits differ from torch's by up to ${check.difference.toPrecision(2)}, and ` +
-    `${check.tolerance} is allowed. It runs in WebAssembly, threads: ${check.threads}.`);
+    `The stored answer is reproduced: logits differ by up to ${check.difference.toPrecision(2)}, and ` +
+    `${check.tolerance} is allowed. WebAssembly, ${threads}.`);
   results.state = "ready";
   for (const id of ["choose", "camera"]) element(id).disabled = false;
   element("choose").onclick = () => element("file").click();
@@ -241,6 +247,7 @@ async function start() {
   };
   element("camera").onclick = () => watch("camera", watchLive);
   element("stop").onclick = stop;
+  window.onresize = () => session?.draw();
 }
 
 start();

@@ -35,13 +35,14 @@ export function drawBars(classes, { start, end, probabilities }) {
   element("bars").replaceChildren(...items);
 }
 
-/** A line of the table. */
-export function addRow(classes, { start, end, probabilities }) {
+/** Add a line to the table, and remove the first ones beyond `most`. */
+export function addRow(classes, { start, end, probabilities }, most) {
   const [best] = top(probabilities, 1);
   const row = document.createElement("tr");
   const cells = [`${start.toFixed(2)} to ${end.toFixed(2)}`, classes[best], percent(probabilities[best])];
   row.append(...cells.map((text) => made("td", "", text)));
   element("rows").append(row);
+  if (element("rows").children.length > most) element("rows").firstChild.remove();
 }
 
 /** One picture of a clip, as the student gets it. */
@@ -51,14 +52,18 @@ export function drawSeen(bytes, [frames, height, width]) {
   element("seen-text").hidden = false;
   const image = new ImageData(width, height);
   const last = bytes.subarray((frames - 1) * height * width * 3);
-  for (let i = 0; i < height * width; i++) image.data.set([...last.subarray(3 * i, 3 * i + 3), 255], 4 * i);
+  for (let from = 0, to = 0; from < last.length; from += 3, to += 4) {
+    image.data.set(last.subarray(from, from + 3), to);
+    image.data[to + 3] = 255;
+  }
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
 /** A row for each of the likeliest classes; the more of a column is filled, the likelier the class was then. */
 export function drawTimeline(classes, windows, every) {
   const canvas = element("timeline");
-  const shown = top(classes.map((_, i) => windows.reduce((most, each) => Math.max(most, each.probabilities[i]), 0)), ROWS);
+  const most = classes.map((_, i) => Math.max(0, ...windows.map((each) => each.probabilities[i])));
+  const shown = top(most, ROWS);
   canvas.style.height = `${(windows.length ? shown.length : 1) * ROW_HEIGHT + 24}px`;
   const { width, height } = canvas.getBoundingClientRect();
   const ratio = window.devicePixelRatio || 1;

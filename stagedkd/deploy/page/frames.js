@@ -62,13 +62,28 @@ export function windowsOf(frames, times, every) {
   return windows;
 }
 
-/** A browser's picture, 4 channels, scaled by the mean of areas so that its shorter side is `shorter`. */
-export function scaledPicture({ data, width, height }, shorter) {
+/** A browser's picture, 4 channels, scaled by the mean of areas so that its shorter side is `shorter`.
+ *
+ * `paired`: two neighbours in a row get one colour and keep their brightness. swscale does so when it scales a decoded
+ * file, as `stagedkd predict` reads it, but not when it scales the RGB pictures of a camera. */
+export function scaledPicture({ data, width, height }, shorter, paired) {
   const scale = shorter / Math.max(1, Math.min(height, width));
   const [tall, wide] = [height, width].map((side) => Math.max(1, roundEven(side * scale)));
   const rows = areaWeights(height, tall);
-  const columns = areaWeights(width, wide);
-  return { data: resampled(data, 4, width, rows, columns, false), width: wide, height: tall };
+  const exact = resampled(data, 4, width, rows, areaWeights(width, wide), false);
+  if (paired) pairColours(exact, resampled(data, 4, width, rows, areaWeights(width, (wide + 1) >> 1), false), wide);
+  return { data: new Uint8Array(new Uint8ClampedArray(exact).buffer), width: wide, height: tall };
+}
+
+/** Give each pixel the colour of its pair, and its own brightness (ITU-R BT.601). */
+function pairColours(exact, pairs, wide) {
+  const bright = (values, at) => 0.299 * values[at] + 0.587 * values[at + 1] + 0.114 * values[at + 2];
+  const half = (wide + 1) >> 1;
+  for (let at = 0, pixel = 0; at < exact.length; at += 3, pixel++) {
+    const pair = 3 * (Math.floor(pixel / wide) * half + ((pixel % wide) >> 1));
+    const more = bright(exact, at) - bright(pairs, pair);
+    for (let channel = 0; channel < 3; channel++) exact[at + channel] = pairs[pair + channel] + more;
+  }
 }
 
 /** The largest box in the middle of a picture that has the shape of `size` (height, width), scaled to `size`. */
@@ -107,16 +122,18 @@ function triangleWeights(source, target) {
     const centre = (i + 0.5) * scale;
     const first = Math.max(0, Math.floor(centre - support + 0.5));
     const end = Math.min(source, Math.floor(centre + support + 0.5));
-    const raw = Array.from({ length: end - first }, (_, j) => Math.max(0, 1 - Math.abs(first + j + 0.5 - centre) / support));
+    const weight = (j) => Math.max(0, 1 - Math.abs(first + j + 0.5 - centre) / support);
+    const raw = Array.from({ length: end - first }, (_, j) => weight(j));
     const sum = raw.reduce((a, b) => a + b, 0);
-    return { first, weights: Float32Array.from(raw, (weight) => weight / sum) };
+    return { first, weights: Float32Array.from(raw, (each) => each / sum) };
   });
 }
 
-/** Scale by weights: columns first, then rows. `whole`: the values between are rounded to bytes, as torch does. */
+/** Scale by weights, columns first, then rows. `whole`: values are rounded to bytes after both, as torch does. */
 function resampled(data, channels, width, rows, columns, whole) {
   const height = data.length / channels / width;
-  const between = whole ? new Uint8ClampedArray(height * columns.length * 3) : new Float32Array(height * columns.length * 3);
+  const Values = whole ? Uint8ClampedArray : Float32Array;
+  const between = new Values(height * columns.length * 3);
   let out = 0;
   for (let y = 0; y < height; y++) {
     for (const { first, weights } of columns) {
@@ -133,7 +150,7 @@ function resampled(data, channels, width, rows, columns, whole) {
     }
   }
   const row = columns.length * 3;
-  const scaled = new Uint8ClampedArray(rows.length * row);
+  const scaled = new Values(rows.length * row);
   rows.forEach(({ first, weights }, y) => {
     for (let x = 0; x < row; x++) {
       let sum = 0;
@@ -141,7 +158,7 @@ function resampled(data, channels, width, rows, columns, whole) {
       scaled[y * row + x] = sum;
     }
   });
-  return new Uint8Array(scaled.buffer);
+  return scaled;
 }
 
 /** The bytes of a clip as the graph takes them, from pictures that are scaled already. */

@@ -8,11 +8,10 @@ const SHORTEST_STEP = 1 / 250; // seconds between two frames
 /** What a user can do something about. Its message is shown. */
 export class Refusal extends Error {}
 
-/** Takes the picture that a video element shows, scaled to the student's shorter side. */
+/** Takes the picture that a video element shows, scaled to the student's shorter side; see `scaledPicture`. */
 export class Grabber {
-  constructor(video, shorter) {
-    this.video = video;
-    this.shorter = shorter;
+  constructor(video, shorter, paired) {
+    Object.assign(this, { video, shorter, paired });
     this.canvas = document.createElement("canvas");
     this.context = this.canvas.getContext("2d", { willReadFrequently: true, alpha: false });
   }
@@ -21,7 +20,7 @@ export class Grabber {
     const { videoWidth: width, videoHeight: height } = this.video;
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
     this.context.drawImage(this.video, 0, 0, width, height);
-    return scaledPicture(this.context.getImageData(0, 0, width, height), this.shorter);
+    return scaledPicture(this.context.getImageData(0, 0, width, height), this.shorter, this.paired);
   }
 }
 
@@ -34,7 +33,7 @@ export class FileVideo {
   /** Open the file by a blob URL: over a plain server, a seek can leave the picture where it was, without an error. */
   async open(file) {
     if (!this.video.requestVideoFrameCallback) {
-      throw new Refusal("This browser does not tell which frame it shows (requestVideoFrameCallback). Use another one.");
+      throw new Refusal("This browser does not tell which frame it shows. Use one with requestVideoFrameCallback.");
     }
     this.url = URL.createObjectURL(file);
     this.video.srcObject = null;
@@ -138,15 +137,19 @@ export function watchCamera(video, grabber, take) {
 }
 
 /** Wait for an event of a video. Its error, or too long a wait, is a refusal with this message. */
-function event(video, name, message) {
+async function event(video, name, message) {
+  const done = new AbortController();
   const happened = new Promise((resolve, reject) => {
-    video.addEventListener(name, resolve, { once: true });
-    video.addEventListener("error", () => reject(new Refusal(message)), { once: true });
+    video.addEventListener(name, resolve, { signal: done.signal });
+    video.addEventListener("error", () => reject(new Refusal(message)), { signal: done.signal });
   });
-  return within(happened, message);
+  await within(happened, message).finally(() => done.abort());
 }
 
-function within(promise, message) {
-  const late = new Promise((_, reject) => setTimeout(() => reject(new Refusal(message)), PATIENCE));
-  return Promise.race([promise, late]);
+async function within(promise, message) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Refusal(message)), PATIENCE);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
