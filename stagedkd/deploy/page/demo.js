@@ -5,6 +5,8 @@ import { addRow, drawBars, drawSeen, drawTimeline } from "./draw.js";
 import { clipBytes, clipFrames, ownLength, windowsOf } from "./frames.js";
 import { FileVideo, Grabber, openCamera, Refusal, watchCamera } from "./video.js";
 
+const FORMAT = "stagedkd demo 1";
+const RELOAD = "Reload the page without the browser's cache, or write the demo again.";
 const ASSUMED_STEP = 1 / 30; // seconds between two frames of the camera, until two were seen
 const MOST_SECONDS = 60; // of the camera's frames that are kept
 const MOST_WINDOWS = 600; // of the camera that are shown
@@ -61,7 +63,8 @@ function softmax(logits) {
 }
 
 async function fetched(name, form) {
-  const response = await fetch(new URL(name, import.meta.url));
+  // A plain server says nothing about caches, and a browser may then keep the files of an earlier demo.
+  const response = await fetch(new URL(name, import.meta.url), { cache: "no-store" });
   if (!response.ok) throw new Refusal(`${name} cannot be loaded: ${response.status}. Write the demo again.`);
   return response[form]();
 }
@@ -69,6 +72,7 @@ async function fetched(name, form) {
 /** Load everything, and compare the stored answer. Returns the student, or throws a refusal. */
 async function load() {
   const [card, demo] = await Promise.all([fetched("student.json", "json"), fetched("demo.json", "json")]);
+  if (demo.format !== FORMAT) throw new Refusal(`demo.json is of another version than this page. ${RELOAD}`);
   describe(card);
   const network = new Network();
   const [model, example] = await Promise.all([
@@ -149,7 +153,7 @@ async function watchFile(file, live) {
   const grabber = new Grabber(element("video"), student.card.picture.resize, true);
   const video = new FileVideo(element("video"), grabber);
   live.close = () => video.close();
-  element("source").textContent = `${file.name}: measuring the distance of its frames`;
+  element("source").textContent = file.name;
   await video.open(file);
   element("source").textContent = `${file.name}: ${video.count} frames, ${(1 / video.step).toFixed(2)} a second`;
   const kept = new Map();
@@ -199,12 +203,13 @@ async function watchLive(live) {
 /** Watch one source, after the one before has ended: two would move one video. */
 async function watch(source, work) {
   const call = ++calls;
+  results.state = "running";
   stop();
   await session?.finished;
   if (call !== calls) return; // another source was chosen meanwhile
   session?.close();
   session = { stopped: false, end: () => {}, close: () => {}, draw: () => {} };
-  Object.assign(results, { state: "running", source, windows: [], clip: null, notes: [] });
+  Object.assign(results, { source, windows: [], clip: null, notes: [] });
   for (const id of ["rows", "bars", "notes"]) element(id).replaceChildren();
   element("now").textContent = "No window yet.";
   drawTimeline(student.card.classes, [], 1);
@@ -214,6 +219,7 @@ async function watch(source, work) {
     showProblem(error instanceof Refusal ? error.message : `A fault of this page: ${error}`);
   });
   await session.finished;
+  if (call !== calls) return;
   results.state = results.problem ? "failed" : "done";
   element("stop").disabled = true;
 }
