@@ -19,6 +19,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from stagedkd.deploy.browser_runtime import runtime_files
 from stagedkd.deploy.camera import watch
 from stagedkd.deploy.export.graph import FramesToLogits
 from stagedkd.deploy.student import Student
+from stagedkd.deploy.videos import array_views, windows
 from stagedkd.errors import DataError, HostError, UsageError
 from stagedkd.report.card import frames_of
 from stagedkd.spec.schema import Clip
@@ -167,6 +169,9 @@ def test_a_file_gets_the_answers_of_predict(place: Path, student: Student, page:
         assert [round(ours["start"], 3), round(ours["end"], 3)] == [window.start, round(window.end or 0, 3)]
         assert np.abs(window.probabilities_N - ours["probabilities"]).max() < CLOSE
     require_torch_agrees(student, found)
+    *_, last = windows(str(place / name), student.card.clip, 0.5, None)
+    pixels = last.views_V3THW[0].permute(1, 2, 3, 0).numpy().ravel() * 255
+    assert np.abs(pixels - found["clip"]).mean() < 4  # levels; other frames differ by more than 30
     assert len(page.query_selector_all("#rows tr")) == len(expected) and page.inner_text("#bars").count("%") == 3
 
 
@@ -204,10 +209,25 @@ def test_the_camera_gets_the_answers_of_predict(place: Path, student: Student, p
     assert results(page, "done")["problem"] == ""
 
 
+@pytest.mark.slow
+def test_frames_at_uneven_distances_are_told(place: Path, page: Page) -> None:
+    path = place / "uneven.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for t in range(40):
+            frame = av.VideoFrame.from_ndarray(np.roll(PATTERN, 6 * t, 1), format="rgb24")
+            frame.pts, frame.time_base = 40 * t + 90 * (t // 10 + (t > 0)), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    found = show(page, path)
+    assert found["state"] == "done" and "distance of the frames varies" in found["notes"][0], found
+    assert "distance of the frames varies" in page.inner_text("#notes")
+
+
 def student_pixels(student: Student, frames: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The bytes of the middle clip of decoded frames, as `camera.watch` makes them."""
-    from stagedkd.deploy.videos import array_views
-
     return array_views(frames, RATE, student.card.clip, 1, 1)[0].permute(1, 2, 3, 0).numpy().ravel() * 255
 
 

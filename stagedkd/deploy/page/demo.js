@@ -164,8 +164,8 @@ async function watchFile(file, live) {
     }
     await look(indices.map((index) => kept.get(index)), start, end, every, live);
     for (const index of kept.keys()) if (index < indices[0]) kept.delete(index);
-    if (video.uneven.size) {
-      note("Some frames are not at an even distance, so the student may see other frames than in `stagedkd predict`. "
+    if (!video.even) {
+      note("The distance of the frames varies, so the student may see other frames than in stagedkd predict. "
         + "Convert the video to a constant frame rate.");
     }
   }

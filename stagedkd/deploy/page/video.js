@@ -4,6 +4,7 @@ import { scaledPicture } from "./frames.js";
 
 const PATIENCE = 10_000; // milliseconds that a frame may take
 const SHORTEST_STEP = 1 / 250; // seconds between two frames
+const PROBED = [0, 0.19, 0.41, 0.62, 0.83]; // parts of a video where the distance of frames is measured
 
 /** What a user can do something about. Its message is shown. */
 export class Refusal extends Error {}
@@ -24,17 +25,15 @@ export class Grabber {
   }
 }
 
-/** A video file with frames at an even distance. Browsers do not tell the rate, so it is measured. */
+/** A video file. Browsers do not tell its frames, so their distance is measured; `even` is false if it varies. */
 export class FileVideo {
   constructor(video, grabber) {
-    Object.assign(this, { video, grabber, first: 0, step: 0, count: 0, uneven: new Set() });
+    Object.assign(this, { video, grabber, first: 0, step: 0, count: 0, even: true });
   }
 
   /** Open the file by a blob URL: over a plain server, a seek can leave the picture where it was, without an error. */
   async open(file) {
-    if (!this.video.requestVideoFrameCallback) {
-      throw new Refusal("This browser does not tell which frame it shows. Use one with requestVideoFrameCallback.");
-    }
+    if (!window.VideoFrame) throw new Refusal("This browser does not tell which frame it shows. Use a newer one.");
     this.url = URL.createObjectURL(file);
     this.video.srcObject = null;
     this.video.src = this.url;
@@ -59,50 +58,67 @@ export class FileVideo {
 
   /** Find the first frame, the seconds between two frames, and the number of frames. */
   async measure() {
-    this.first = (await this.seek(0)).mediaTime;
-    const end = this.video.duration;
-    const last = (await this.seek(Math.max(0, end - 1e-3))).mediaTime;
+    const last = (await this.seek(Math.max(0, this.video.duration - 1e-3))).shown;
+    this.first = (await this.seek(0)).shown;
     if (last <= this.first) {
       Object.assign(this, { step: 0.04, count: 1 });
       return;
     }
-    let seen = this.first;
-    for (let ahead = SHORTEST_STEP; seen <= this.first; ahead += SHORTEST_STEP) {
-      seen = (await this.seek(this.first + ahead)).mediaTime;
-    }
-    this.step = seen - this.first;
-    for (let ahead = 2; this.first + ahead * this.step < last; ahead *= 2) {
-      seen = (await this.seek(this.first + (ahead + 0.5) * this.step)).mediaTime;
-      this.step = (seen - this.first) / Math.max(1, Math.round((seen - this.first) / this.step));
+    const gaps = [];
+    for (const part of PROBED) gaps.push(await this.gap(this.first + part * (last - this.first)));
+    this.step = Math.min(...gaps);
+    this.even = Math.max(...gaps) - this.step <= this.allowed;
+    for (let ahead = 2; this.even && this.first + ahead * this.step < last; ahead *= 2) {
+      const { shown } = await this.seek(this.first + (ahead + 0.5) * this.step);
+      const steps = (shown - this.first) / this.step;
+      this.even = Math.round(steps) >= 1 && Math.abs(steps - Math.round(steps)) < 0.25;
+      if (this.even) this.step = (shown - this.first) / Math.round(steps);
     }
     this.count = Math.round((last - this.first) / this.step) + 1;
     this.step = (last - this.first) / (this.count - 1);
   }
 
-  /** The scaled picture of a frame, by its index. A frame that is not where it should be is remembered as uneven. */
+  /** Seconds by which a frame may be early or late: files may round times to milliseconds. */
+  get allowed() {
+    return Math.max(this.step / 4, 1.1e-3);
+  }
+
+  /** The seconds from the frame at a time to the next one. */
+  async gap(time) {
+    const from = (await this.seek(time)).shown;
+    let next = from;
+    for (let ahead = SHORTEST_STEP; next <= from; ahead += SHORTEST_STEP) {
+      next = (await this.seek(from + ahead)).shown;
+    }
+    return next - from;
+  }
+
+  /** The scaled picture of a frame, by its index. If another frame is shown there, the frames are not even. */
   async picture(index) {
     const wanted = this.first + index * this.step;
-    let seen = await this.seek(wanted + this.step / 2);
-    if (Math.abs(seen.mediaTime - wanted) > this.step / 2) seen = await this.seek(wanted + this.step / 2);
-    if (Math.abs(seen.mediaTime - wanted) > this.step / 2) this.uneven.add(index);
+    const misplaced = ({ shown }) => Math.abs(shown - wanted) > this.allowed;
+    let seen = await this.seek(wanted + this.step / 2, true);
+    if (misplaced(seen)) seen = await this.seek(wanted + 0.6 * this.step, true);
+    if (misplaced(seen)) this.even = false;
     return seen.picture;
   }
 
-  /** Go to a time, and take what is shown there: its time in the file, and its scaled picture. */
-  async seek(time) {
+  /** Go to a time. Returns the time of the frame that is shown there, and its scaled picture if it is to be taken.
+   *
+   * A VideoFrame that is made after `seeked` is the right one. A callback of requestVideoFrameCallback often tells of
+   * the frame before, or does not come. */
+  async seek(time, take = false) {
     const target = Math.min(time, this.video.duration);
-    const shown = new Promise((resolve) => {
-      this.video.requestVideoFrameCallback((_, { mediaTime }) => {
-        resolve({ mediaTime, picture: this.grabber.picture() });
-      });
-    });
     const arrived = event(this.video, "seeked", `The browser cannot read the video at ${time.toFixed(3)} s.`);
     this.video.currentTime = target;
     await arrived;
     if (Math.abs(this.video.currentTime - target) > 1e-3) {
       throw new Refusal(`The browser went to ${this.video.currentTime} s, not to ${target.toFixed(3)} s.`);
     }
-    return within(shown, `The browser shows no frame at ${time.toFixed(3)} s.`);
+    const frame = new VideoFrame(this.video);
+    const shown = frame.timestamp / 1e6;
+    frame.close();
+    return { shown, picture: take ? this.grabber.picture() : null };
   }
 }
 
@@ -110,6 +126,9 @@ export class FileVideo {
 export async function openCamera(video) {
   if (!navigator.mediaDevices?.getUserMedia) {
     throw new Refusal("Browsers give pages the camera only on localhost or over HTTPS. Open this page there.");
+  }
+  if (!video.requestVideoFrameCallback) {
+    throw new Refusal("This browser does not tell when the camera has a new frame. Use a newer one.");
   }
   let stream;
   try {
