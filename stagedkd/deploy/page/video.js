@@ -3,6 +3,7 @@
 import { scaledPicture } from "./frames.js";
 
 const PATIENCE = 10_000; // milliseconds that a frame may take
+const PAUSE = 10; // milliseconds between two looks at what is shown
 const SHORTEST_STEP = 1 / 250; // seconds between two frames
 const PROBED = [0, 0.19, 0.41, 0.62, 0.83]; // parts of a video where the distance of frames is measured
 
@@ -58,8 +59,11 @@ export class FileVideo {
 
   /** Find the first frame, the seconds between two frames, and the number of frames. */
   async measure() {
-    const last = (await this.seek(Math.max(0, this.video.duration - 1e-3))).shown;
-    this.first = (await this.seek(0)).shown;
+    let last = 0;
+    for (let tries = 0; tries < 3 && last <= this.first; tries++) {
+      last = await this.frameAt(Math.max(0, this.video.duration - 1e-3));
+      this.first = await this.frameAt(0);
+    }
     if (last <= this.first) {
       Object.assign(this, { step: 0.04, count: 1 });
       return;
@@ -69,7 +73,7 @@ export class FileVideo {
     this.step = Math.min(...gaps);
     this.even = Math.max(...gaps) - this.step <= this.allowed;
     for (let ahead = 2; this.even && this.first + ahead * this.step < last; ahead *= 2) {
-      const { shown } = await this.seek(this.first + (ahead + 0.5) * this.step);
+      const shown = await this.frameAt(this.first + (ahead + 0.5) * this.step);
       const steps = (shown - this.first) / this.step;
       this.even = Math.round(steps) >= 1 && Math.abs(steps - Math.round(steps)) < 0.25;
       if (this.even) this.step = (shown - this.first) / Math.round(steps);
@@ -85,29 +89,35 @@ export class FileVideo {
 
   /** The seconds from the frame at a time to the next one. */
   async gap(time) {
-    const from = (await this.seek(time)).shown;
+    const from = await this.frameAt(time);
     let next = from;
-    for (let ahead = SHORTEST_STEP; next <= from; ahead += SHORTEST_STEP) {
-      next = (await this.seek(from + ahead)).shown;
-    }
+    for (let ahead = SHORTEST_STEP; next <= from; ahead += SHORTEST_STEP) next = await this.frameAt(from + ahead);
     return next - from;
   }
 
-  /** The scaled picture of a frame, by its index. If another frame is shown there, the frames are not even. */
-  async picture(index) {
-    const wanted = this.first + index * this.step;
-    const misplaced = ({ shown }) => Math.abs(shown - wanted) > this.allowed;
-    let seen = await this.seek(wanted + this.step / 2, true);
-    if (misplaced(seen)) seen = await this.seek(wanted + 0.6 * this.step, true);
-    if (misplaced(seen)) this.even = false;
-    return seen.picture;
+  /** The time of the frame that is shown at a time, when it has been the same twice. */
+  async frameAt(time) {
+    await this.seek(time);
+    let [before, shown] = [NaN, await this.shown()];
+    for (let tries = 0; tries < 20 && before !== shown; tries++) {
+      await pause(PAUSE);
+      [before, shown] = [shown, await this.shown()];
+    }
+    return shown;
   }
 
-  /** Go to a time. Returns the time of the frame that is shown there, and its scaled picture if it is to be taken.
-   *
-   * A VideoFrame that is made after `seeked` is the right one. A callback of requestVideoFrameCallback often tells of
-   * the frame before, or does not come. */
-  async seek(time, take = false) {
+  /** The scaled picture of a frame, by its index. If another frame stays there, the frames are not even. */
+  async picture(index) {
+    const wanted = this.first + index * this.step;
+    const misplaced = (shown) => Math.abs(shown - wanted) > this.allowed;
+    await this.seek(wanted + this.step / 2);
+    for (let wait = PAUSE; wait < 300 && misplaced(await this.shown()); wait *= 2) await pause(wait);
+    if (misplaced(await this.shown())) this.even = false;
+    return this.grabber.picture();
+  }
+
+  /** Go to a time. */
+  async seek(time) {
     const target = Math.min(time, this.video.duration);
     const arrived = event(this.video, "seeked", `The browser cannot read the video at ${time.toFixed(3)} s.`);
     this.video.currentTime = target;
@@ -115,12 +125,27 @@ export class FileVideo {
     if (Math.abs(this.video.currentTime - target) > 1e-3) {
       throw new Refusal(`The browser went to ${this.video.currentTime} s, not to ${target.toFixed(3)} s.`);
     }
-    const frame = new VideoFrame(this.video);
-    const shown = frame.timestamp / 1e6;
-    frame.close();
-    return { shown, picture: take ? this.grabber.picture() : null };
+  }
+
+  /** The time of the frame that the video shows. It is asked for: a callback of requestVideoFrameCallback often tells
+   * of the frame before a seek, or does not come. */
+  async shown() {
+    for (let waited = 0; waited < PATIENCE; waited += PAUSE) {
+      try {
+        const frame = new VideoFrame(this.video);
+        const seconds = frame.timestamp / 1e6;
+        frame.close();
+        return seconds;
+      } catch (error) {
+        if (error.name !== "InvalidStateError") throw error;
+        await pause(PAUSE); // there is no frame yet
+      }
+    }
+    throw new Refusal(`The browser shows no frame at ${this.video.currentTime.toFixed(3)} s. Choose the file again.`);
   }
 }
+
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 /** Open the camera. Returns a function that closes it. */
 export async function openCamera(video) {
