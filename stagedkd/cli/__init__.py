@@ -20,6 +20,7 @@ import typer
 
 from stagedkd._version import __version__
 from stagedkd.cli import data as data_commands
+from stagedkd.cli import demo as demo_commands
 from stagedkd.cli import deploy as deploy_commands
 from stagedkd.cli import dvc as dvc_commands
 from stagedkd.cli import language as language_commands
@@ -292,6 +293,7 @@ for command in (
     deploy_commands.predict,
     deploy_commands.export,
     deploy_commands.bench,
+    demo_commands.demo,
     deploy_commands.publish,
     language_commands.explain,
     language_commands.diff,

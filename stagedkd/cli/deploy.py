@@ -1,4 +1,4 @@
-"""Commands on a student that a run has made: `stagedkd predict`, `export`, `bench`, `demo`, `publish`."""
+"""Commands on a student that a run has made: `stagedkd predict`, `export`, `bench`, `publish`."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def export(
     found = find_student(student)
     home = student if student.is_dir() else student.parent
     target = out or home / "export" / (to + ("-int8" if int8 else ""))
-    runtime = _runtime(student, store, data_dir, threads)
+    runtime = runtime_of_student(student, store, data_dir, threads)
     wish = Wish(to, int8, None if batch == "dynamic" else int(batch), tolerance, agreement)
     made = export_student(found, wish, target, runtime, lambda text: print_notes([text]))
     if as_json:
@@ -134,7 +134,7 @@ def bench(
 
     found = find_student(student)
     home = found.weights.path.parent
-    runtime = _runtime(student, store, None, threads)
+    runtime = runtime_of_student(student, store, None, threads)
     teacher = timing.teacher_of(found, home, runtime.folder("store"))
     chosen = timing.runtimes_of(found, home, runtimes or [], teacher)
     measured = timing.bench(found, chosen, threads or 1)
@@ -189,7 +189,7 @@ def _root(student: Path) -> Path:
     return next((each for each in above if (each / "store").is_dir() or (each / "params.yaml").is_file()), Path())
 
 
-def _runtime(student: Path, store: Path | None, data_dir: Path | None, threads: int | None) -> Runtime:
+def runtime_of_student(student: Path, store: Path | None, data_dir: Path | None, threads: int | None) -> Runtime:
     """The runtime of a student's project, with the threads that torch uses."""
     import torch
 
