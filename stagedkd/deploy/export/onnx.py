@@ -66,8 +66,8 @@ def converted(order: Order) -> Any:
 
 
 def _drop_zero_points(model: Any) -> None:
-    """Remove zero points of weights that are all 0, which is their default: OpenVINO 2026.4 leaves some convolutions
-    in float32 where they are written (docs/findings.md)."""
+    """Remove zero points of weights that are all 0, which is their default. torch's exporter shares them between
+    layers, and OpenVINO 2026.4 runs layers that share one in float32 after a reshape (docs/findings.md)."""
     from onnx import numpy_helper
 
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
