@@ -30,7 +30,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from stagedkd.deploy.export.graph import FramesToLogits, input_shape
 from stagedkd.deploy.export.onnx import Onnx
 from stagedkd.deploy.export.openvino import OpenVino
-from stagedkd.deploy.export.runtimes import Form, Order, require
+from stagedkd.deploy.export.runtimes import Form, Order, foreign_errors, require
 from stagedkd.errors import StagedkdError
 from stagedkd.models.build import build
 from stagedkd.models.network import Network
@@ -102,7 +102,8 @@ def _row(name: str, root: Path, forms: tuple[type[Form], ...]) -> str:
     for form in forms:
         started = time.monotonic()
         try:
-            found = _difference(form(), order, root, frames, expected)
+            with foreign_errors(f"{form.name} fails", ""):
+                found = _difference(form(), order, root, frames, expected)
             row += f"{found:>12.1e}{time.monotonic() - started:>6.0f}"
         except StagedkdError as error:
             row += f"  {error.message}"
