@@ -37,7 +37,8 @@ class CoreMl:
 
         network = order.new_network()
         _plain_pooling(network)
-        program = exported(network, order.card, order.batch or 1, torch.float32).run_decompositions({})
+        program = exported(network, order.card, order.batch or 1, torch.float32, by_products=True)
+        program = program.run_decompositions({})
         with warnings.catch_warnings(), redirect_stderr(StringIO()):  # its progress bars
             warnings.simplefilter("ignore")
             model: Any = coremltools.convert(

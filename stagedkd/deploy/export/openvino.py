@@ -41,7 +41,7 @@ class OpenVino:
     def _write(self, order: Order, folder: Path) -> Operators:
         import openvino
 
-        program = exported(order.new_network(), order.card, order.batch)
+        program = exported(order.new_network(), order.card, order.batch, by_products=True)
         model: Any = openvino.convert_model(program)
         model.inputs[0].get_tensor().set_names({"frames"})
         model.outputs[0].get_tensor().set_names({"logits"})
