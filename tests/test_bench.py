@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from stagedkd import compile_plan, load_spec, run, write_report
+from stagedkd.deploy.bench import bench as measure
+from stagedkd.deploy.student import find_student
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.report.bench import Bench, read_bench
 from stagedkd.report.card import read_card
 from tests.conftest import REPO, TINY
 
 DIGEST = "a" * 64
-SPEC = TINY.replace("epochs: 3", "epochs: 1").replace("cascade: [0.5]", "cascade: []").replace("control: ce\n", "")
+SPEC = TINY.replace("epochs: 3", "epochs: 1").replace("cascade: [0.5]", "cascade: []")
 
 
 def timing(runtime: str, spread: float = 0.05) -> dict[str, object]:
@@ -137,3 +139,22 @@ def test_the_words_of_a_bench_cannot_break_the_page(place: Path, folder: Path) -
     page = report(place)
     assert "<script>x" not in page and "&lt;script&gt;x" in page and "a &lt;fast&gt; CPU" in page
     assert "The machine was busy: the latency of" in page
+
+
+@pytest.mark.slow
+def test_two_equal_networks_of_a_report_take_the_same_time(
+    place: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Student and control have one architecture. In turns, their latencies differ by less than 10%."""
+    student = find_student(folder)
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    (control,) = (place / "store").glob(f"teach-{metrics['control']['key'][:12]}*")
+    assert metrics["control"]["arch"] == metrics["student"]["arch"] and control.is_dir()
+    measured = measure(student, {"student": student.weights.path, "control": control}, 1)
+    first, second = measured.timings
+    with capsys.disabled():
+        rows = "; ".join(f"{t.runtime} {1000 * t.median:.2f} ms, spread {t.spread:.0%}" for t in measured.timings)
+        print(f"\n{rows}; {first.median / second.median:.3f} times; {measured.taken_on}")
+    if measured.note:
+        pytest.skip(measured.note)
+    assert abs(first.median / second.median - 1) < 0.1

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 StudentPath = Annotated[
     Path,
-    typer.Argument(metavar="STUDENT", help="Take the network of this results folder, export, artifact or file."),
+    typer.Argument(metavar="STUDENT", help="Take the network of this results folder, artifact or file."),
 ]
 VideoPaths = Annotated[
     list[str] | None,

@@ -60,6 +60,8 @@ def teacher_of(found: Found, folder: Path, store: Path) -> Path | None:
 def bench(found: Found, runtimes: Mapping[str, Path], threads: int) -> Bench:
     """Measure the runtimes, a turn each, again and again.
 
+    Args:
+        runtimes: exports, or networks that torch runs (see `find_student`), by names of any kind.
     Raises:
         TrainingError: a runtime does not load or run.
     """
@@ -125,7 +127,7 @@ class _Worker:
         self.name, self.path, self.threads = name, path, threads
 
     def __enter__(self) -> _Worker:
-        command = [sys.executable, "-m", "stagedkd.deploy.bench_worker", self.name, str(self.path), str(self.threads)]
+        command = [sys.executable, "-m", "stagedkd.deploy.bench_worker", str(self.path), str(self.threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONSAFEPATH": "1"}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
