@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from stagedkd.deploy.export.graph import FramesToLogits, input_shape
 from stagedkd.deploy.export.runtimes import Order, Run, foreign_errors
 from stagedkd.deploy.export.write import FORMS
+from stagedkd.deploy.student import find_student
 from stagedkd.errors import TrainingError, UsageError
 from stagedkd.models.resnet3d import resnet3d
 from stagedkd.report.card import StudentCard, Versions, frames_of, picture_of
@@ -137,3 +138,10 @@ def test_int8_takes_a_student_that_derives_its_input(order: Order, form: str, tm
     assert run is not None
     differences = np.abs(run(frames) - wanted).max(0) / np.ptp(wanted, axis=0)
     assert differences.max() < 0.15, differences
+
+
+def test_an_export_is_no_student_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "export.json").write_text("{}", "utf-8")
+    with pytest.raises(UsageError, match=r"holds no student\.safetensors") as caught:
+        find_student(tmp_path)
+    assert "give the results folder that it was made from" in caught.value.hint
