@@ -197,7 +197,7 @@ def print_results(plan: Plan, runtime: Runtime, *, wrote: bool) -> bool:
     disk is not that of this plan. Returns whether the report was written."""
     from stagedkd.report.collect import collect
     from stagedkd.report.terminal import results_tables
-    from stagedkd.report.write import is_written, results_folder, write_report
+    from stagedkd.report.write import bench_problem, is_written, results_folder, write_report
     from stagedkd.store.store import Store
 
     page = results_folder(plan, runtime) / "report.html"
@@ -206,6 +206,7 @@ def print_results(plan: Plan, runtime: Runtime, *, wrote: bool) -> bool:
     print_tables(results_tables(results))
     print_notes(results.notes)
     print_looks([plan], runtime)
+    print_notes(filter(None, [bench_problem(plan, runtime)]))
     print_lines([f"top-1 on the {results.split} split; report: {page}"])
     return wrote
 

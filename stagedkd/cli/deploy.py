@@ -13,15 +13,15 @@ from stagedkd.errors import DataError, UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from stagedkd.deploy.bench import Bench
     from stagedkd.deploy.export.write import Export
     from stagedkd.deploy.predict import Answer
     from stagedkd.deploy.student import Prediction, Student
     from stagedkd.plan.runtime import Runtime
+    from stagedkd.report.bench import Bench
 
 StudentPath = Annotated[
     Path,
-    typer.Argument(metavar="STUDENT", help="Take the network of this results folder, export, artifact or file."),
+    typer.Argument(metavar="STUDENT", help="Take the network of this results folder, artifact or file."),
 ]
 VideoPaths = Annotated[
     list[str] | None,
@@ -131,6 +131,7 @@ def bench(
     from stagedkd.deploy import bench as timing
     from stagedkd.deploy.student import find_student
     from stagedkd.files import write_whole
+    from stagedkd.report.bench import FILE
 
     found = find_student(student)
     home = found.weights.path.parent
@@ -140,15 +141,14 @@ def bench(
     measured = timing.bench(found, chosen, threads or 1)
     text = json.dumps(measured.as_json(), indent=1) + "\n"
     if home.name != "files":  # an artifact is not written to
-        write_whole(home / timing.FILE, text)
+        write_whole(home / FILE, text)
     if as_json:
         print(text, end="")
         return
     console().print(_bench_table(measured))
-    busy = [each.runtime for each in measured.timings if each.busy]
-    if busy:
-        print_notes([f"the machine was busy: the latency of {', '.join(busy)} varied by more than 20% between turns"])
-    print_lines([f"{measured.machine}, {measured.threads} thread(s); torch runs a single clip beside itself"])
+    if measured.note:
+        print_notes([measured.note])
+    print_lines([f"{measured.taken_on}; torch runs a single clip beside itself"])
 
 
 def publish(

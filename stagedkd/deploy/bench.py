@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +16,13 @@ import numpy as np
 from stagedkd.deploy.export.write import README, REPORT
 from stagedkd.deploy.student import Found
 from stagedkd.errors import StoreError, TrainingError, UsageError
+from stagedkd.report.bench import Bench, Timing
 from stagedkd.report.card import CARD
-from stagedkd.train.evaluate import BUSY, spread_of
+from stagedkd.train.evaluate import spread_of
 
-TORCH, TEACHER, FILE = "torch", "teacher", "bench.json"
+TORCH, TEACHER = "torch", "teacher"
 ROUNDS, SECONDS = 7, 0.3  # turns of each runtime, and the time of one
 BATCHES = (1, 2, 4, 8, 16, 32)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What a runtime takes.
-
-    Attributes:
-        runtime: `torch`, `teacher`, or the name of an export.
-        median, p95: seconds until the logits of a clip that comes alone. spread: of the turns' medians, relative.
-        throughput: the most clips a second, at `batch` clips at once.
-        memory: the peak of the resident memory of its process, in bytes, libraries included; None if unknown.
-        bytes: the size of its files.
-    """
-
-    runtime: str
-    median: float
-    p95: float
-    spread: float
-    throughput: float
-    batch: int
-    memory: int | None
-    bytes: int
-
-    @property
-    def busy(self) -> bool:
-        """Whether the machine was too busy for the figures to count."""
-        return self.spread > BUSY
-
-
-@dataclass(frozen=True)
-class Bench:
-    """The timings of a student, and what they were taken on. `weights` is the digest of the student's file."""
-
-    weights: str
-    threads: int
-    machine: str
-    timings: tuple[Timing, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 def runtimes_of(found: Found, folder: Path, names: Sequence[str], teacher: Path | None) -> dict[str, Path]:
@@ -101,11 +60,14 @@ def teacher_of(found: Found, folder: Path, store: Path) -> Path | None:
 def bench(found: Found, runtimes: Mapping[str, Path], threads: int) -> Bench:
     """Measure the runtimes, a turn each, again and again.
 
+    Args:
+        runtimes: exports, or networks that torch runs (see `find_student`), by names of any kind.
     Raises:
         TrainingError: a runtime does not load or run.
     """
     from stagedkd.stages.provenance import cpu
 
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with ExitStack() as stack:
         workers = {name: stack.enter_context(_Worker(name, path, threads)) for name, path in runtimes.items()}
         counts = {name: worker.count(1) for name, worker in workers.items()}
@@ -116,7 +78,9 @@ def bench(found: Found, runtimes: Mapping[str, Path], threads: int) -> Bench:
                 alone[name].append(workers[name].take(1, counts[name]))
         rates = {name: _rates(worker) for name, worker in workers.items()}
         timings = tuple(_timing(name, alone[name], rates[name], workers[name]) for name in workers)
-    return Bench(found.card.weights, threads, cpu(), timings)
+    return Bench(
+        weights=found.card.weights, threads=threads, machine=cpu(), cores=os.cpu_count(), load=load, timings=timings
+    )
 
 
 def _rates(worker: _Worker) -> dict[int, float]:
@@ -135,7 +99,16 @@ def _timing(name: str, alone: list[list[float]], rates: Mapping[int, float], wor
     middle, spread = spread_of(seconds)
     best = max(rates, key=lambda batch: rates[batch])
     p95 = float(np.percentile(seconds, 95))
-    return Timing(name, middle, p95, spread, rates[best], best, worker.memory(), _size(worker.path))
+    return Timing(
+        runtime=name,
+        median=middle,
+        p95=p95,
+        spread=spread,
+        throughput=rates[best],
+        batch=best,
+        memory=worker.memory(),
+        bytes=_size(worker.path),
+    )
 
 
 def _size(path: Path) -> int:
@@ -154,7 +127,7 @@ class _Worker:
         self.name, self.path, self.threads = name, path, threads
 
     def __enter__(self) -> _Worker:
-        command = [sys.executable, "-m", "stagedkd.deploy.bench_worker", self.name, str(self.path), str(self.threads)]
+        command = [sys.executable, "-m", "stagedkd.deploy.bench_worker", str(self.path), str(self.threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONSAFEPATH": "1"}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)

@@ -1,9 +1,10 @@
 """The process of one runtime in a benchmark.
 
-    python -m stagedkd.deploy.bench_worker NAME PATH THREADS
+    python -m stagedkd.deploy.bench_worker PATH THREADS
 
-It prints a line of JSON: the batches that it takes. For each line on stdin, `{"batch": b, "count": n}`, it runs n calls
-and prints their seconds; for `{"memory": true}`, the peak of its memory in bytes.
+PATH is an export, or else a network that torch runs. The process prints a line of JSON: the batches that it takes. For
+each line on stdin, `{"batch": b, "count": n}`, it runs n calls and prints their seconds; for `{"memory": true}`, the
+peak of its memory in bytes.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ import numpy as np
 
 def main() -> None:
     """Load the runtime, then answer."""
-    name, path, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    path, threads = Path(sys.argv[1]), int(sys.argv[2])
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what libraries print
-    run, shape, batches = _load(name, path, threads)
+    run, shape, batches = _load(path, threads)
     answers.write(json.dumps(batches) + "\n")
     dice = np.random.default_rng(0)
     for line in sys.stdin:
@@ -43,11 +44,11 @@ def main() -> None:
         answers.write(json.dumps(seconds) + "\n")
 
 
-def _load(name: str, path: Path, threads: int) -> tuple[Callable[[Any], Any], tuple[int, ...], list[int]]:
+def _load(path: Path, threads: int) -> tuple[Callable[[Any], Any], tuple[int, ...], list[int]]:
     """Give what runs frames, uint8 (B, T, H, W, 3), the shape of one clip, and the batches that it takes."""
     import torch
 
-    from stagedkd.deploy.bench import BATCHES, TEACHER, TORCH
+    from stagedkd.deploy.bench import BATCHES
     from stagedkd.deploy.export.graph import FramesToLogits, input_shape
     from stagedkd.deploy.export.write import FORMS, REPORT
     from stagedkd.deploy.student import find_student
@@ -55,7 +56,7 @@ def _load(name: str, path: Path, threads: int) -> tuple[Callable[[Any], Any], tu
     from stagedkd.report.card import CARD, read_card
 
     torch.set_num_threads(threads)
-    if name not in (TORCH, TEACHER):
+    if (path / REPORT).is_file():  # an export
         facts = json.loads((path / REPORT).read_text("utf-8"))
         loaded = FORMS[facts["form"]]().load(path, threads)
         assert loaded is not None, "it does not run on this machine"

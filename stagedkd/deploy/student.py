@@ -147,8 +147,8 @@ def load_student(path: str | Path, device: str = "cpu") -> Student:
     """Load a student.
 
     Args:
-        path: a results folder, an export, the folder of an artifact in the store, or a student.safetensors with its
-            student.json beside it. device: `auto`, `cpu`, `cuda` or `mps`.
+        path: a results folder, the folder of an artifact in the store, or a student.safetensors with its student.json
+            beside it. device: `auto`, `cpu`, `cuda` or `mps`.
     Raises:
         UsageError: there is no network at this place, or the machine lacks the device.
         StoreError: the card is missing or of another version, or the weights are not those of the card.
@@ -164,6 +164,8 @@ def find_student(path: Path) -> Found:
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         hint = f"give a results folder, a folder of the store, or a {WEIGHTS}"
+        if (path / "export.json").is_file():
+            hint = "an export is for its own runtime: give the results folder that it was made from"
         raise UsageError(f"{path} holds no {WEIGHTS}" if path.is_dir() else f"{path} does not exist", hint=hint)
     card, weights = read_card(file.parent / CARD), FileBytes.read(file)
     if weights.digest != card.weights:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.filesize import decimal
 
 from stagedkd.dvc.pipeline import SUMMARY
 from stagedkd.errors import Advice, StoreError, about, remedy
@@ -14,6 +16,7 @@ from stagedkd.files import replacing, write_whole
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.plan.work import EvaluateWork, NetworkWork
+from stagedkd.report.bench import Bench, read_bench
 from stagedkd.report.card import CARD, WEIGHTS, StudentCard, accuracy_of, new_card
 from stagedkd.report.collect import collect
 from stagedkd.report.comparison import SMALLEST_EFFECT, flops_text, p_text, points
@@ -50,7 +53,6 @@ def _write_files(results: Results, store: Store, folder: Path, looks: str) -> No
     """Write the files of a report. Raises OSError, StoreError."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "metrics.json", _json(as_json(results)))
-    write_whole(folder / "report.html", page(results, looks))
     write_whole(folder / SUMMARY, _json(summary(results)))
     for name, rows in plots(results).items():
         write_whole(folder / name, _json(rows))
@@ -61,6 +63,9 @@ def _write_files(results: Results, store: Store, folder: Path, looks: str) -> No
     card = student_card(results, artifact)
     write_whole(folder / CARD, card.text)
     write_whole(folder / "README.md", model_card(results, card))
+    bench, problem = read_bench(folder, card.weights)
+    notes = [note for note in (looks, problem) if note]
+    write_whole(folder / "report.html", page(results, notes, bench))
 
 
 def student_card(results: Results, artifact: Artifact) -> StudentCard:
@@ -87,6 +92,12 @@ def student_card(results: Results, artifact: Artifact) -> StudentCard:
         parameters=student.params,
         flops=student.flops,
     )
+
+
+def bench_problem(plan: Plan, runtime: Runtime) -> str:
+    """Return why the report does not show the bench.json beside its student; "" if it does, or if there is none."""
+    student = Store(runtime.folder("store")).artifact(plan.stage("student"))
+    return read_bench(results_folder(plan, runtime), student.manifest.files[WEIGHTS])[1]
 
 
 def is_written(plan: Plan, runtime: Runtime) -> bool:
@@ -156,8 +167,12 @@ def as_json(results: Results) -> dict[str, Any]:
     }
 
 
-def page(results: Results, looks: str = "") -> str:
-    """Return report.html, one file that needs no network access. `looks` is a note on looks at the test split."""
+def page(results: Results, notes: Sequence[str] = (), bench: Bench | None = None) -> str:
+    """Return report.html, one file that needs no network access.
+
+    Args:
+        notes: to be shown beside those of the results. bench: of the student.
+    """
     from stagedkd.report.plots import correlation_map, loss_curves, shares_map
 
     maps = {name: correlation_map(c.before, c.after, c.student, c.teacher) for name, c in results.correlations.items()}
@@ -167,7 +182,7 @@ def page(results: Results, looks: str = "") -> str:
     spec = yaml.safe_dump(results.plan.spec.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
     losses = list(dict.fromkeys(name for row in results.loss_shares for name in row.shares))
     values = {"r": results, "losses": losses, "curves": loss_curves(results), "maps": maps, "shares": shares}
-    values |= {"looks": looks}
+    values |= {"notes": (*results.notes, *notes), "bench": bench, "size": _size}
     return template("report.html.j2").render(**values, spec=spec, pct=_percent_sign, flops=flops_text, share=share_text)
 
 
@@ -193,6 +208,10 @@ def _percent(fraction: float) -> str:
 
 def _percent_sign(fraction: float) -> str:
     return f"{100 * fraction:.1f}%"
+
+
+def _size(size: int | None) -> str:
+    return "–" if size is None else decimal(size)
 
 
 def _json(values: Any) -> str:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from stagedkd.deploy.export.graph import exported
 from stagedkd.deploy.export.runtimes import Clips, Operators, Order, Run
-from stagedkd.errors import TrainingError
 from stagedkd.models.network import Network
 
 
@@ -38,20 +37,16 @@ class CoreMl:
 
         network = order.new_network()
         _plain_pooling(network)
-        program = exported(network, order.card, order.batch or 1, torch.float32).run_decompositions({})
-        try:
-            with warnings.catch_warnings(), redirect_stderr(StringIO()):  # its progress bars
-                warnings.simplefilter("ignore")
-                model: Any = coremltools.convert(
-                    program,
-                    outputs=[coremltools.TensorType("logits")],
-                    minimum_deployment_target=coremltools.target.iOS17,
-                    compute_precision=coremltools.precision.FLOAT32,
-                )
-        except Exception as error:
-            reason = (str(error).splitlines() or [""])[0][:200]
-            message = f"coremltools cannot take this network: {type(error).__name__}: {reason}"
-            raise TrainingError(message, hint="export it to onnx instead") from error
+        program = exported(network, order.card, order.batch or 1, torch.float32, by_products=True)
+        program = program.run_decompositions({})
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):  # its progress bars
+            warnings.simplefilter("ignore")
+            model: Any = coremltools.convert(
+                program,
+                outputs=[coremltools.TensorType("logits")],
+                minimum_deployment_target=coremltools.target.iOS17,
+                compute_precision=coremltools.precision.FLOAT32,
+            )
         model.user_defined_metadata["student.json"] = order.card.text
         model.save(str(folder / self.file))
         return Operators()

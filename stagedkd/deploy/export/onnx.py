@@ -50,11 +50,11 @@ class Onnx:
         return run
 
 
-def converted(order: Order) -> Any:
-    """The model as a protobuf. That of a quantised student computes in bytes."""
+def converted(order: Order, *, by_products: bool = False) -> Any:
+    """The model as a protobuf. That of a quantised student computes in bytes. by_products: see `FramesToLogits`."""
     import torch
 
-    program = exported(order.new_network(), order.card, order.batch, operators=True)
+    program = exported(order.new_network(), order.card, order.batch, operators=True, by_products=by_products)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made: Any = torch.onnx.export(

@@ -43,14 +43,18 @@ class OpenVino:
         import openvino
 
         if order.card.quantised:  # its reader of torch's programs does not know these operators, that of ONNX does
-            model: Any = openvino.Core().read_model(converted(order).SerializeToString(deterministic=True))
+            model: Any = openvino.Core().read_model(
+                converted(order, by_products=True).SerializeToString(deterministic=True)
+            )
         else:
-            model = openvino.convert_model(exported(order.new_network(), order.card, order.batch))
+            program = exported(order.new_network(), order.card, order.batch, by_products=True)
+            model = openvino.convert_model(program)
         model.inputs[0].get_tensor().set_names({"frames"})
         model.outputs[0].get_tensor().set_names({"logits"})
         model.reshape([order.batch or -1, *input_shape(order.card)])
         if order.calibration:
-            model = _quantised(model, order.calibration)
+            scaling = 0 if order.card.picture.scaled_to is None else 2
+            model = _quantised(model, order.calibration, scaling)
         model.set_rt_info(order.card.text, "student.json")
         openvino.save_model(model, folder / self.file, compress_to_fp16=False)
         return _operators(folder / self.file) if order.int8 else Operators()
@@ -71,17 +75,28 @@ def _compiled(path: Path, threads: int) -> Any:
     return openvino.Core().compile_model(str(path), "CPU", settings)
 
 
-def _quantised(model: Any, calibration: Sequence[Clips]) -> Any:
-    import nncf
+def _quantised(model: Any, calibration: Sequence[Clips], scaling: int) -> Any:
+    """The ranges of activations are the least and the largest values of all clips. By NNCF's default they are the means
+    of those of each clip, so that clips with larger values are cut off: dark, bright or plain ones.
 
-    data = nncf.Dataset(list(calibration))
+    Args:
+        scaling: the number of matrix products before the network, which scale its pictures and stay in float32.
+    """
+    import nncf
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    products = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() == "MatMul"][:scaling]
+    ranges = RangeEstimatorParametersSet.MINMAX
     with redirect_stdout(StringIO()):  # its progress bars
         return nncf.quantize(
             model,
-            data,
+            nncf.Dataset(list(calibration)),
             subset_size=len(calibration),
             preset=nncf.QuantizationPreset.MIXED,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
+            ignored_scope=nncf.IgnoredScope(names=products),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.ENABLE, activations_range_estimator_params=ranges
+            ),
         )
 
 

@@ -18,7 +18,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from stagedkd.errors import UsageError
+from stagedkd.errors import StagedkdError, TrainingError, UsageError, host_error
 from stagedkd.models.network import Network
 from stagedkd.report.card import StudentCard
 
@@ -75,6 +75,21 @@ class Form(Protocol):
     def load(self, folder: Path, threads: int) -> Run | None:
         """Load the files in their own runtime; None if it does not run on this machine."""
         ...
+
+
+@contextmanager
+def foreign_errors(problem: str, hint: str) -> Generator[None]:
+    """Inside, an error of another library becomes a TrainingError that begins with `problem`. Those of stagedkd, and of
+    a machine that is full or refuses a file, stay as they are."""
+    try:
+        yield
+    except StagedkdError:
+        raise
+    except Exception as error:
+        if host_error(error) is not None:
+            raise
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:300]
+        raise TrainingError(f"{problem}: {type(error).__name__}: {reason}", hint=hint) from error
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from stagedkd.deploy.export.onnx import Onnx
 from stagedkd.deploy.export.openvino import OpenVino
 from stagedkd.deploy.export.pt2 import Pt2
 from stagedkd.deploy.export.python import Python
-from stagedkd.deploy.export.runtimes import Form, Operators, Order, Run, require
+from stagedkd.deploy.export.runtimes import Form, Operators, Order, Run, foreign_errors, require
 from stagedkd.deploy.student import Found
 from stagedkd.errors import TrainingError, UsageError
 from stagedkd.files import write_whole
@@ -33,6 +33,7 @@ from stagedkd.report.statistics import wilson
 FORMS: Mapping[str, type[Form]] = {form.name: form for form in (Onnx, OpenVino, Pt2, CoreMl, Python)}
 CHECKED, CALIBRATED, BATCH = 256, 128, 8  # clips
 REPORT, README = "export.json", "README.md"
+OTHER_FORM = "try --batch 1, or another form"
 TOLERANCE = 1e-3  # the largest difference of a float32 logit
 AGREEMENT = 0.9  # the least share of clips on which int8 names the class of float32
 
@@ -130,10 +131,12 @@ def export_student(found: Found, wish: Wish, out: Path, runtime: Runtime, note: 
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as name:
         folder = Path(name) / "export"
         folder.mkdir()
-        operators = form().write(order, folder)
+        with foreign_errors(f"{wish.form} cannot take this network", OTHER_FORM):
+            operators = form().write(order, folder)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != CARD)
-        run = form().load(folder, runtime.used_threads)
-        compared = _compare(found.new_network(), run, clips, order) if run else None
+        with foreign_errors(f"{wish.form} cannot run what was written, so nothing is kept", OTHER_FORM):
+            run = form().load(folder, runtime.used_threads)
+            compared = _compare(found.new_network(), run, clips, order) if run else None
         if compared is None:
             note(f"{wish.form} does not run on this machine, so the export was not compared")
         made = Export(wish.form, wish.int8, wish.batch, str(out), size, compared, operators, versions)
