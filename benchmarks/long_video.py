@@ -20,6 +20,7 @@ import numpy as np
 from stagedkd.data.address import Address
 from stagedkd.data.cache import CacheSpec, differences, open_cache
 from stagedkd.data.decode import decode, inspect
+from stagedkd.data.fingerprint import HashMemo
 from stagedkd.data.shard import Form
 from stagedkd.data.source import VideoFiles
 
@@ -39,7 +40,8 @@ def windows(count: int) -> list[list[int]]:
 
 
 def open_long(folder: Path, form: Form) -> CacheSpec:
-    spec = CacheSpec(folder, {"long.mp4": "generated"}, LINES, form)
+    size, sha256 = HashMemo().sha256(folder / "long.mp4")
+    spec = CacheSpec(folder, {"long.mp4": f"{size}:{sha256}"}, LINES, form)
     started = time.perf_counter()
     cache = open_cache(folder / "cache", spec, 1, lambda *_: None, print)
     print(f"open or build: {time.perf_counter() - started:.1f} s")
