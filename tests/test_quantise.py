@@ -19,7 +19,7 @@ from stagedkd import load_spec, report, run
 from stagedkd.deploy.export.lower import to_operators, to_values
 from stagedkd.deploy.export.write import Wish, export_student
 from stagedkd.deploy.student import find_student, load_student
-from stagedkd.errors import SpecError, TrainingError
+from stagedkd.errors import Interrupted, SpecError, TrainingError
 from stagedkd.models.build import build
 from stagedkd.models.network import Anatomy, Network
 from stagedkd.models.quantise import (
@@ -35,8 +35,10 @@ from stagedkd.models.quantise import (
 )
 from stagedkd.plan.compile import compile_plan
 from stagedkd.plan.runtime import Runtime
-from stagedkd.spec.schema import Arch
+from stagedkd.spec.schema import Arch, Train
+from stagedkd.train.loop import fit
 from stagedkd.train.schedule import step_rate
+from tests.test_train import job, phase
 
 SPEC = """\
 data: {kind: shapes, classes: 4, train: 64, val: 32, test: 8}
@@ -281,3 +283,32 @@ def test_the_weights_are_those_of_the_evaluation(project: Path) -> None:
         for line in path.read_text().splitlines()
     ]
     assert {event.get("phase") for event in events if event.get("event") == "epoch"} >= {"joint", "quantise"}
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 7])
+def test_stopping_and_going_on_around_the_phase_changes_no_bit(tmp_path: Path, stop: int) -> None:
+    train = Train(batch=8, lr=1e-2, ema=0.8)
+    phases = (phase(name="joint", train=train), phase(name="quantise", epochs=2, train=train, quantised="int8"))
+    whole = job(tmp_path / "whole", phases)
+    fit(whole)
+    signals = iter([None] * (stop - 1) + [15])
+    with pytest.raises(Interrupted):
+        fit(job(tmp_path / "parts", phases, interrupted=lambda: next(signals)))
+    parts = job(tmp_path / "parts", phases)
+    fit(parts)
+    state = whole.student.net.state_dict()
+    assert holds_quantisers(state)
+    for name, tensor in parts.student.net.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_the_phase_begins_with_the_average_and_moves_no_statistics(tmp_path: Path) -> None:
+    train = Train(batch=8, lr=1e-2, ema=0.8)
+    before = job(tmp_path / "before", (phase(name="joint", train=train),))
+    fit(before)
+    still = Train(batch=8, lr=1e-30, weight_decay=0.0)  # nothing moves but what should not
+    after = job(tmp_path / "after", (phase(name="joint", train=train), phase(train=still, quantised="int8")))
+    fit(after)
+    state = after.student.net.state_dict()
+    for name, tensor in before.student.net.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
