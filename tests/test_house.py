@@ -20,7 +20,7 @@ WORDS = {
     *("stage", "input", "role", "cell", "grid", "recipe", "key", "lock", "lease", "store", "artifact", "manifest"),
     *("kept outputs", "share", "sink", "rank", "worker", "launcher", "run", "cut", "pair", "clip", "address", "jobs"),
     "ready-queue",
-    *("rehearsal", "record", "student card", "export"),
+    *("rehearsal", "record", "student card", "export", "quantiser"),
 }
 CODE = sorted((REPO / "stagedkd").rglob("*.py"))
 
