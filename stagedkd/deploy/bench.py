@@ -16,6 +16,7 @@ import numpy as np
 from stagedkd.deploy.export.write import README, REPORT
 from stagedkd.deploy.student import Found
 from stagedkd.errors import StoreError, TrainingError, UsageError
+from stagedkd.plan.work import DistillWork
 from stagedkd.report.bench import Bench, Timing
 from stagedkd.report.card import CARD
 from stagedkd.train.evaluate import spread_of
@@ -45,7 +46,7 @@ def runtimes_of(found: Found, folder: Path, names: Sequence[str], teacher: Path 
 
 
 def teacher_of(found: Found, folder: Path, store: Path) -> Path | None:
-    """The artifact of a student's teacher, if the store has it."""
+    """The artifact of the teacher at the head of a student's cascade, if the store has it."""
     from stagedkd.experiment.reproduce import manifest_in
 
     try:
@@ -53,6 +54,8 @@ def teacher_of(found: Found, folder: Path, store: Path) -> Path | None:
     except StoreError:
         return None
     key = manifest.needs.get("teacher")
+    while key is not None and isinstance(manifest.closure[key].work, DistillWork):  # an assistant
+        key = manifest.closure[key].needs["teacher"]
     place = store / key.folder(manifest.closure[key].work.kind) if key else None
     return place if place is not None and (place / "files" / "teacher.safetensors").is_file() else None
 

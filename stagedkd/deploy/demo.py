@@ -87,8 +87,8 @@ def write_demo(
 
 
 def _write_example(found: Found, runtime: Runtime, folder: Path) -> dict[str, Any]:
-    """Write the frames of one clip, and return their shape (T, H, W, 3) with torch's logits (N,); for a student in int8,
-    with those of ONNX Runtime, since a sum that lies between two bytes may go the other way in torch."""
+    """Write the frames of one clip, and return their shape (T, H, W, 3) with torch's logits (N,); for a student in
+    int8, with those of ONNX Runtime, since a sum that lies between two bytes may go the other way in torch."""
     clips = check_clips(found, runtime, 1, 0)
     frames_1THW3 = clips.frames(clips.checked[:1])
     if found.card.quantised:

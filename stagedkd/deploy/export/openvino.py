@@ -77,7 +77,8 @@ def _compiled(path: Path, threads: int) -> Any:
 
 def _quantised(model: Any, calibration: Sequence[Clips], scaling: int) -> Any:
     """The ranges of activations are the least and the largest values of all clips. By NNCF's default they are the means
-    of those of each clip, so that clips with larger values are cut off: dark, bright or plain ones.
+    of those of each clip, so that clips with larger values are cut off: dark, bright or plain ones. Its correction of
+    biases, also a default, made 3-D students worse (docs/use.md).
 
     Args:
         scaling: the number of matrix products before the network, which scale its pictures and stay in float32.
@@ -95,7 +96,9 @@ def _quantised(model: Any, calibration: Sequence[Clips], scaling: int) -> Any:
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=products),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                overflow_fix=nncf.OverflowFix.ENABLE, activations_range_estimator_params=ranges
+                overflow_fix=nncf.OverflowFix.ENABLE,  # 7 bits of weights: see decision 34
+                activations_range_estimator_params=ranges,
+                disable_bias_correction=True,
             ),
         )
 
