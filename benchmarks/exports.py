@@ -34,6 +34,7 @@ from stagedkd.deploy.export.runtimes import Form, Order, foreign_errors, require
 from stagedkd.errors import StagedkdError
 from stagedkd.models.build import build
 from stagedkd.models.network import Network
+from stagedkd.plan.key import Key
 from stagedkd.report.card import StudentCard, Versions, frames_of, picture_of
 from stagedkd.spec.schema import Arch, Clip
 from stagedkd.spec.schema.networks.hf import put_model_digest
@@ -147,7 +148,7 @@ def card_of(arch: Any, clip: Clip) -> StudentCard:
     """The card of a network that nobody trained."""
     return StudentCard(
         name="random",
-        key="0" * 64,
+        key=Key("0" * 64),
         weights="0" * 64,
         classes=("a", "b", "c", "d"),
         arch=arch,

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stagedkd.data.views import STATISTICS
 from stagedkd.plan.work import PhaseWork
-from stagedkd.spec.schema import Train
+from stagedkd.spec.schema import Input, Train
 from stagedkd.train.job import Job
 
 TEMPERATURE, CE, KD, LOGITS = 4.0, 0.1, 0.9, "logits"
@@ -25,7 +24,7 @@ Teacher = Callable[[Tensor, Tensor, list[str]], Outputs]  # (clips, rows, names)
 
 def normalised(clip_B3THW: Tensor) -> Tensor:
     """The input of both networks, in torch's default layout."""
-    mean_3111, deviation_3111 = (torch.tensor(x).view(3, 1, 1, 1) for x in STATISTICS["kinetics"])
+    mean_3111, deviation_3111 = (torch.tensor(x).view(3, 1, 1, 1) for x in Input().statistics)
     return (clip_B3THW - mean_3111) / deviation_3111
 
 

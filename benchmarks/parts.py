@@ -135,12 +135,12 @@ def cascade(full: Outcome, without: Outcome) -> None:
 def labels(full: Outcome) -> None:
     """Labels are refined: how many change, and how many are right before and after."""
     print("\nrefined labels: the labels of the training clips, against the hidden truth")
-    table = read_table(full.artifacts["labels"].file("labels.parquet"))
+    table = read_table(full.artifacts["labels"].read("labels.parquet"))
     clips, given = np.array(table["clip"]), np.array(table["label"])
-    truth = np.array(read_table(full.artifacts["data"].file("truth.parquet"))["label"])[clips]
+    truth = np.array(read_table(full.artifacts["data"].read("truth.parquet"))["label"])[clips]
     print(f"  given: {_right(given, truth, np.ones(len(given), bool))}")
     for name in sorted(name for name in full.artifacts if name.startswith("refine-")):
-        refined = read_table(full.artifacts[name].file("refined.parquet"))
+        refined = read_table(full.artifacts[name].read("refined.parquet"))
         posterior, accepted = np.array(refined["posterior"]), np.array(refined["accepted"], bool)
         best = posterior.argmax(1)
         print(f"  {name}: {int((best != given).sum())} labels differ from the given ones")

@@ -73,7 +73,8 @@ def main() -> None:
     listed = list_clips(Csv(kind="csv", path="weizmann/clips.csv"), root)
     entries = [e for e in listed.entries if e.label in WEIZMANN]
     shapes = [decode(Address.read(listed.root, e.path), SEEN.shorter_side) for e in entries]
-    videos = [Video(len(s.frames_THWC), *s.frames_THWC.shape[1:3], s.footage.times) for s in shapes]
+    sizes = [s.frames_THWC.shape for s in shapes]
+    videos = [Video(n, high, wide, s.footage.times) for (n, high, wide, _), s in zip(sizes, shapes, strict=True)]
     source = VideoClips(
         VideoFiles(listed.root, SEEN.shorter_side), [e.path for e in entries], videos, SEEN, torch.device("cpu")
     )

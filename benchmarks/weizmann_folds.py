@@ -28,7 +28,7 @@ def main() -> None:
     for fold in range(3):
         outcome = run(load_spec(ROOT / "specs" / "weizmann.yaml", [f"data.fold={fold}"]), runtime)
         for name in NETWORKS:
-            table = read_table(outcome.artifacts[f"evaluate-{name}"].file("predictions.parquet"))
+            table = read_table(outcome.artifacts[f"evaluate-{name}"].read("predictions.parquet"))
             hits = (np.array(table["label"]) == np.array(table["predicted"])).tolist()
             right[name] += hits
             print(f"fold {fold}  {name:<11} {sum(hits)} of {len(hits)}", flush=True)
