@@ -23,10 +23,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stagedkd.data.cache import CacheSpec, open_cache
+from stagedkd.data.cache import CacheSpec
 from stagedkd.data.source import VideoClips
 from stagedkd.data.views import Video
 from stagedkd.spec.schema import Augment, Clip
+
+try:
+    from stagedkd.data.cache_build import open_cache
+except ImportError:  # an older one
+    from stagedkd.data.cache import open_cache  # pyright: ignore[reportAttributeAccessIssue]
 
 VIDEOS, FRAMES, HEIGHT, WIDTH, SIDE = 12, 60, 240, 320, 128
 Clock = Callable[[], float]

@@ -22,7 +22,8 @@ import torch
 
 from stagedkd import load_spec, run
 from stagedkd.data.address import Address
-from stagedkd.data.cache import CacheSpec, open_cache
+from stagedkd.data.cache import CacheSpec
+from stagedkd.data.cache_build import open_cache
 from stagedkd.data.decode import probe
 from stagedkd.data.seek import SeekingFiles, require_torchcodec
 from stagedkd.data.simulate import render

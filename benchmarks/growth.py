@@ -30,7 +30,7 @@ from unittest import mock
 
 import numpy as np
 
-from stagedkd.data import cache
+from stagedkd.data import cache_build
 from stagedkd.data.address import Address
 from stagedkd.data.cache import CacheSpec, ClipCache
 from stagedkd.data.decode import Footage
@@ -161,8 +161,8 @@ def build(n: int, folder: Path) -> Callable[[], object]:
 
     def work() -> None:
         stand_ins = {"store_clip": stored, "require_locked": lambda *_: None}  # there are no files
-        with mock.patch.multiple(cache, **stand_ins), mock.patch.object(cache.os, "fsync"):
-            cache._build(folder, spec, list(range(len(spec.shards))), 1, lambda *_: None)
+        with mock.patch.multiple(cache_build, **stand_ins), mock.patch.object(cache_build.os, "fsync"):
+            cache_build._build(folder, spec, list(range(len(spec.shards))), 1, lambda *_: None)
 
     return work
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from stagedkd.data.address import Address
-from stagedkd.data.cache import CacheSpec, differences, open_cache
+from stagedkd.data.cache import CacheSpec
+from stagedkd.data.cache_build import differences, open_cache
 from stagedkd.data.decode import decode, inspect
 from stagedkd.data.fingerprint import HashMemo
 from stagedkd.data.shard import Form

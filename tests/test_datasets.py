@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from stagedkd.data.address import Address
-from stagedkd.data.cache import CacheSpec, open_cache
+from stagedkd.data.cache import CacheSpec
+from stagedkd.data.cache_build import open_cache
 from stagedkd.data.decode import inspect
 from stagedkd.data.index import split_entries
 from stagedkd.data.layouts import list_clips

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from stagedkd import cli, compile_plan, load_spec
+from stagedkd._version import __version__
 from stagedkd.errors import HostError, LockError, Origin, StoreError, UsageError, about, host_error, printable
 from stagedkd.experiment.survey import _file_names  # pyright: ignore[reportPrivateUsage]
 from stagedkd.files import locked, usual_rights, write_whole
@@ -190,7 +191,7 @@ def test_a_fault_that_nobody_foresaw_is_reported(
         cli.main()
     shown = capsys.readouterr().err
     assert caught.value.code == 70 and "Traceback" not in shown
-    assert "internal error: " in shown and "at stagedkd/spec/" in shown and cli.__version__ in shown
+    assert "internal error: " in shown and "at stagedkd/spec/" in shown and __version__ in shown
 
 
 INTERRUPTED = """

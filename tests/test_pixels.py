@@ -18,10 +18,11 @@ import pytest
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from stagedkd.data import cache as caches
+from stagedkd.data import cache_build as caches
 from stagedkd.data import shard
 from stagedkd.data.address import Address
-from stagedkd.data.cache import CacheSpec, differences, open_cache
+from stagedkd.data.cache import CacheSpec
+from stagedkd.data.cache_build import differences, open_cache
 from stagedkd.data.clock import Clock
 from stagedkd.data.decode import decode, inspect, pixels, probe
 from stagedkd.data.seek import proven, require_torchcodec

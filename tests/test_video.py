@@ -19,12 +19,14 @@ from av.video.frame import VideoFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stagedkd.data import cache as caches
+from stagedkd.data import cache as cache_module
+from stagedkd.data import cache_build as caches
 from stagedkd.data.address import Address
-from stagedkd.data.cache import CacheSpec, ClipCache, open_cache
+from stagedkd.data.cache import CacheSpec, ClipCache
+from stagedkd.data.cache_build import open_cache
 from stagedkd.data.decode import Footage, decode, inspect, iter_frames, pixels, probe
 from stagedkd.data.mix import Batch, mix
-from stagedkd.data.shard import StoredClip
+from stagedkd.data.shard import Form, StoredClip
 from stagedkd.data.source import VideoClips, VideoFiles
 from stagedkd.data.views import Video, View, apply_view, eval_views, fit_input, train_view
 from stagedkd.errors import DataError, LockError, StoreError, UsageError
@@ -40,7 +42,7 @@ def opened(cache: Path, spec: CacheSpec, workers: int = 1) -> ClipCache:
     return open_cache(cache, spec, workers, lambda *_: None, lambda _: None)
 
 
-def spec_of(root: Path, side: int = 16, form: caches.Form = "raw") -> CacheSpec:
+def spec_of(root: Path, side: int = 16, form: Form = "raw") -> CacheSpec:
     files = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.avi"))
     return CacheSpec(root, marks(root, files), side, form)
 
@@ -258,7 +260,7 @@ def many(folder: Path, count: int = 5) -> Path:
 def test_the_cache_holds_the_decoded_frames_for_any_number_of_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(caches, "SHARD_CLIPS", 2)
+    monkeypatch.setattr(cache_module, "SHARD_CLIPS", 2)
     spec = spec_of(many(tmp_path / "v"))
     steps: list[tuple[int, int]] = []
     notes: list[str] = []
@@ -279,7 +281,7 @@ def test_the_cache_holds_the_decoded_frames_for_any_number_of_workers(
 
 
 def test_a_killed_build_goes_on_with_the_shards_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caches, "SHARD_CLIPS", 2)
+    monkeypatch.setattr(cache_module, "SHARD_CLIPS", 2)
     spec = spec_of(many(tmp_path / "v", 6))
 
     def stop(done: int, _of: int) -> None:
@@ -408,7 +410,7 @@ def test_bad_files_are_in_the_cache_with_their_reasons(tmp_path: Path) -> None:
 def test_times_and_all_that_is_known_of_a_clip_come_back_from_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(caches, "SHARD_CLIPS", 2)
+    monkeypatch.setattr(cache_module, "SHARD_CLIPS", 2)
     clocks: list[list[float]] = [[0.0, 0.1, 0.5, 0.6], [], [0.0, 0.04, 0.08], [0.5], [i / 30 for i in range(300)]]
     known = {f"{i}.avi": Footage(max(1, len(c)), 4, 6, c, "cut" * (i == 3), "note" * i) for i, c in enumerate(clocks)}
 

@@ -7,18 +7,13 @@ Exit codes: 0 is success, 1 a failed run, 2 a wrong spec or wrong arguments, 70 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import traceback
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version as version_of
 from pathlib import Path
-from platform import python_version
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stagedkd._version import __version__
 from stagedkd.cli import data as data_commands
 from stagedkd.cli import demo as demo_commands
 from stagedkd.cli import deploy as deploy_commands
@@ -48,7 +43,8 @@ from stagedkd.cli.common import (
     print_tables,
     runtime_of,
 )
-from stagedkd.errors import Origin, Problem, SpecError, StagedkdError, UsageError, host_error, printable
+from stagedkd.cli.failures import print_error, versions, was_interrupted
+from stagedkd.errors import Origin, Problem, SpecError, UsageError
 from stagedkd.plan.cpus import limit_spinning
 
 if TYPE_CHECKING:
@@ -57,9 +53,6 @@ if TYPE_CHECKING:
     from stagedkd.plan.key import Key
     from stagedkd.plan.runtime import Runtime
     from stagedkd.spec.load import Experiment
-
-UNFORESEEN = 70  # the exit code of an error that nobody foresaw (EX_SOFTWARE)
-PACKAGE = Path(__file__).resolve().parent.parent
 
 app = typer.Typer(
     name="stagedkd",
@@ -74,12 +67,8 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     """Print the versions of the package, of Python and of torch, without importing torch."""
     if wanted:
-        print(_versions())
+        print(versions())
         raise typer.Exit
-
-
-def _versions() -> str:
-    return f"stagedkd {__version__} (Python {python_version()}, torch {version_of('torch')})"
 
 
 @app.callback()
@@ -363,45 +352,4 @@ def main() -> None:
         if (show_usage := getattr(error, "show", None)) is not None:  # click's usage errors print themselves
             show_usage()
             sys.exit(getattr(error, "exit_code", 2))
-        sys.exit(_print_error(error))
-
-
-def was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: a library in another language, such as pydantic's, may turn the
-    KeyboardInterrupt of a callback into an error of its own, which names it."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt) or KeyboardInterrupt.__name__ in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _print_error(error: Exception) -> int:
-    """Print an error for the user, with the traceback if -v asks for one. Returns the exit code."""
-    _drop_unwritten()
-    ours = error if isinstance(error, StagedkdError) else host_error(error)
-    print(printable(ours.render() if ours else unforeseen(error)), file=sys.stderr)
-    if {"-v", "--verbose"} & set(sys.argv) and (ours is None or error.__cause__ is not None):
-        traceback.print_exception(error)
-    return ours.exit_code if ours else UNFORESEEN
-
-
-def _drop_unwritten() -> None:
-    """Drop what stdout cannot take, for example on a full disk: Python would fail again when it exits."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def unforeseen(error: Exception) -> str:
-    """Describe an error that nobody foresaw: what it is, the version, and the last line of our code that it passed."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if PACKAGE in Path(frame.filename).parents]
-    place = f"{Path(ours[-1].filename).relative_to(PACKAGE.parent)}:{ours[-1].lineno}" if ours else "an unknown place"
-    words = (str(error).splitlines() or [""])[0][:500]
-    return (
-        f"internal error: {type(error).__name__}: {words}\n"
-        f"  at {place}, {_versions()}\n"
-        "  help: this is a fault of stagedkd: please report these lines with the command; what is finished stays"
-    )
+        sys.exit(print_error(error))

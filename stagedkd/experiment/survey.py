@@ -116,7 +116,8 @@ def verify(spec: Spec, runtime: Runtime, listener: Listener) -> tuple[int, list[
     plan = compile_plan(spec, read_lock(runtime.lock_path))
     if plan.stages[0].key is None:
         raise UsageError("the data are not locked yet", hint=Advice("run", "lock"))
-    from stagedkd.data.cache import ClipCache, differences
+    from stagedkd.data.cache import ClipCache
+    from stagedkd.data.cache_build import differences
     from stagedkd.stages.clips import cache_spec, workers
 
     expected = cache_spec(data, spec.clip, plan.lock, runtime)

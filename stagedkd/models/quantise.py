@@ -102,6 +102,13 @@ def _with_rounded_weight(kind: type[nn.Module]) -> type[nn.Module]:
     return type(f"Quantised{kind.__name__}", (QuantisedWeight, kind), {})
 
 
+def plain_kind(module: nn.Module) -> type[nn.Module]:
+    """The class that a module with a rounded weight had before."""
+    assert isinstance(module, QuantisedWeight)
+    _, _, kind, *_ = type(module).__mro__  # its own class, the mixin, the class before
+    return kind
+
+
 @dataclass
 class _Call:
     """A call of a module: what it read and wrote, each as (id, version), since a tensor may be changed in place."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from stagedkd.data.address import Address
-from stagedkd.data.cache import CacheSpec, ClipCache, open_cache
+from stagedkd.data.cache import CacheSpec, ClipCache
+from stagedkd.data.cache_build import open_cache
 from stagedkd.data.decode import Footage, inspect
 from stagedkd.data.seek import SeekingFiles, proven, require_torchcodec
 from stagedkd.data.source import ClipSource, Reader, SimulatedClips, VideoClips, VideoFiles, videos_of

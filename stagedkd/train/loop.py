@@ -171,7 +171,9 @@ class _Training:
         job, progress = self.job, self.progress
         phase = job.phases[progress.phase]
         if phase.quantised and not quantisers(job.student):
-            self._begin_int8()
+            averaged = self.average if progress.phase and job.phases[progress.phase - 1].train.ema else None
+            begin_int8(job, averaged)
+            self.average = None
         set_modes(job.student, job.adapters, phase, job.cut)
         if self.execution.compile:  # each phase trains and runs another graph, so it is compiled again
             torch.compiler.reset()
@@ -197,14 +199,6 @@ class _Training:
             )
         progress.phase += 1
         progress.step = 0
-
-    def _begin_int8(self) -> None:
-        """Go on from the result of the phases before, which is the average where the last of them has one."""
-        job, number = self.job, self.progress.phase
-        if self.average is not None and number and job.phases[number - 1].train.ema:
-            job.student.load_state_dict(self.average.state_dict())
-        self.average = None
-        begin_int8(job)
 
     def _state(self, phase: PhaseWork) -> StepState:
         """Build what a step of the phase uses, with a fresh optimizer."""

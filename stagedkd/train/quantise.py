@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stagedkd.data.draws import Stream, permutation
 from stagedkd.data.views import fit_input
+from stagedkd.models.network import Network
 from stagedkd.models.quantise import calibrate, quantise
 from stagedkd.train.job import Job
 
@@ -20,9 +21,15 @@ def insert_quantisers(job: Job) -> None:
     quantise(job.student, next(_clips(job)))
 
 
-def begin_int8(job: Job) -> None:
+def begin_int8(job: Job, averaged: Network | None) -> None:
     """Put quantisers into the student, with the ranges of up to 128 training clips in their plain view. All ranks use
-    the same clips, and the first one's ranges."""
+    the same clips, and the first one's ranges.
+
+    Args:
+        averaged: the averaged weights, if they are the result of the phase before: the student goes on from them.
+    """
+    if averaged is not None:
+        job.student.load_state_dict(averaged.state_dict())
     insert_quantisers(job)
     calibrate(job.student, _clips(job))
     job.execution.ranks.broadcast_states(job.student)

@@ -22,6 +22,7 @@ from stagedkd.models.quantise import (
     QuantisedWeight,
     Quantiser,
     own_weight,
+    plain_kind,
     round_output,
     rounded_weight,
     trace,
@@ -65,21 +66,17 @@ def _with_bytes(kind: type[nn.Module]) -> type[nn.Module]:
     return type(f"Bytes{kind.__name__}", (_BytesWeight, kind), {})
 
 
-class _Folded(nn.Module):
-    """Takes the place of a BatchNorm that is part of the convolution before it."""
-
-    def forward(self, values: Tensor) -> Tensor:
-        return values
+def _quantised(network: Network) -> list[Any]:
+    """The modules whose weights are rounded."""
+    return [module for module in network.modules() if isinstance(module, QuantisedWeight)]
 
 
 def to_values(network: Network) -> None:
     """Change a quantised network, in place, to plain arithmetic that torch.export takes."""
-    for module in list(network.modules()):
-        if isinstance(module, QuantisedWeight):
-            weight = own_weight(module)
-            weight.data = rounded_weight(weight).detach()
-            assert isinstance(module, nn.Module)
-            module.__class__ = type(module).__mro__[2]
+    for module in _quantised(network):
+        weight = own_weight(module)
+        weight.data = rounded_weight(weight).detach()
+        module.__class__ = plain_kind(module)
     _replace_quantisers(network, _Values)
 
 
@@ -91,15 +88,13 @@ def to_operators(network: Network, clip_BCTHW: Tensor) -> None:
     for path, norm in trace(network, clip_BCTHW).norms.items():
         _fold(net.get_submodule(path), net.get_submodule(norm))
         parent, _, name = norm.rpartition(".")
-        passed = _Folded()
+        passed = nn.Identity()
         if (quantiser := net.get_submodule(norm)._modules.get(OUTPUT)) is not None:
             passed.add_module(OUTPUT, quantiser)
             passed.register_forward_hook(round_output)
         setattr(net.get_submodule(parent), name, passed)
-    for module in list(network.modules()):
-        if isinstance(module, QuantisedWeight):
-            assert isinstance(module, nn.Module)
-            _store_bytes(module)
+    for module in _quantised(network):
+        _store_bytes(module)
     _replace_quantisers(network, _Operators)
 
 
@@ -124,7 +119,7 @@ def _store_bytes(module: nn.Module) -> None:
     module.register_buffer("weight_bytes", levels.contiguous())
     module.register_buffer("weight_scales", scales)
     module.register_buffer("weight_zeros", zeros)
-    module.__class__ = _with_bytes(type(module).__mro__[2])
+    module.__class__ = _with_bytes(plain_kind(module))
 
 
 def _replace_quantisers(network: Network, kind: type[_Values]) -> None:

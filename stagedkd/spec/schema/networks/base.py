@@ -256,13 +256,13 @@ class Sees(Section):
 
 
 class Quantise(Section):
-    """Fine-tuning for int8 in a last phase, which is named `quantise`: weights are rounded to 8 bits for each output
-    channel, activations for each tensor, and the teacher guides on with the losses of the phase before. The ranges of
-    activations are found on training clips at its start. BatchNorms keep their statistics."""
+    """Fine-tuning for int8 in a last phase, which is named `quantise`: weights are rounded to 7 bits for each output
+    channel (decision 34), activations to 8 bits for each tensor, and the teacher guides on with the losses of the phase
+    before. The ranges of activations are found on training clips at its start. BatchNorms keep their statistics."""
 
     bare: ClassVar[str | None] = "to"
     to: Literal["int8"]
-    """The numbers of the runtime."""
+    """The numbers that the runtime computes with."""
     epochs: Epochs | None = None
     """Epochs of the phase, beyond those of the hop. Unset: a tenth of the hop's, at least one."""
     train: TrainPatch = TrainPatch()
