@@ -19,7 +19,7 @@ from stagedkd import load_spec, report, run
 from stagedkd.deploy.export.lower import to_operators, to_values
 from stagedkd.deploy.export.write import Wish, export_student
 from stagedkd.deploy.student import find_student, load_student
-from stagedkd.errors import Interrupted, SpecError, TrainingError
+from stagedkd.errors import DataError, Interrupted, SpecError, TrainingError
 from stagedkd.models.build import build
 from stagedkd.models.network import Anatomy, Network
 from stagedkd.models.quantise import (
@@ -312,3 +312,15 @@ def test_the_phase_begins_with_the_average_and_moves_no_statistics(tmp_path: Pat
     state = after.student.net.state_dict()
     for name, tensor in before.student.net.state_dict().items():
         assert torch.equal(tensor, state[name]), name
+
+
+@pytest.mark.slow
+def test_weights_in_int8_are_no_start_for_another_training(project: Path) -> None:
+    (project / "int8.safetensors").write_bytes((project / "results/int8/student.safetensors").read_bytes())
+    text = SPEC.replace("  quantise: {to: int8, epochs: 2}\n", "  weights: int8.safetensors\n")
+    (path := project / "specs" / "again.yaml").write_text(text, "utf-8")
+    runtime = Runtime(root=str(project), device="cpu", threads=1)
+    with pytest.raises(DataError) as caught:
+        run(load_spec(path), runtime)
+    assert "take the weights of a run without student.quantise" in str(caught.value)
+    assert "quantised_" not in str(caught.value)

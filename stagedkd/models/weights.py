@@ -18,6 +18,7 @@ from stagedkd.errors import DataError
 from stagedkd.files import FileBytes
 from stagedkd.models.head import Given, Head, named_classes
 from stagedkd.models.network import Network
+from stagedkd.models.quantise import holds_quantisers
 from stagedkd.models.weight_file import Content, read_content, shown
 
 DEEPEST = 5  # dicts in dicts in which tensors are looked for
@@ -133,7 +134,9 @@ def _fit(
     other_count = [n for n, d in head.dims.items() if n in names and _other_classes(tensors[names[n]], current[n], d)]
     absent = [n for n in head.dims if n in missing]
     new = (*other_count, *absent) if len(other_count) + len(absent) == len(head.dims) else ()
-    problems = [f"{shown(n)} is not in the network" for n in extra]
+    ranges = [n for n in extra if holds_quantisers([n])]
+    problems = ["it was trained for int8: take the weights of a run without student.quantise"] if ranges else []
+    problems += [f"{shown(n)} is not in the network" for n in extra if n not in ranges]
     problems += [f"{n} is missing in the file" for n in missing if n not in new]
     problems += [_unequal(n, tensors[names[n]], current[n]) for n in names if n not in new]
     found = tuple(filter(None, problems))
