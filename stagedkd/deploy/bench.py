@@ -19,7 +19,7 @@ from stagedkd.errors import StoreError, TrainingError, UsageError
 from stagedkd.plan.work import DistillWork
 from stagedkd.report.bench import Bench, Timing
 from stagedkd.report.card import CARD
-from stagedkd.train.evaluate import spread_of
+from stagedkd.train.spread import spread_of
 
 TORCH, TEACHER = "torch", "teacher"
 ROUNDS, SECONDS = 7, 0.3  # turns of each runtime, and the time of one

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from stagedkd.spec.schema import Section
-from stagedkd.train.evaluate import BUSY
+from stagedkd.train.spread import BUSY
 
 FILE = "bench.json"
 Seconds = Annotated[float, Field(gt=0)]

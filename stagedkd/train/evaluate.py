@@ -19,9 +19,9 @@ from stagedkd.data.views import fit_input
 from stagedkd.models.network import Network, at_least_two
 from stagedkd.spec.schema import Input, Size, sides
 from stagedkd.train.rehearsal import Rehearsal
+from stagedkd.train.spread import BUSY, spread_of
 
 BLOCKS, PASSES = 5, 4  # of a measurement of the latency
-BUSY = 0.2  # a larger spread comes from other work on the machine
 
 
 def predict(
@@ -124,10 +124,3 @@ def latency(network: Network, frames: int, size: Size, device: torch.device) -> 
             seconds.append(time.perf_counter() - started)
     middle, spread = spread_of(np.array(seconds[2:]).reshape(BLOCKS, PASSES))
     return (middle if spread <= BUSY else None), spread
-
-
-def spread_of(seconds_BP: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The median of times in blocks (B, P), and the range of the blocks' medians, relative to it."""
-    middles = np.median(seconds_BP, axis=1)
-    middle = float(np.median(seconds_BP))
-    return middle, float((middles.max() - middles.min()) / middle)
