@@ -7,16 +7,13 @@ videos, so probabilities differ by up to 0.018. `CLOSE` allows more. The network
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
-import http.server
 import io
 import json
 import os
 import shutil
 import subprocess
 import tarfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -39,14 +36,12 @@ from stagedkd.deploy.videos import array_views, windows
 from stagedkd.errors import DataError, HostError, UsageError
 from stagedkd.report.card import frames_of
 from stagedkd.spec.schema import Clip
+from tests.browser import STATES, Page, opened, results, served
 from tests.test_deploy import SPEC, calling, write_video
 
 CLOSE = 0.03
 PERIOD, RATE = 20, 20  # of the camera's video, in frames and frames a second
 PATTERN = np.random.default_rng(7).integers(0, 255, (15, 20, 3), np.uint8).repeat(16, 0).repeat(16, 1)
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-STATES = ("ready", "refused", "done", "failed")
-Page = Any  # of playwright, which has no part in a plain install
 
 
 def write_pattern(path: Path, codec: str, frames: int, step: int, **options: Any) -> None:
@@ -97,48 +92,18 @@ def demo(place: Path, tmp_path: Path) -> Path:
     return tmp_path / "page"
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """What `python -m http.server` answers with."""
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def address(demo: Path) -> Iterator[str]:
-    handler = functools.partial(Quiet, directory=str(demo))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://localhost:{server.server_address[1]}/"
-        server.shutdown()
+    with served(demo) as address:
+        yield address
 
 
 @pytest.fixture
 def page(place: Path, address: str) -> Iterator[Page]:
-    """The page in a browser whose camera shows fake.y4m. At the end, no request has left this machine."""
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api")
+    """The page in a browser whose camera shows fake.y4m."""
     fake = f"--use-file-for-fake-video-capture={place / 'fake.y4m'}"
-    options = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", fake]
-    requests: list[str] = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
-        tab = browser.new_page()
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(address)
+    with opened(address, "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", fake) as tab:
         yield tab
-        browser.close()
-    assert requests and not [url for url in requests if not url.startswith((address, "blob:" + address, "data:"))]
-
-
-def results(page: Page, *states: str) -> dict[str, Any]:
-    """What the page has shown, when it is in one of these states."""
-    until = time.monotonic() + 120
-    while page.evaluate("stagedkdResults.state") not in states:
-        assert time.monotonic() < until, page.evaluate("stagedkdResults")
-        time.sleep(0.05)
-    return page.evaluate("({...stagedkdResults, clip: Array.from(stagedkdResults.clip ?? [])})")
 
 
 def show(page: Page, video: Path) -> dict[str, Any]:

@@ -23,11 +23,14 @@ import yaml
 
 from stagedkd import load_student
 from stagedkd.deploy.clips import CheckClips, check_clips
+from stagedkd.deploy.demo import write_demo
 from stagedkd.deploy.export.graph import FramesToLogits
 from stagedkd.deploy.export.write import Export, Wish, export_student
 from stagedkd.deploy.student import Student, find_student
+from stagedkd.errors import HostError
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.stages.tables import read_table
+from tests.browser import STATES, opened, results, served
 from tests.conftest import REPO
 
 pytestmark = pytest.mark.slow
@@ -72,7 +75,7 @@ class Place:
         """Torch's."""
         found = find_student(self.folder)
         with torch.inference_mode():
-            return FramesToLogits(found.new_network().eval(), found.card).eval()(torch.from_numpy(frames)).numpy()
+            return FramesToLogits(found.new_network().eval(), found.card).eval()(torch.from_numpy(np.array(frames))).numpy()
 
     def export(self, form: str, *, int8: bool = False) -> Export:
         """The export, made once."""
@@ -225,7 +228,7 @@ def test_pt2_in_torch_alone(place: Place) -> None:
     assert json.loads(extra["student.json"])["classes"] == list(place.student.classes)
     frames = place.frames()
     with torch.inference_mode():
-        found = program.module()(torch.from_numpy(frames)).numpy()
+        found = program.module()(torch.from_numpy(np.array(frames))).numpy()
     np.testing.assert_allclose(found, place.logits(frames), rtol=0, atol=1e-5)
 
 
@@ -264,3 +267,26 @@ def test_int8_exports_in_their_own_runtime(place: Place, form: str) -> None:
     assert facts["operators"]["int8"]["Conv"] >= 6
     agreement = (found.argmax(1) == wanted.argmax(1)).mean()
     assert agreement >= 0.8 and abs(agreement - facts["compared"]["agreement"]) < 0.1
+
+
+def test_the_demo_reproduces_torch_in_a_browser(place: Place) -> None:
+    """The camera shows Chromium's own picture; what the student says of it is in test_demo.py."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed, and the page's runtime comes from it")
+    try:
+        write_demo(find_student(place.folder), place.folder / "demo", place.runtime, print)
+    except HostError as error:
+        pytest.skip(error.message)
+    stored = json.loads((place.folder / "demo" / "demo.json").read_text("utf-8"))["example"]
+    frames = np.frombuffer((place.folder / "demo" / stored["file"]).read_bytes(), np.uint8).reshape(stored["shape"])
+    assert stored["clip"] == "validation" and np.abs(place.logits(frames[None])[0] - stored["logits"]).max() < 1e-5
+    fake = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+    with served(place.folder / "demo") as address, opened(address, *fake) as page:
+        assert results(page, *STATES)["check"]["difference"] < 1e-3
+        page.click("#camera")
+        page.wait_for_selector("#rows tr", state="attached", timeout=60_000)
+        page.click("#stop")
+        found = results(page, "done", "failed")
+    assert found["state"] == "done", found["problem"]
+    clip = np.array(found["clip"], np.uint8).reshape(1, *stored["shape"])
+    assert np.abs(place.logits(clip)[0] - found["windows"][-1]["logits"]).max() < 1e-3
