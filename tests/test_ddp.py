@@ -205,18 +205,22 @@ def wait_for_training(folder: Path, store: str, process: subprocess.Popen[str], 
     raise AssertionError(ended(process)[1])
 
 
-def epochs_of(folder: Path, store: str) -> Iterator[dict[str, object]]:
+def events_of(folder: Path, store: str, name: str) -> Iterator[dict[str, object]]:
     for line in next((folder / store).glob("distill-*/events.jsonl")).read_text("utf-8").splitlines():
         row = json.loads(line)
-        if row["event"] == "epoch":
+        if row["event"] == name:
             yield row
 
 
 def test_the_command_line_trains_by_two_ranks(place: Path) -> None:
     """The first phase, which has no dropout, is that of one process; keys are the same, and run.json says how many."""
-    one, two = ({row["phase"]: row["losses"] for row in epochs_of(place, store)} for store in ("one", "two"))
+    one, two = ({row["phase"]: row["losses"] for row in events_of(place, store, "epoch")} for store in ("one", "two"))
     assert one["grow.1"] == pytest.approx(two["grow.1"], rel=1e-4)  # float32, AdamW
     assert {p.name for p in (place / "one").iterdir()} == {p.name for p in (place / "two").iterdir()}
+    validated = [
+        [(row["phase"], row["epoch"]) for row in events_of(place, each, "validation")] for each in ("one", "two")
+    ]
+    assert validated[0] == validated[1] != []  # by the first rank alone
     for store, count in (("one", 1), ("two", 2)):
         run = json.loads(next((place / store).glob("distill-*/run.json")).read_text("utf-8"))
         assert run["gpus"] == count

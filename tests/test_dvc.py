@@ -182,7 +182,9 @@ def test_names_of_reports_are_plain_and_different(names: list[str]) -> None:
     from stagedkd.spec.load import load_spec
 
     spec = load_spec(REPO / "specs" / "quickstart.yaml")
-    sources = tuple(Source(n, Plans(n, {}, {"": Plan(n, Lock(), (), spec.clip, spec)}, {"": {}}), (n,)) for n in names)
+    sources = tuple(
+        Source(n, Plans(n, {}, {"": Plan(n, Lock(), (), spec.clip, 1, spec)}, {"": {}}), (n,)) for n in names
+    )
     found = Pipeline(sources).reports
     assert len(found) == len(names)
     assert all(re.fullmatch(r"report-[a-z0-9]+(-[a-z0-9]+)*", name) for name in found)

@@ -547,7 +547,7 @@ def test_rounds_of_refinement_are_shown_where_there_are_any(made: tuple[Plans, S
         Stage("refine-1", RefineWork.model_construct(), role="refine"),
     )
     artifacts = {s.name: SimpleNamespace(manifest=SimpleNamespace(metrics=REFINED)) for s in stages}
-    rounds = read_refinements(Graph("g", Lock(), stages, Clip()), artifacts)  # type: ignore[arg-type]
+    rounds = read_refinements(Graph("g", Lock(), stages, Clip(), 1), artifacts)  # type: ignore[arg-type]
     (first,) = rounds
     assert (first.name, first.before, first.after, first.wrong_to_right, first.worst) == (
         "refine-1",

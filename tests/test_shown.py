@@ -75,7 +75,11 @@ class Place:
         """Torch's."""
         found = find_student(self.folder)
         with torch.inference_mode():
-            return FramesToLogits(found.new_network().eval(), found.card).eval()(torch.from_numpy(np.array(frames))).numpy()
+            return (
+                FramesToLogits(found.new_network().eval(), found.card)
+                .eval()(torch.from_numpy(np.array(frames)))
+                .numpy()
+            )
 
     def export(self, form: str, *, int8: bool = False) -> Export:
         """The export, made once."""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -219,7 +219,7 @@ def graph_of(manifests: Iterable[Manifest]) -> Graph:
             needs = {label: other.folder(closure[other].work.kind) for label, other in above.items()}
             stages[key] = Stage(key.folder(closure[key].work.kind), closure[key].work, needs, key)
     works = [stage.work for stage in stages.values()]
-    return Graph("reproduced", lock, tuple(stages.values()), _clip(works))
+    return Graph("reproduced", lock, tuple(stages.values()), _clip(works), validate_every=0)
 
 
 def _clip(works: list[Work]) -> Clip:
@@ -248,7 +248,7 @@ def check_files(graph: Graph, runtime: Runtime) -> Graph:
                 raise LockError(f"weights {weights.name} differ from those of the original")
         if isinstance(stage.work, PrepareWork) and isinstance(stage.work.data, Videos):
             lock = _with_files(lock, stage.work.data, str(stage.work.fingerprint), runtime)
-    return Graph(graph.name, lock, graph.stages, graph.clip)
+    return replace(graph, lock=lock)
 
 
 def _sections(value: Any) -> Iterator[BaseModel]:

@@ -33,7 +33,8 @@ KINDS = (errors.UsageError, errors.LockError, errors.DataError, errors.StoreErro
 
 
 class StageRequest(Section):
-    """A request to make `stage`, with all stages above it. `name` and `clip` are those of its graph.
+    """A request to make `stage`, with all stages above it. `name`, `clip` and
+    `validate_every` are those of its graph.
 
     `lock` has the entries that these stages depend on, without the lists of files, which have a line for each clip.
     These lie in the store, each once, under the fingerprints of their data sets; `listed` names the entries that have
@@ -45,6 +46,7 @@ class StageRequest(Section):
     listed: tuple[str, ...]
     stages: tuple[Stage, ...]
     clip: Clip
+    validate_every: int
     stage: str
     runtime: Runtime
 
@@ -65,6 +67,7 @@ class StageRequest(Section):
             listed=tuple(name for name in lock.data if files[name]),
             stages=graph.closure(stage),
             clip=graph.clip,
+            validate_every=graph.validate_every,
             stage=stage.name,
             runtime=runtime,
             **fields,
@@ -82,7 +85,7 @@ class StageRequest(Section):
         for name in self.listed:
             path = _list_path(self.runtime, lock.data[name].fingerprint)
             lock = lock.with_data(name, lock.data[name].model_copy(update={"files": _read_list(path)}))
-        return Graph(self.name, lock, self.stages, self.clip)
+        return Graph(self.name, lock, self.stages, self.clip, self.validate_every)
 
 
 def _list_path(runtime: Runtime, fingerprint: str) -> Path:

@@ -7,7 +7,8 @@ Shape legend: B clips, C channels, T frames, H, W pixels, N classes, D token wid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -169,3 +170,16 @@ def channels_last(network: Network) -> None:
     for parameter in network.parameters():
         if parameter.ndim in formats:
             parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
+
+
+@contextmanager
+def in_eval(network: nn.Module) -> Generator[None]:
+    """Inside, the network is in eval mode without gradients; afterwards the modes of its modules are restored."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stagedkd.errors import TrainingError
-from stagedkd.models.network import Network
+from stagedkd.models.network import Network, in_eval
 
 INPUT, OUTPUT = "quantised_input", "quantised_output"  # the names of the quantisers in the modules that they serve
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -159,14 +159,8 @@ def trace(network: Network, clip_BCTHW: Tensor) -> Chains:
     """Run the network once, in eval mode without gradients, and find its chains of convolution, BatchNorm and ReLU.
     Its modes are restored."""
     calls, alive = list[_Call](), list[Tensor]()
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.no_grad(), _recording(network.net, calls, alive):
-            network(clip_BCTHW)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with in_eval(network), _recording(network.net, calls, alive):
+        network(clip_BCTHW)
     return _chains(calls)
 
 
@@ -245,14 +239,11 @@ def calibrate(network: Network, clips: Iterable[Tensor]) -> None:
     Args:
         clips: batches of the network's input (B, C, T, H, W).
     """
-    found, modes = quantisers(network), {module: module.training for module in network.modules()}
-    network.eval()
+    found = quantisers(network)
     for quantiser in found:
         quantiser.seen = (0.0, 0.0)
-    with torch.no_grad():
+    with in_eval(network):
         for clip_BCTHW in clips:
             network(clip_BCTHW)
         for quantiser in found:
             quantiser.settle()
-    for module, mode in modes.items():
-        module.training = mode

@@ -118,7 +118,8 @@ class _Compiler:
         self.problems += self._class_weights()
         if self.problems:
             raise SpecError(self.problems)
-        return Plan(spec.name, self.lock, tuple(self.stages.values()), spec.clip, spec, tuple(self.notes))
+        stages, every = tuple(self.stages.values()), spec.evaluate.every
+        return Plan(spec.name, self.lock, stages, spec.clip, every, spec, tuple(self.notes))
 
     def _class_weights(self) -> list[Problem]:
         """The class weights that do not fit the classes of the data set, as far as the lock knows these."""

@@ -51,13 +51,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Graph:
-    """Stages in topological order, ready to be executed. `clip` gives the decoder and the cache for stages whose work
-    does not name them."""
+    """Stages in topological order, ready to be executed. What their works do not name, since it changes no result:
+    `clip` gives the decoder and the cache, `validate_every` the epochs between two validations of a training (0: never
+    validated)."""
 
     name: str
     lock: Lock
     stages: tuple[Stage, ...]
     clip: Clip
+    validate_every: int
 
     def stage(self, name: str) -> Stage:
         """The stage of this name. Raises KeyError if there is none."""

@@ -100,7 +100,8 @@ def _check_assistant(field: Axis, trees: Iterable[Node]) -> None:
 
 
 def _digest(loader: Loader, axes: Axes, tune: Tune, trees: Mapping[str, Node], node: Node) -> str:
-    """Return the digest of what a tuned file is made from. Names, the results' seeds and their split are not in it."""
+    """Return the digest of what a tuned file is made from. Names, the results' seeds and their split are not in it, nor
+    how often a training is validated."""
     settings = {setting_name(point): point for point in axes.settings}
     points: list[Point] = []
     for name, setting in settings.items():
@@ -108,7 +109,8 @@ def _digest(loader: Loader, axes: Axes, tune: Tune, trees: Mapping[str, Node], n
         values = tuple(value for combination in first for point in combination for value in point)
         points.append((*setting, *values, *tune.seeded("")[0]))
     cells = loader.load_points(points, _on_validation).cells
-    specs = [c.spec.model_dump(mode="json", exclude_none=True, exclude={"name", "seed"}) for c in cells]
+    left_out = {"name": True, "seed": True, "evaluate": {"every"}}
+    specs = [c.spec.model_dump(mode="json", exclude_none=True, exclude=left_out) for c in cells]
     vary = [named.value for named in axes.vary]
     made_from: Any = [node.plain(), vary, list(settings), specs]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()

@@ -33,6 +33,7 @@ from stagedkd.stages.training import (
     ranks_of,
     save_result,
     training_device,
+    validation_of,
     warn_of_half_precision,
 )
 from stagedkd.train.adapters import FeatureAdapters
@@ -83,6 +84,7 @@ def distill(context: Context, work: DistillWork) -> Result:
         clip_weights=clip_weights(context, work.phases, feed.clip_ids),
         normalize=work.normalize is not None,
         probe=probe if work.pairing == "correlation" or work.pair_weights != "uniform" else None,
+        validation=validation_of(context, feed),
     )
     warn_of_half_precision(context, work.phases, device)
     before = _correlation(context, job, probe)

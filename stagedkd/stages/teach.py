@@ -22,6 +22,7 @@ from stagedkd.stages.training import (
     run_facts,
     save_result,
     training_device,
+    validation_of,
 )
 from stagedkd.train.compute import train_flops
 from stagedkd.train.loop import fit
@@ -46,7 +47,8 @@ def teach(context: Context, work: TeachWork) -> Result:
         metrics = {"steps": 0, "labels": "none", **({"headless": reason} if reason else {})}
         return Result(metrics=metrics, run=run_facts(device, 0.0))
     feed = feed_of(context, work, work.labels, device)
-    job = label_job(context, network.to(device), work.phase, work.input, feed, device, context.workspace.scratch)
+    scratch, validation = context.workspace.scratch, validation_of(context, feed)
+    job = label_job(context, network.to(device), work.phase, work.input, feed, device, scratch, validation=validation)
     shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *work.clip.seen(work.input))
     flops = train_flops(work.phase, plan_forward(work.phase, (), ()), feed.steps(work.phase), shape)
     with naming_stage(context):

@@ -41,6 +41,7 @@ from stagedkd.train.ranks import Ranks
 from stagedkd.train.sinks import open_log
 from stagedkd.train.step import DistillOptions
 from stagedkd.train.tally import contributions
+from stagedkd.train.validate import Validation, spaced
 
 
 def label_job(
@@ -52,12 +53,26 @@ def label_job(
     device: torch.device,
     scratch: Path,
     times: int = 1,
+    validation: Validation | None = None,
 ) -> Job:
     """The job of a training on labels alone, of which the stage has `times` alike."""
     warn_of_half_precision(context, (phase,), device)
     on_device(network, device)
     execution = execution_of(context, device, scratch, times)
-    return Job(network, network_input, (phase,), feed, execution, options=DistillOptions(seed=feed.seed))
+    options = DistillOptions(seed=feed.seed)
+    return Job(network, network_input, (phase,), feed, execution, options=options, validation=validation)
+
+
+def validation_of(context: Context, feed: Feed) -> Validation | None:
+    """The validation clips of a training; None if it is not validated: only the first of several ranks validates, and
+    no rehearsal does."""
+    if not context.plan.validate_every or not context.first or context.rehearsals is not None:
+        return None
+    data = context.inputs["data"]
+    splits = read_table(data.read("clips.parquet"), "split")["split"]
+    labels = np.array(read_table(data.read("truth.parquet"))["label"], np.int64)
+    clip_ids = spaced(np.array([i for i, split in enumerate(splits) if split == "val"], np.int64))
+    return Validation(feed.source, clip_ids, labels[clip_ids], context.plan.validate_every)
 
 
 def execution_of(context: Context, device: torch.device, scratch: Path, times: int = 1) -> Execution:
@@ -111,6 +126,7 @@ def save_result(context: Context, job: Job, progress: Progress, extra: Mapping[s
     metrics["losses"] = {phase: dict(means) for phase, means in progress.last.items()}
     metrics["terms"] = {phase: contributions(tally) for phase, tally in progress.tallies.items()}
     facts = run_facts(job.execution.device, progress.seconds, progress.waited, context.ranks)
+    facts["validation_seconds"] = progress.validating
     return Result(metrics=metrics, run=facts)
 
 

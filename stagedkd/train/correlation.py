@@ -5,18 +5,17 @@ Shape legend: B clips, 3 = RGB, C channels, T frames, H, W positions; K student 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stagedkd.data.source import ClipSource
 from stagedkd.data.views import fit_input
 from stagedkd.losses import pool_to_common
 from stagedkd.losses.relation import u_centred
-from stagedkd.models.network import Network
+from stagedkd.models.network import Network, in_eval
 from stagedkd.plan.work import Cut
 from stagedkd.spec.schema import Input
 
@@ -54,7 +53,7 @@ class Probe:
             raise ValueError(f"correlation of substages needs {FEWEST} training clips, not {len(self.clip_ids)}")
         student_ends, teacher_ends = ([run[-1] for run in cut] for cut in self.cuts)
         sums = torch.zeros(3, len(student_ends), len(teacher_ends), dtype=torch.float64)
-        with torch.no_grad(), _in_eval(student), _in_eval(self.teacher):
+        with in_eval(student), in_eval(self.teacher):
             for clip_ids in self.batches:
                 (view_B3THW,) = self.source.views(list(clip_ids), 1, 1)
                 student_view, teacher_view = (fit_input(view_B3THW, each) for each in self.inputs)
@@ -74,15 +73,3 @@ def _hsic_terms(student_BCTHW: Tensor, teacher_BCTHW: Tensor) -> Tensor:
     one, two = (u_centred((centred @ centred.T).cpu().double()) for centred in (f - f.mean(0) for f in flat))
     count = len(one) * (len(one) - 3)
     return torch.stack([(one * two).sum(), one.square().sum(), two.square().sum()]) / count
-
-
-@contextmanager
-def _in_eval(network: nn.Module) -> Generator[None]:
-    """Inside, the network is in eval mode; afterwards the modes of its modules are restored."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -24,6 +24,7 @@ from stagedkd.train.rehearsal import Rehearsal
 from stagedkd.train.sinks import EventLog
 from stagedkd.train.step import DistillOptions, UserLoss
 from stagedkd.train.tally import Tally
+from stagedkd.train.validate import Validation
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Job:
     it, the teacher first; there are none if it is trained on labels alone. `probe` measures the correlation of
     substages, if a phase needs it. `normalize`: each loss is divided by its mean over the first epoch of its phase.
     `clip_weights`: weights of the training clips (n,), by the file of their table. `kept`: what is kept in each phase;
-    () if nothing is.
+    () if nothing is. `validation`: the clips that the student is validated on meanwhile; None: it is not.
     """
 
     student: Network
@@ -72,6 +73,7 @@ class Job:
     probe: Probe | None = None
     clip_weights: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     kept: tuple[KeptPhase, ...] = ()
+    validation: Validation | None = None
 
 
 @dataclass
@@ -79,8 +81,9 @@ class Progress:
     """The progress of a training.
 
     `step` counts in the phase, `total` over all phases; `clips` are the clips of all steps. `seconds` is the training
-    time, `waited` the part of it that was spent on making batches. `sums` are the sums of the losses over `summed`
-    steps of this epoch, `last` the means of the last epoch of each phase. `rho` is the last measured correlation of
+    time, `waited` the part of it that was spent on making batches; `validating` is the time of validations, which comes
+    on top, and `top1` the accuracy that the last one found. `sums` are the sums of the losses over `summed` steps of
+    this epoch, `last` the means of the last epoch of each phase. `rho` is the last measured correlation of
     substages, and `mixtures` holds, under the pairing `correlation`, the shares of every epoch (`note_mixture`).
     `tally` sums the weighted losses over the steps of this epoch, `tallies` over each phase. `scales` holds, under
     `normalize`, the sum of the absolute values of each loss and their number.
@@ -92,6 +95,8 @@ class Progress:
     clips: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+    validating: float = 0.0
+    top1: float | None = None
     sums: dict[str, float] = field(default_factory=dict[str, float])
     summed: int = 0
     last: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])

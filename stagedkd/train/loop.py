@@ -320,12 +320,27 @@ class _Training:
             "losses": means,
             "clips_per_s": progress.clips / max(progress.seconds, 1e-9),
         }
-        self.execution.on_step({**row, "done": progress.total / max(1, self._all_steps()), "seconds": progress.seconds})
+        seconds, done = progress.seconds + progress.validating, progress.total / max(1, self._all_steps())
+        self.execution.on_step({**row, "done": done, "seconds": seconds, "top1": progress.top1})
         if progress.step % epoch_steps == 0:
             mixture = {"shares": progress.mixtures[-1]["shares"]} if phase.pairs and progress.mixtures else {}
             self.execution.log.write("epoch", **row, terms=contributions(progress.tally), **mixture)
             progress.last[phase.name] = means
             progress.sums, progress.summed, progress.tally = {}, 0, {}
+            self._validate(phase, progress.step // epoch_steps)
+
+    def _validate(self, phase: PhaseWork, epoch: int) -> None:
+        """Validate the network that would be the result if the training ended here, and write the event."""
+        validation, progress, execution = self.job.validation, self.progress, self.execution
+        if validation is None or not validation.is_due(phase, epoch):
+            return
+        started = time.monotonic()
+        network = self.average if self.average is not None else self.job.student
+        measured = validation.measure(network, self.job.input, phase.train.batch, execution.interrupted)
+        progress.validating += time.monotonic() - started
+        if measured is not None:
+            progress.top1 = measured["top1"]
+            execution.log.write("validation", phase=phase.name, epoch=epoch, step=progress.total, **measured)
 
     def _tally(self, phase: PhaseWork) -> bool:
         """Add up the losses that were read. Returns whether there were any."""

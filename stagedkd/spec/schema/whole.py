@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -18,6 +18,7 @@ from stagedkd.spec.schema.views import Augment, Clip
 class Evaluate(Section):
     """The evaluation that is reported."""
 
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"every"})
     split: Literal["val", "test"] = "val"
     """Split whose metrics are reported. Use test only once, at the end."""
     clips: Annotated[int, Field(ge=1, le=100)] = 1
@@ -26,6 +27,10 @@ class Evaluate(Section):
     """Number of views along the longer side, whose outputs are averaged."""
     batch: Batch = 64
     """Number of clips evaluated at once."""
+    every: Annotated[int, Field(ge=0, le=100_000)] = 1
+    """Epochs between two looks at the validation split while a network trains, for curves and progress: one view of at
+    most 256 of its clips, also where `split` is test. The last checkpoint is the result, whichever epoch was best. It
+    changes no weight, so it is in no key. 0: never."""
 
 
 class Spec(Section):

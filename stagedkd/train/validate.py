@@ -1,0 +1,71 @@
+"""Validation while a network trains: its accuracy and loss on validation clips, every few epochs.
+
+It changes no weight and draws no random number, so a training gives the same bits with it and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch.nn.functional import cross_entropy
+
+from stagedkd.data.source import ClipSource
+from stagedkd.data.views import fit_input
+from stagedkd.models.network import Network, in_eval
+from stagedkd.plan.work import PhaseWork
+from stagedkd.spec.schema import Input
+from stagedkd.train.evaluate import logits_of
+
+MOST = 256  # clips, so that large sets do not slow a training down
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The clips that a training is validated on after every `every` epochs and at the end of each phase: their ids and
+    labels (n,), in one plain view each."""
+
+    source: ClipSource
+    clip_ids: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    every: int
+
+    def is_due(self, phase: PhaseWork, epoch: int) -> bool:
+        """Whether a phase validates after an epoch, counted from 1. One that trains no head never does."""
+        return phase.head and (epoch % self.every == 0 or epoch == phase.run_epochs)
+
+    def measure(
+        self, network: Network, network_input: Input | None, batch: int, stopped: Callable[[], int | None]
+    ) -> dict[str, Any] | None:
+        """Measure `top1` (0..1), `loss` (the mean cross-entropy in nats) and the number of `clips`, in fp32 and in eval
+        mode. The modes of the network are restored.
+
+        Args:
+            network_input: the input that the network takes from the view. batch: clips at once. stopped: gives the
+                number of a signal that came, or None.
+        Returns:
+            None if a signal came meanwhile.
+        """
+        right, total = 0, 0.0
+        with in_eval(network):
+            for start in range(0, len(self.clip_ids), batch):
+                if stopped() is not None:
+                    return None
+                part = slice(start, start + batch)
+                (view_B3THW,) = self.source.views(self.clip_ids[part].tolist(), 1, 1)
+                logits_BN = logits_of(network, fit_input(view_B3THW, network_input)).float().cpu()
+                labels_B = logits_BN.new_tensor(self.labels[part].tolist()).long()
+                right += int((logits_BN.argmax(1) == labels_B).sum())
+                total += float(cross_entropy(logits_BN, labels_B, reduction="sum"))
+        count = len(self.clip_ids)
+        return {"top1": right / count, "loss": total / count, "clips": count}
+
+
+def spaced(clip_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """At most `MOST` of the clips, evenly spaced. Data sets are listed class by class, so each class keeps its part."""
+    if len(clip_ids) <= MOST:
+        return clip_ids
+    return clip_ids[np.linspace(0, len(clip_ids) - 1, MOST).round().astype(np.int64)]

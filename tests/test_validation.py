@@ -1,0 +1,85 @@
+"""Validation while a network trains: what it measures, and that it changes no bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stagedkd import load_spec, run
+from stagedkd.plan.graph import Plan
+from stagedkd.plan.runtime import load_runtime
+from stagedkd.stages.context import Silent
+from stagedkd.stages.tables import read_table
+from stagedkd.store.store import Store
+from stagedkd.train.validate import MOST, spaced
+from tests.tools import files_of
+
+SHORT = ("cascade=[]", "teacher.epochs=2")
+
+
+class Shown(Silent):
+    def __init__(self) -> None:
+        self.top1: list[float | None] = []
+
+    def step(self, fields: Mapping[str, Any]) -> None:
+        self.top1.append(fields["top1"])
+
+
+def trained(project: Path, store: str, *overrides: str, listener: Silent | None = None) -> tuple[Plan, Store]:
+    runtime = load_runtime(project, store=project / store)
+    plan = run(load_spec("specs/tiny.yaml", [*SHORT, *overrides]), runtime, listener or Silent()).plan
+    return plan, Store(runtime.folder("store"))
+
+
+def validations(plan: Plan, store: Store, name: str) -> list[Mapping[str, Any]]:
+    return [event for event in store.artifact(plan.stage(name)).log.events if event["event"] == "validation"]
+
+
+def test_validating_changes_no_bit_and_no_key(project: Path) -> None:
+    shown = Shown()
+    plan, store = trained(project, "a", listener=shown)
+    other, without = trained(project, "b", "evaluate.every=0")
+    assert files_of(project / "a") == files_of(project / "b")
+    assert [stage.key for stage in plan.stages] == [stage.key for stage in other.stages]
+    assert not validations(other, without, "student")
+    assert None in shown.top1 and validations(plan, store, "student")[0]["top1"] in shown.top1
+
+
+def test_the_last_validation_is_the_evaluation_of_the_result(project: Path) -> None:
+    """TINY's joint phase averages its weights, and validation measures the average. Its 16 clips are all of the split."""
+    plan, store = trained(project, "a")
+    for name in ("teacher", "student", "control-ce"):
+        evaluated = store.artifact(plan.stage(f"evaluate-{name}"))
+        last, table = validations(plan, store, name)[-1], read_table(evaluated.read("predictions.parquet"))
+        assert last["clips"] == 16 and last["top1"] == evaluated.manifest.metrics["top1"]
+        right = np.array(table["predicted"]) == np.array(table["label"])
+        assert last["top1"] == right.mean()
+        # where it is right, the confidence is the probability of the label, which bounds the loss from below
+        assert last["loss"] >= -np.log(np.array(table["confidence"], np.float64))[right].sum() / 16 - 1e-6
+    assert [(e["phase"], e["epoch"]) for e in validations(plan, store, "student")] == [("joint", 1), ("joint", 2)]
+    assert [e["epoch"] for e in validations(plan, store, "control-ce")] == [1, 2, 3, 4]
+
+
+def test_a_phase_ends_with_a_validation_whatever_the_interval(project: Path) -> None:
+    plan, store = trained(project, "a", "evaluate.every=3", "evaluate.split=test")
+    events = validations(plan, store, "control-ce")
+    assert [e["epoch"] for e in events] == [3, 4] and [e["step"] for e in events] == [9, 12]
+    splits = read_table(store.artifact(plan.stage("data")).read("clips.parquet"), "split")["split"]
+    assert {e["clips"] for e in events} == {splits.count("val")}
+
+
+@given(st.integers(0, 5 * MOST), st.integers(1, 12))
+def test_spaced_clips_are_some_of_each_class(count: int, classes: int) -> None:
+    clip_ids: npt.NDArray[np.int64] = np.arange(count, dtype=np.int64) + 7
+    some = spaced(clip_ids)
+    assert len(some) == min(count, MOST) == len(set(some.tolist())) and np.isin(some, clip_ids).all()
+    of_class = np.sort(np.arange(count) % classes)
+    for label in set(of_class.tolist()):
+        expected = (of_class == label).mean() * len(some)
+        assert abs((of_class[some - 7] == label).sum() - expected) <= 2
