@@ -268,7 +268,9 @@ def test_killed_and_stopped_trainings_go_on_to_the_same_bits(place: Path) -> Non
     assert code == 0, errors
     assert not list((place / store / ".work").iterdir())
     assert files_of(place / store) == files_of(place / "two")
-    assert len(list(epochs_of(place, store))) == len(list(epochs_of(place, "two")))  # none was told twice
+    assert len(list(events_of(place, store, "epoch"))) == len(
+        list(events_of(place, "two", "epoch"))
+    )  # none was told twice
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
