@@ -64,9 +64,8 @@ def label_job(
 
 
 def validation_of(context: Context, feed: Feed) -> Validation | None:
-    """The validation clips of a training; None if it is not validated: only the first of several ranks validates, and
-    no rehearsal does."""
-    if not context.plan.validate_every or not context.first or context.rehearsals is not None:
+    """The validation clips of a training; None if it is not validated. Of several ranks the first one validates."""
+    if not context.plan.validate_every or not context.first:
         return None
     data = context.inputs["data"]
     splits = read_table(data.read("clips.parquet"), "split")["split"]

@@ -193,6 +193,8 @@ class _Training:
                 rehearsal.begin_pass(phase.name, job.feed.steps(phase), phase.run_epochs)
             with sound_backend(self.execution.device, phase.train.precision), closing(batches):
                 self._steps(phase, state, plan, batches)
+        if rehearsal and job.validation:
+            rehearsal.phases[phase.name].validating = job.validation.seconds(job.student, job.input, phase)
         if rehearsal and self.execution.ranks.first:
             rehearsal.checkpoint = max(
                 rehearsal.checkpoint, self._write_checkpoint(phase, state, job.feed.steps(phase))
@@ -332,7 +334,7 @@ class _Training:
     def _validate(self, phase: PhaseWork, epoch: int) -> None:
         """Validate the network that would be the result if the training ended here, and write the event."""
         validation, progress, execution = self.job.validation, self.progress, self.execution
-        if validation is None or not validation.is_due(phase, epoch):
+        if validation is None or execution.rehearsal or not validation.is_due(phase, epoch):
             return
         started = time.monotonic()
         network = self.average if self.average is not None else self.job.student

@@ -14,12 +14,14 @@ PASSES = 2  # over the same clips: outputs of the teacher that are kept are made
 
 @dataclass
 class PhaseTimes:
-    """The seconds of the steps of a phase, by pass. A training takes `epochs` of `steps` steps each. The first step of
-    a pass holds what an epoch takes beside its steps, such as the measuring of correlations."""
+    """The seconds of the steps of a phase, by pass. A training takes `epochs` of `steps` steps each, and all its
+    validations `validating` seconds. The first step of a pass holds what an epoch takes beside its steps, such as the
+    measuring of correlations."""
 
     steps: int
     epochs: int
     passes: list[list[float]] = field(default_factory=list[list[float]])
+    validating: float = 0.0
 
     @property
     def later(self) -> float:
@@ -31,7 +33,7 @@ class PhaseTimes:
         """The seconds of the whole phase."""
         beside = max(0.0, self.passes[-1][0] - self.later)
         first = self.steps * (_typical(self.passes[0]) - self.later)
-        return first + self.epochs * (self.steps * self.later + beside)
+        return first + self.epochs * (self.steps * self.later + beside) + self.validating
 
 
 @dataclass

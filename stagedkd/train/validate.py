@@ -3,14 +3,19 @@
 It changes no weight and draws no random number, so a training gives the same bits with it and without.
 """
 
+# pyright: reportUnknownMemberType=false
+# The type stubs of torch are incomplete.
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from stagedkd.data.source import ClipSource
@@ -54,14 +59,28 @@ class Validation:
             for start in range(0, len(self.clip_ids), batch):
                 if stopped() is not None:
                     return None
-                part = slice(start, start + batch)
-                (view_B3THW,) = self.source.views(self.clip_ids[part].tolist(), 1, 1)
-                logits_BN = logits_of(network, fit_input(view_B3THW, network_input)).float().cpu()
-                labels_B = logits_BN.new_tensor(self.labels[part].tolist()).long()
+                logits_BN = self._logits(network, network_input, slice(start, start + batch))
+                labels_B = torch.from_numpy(self.labels[start : start + batch])
                 right += int((logits_BN.argmax(1) == labels_B).sum())
                 total += float(cross_entropy(logits_BN, labels_B, reduction="sum"))
         count = len(self.clip_ids)
         return {"top1": right / count, "loss": total / count, "clips": count}
+
+    def seconds(self, network: Network, network_input: Input | None, phase: PhaseWork) -> float:
+        """The seconds that all validations of a phase will take, by two batches, of which the first warms up."""
+        lap = 0.0
+        with in_eval(network):
+            for _ in range(2):
+                started = time.monotonic()
+                self._logits(network, network_input, slice(phase.train.batch))
+                lap = time.monotonic() - started
+        times = sum(self.is_due(phase, epoch) for epoch in range(1, phase.run_epochs + 1))
+        return times * lap * len(self.clip_ids) / min(phase.train.batch, len(self.clip_ids))
+
+    def _logits(self, network: Network, network_input: Input | None, rows: slice) -> Tensor:
+        """The logits (B, N) of some clips, in float32 on the CPU."""
+        (view_B3THW,) = self.source.views(self.clip_ids[rows].tolist(), 1, 1)
+        return logits_of(network, fit_input(view_B3THW, network_input)).float().cpu()
 
 
 def spaced(clip_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
