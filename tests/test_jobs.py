@@ -29,7 +29,7 @@ from stagedkd.plan.cpus import AFFINITY, Cpus
 from stagedkd.plan.graph import Plans
 from stagedkd.plan.key import Key
 from stagedkd.plan.runtime import Runtime
-from stagedkd.report.terminal import RunProgress
+from stagedkd.report.progress import RunProgress
 from stagedkd.spec.load import load_experiment
 from stagedkd.stages.context import Listener, Silent, Stop
 from stagedkd.store.store import Store

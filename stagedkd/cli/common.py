@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stagedkd.errors import Problem
     from stagedkd.plan.graph import Plan, Plans
     from stagedkd.plan.runtime import Runtime
-    from stagedkd.report.terminal import RunProgress
+    from stagedkd.report.progress import RunProgress
     from stagedkd.spec.load import Experiment
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="Read this YAML spec.", show_default=False)]
@@ -187,7 +187,7 @@ def console(err: bool = False) -> Console:
 
 def progress(level: int = 0) -> RunProgress:
     """Return a listener that shows progress on the error stream; `level` is -1 for quiet, 1 for verbose."""
-    from stagedkd.report.terminal import RunProgress
+    from stagedkd.report.progress import RunProgress
 
     return RunProgress(console(err=True), level)
 
