@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -206,7 +206,7 @@ def show(
     _check_baseline(plans, baseline)
     if len(plans.cells) == 1:
         results = collect(next(iter(plans.cells.values())), artifacts)
-        values, tables, notes = write.as_json(results), terminal.results_tables(results), ()
+        values, tables, notes = write.as_json(results), terminal.results_tables(results, console().width), ()
         shown = [results.plan]
     else:
         results = grid.collect_grid(plans, artifacts, baseline)
@@ -269,34 +269,35 @@ def fetch(spec: SpecPath, overrides: Overrides = None, cells: Cells = None) -> N
     print_lines(fetch_weights(specs, runtime_of(spec)) or ["the spec names no weights"])
 
 
-# `stagedkd --help` lists the commands in this order: that in which a user needs them. Groups come last.
-for command in (
-    init,
-    check,
-    plan,
-    tune_commands.tune,
-    run_commands.rehearse,
-    run_commands.run,
-    show,
-    report,
-    deploy_commands.predict,
-    deploy_commands.export,
-    deploy_commands.bench,
-    demo_commands.demo,
-    deploy_commands.publish,
-    language_commands.explain,
-    language_commands.diff,
-    language_commands.recipes,
-    language_commands.schema,
-    lock,
-    fetch,
-    dvc_commands.stage,
-    store_commands.reproduce,
-):
-    app.command(cls=Command)(command)
-app.add_typer(data_commands.app, name="data")
-app.add_typer(store_commands.app, name="store")
-app.add_typer(dvc_commands.app, name="dvc")
+# `stagedkd --help` lists the commands by task, and in this order: what a user needs first comes first.
+PANELS: Mapping[str, tuple[Callable[..., None] | tuple[str, typer.Typer], ...]] = {
+    "Every day": (init, check, plan, run_commands.run, show, report),
+    "Use a student": (
+        deploy_commands.predict,
+        deploy_commands.export,
+        deploy_commands.bench,
+        demo_commands.demo,
+        deploy_commands.publish,
+    ),
+    "Prepare and understand an experiment": (
+        tune_commands.tune,
+        run_commands.rehearse,
+        language_commands.explain,
+        language_commands.diff,
+        language_commands.recipes,
+        ("data", data_commands.app),
+        lock,
+        fetch,
+    ),
+    "Keep and rebuild results": (("store", store_commands.app), store_commands.reproduce, ("dvc", dvc_commands.app)),
+    "For editors and DVC": (language_commands.schema, dvc_commands.stage),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        if isinstance(command, tuple):
+            app.add_typer(command[1], name=command[0], rich_help_panel=panel)
+        else:
+            app.command(cls=Command, rich_help_panel=panel)(command)
 
 
 def _costs(plans: Plans, states: Mapping[Key, str], runtime: Runtime) -> Costs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -198,16 +199,20 @@ def print_results(plan: Plan, runtime: Runtime, *, wrote: bool) -> bool:
     from stagedkd.report.collect import collect
     from stagedkd.report.terminal import results_tables
     from stagedkd.report.write import bench_problem, is_written, results_folder, write_report
+    from stagedkd.spec.inherit import tidy_path
     from stagedkd.store.store import Store
 
-    page = results_folder(plan, runtime) / "report.html"
+    folder = results_folder(plan, runtime)
+    page = folder / "report.html"
     wrote = wrote or not is_written(plan, runtime)
     results = write_report(plan, runtime) if wrote else collect(plan, Store(runtime.folder("store")))
-    print_tables(results_tables(results))
+    print_tables(results_tables(results, console().width))
     print_notes(results.notes)
     print_looks([plan], runtime)
     print_notes(filter(None, [bench_problem(plan, runtime)]))
     print_lines([f"top-1 on the {results.split} split; report: {page}"])
+    command = shlex.join(["stagedkd", "predict", str(tidy_path(folder)), "VIDEO"])
+    print_lines([f"next: open the report, or try the student: {command}"])
     return wrote
 
 

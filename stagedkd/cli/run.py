@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from stagedkd.experiment.costs import Costs
     from stagedkd.experiment.run import GridOutcome
+    from stagedkd.plan.graph import Plans, Stage
     from stagedkd.plan.runtime import Runtime
 
 
@@ -79,7 +80,10 @@ def run(
                 if note.severity == "note":
                     listener.note(one_line(note))
             wanted = not no_rehearsal and engine == "in-process"  # elsewhere the workers' machines may be others
-            first = partial(rehearse_if_long, experiment, runtime, listener, wanted)
+
+            def first(plans: Plans, missing: Sequence[Stage]) -> None:
+                listener.expect(rehearse_if_long(experiment, runtime, listener, wanted, plans, missing))
+
             outcome = run_experiment(experiment, runtime, listener, engine, first=first, protection=protection)
         _report_outcome(outcome, runtime, None if overrides or cells else spec, dvc=not no_dvc)
     _raise_failed(outcome)

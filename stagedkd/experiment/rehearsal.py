@@ -73,17 +73,23 @@ def rehearse(experiment: Experiment, runtime: Runtime, listener: Listener) -> Co
 
 def rehearse_if_long(
     experiment: Experiment, runtime: Runtime, listener: Listener, wanted: bool, plans: Plans, missing: Sequence[Stage]
-) -> None:
+) -> dict[Key, float]:
     """Note what a run will take if it is over a minute. If it is `wanted`, one that takes over ten minutes and was not
-    rehearsed on this machine is rehearsed first."""
+    rehearsed on this machine is rehearsed first.
+
+    Returns:
+        the seconds that each missing stage is expected to take, 0 where unknown; nothing if none of them trains.
+    """
     if not any(stage.work.trainings for stage in missing):
-        return
+        return {}
     costs = costs_of(plans, {stage.identity for stage in missing}, runtime)
     if wanted and costs.guessed and costs.seconds >= LONG_SECONDS:
         listener.note("the run will take over ten minutes, so it is rehearsed first (--no-rehearsal leaves that out)")
         costs = rehearse(experiment, runtime, listener)
     if costs.seconds >= WORTH_SAYING:
         listener.note(costs.text)
+    estimates = costs.estimates
+    return {s.identity: estimates[s.identity].seconds if s.identity in estimates else 0.0 for s in missing}
 
 
 def _ground(plan: Plan) -> Plan:

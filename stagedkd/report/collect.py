@@ -89,8 +89,15 @@ def _network_result(stage: Stage, training: Artifact, evaluation: Artifact, clas
         seconds=(training.run or {}).get("seconds"),
         latency=(evaluation.run or {}).get("latency_seconds"),
         dead=(evaluation.run or {}).get("dead_channels"),
+        size=_size(training),
         key=training.manifest.key,
     )
+
+
+def _size(training: Artifact) -> int | None:
+    """Return the bytes of the weight file of a network; None where it has none, such as outputs from a file."""
+    path = training.folder / "files" / (training.manifest.work.network_file or "")
+    return path.stat().st_size if path.is_file() else None
 
 
 def _commonest(evaluation: Artifact) -> float | None:

@@ -11,14 +11,62 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from stagedkd.plan.graph import Stage
+from stagedkd.plan.key import NO_KEY, Key
 from stagedkd.stages.context import Beside, Listener
+from stagedkd.store.maintenance import age_text
+
+
+class WholeRun:
+    """What is left of a run. `seconds` are what each stage that the store lacked was expected to take. Stages that run
+    or have ended correct what is expected of the others."""
+
+    def __init__(self, seconds: Mapping[Key, float]) -> None:
+        self.count = len(seconds)
+        self.expected = dict(seconds)  # of the stages that have not ended
+        self.begun: dict[Key, float] = {}
+        self.left: dict[Key, float] = {}  # seconds, as running stages report them
+        self.ended, self.took = 0.0, 0.0  # seconds of the stages that have ended, expected and true
+
+    def begin(self, key: Key) -> None:
+        """A stage begins."""
+        self.begun[key] = time.monotonic()
+
+    def end(self, key: Key, seconds: float | None = None) -> None:
+        """A stage has ended, after so many seconds; None: it says nothing of the others."""
+        self.begun.pop(key, None)
+        self.left.pop(key, None)
+        if (expected := self.expected.pop(key, 0.0)) > 0 and seconds is not None:
+            self.ended, self.took = self.ended + expected, self.took + seconds
+
+    def seconds(self, now: float) -> float:
+        """The seconds that are left; stages that run side by side share them."""
+        elapsed = {key: now - begun for key, begun in self.begun.items()}
+        known = [key for key in self.left if self.expected.get(key, 0.0) > 0]
+        expected = self.ended + sum(self.expected[key] for key in known)
+        took = self.took + sum(elapsed[key] + self.left[key] for key in known)
+        scale = took / expected if expected else 1.0
+        left = {
+            key: self.left.get(key, max(0.0, scale * seconds - elapsed.get(key, 0.0)))
+            for key, seconds in self.expected.items()
+        }
+        return max(sum(left.values()) / max(1, len(elapsed)), *(left.get(key, 0.0) for key in elapsed), 0.0)
+
+    @property
+    def text(self) -> str:
+        """The stages that have not ended, and the time until the last one has, in words."""
+        count = len(self.expected)
+        seconds = self.seconds(time.monotonic())
+        about = f", about {age_text(seconds)}" if seconds >= 1 else ""
+        return f"{count} {'stage' if count == 1 else 'stages'} left{about}"
 
 
 @dataclass
 class _Line:
-    """What is shown of one stage, or of work before the first one. `beside`: other stages run at the same time."""
+    """What is shown of the stage with this identity, or of work before the first one. `beside`: other stages run at the
+    same time."""
 
     heading: str = ""
+    identity: Key = NO_KEY
     task: TaskID | None = None
     beside: bool = False
     epoch: tuple[str, int] = ("", 0)
@@ -36,6 +84,7 @@ class RunProgress:
         bar = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}"), TimeElapsedColumn())
         self.progress = Progress(*bar, console=console, transient=True, disable=not self.live)
         self.line = _Line()
+        self.whole, self.whole_task = WholeRun({}), TaskID(-1)
         self.lines: dict[str, _Line] = {}  # by identity, since several stages may run at once
 
     def __enter__(self) -> RunProgress:
@@ -45,22 +94,30 @@ class RunProgress:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
+    def expect(self, seconds: Mapping[Key, float]) -> None:
+        """Show from now on what is left of the whole run, whose stages are expected to take so long."""
+        self.whole = WholeRun(seconds)
+        self.whole_task = self.progress.add_task("whole run", total=self.whole.count, text=self.whole.text)
+
     def cell(self, number: int, of: int, name: str) -> None:
         self._print(f"cell {number}/{of}: {name}")
 
     def beside(self, stage: Stage, label: str) -> Listener:
-        self.lines[stage.identity] = _Line(label, beside=True)
+        self.lines[stage.identity] = _Line(label, stage.identity, beside=True)
         return _StageProgress(self, stage, label)
 
     def stage(self, number: int, of: int, stage: Stage, state: str) -> None:
         line = self.lines.get(stage.identity)
         if line is None or not line.beside:
             self._close(self.line)
-            self.line = line = self.lines[stage.identity] = _Line(f"[{number}/{of}] {stage.name}")
+            self.line = line = self.lines[stage.identity] = _Line(f"[{number}/{of}] {stage.name}", stage.identity)
         if state == "hit":
+            self.whole.end(stage.identity)
             self._print(f"{line.heading}: in the store", level=1)
             return
-        self._print(f"{line.heading}: {'resuming' if state == 'resumable' else 'running'} ({stage.folder})", line)
+        self.whole.begin(stage.identity)
+        left = f"; {self.whole.text}" if self.whole.count and not self.live else ""
+        self._print(f"{line.heading}: {'resuming' if state == 'resumable' else 'running'} ({stage.folder}){left}", line)
         line.task = self.progress.add_task(line.heading.replace("[", "\\["), total=1.0, text="")
 
     def note(self, text: str) -> None:
@@ -85,8 +142,12 @@ class RunProgress:
         left = fields["seconds"] * (1 - fields["done"]) / max(fields["done"], 1e-9)
         losses = " ".join(f"{name} {value:.3g}" for name, value in fields["losses"].items() if name != "total")
         position = f"{fields['phase']} {fields['epoch']}/{fields['epochs']}"
-        text = f"{position}  {losses}  {fields['clips_per_s']:.0f} clips/s  ETA {left:.0f} s"
+        top1 = fields.get("top1")
+        measured = "" if top1 is None else f"val {100 * top1:.1f}%  "
+        text = f"{position}  {losses}  {measured}{fields['clips_per_s']:.0f} clips/s  ETA {left:.0f} s"
         self._move(line, fields["done"], text)
+        self.whole.left[line.identity] = left
+        self._move_whole()
         epoch = (fields["phase"], fields["epoch"])
         if epoch != line.epoch and not self.live and (time.monotonic() - line.printed_at > 5 or self.level > 0):
             self._print(f"{line.heading}: {text}", line)
@@ -95,11 +156,14 @@ class RunProgress:
     def finished(self, stage: Stage, seconds: float) -> None:
         line = self.lines.get(stage.identity, _Line(stage.name))
         self._close(line)
+        self.whole.end(stage.identity, seconds)
+        self._move_whole()
         self._print(f"{line.heading}: done in {seconds:.1f} s")
 
     def failed(self, stage: Stage, message: str) -> None:
         line = self.lines.get(stage.identity, _Line(stage.name))
         self._close(line)
+        self.whole.end(stage.identity)
         self._print(f"{line.heading}: failed: {message}")
 
     def _close(self, line: _Line) -> None:
@@ -110,6 +174,11 @@ class RunProgress:
     def _move(self, line: _Line, fraction: float, text: str) -> None:
         if self.live and line.task is not None:
             self.progress.update(line.task, completed=fraction, text=text)
+
+    def _move_whole(self) -> None:
+        if self.live and self.whole.count:
+            done = self.whole.count - len(self.whole.expected)
+            self.progress.update(self.whole_task, completed=done, text=self.whole.text)
 
     def _print(self, text: str, line: _Line | None = None, level: int = 0) -> None:
         if self.level >= level:

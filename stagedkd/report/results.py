@@ -28,7 +28,8 @@ class NetworkResult:
     forward and backward, including the part of its guides; None where the stage did not count them. seconds: the time
     of the training. latency: the seconds of one clip; both are None where the store lacks run.json. clips_of: the
     number of all training clips, where the network saw a part of them. dead: the share of the channels at the ends
-    of its blocks that are constant over a fixed set of validation clips; None where unknown.
+    of its blocks that are constant over a fixed set of validation clips; None where unknown. size: the bytes of its
+    weight file, None where it has none.
     """
 
     name: str
@@ -54,6 +55,7 @@ class NetworkResult:
     commonest: float | None = None
     clips_of: int | None = None
     dead: float | None = None
+    size: int | None = None
 
     @property
     def labels_used(self) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -142,9 +143,10 @@ def _summary_text(summary: Summary | None) -> str:
     return f"{100 * summary.top1:.1f} \\[{100 * low:.1f} to {100 * high:.1f}]"
 
 
-def results_tables(results: Results) -> Iterator[Table]:
-    """Yield the table of networks; then those of the shares of the losses and of label refinement, if there are any."""
-    yield results_table(results)
+def results_tables(results: Results, width: int = 160) -> Iterator[Table]:
+    """Yield the table of networks, in `width` characters; then those of the shares of the losses and of label
+    refinement, if there are any."""
+    yield results_table(results, width)
     if results.loss_shares:
         yield shares_table(results.loss_shares)
     if results.refinements:
@@ -192,28 +194,41 @@ def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.1f}%"
 
 
-def results_table(results: Results) -> Table:
-    """Return a table with a row for each network: teacher, assistants, student, control."""
-    table = Table("network", box=None, header_style="bold", pad_edge=False)
-    for column in ("top-1", "95% interval", "parameters", "MFLOPs", "smaller", "labels used", "compute"):
-        table.add_column(column, justify="right")
-    for network in results.networks:
-        table.add_row(*_network_row(network, results.teacher), style="bold" if network is results.student else "")
+NARROW = ("compute", "MFLOPs", "size", "latency", "parameters")  # columns that a narrow terminal lacks, in this order
+
+
+def results_table(results: Results, width: int = 160) -> Table:
+    """Return a table with a row for each network: teacher, assistants, student, control. Columns that do not fit into
+    `width` characters are left out, and the table says so."""
+    rows = [_network_cells(network, results.teacher) for network in results.networks]
+    columns, dropped = list(rows[0]), list[str]()
+    for column in NARROW:
+        if sum(max(len(column), *(len(row[column]) for row in rows)) + 2 for column in columns) - 2 > width:
+            columns.remove(column)
+            dropped.append(column)
+    caption = f"too narrow for {', '.join(dropped)}: see the report" if dropped else None
+    table = Table(box=None, header_style="bold", pad_edge=False, caption=caption, caption_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for network, row in zip(results.networks, rows, strict=True):
+        table.add_row(*(Text(row[c]) for c in columns), style="bold" if network is results.student else "")
     return table
 
 
-def _network_row(n: NetworkResult, teacher: NetworkResult) -> tuple[str | Text, ...]:
+def _network_cells(n: NetworkResult, teacher: NetworkResult) -> dict[str, str]:
     low, high = n.interval
-    return (
-        n.name,
-        f"{100 * n.top1:.1f}%" if n.measured else "-",
-        f"{100 * low:.1f} to {100 * high:.1f}" if n.measured else "-",
-        f"{n.params:,}" if n.params else "-",
-        f"{n.flops / 1e6:,.1f}",
-        f"{ratio:.1f}x" if (ratio := n.smaller_than(teacher)) is not None else "-",
-        Text(n.labels_used),
-        flops_text(n.train_flops),
-    )
+    return {
+        "network": n.name,
+        "top-1": f"{100 * n.top1:.1f}%" if n.measured else "-",
+        "95% interval": f"{100 * low:.1f} to {100 * high:.1f}" if n.measured else "-",
+        "parameters": f"{n.params:,}" if n.params else "-",
+        "MFLOPs": f"{n.flops / 1e6:,.1f}",
+        "smaller": f"{ratio:.1f}x" if (ratio := n.smaller_than(teacher)) is not None else "-",
+        "labels used": n.labels_used,
+        "latency": "-" if n.latency is None else f"{1000 * n.latency:.1f} ms",
+        "size": "-" if n.size is None else decimal(n.size),
+        "compute": flops_text(n.train_flops),
+    }
 
 
 def survey_table(counts: Mapping[str, Mapping[str, int]], groups: Mapping[str, int]) -> Table:

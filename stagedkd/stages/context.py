@@ -57,7 +57,8 @@ class Beside(Silent):
         self.listener, self.label = listener, label
 
     def note(self, text: str) -> None:
-        self.listener.note(f"{self.label}: {text}")
+        name = self.label.rpartition(" ")[2]  # many notes begin with the name of their stage, as the label ends
+        self.listener.note(f"{self.label}: {text.removeprefix(f'{name}: ')}")
 
 
 @dataclass
