@@ -15,6 +15,7 @@ from typing import Any, Literal, assert_never
 
 from stagedkd.errors import Interrupted, StagedkdError, about
 from stagedkd.experiment.locking import lock_specs
+from stagedkd.html import html_table
 from stagedkd.launch import Engine
 from stagedkd.launch.cluster import Cluster, load_cluster
 from stagedkd.launch.local import cpu_notes, jobs_for, run_in_processes
@@ -39,6 +40,11 @@ class Outcome:
     artifacts: dict[str, Artifact]
     ran: tuple[str, ...]
     runtime: Runtime
+
+    def _repr_html_(self) -> str:
+        """The stages, and which of them were made just now, for notebooks."""
+        rows = [(s.name, s.folder, "made now" if s.name in self.ran else "in the store") for s in self.plan.stages]
+        return html_table(("stage", "artifact", "state"), rows)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from stagedkd.html import html_table
 from stagedkd.plan.key import NO_KEY, Key
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.work import Work
@@ -72,6 +73,14 @@ class Graph:
     def inputs(self, stage: Stage) -> dict[str, Stage]:
         """The stages that give a stage its inputs, by the names of the inputs."""
         return {name: self.stage(upstream) for name, upstream in stage.needs.items()}
+
+    def _repr_html_(self) -> str:
+        """The stages, for notebooks."""
+        rows = [
+            (s.name, s.work.kind, s.key.short if s.key else "unlocked", ", ".join(s.needs.values()))
+            for s in self.stages
+        ]
+        return html_table(("stage", "kind", "key", "inputs"), rows)
 
     def closure(self, stage: Stage) -> tuple[Stage, ...]:
         """The stage and all stages upstream of it, in topological order."""

@@ -193,6 +193,12 @@ class GridResults:
         rows.append(compute_note({row.name: row.train_flops for row in self.rows}, self.baseline_row.name))
         return tuple(filter(None, rows))
 
+    def _repr_html_(self) -> str:
+        """The tables of the terminal, for notebooks."""
+        from stagedkd.report.notebook import grid_html
+
+        return grid_html(self)
+
     @property
     def split(self) -> str:
         """The splits that the networks were evaluated on."""

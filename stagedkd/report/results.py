@@ -239,6 +239,12 @@ class Results:
             rows.append(f"time and device are unknown, because run.json is missing: {', '.join(self.without_run)}")
         return tuple(rows)
 
+    def _repr_html_(self) -> str:
+        """The tables of the terminal, for notebooks."""
+        from stagedkd.report.notebook import results_html
+
+        return results_html(self)
+
     def _chance_note(self, network: NetworkResult) -> str:
         """Return a note on a network that teaches and is near chance, with what is likely to be wrong; else ""."""
         if not network.near_chance:

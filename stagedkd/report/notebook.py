@@ -1,0 +1,82 @@
+"""What notebooks show of results: the tables of the terminal as HTML, and plots as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from stagedkd.html import html_list, html_table
+from stagedkd.plan.graph import Stage
+from stagedkd.report.grid import GridResults
+from stagedkd.report.results import Results
+from stagedkd.report.terminal import grid_tables, results_tables
+from stagedkd.stages.context import Silent
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A plot as the text of an SVG file; a notebook shows it. `svg` is "" where there is nothing to draw."""
+
+    svg: str
+
+    def _repr_svg_(self) -> str | None:
+        return self.svg or None
+
+
+class StageLines(Silent):
+    """A listener that prints a line for each stage: `run(spec, listener=StageLines())`."""
+
+    def stage(self, number: int, of: int, stage: Stage, state: str) -> None:
+        print(f"[{number}/{of}] {stage.name}: {'in the store' if state == 'hit' else 'running'}")
+
+    def note(self, text: str) -> None:
+        print(f"note: {text}")
+
+
+def curves(results: Results) -> Drawing:
+    """Draw the losses of each network over its epochs."""
+    from stagedkd.report.plots import loss_curves
+
+    return Drawing(loss_curves(results))
+
+
+def settings(grid: GridResults) -> Drawing:
+    """Draw the accuracy of each setting of a grid, with its interval."""
+    from stagedkd.report.plots import settings_plot
+
+    return Drawing(settings_plot(grid))
+
+
+def results_html(results: Results) -> str:
+    """Return the tables of an experiment that the terminal shows, and its notes, as HTML."""
+    return _page(results_tables(results), results.notes)
+
+
+def grid_html(grid: GridResults) -> str:
+    """Return the tables of a grid that the terminal shows, and its notes, as HTML."""
+    return _page(grid_tables(grid), grid.notes)
+
+
+def _page(tables: Iterable[Table], notes: Iterable[str]) -> str:
+    return "\n".join([*map(as_html, tables), html_list(f"note: {note}" for note in notes)])
+
+
+def as_html(table: Table) -> str:
+    """Turn a table of the terminal into HTML: the same texts in the same cells, without colours."""
+    heads = [_plain(column.header) for column in table.columns]
+    columns = [[_plain(cell) for cell in column.cells] for column in table.columns]
+    right = {i for i, column in enumerate(table.columns) if column.justify == "right"}
+    bold = {i for i, row in enumerate(table.rows) if "bold" in str(row.style or "")}
+    title = _plain(table.title).strip() if table.title else ""
+    return html_table(heads, zip(*columns, strict=True), title, right, bold)
+
+
+def _plain(cell: RenderableType) -> str:
+    """The text of a cell. Strings are markup, as they are for the terminal."""
+    if isinstance(cell, Text):
+        return cell.plain
+    return Text.from_markup(cell).plain if isinstance(cell, str) else str(cell)
