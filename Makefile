@@ -6,7 +6,7 @@ TORTURE ?=  # options of benchmarks/torture.py, such as --seed 7 --minutes 60
 BENCH ?=  # options of benchmarks/speed.py, such as --rows hop-large --json FILE
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: quickstart repro test test-fast coverage docs check check-gpu bench torture lock-requirements clean
+.PHONY: quickstart repro test test-fast coverage docs notebook check check-gpu bench torture lock-requirements clean
 
 # Without DVC: dvc.lock is under version control, and other CPUs give other last bits, so other hashes.
 quickstart: .venv/ready          ## set up and run specs/quickstart.yaml
@@ -28,6 +28,9 @@ coverage: .venv/ready            ## check that the quick tests of the language t
 docs: .venv/ready                ## write docs/spec.md and stagedkd.schema.json from the sections
 	$(BIN)/python -m stagedkd.spec.reference > docs/spec.md
 	$(BIN)/stagedkd schema > stagedkd.schema.json
+
+notebook: .venv/ready            ## execute docs/quickstart.ipynb and write it back with its outputs: three to five minutes
+	$(BIN)/python -m benchmarks.notebook
 
 check: .venv/ready               ## check lint, format, types, import contracts, and dvc.yaml against the specs
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from stagedkd.cli import completion
 from stagedkd.errors import Origin, StagedkdError, UsageError, about, printable
 from stagedkd.launch import Engine as EngineName
 
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from stagedkd.report.progress import RunProgress
     from stagedkd.spec.load import Experiment
 
-SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="Read this YAML spec.", show_default=False)]
+SpecPath = Annotated[
+    Path,
+    typer.Argument(metavar="SPEC", help="Read this YAML spec.", show_default=False, autocompletion=completion.specs),
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="a.b=c", help="Set a value of the spec; may be repeated.")
 ]

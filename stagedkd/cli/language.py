@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from stagedkd.cli import completion
 from stagedkd.cli.common import (
     AsJson,
     Cells,
@@ -75,7 +76,12 @@ def diff(
 
 
 def recipes(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Print this recipe.", show_default=False)] = "",
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="Print this recipe.", show_default=False, autocompletion=completion.recipes
+        ),
+    ] = "",
 ) -> None:
     """List the published methods that come with the package, or print one."""
     from stagedkd.spec.fields import nearest

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stagedkd.cli import completion
 from stagedkd.cli.common import (
     AsJson,
     DataDir,
@@ -128,7 +129,10 @@ def why(
     key: Annotated[
         str,
         typer.Argument(
-            metavar="KEY", help="Explain the artifact or stage whose key starts with this.", show_default=False
+            metavar="KEY",
+            help="Explain the artifact or stage whose key starts with this.",
+            show_default=False,
+            autocompletion=completion.keys,
         ),
     ],
     specs: Specs = None,

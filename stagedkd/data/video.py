@@ -27,6 +27,8 @@ _CONTAINERS = (  # FFmpeg's names of the formats that hold their own frames; no 
     "webp_anim,wtv,yuv4mpegpipe"
 )
 OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+# Tags that are not UTF-8 are no fault of a video. PyAV 19 always reads them; it has no such option.
+_TAGS: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
 # Decoders that start on a grey picture where the first key frame is missing. All others refuse, or wait for a frame
 # that is whole: a key frame, or the end of a recovery (H.264, HEVC, MPEG-2).
 _GREY = "flv1 h261 h263 h263i h263p mpeg4 msmpeg4v1 msmpeg4v2 msmpeg4v3 rv10 rv20 rv30 rv40 svq3 vc1 wmv1 wmv2 wmv3"
@@ -205,7 +207,7 @@ def _decoding_time(frame: VideoFrame) -> float | None:
 
 def open_video(path: Path) -> InputContainer:
     """Open a file as a video, if its format holds its own frames. Raises FFmpegError."""
-    return av.open(f"file:{path}", options=dict(OPTIONS), metadata_errors="ignore")
+    return av.open(f"file:{path}", options=dict(OPTIONS), **_TAGS)
 
 
 def _is_cut_avi(path: Path) -> bool:
