@@ -1,4 +1,4 @@
-"""The first minutes of a new user: init anywhere, hints that can be pasted, versions and help, an installed wheel."""
+"""The first minutes of a new user: init anywhere, hints that can be pasted, versions and help."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -320,46 +319,7 @@ def test_every_command_and_group_has_a_short_help() -> None:
         assert shown.exit_code == 0 and "Usage:" in shown.output and "--help" in shown.output, names
 
 
-# ---------------------------------------------------------------- installed, and in a fresh clone
-
-
-@pytest.mark.slow
-def test_an_installed_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
-    """The wheel has recipes and templates: init, check and a whole run work with it, away from the repository."""
-    source = tmp_path / "source"
-    shutil.copytree(REPO / "stagedkd", source / "stagedkd", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPO / name, source)
-    build = "import sys; from setuptools.build_meta import build_wheel; print(build_wheel(sys.argv[1]))"
-    made = subprocess.run(
-        [sys.executable, "-c", build, str(tmp_path)], cwd=source, capture_output=True, text=True, check=False
-    )
-    assert made.returncode == 0, made.stderr
-    with zipfile.ZipFile(tmp_path / made.stdout.splitlines()[-1]) as wheel:
-        wheel.extractall(tmp_path / "site")
-    work = tmp_path / "my work"
-    make_videos(work / "my videos", count=4)
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
-
-    def stagedkd(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "stagedkd", *arguments]
-        return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
-
-    where = subprocess.run(
-        [sys.executable, "-c", "import stagedkd; print(stagedkd.__file__)"],
-        cwd=work,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert where.stdout.startswith(str(tmp_path / "site"))
-    assert stagedkd("recipes", "kd").returncode == 0
-    assert stagedkd("init", "my videos").returncode == 0
-    short = ("--set", "teacher.epochs=1", "--set", "student.epochs=1", "--set", "train.warmup_epochs=0")
-    found = stagedkd("run", "specs/my_videos.yaml", *short)
-    assert found.returncode == 0, found.stderr
-    assert "control-ce" in found.stdout and list((work / "results").rglob("report.html"))
+# ---------------------------------------------------------------- in a fresh clone
 
 
 @pytest.mark.slow

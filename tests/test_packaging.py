@@ -33,7 +33,7 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=REPO, capture_output=True, text=True, check=True).stdout
 
 
-def tracked(folder: str = "") -> list[str]:
+def tracked(folder: str = ".") -> list[str]:
     return [name for name in git("ls-files", "-z", folder).split("\0") if name and (REPO / name).is_file()]
 
 
