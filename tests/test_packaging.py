@@ -20,13 +20,12 @@ from typer.testing import CliRunner
 
 from stagedkd import __version__
 from stagedkd.cli import app
-from tests.conftest import REPO
+from tests.conftest import REPO, TINY
 
 DOCKERFILE = (REPO / "Dockerfile").read_text("utf-8")
 CHANGELOG = (REPO / "CHANGELOG.md").read_text("utf-8")
 CITATION = yaml.safe_load((REPO / "CITATION.cff").read_text("utf-8"))
 PYPROJECT = tomllib.loads((REPO / "pyproject.toml").read_text("utf-8"))
-FIGURES = "data: {kind: figures, classes: 2, train: 24, val: 8, test: 8}\nclip: {frames: 4, size: 24}\nextends: kd\n"
 
 
 def git(*arguments: str) -> str:
@@ -282,9 +281,9 @@ def test_an_installed_wheel_leads_from_videos_to_predictions(installed: Path, tm
 
     assert stagedkd("--version").startswith(f"stagedkd {__version__} ")
     (tmp_path / "specs").mkdir()
-    (tmp_path / "specs" / "figures.yaml").write_text(FIGURES, "utf-8")
-    stagedkd("data", "export", "specs/figures.yaml", "--out", "exported")
-    stagedkd("init", "exported/videos", "--out", "specs/mine.yaml")
+    (tmp_path / "specs" / "shapes.yaml").write_text(TINY, "utf-8")
+    stagedkd("data", "export", "specs/shapes.yaml", "--out", "exported")
+    stagedkd("init", "exported", "--out", "specs/mine.yaml")
     short = ("--set", "teacher.epochs=1", "--set", "student.epochs=1", "--set", "train.warmup_epochs=0")
     stagedkd("check", "specs/mine.yaml", *short)
     assert "control-ce" in stagedkd("run", "specs/mine.yaml", *short, "--results", "out")
