@@ -73,6 +73,10 @@ Baseline = Annotated[
 NoRehearsal = Annotated[
     bool, typer.Option("--no-rehearsal", help="Do not rehearse a run that will take over ten minutes.")
 ]
+Log = Annotated[
+    list[str] | None,
+    typer.Option("--log", metavar="TOOL", help="Log with tensorboard, wandb, mlflow or trackio; may be repeated."),
+]
 NoDvc = Annotated[bool, typer.Option("--no-dvc", help="Do not tell DVC about the run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print more, with full tracebacks.")]

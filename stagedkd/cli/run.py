@@ -17,6 +17,7 @@ from stagedkd.cli.common import (
     Engine,
     Gpus,
     Jobs,
+    Log,
     NoDvc,
     NoRehearsal,
     Overrides,
@@ -61,6 +62,7 @@ def run(
     jobs: Jobs = None,
     engine: Engine = "in-process",
     cluster: ClusterFile = None,
+    log: Log = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
     no_dvc: NoDvc = False,
@@ -72,7 +74,14 @@ def run(
 
     experiment = load_cells(spec, overrides, cells)
     check_engine(engine, cluster, jobs)
-    settings = {"device": device, "gpus": gpus, "threads": threads, "jobs": jobs, "cluster": cluster}
+    settings = {
+        "device": device,
+        "gpus": gpus,
+        "threads": threads,
+        "jobs": jobs,
+        "cluster": cluster,
+        "log": log or None,
+    }
     runtime = runtime_of(spec, store=store, results=results, data_dir=data_dir, **settings)
     with ExitStack() as protection:
         with progress(verbose - quiet) as listener:

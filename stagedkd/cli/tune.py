@@ -13,6 +13,7 @@ from stagedkd.cli.common import (
     Engine,
     Gpus,
     Jobs,
+    Log,
     Quiet,
     SpecPath,
     StoreDir,
@@ -43,6 +44,7 @@ def tune(
     jobs: Jobs = None,
     engine: Engine = "in-process",
     cluster: ClusterFile = None,
+    log: Log = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -50,7 +52,7 @@ def tune(
     from stagedkd.experiment import tuning
 
     check_engine(engine, cluster, jobs)
-    options = {"device": device, "gpus": gpus, "threads": threads, "jobs": jobs, "cluster": cluster}
+    options = {"device": device, "gpus": gpus, "threads": threads, "jobs": jobs, "cluster": cluster, "log": log}
     runtime = runtime_of(spec, store=store, data_dir=data_dir, **options)
     if dry_run:
         for count in tuning.dry_run(spec, runtime):

@@ -78,7 +78,7 @@ def reproduce(
     original_runs = {stage.name: read_run_log(target.originals.root / stage.folder).run for stage in graph.stages}
     graph = check_files(graph, runtime)
     _begin(root, target.manifests)
-    runtime = runtime.model_copy(update={"store": str(root)})
+    runtime = runtime.model_copy(update={"store": str(root), "log": ()})
     runtimes = {
         stage.identity: runtime_like_original(stage, runtime, original_runs[stage.name], requested)
         for stage in graph.stages

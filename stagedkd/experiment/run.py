@@ -24,6 +24,7 @@ from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.plan.cpus import usable_cpus
 from stagedkd.plan.graph import Graph, Plan, Plans, Stage
 from stagedkd.plan.key import Key
+from stagedkd.plan.loggers import missing as missing_loggers
 from stagedkd.plan.runtime import Runtime, load_runtime, prepare_libraries
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.schema import Spec
@@ -98,6 +99,7 @@ def run_experiment(
     """
     runtime = runtime or load_runtime(Path())
     listener = listener or Silent()
+    runtime = with_installed_loggers(runtime, listener)
     prepare_libraries(runtime)
     cluster = load_cluster(runtime) if engine == "parsl" else None
     with about(experiment.origin):
@@ -119,6 +121,14 @@ def run_experiment(
             runner.worker_outcomes = run_in_processes(plans, jobs, store, mark, runtime, listener, stop)
         finished, failed = _run_cells(plans, runner)
     return GridOutcome(plans, finished, failed, tuple(runner.ran), runtime)
+
+
+def with_installed_loggers(runtime: Runtime, listener: Listener) -> Runtime:
+    """The runtime without the loggers whose package is not installed: the listener gets a note."""
+    absent = missing_loggers(runtime.log)
+    for name in absent:
+        listener.note(f"{name} is not installed, so it logs nothing: pip install 'stagedkd[{name}]'")
+    return runtime.model_copy(update={"log": tuple(name for name in runtime.log if name not in absent)})
 
 
 def run_stage(plan: Plan, stage: Stage, runtime: Runtime, listener: Listener) -> tuple[Artifact, bool]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, Tag, ValidationError
 
 from stagedkd.errors import Problem, SpecError, UsageError
 from stagedkd.plan.cpus import limit_instructions, usable_cpus
+from stagedkd.plan.loggers import LoggerName
 from stagedkd.spec.schema import Section
 from stagedkd.spec.schema.base import Word, by_form
 from stagedkd.spec.yaml import Node, read_yaml
@@ -49,6 +50,9 @@ class Runtime(Section):
         cache: the folder of decoded clips and of kept outputs.
         cluster: the file that describes the workers of `--engine parsl`; "" means one worker for each GPU of this
             machine.
+        log: tools that trainings are logged with, beside the project's own event log: tensorboard, wandb, mlflow or
+            trackio. Each is an extra of the package, and logs to this machine (docs/logging.md).
+        logs: the folder of what these tools write.
         root: the project's folder.
     """
 
@@ -68,9 +72,11 @@ class Runtime(Section):
     results: str = "results"
     cache: str = "cache"
     cluster: str = ""
+    log: tuple[LoggerName, ...] = ()
+    logs: str = "logs"
     root: str = "."
 
-    def folder(self, name: Literal["data_dir", "store", "results", "cache"]) -> Path:
+    def folder(self, name: Literal["data_dir", "store", "results", "cache", "logs"]) -> Path:
         """The absolute path of a folder."""
         return (Path(self.root) / getattr(self, name)).resolve()
 
@@ -107,13 +113,16 @@ def load_runtime(root: Path, **overrides: Any) -> Runtime:
     for name, value in overrides.items():
         if value is not None:
             values[name] = str(value.resolve()) if isinstance(value, Path) else value
+            if isinstance(value, list):
+                values[name] = tuple(cast("list[str]", value))
     try:
         return Runtime.model_validate({**values, "root": str(root.resolve())})
     except ValidationError as error:
         for problem in error.errors():
             option = str(problem["loc"][0])
             if overrides.get(option) is not None:
-                raise UsageError(f"--{option.replace('_', '-')} {overrides[option]}: {problem['msg']}") from None
+                value = problem["input"] if len(problem["loc"]) > 1 else overrides[option]
+                raise UsageError(f"--{option.replace('_', '-')} {value}: {problem['msg']}") from None
         raise SpecError(_problems(error, document, "runtime")) from None
 
 

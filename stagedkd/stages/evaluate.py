@@ -16,6 +16,7 @@ from stagedkd.plan.work import DistillWork, EvaluateWork
 from stagedkd.spec.schema import OutputsArch
 from stagedkd.stages.clips import open_source
 from stagedkd.stages.context import Context, Result
+from stagedkd.stages.loggers import log_result
 from stagedkd.stages.networks import build_or_refuse, device_of, load_network
 from stagedkd.stages.outputs import load_outputs
 from stagedkd.stages.tables import read_table, write_table
@@ -76,6 +77,7 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
     batches = [val[i : i + work.batch] for i in range(0, len(val), work.batch)]
     clips = (fit_input(source.views(ids, 1, 1)[0], work.input) for ids in batches)
     facts["dead_channels"] = dead_share(network, clips, ends_of(context.inputs["network"], network))
+    log_result(context, metrics)
     return Result(metrics=metrics, run=facts)
 
 

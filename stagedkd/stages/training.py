@@ -24,6 +24,7 @@ from stagedkd.spec.schema import Input, Sees
 from stagedkd.stages.clips import open_source, workers
 from stagedkd.stages.context import Context, Result
 from stagedkd.stages.keeping import kept_views
+from stagedkd.stages.loggers import training_loggers
 from stagedkd.stages.networks import device_of, save_network
 from stagedkd.stages.provenance import (
     ENVIRONMENTS,
@@ -34,6 +35,7 @@ from stagedkd.stages.provenance import (
     write_environments,
 )
 from stagedkd.stages.tables import read_table
+from stagedkd.store.runlog import EVENTS
 from stagedkd.store.store import Artifact
 from stagedkd.train.feed import Feed, Refined
 from stagedkd.train.job import Execution, Job, Progress
@@ -82,7 +84,7 @@ def execution_of(context: Context, device: torch.device, scratch: Path, times: i
     return Execution(
         device=device,
         scratch=scratch,
-        log=open_log(scratch, name, muted=not context.first),
+        log=open_log(scratch, name, muted=not context.first, loggers=training_loggers(context, scratch / EVENTS, name)),
         compile=context.runtime.compile,
         checkpoint_seconds=context.runtime.checkpoint_seconds,
         loss_every=context.runtime.loss_every,
@@ -126,6 +128,8 @@ def save_result(context: Context, job: Job, progress: Progress, extra: Mapping[s
     metrics["terms"] = {phase: contributions(tally) for phase, tally in progress.tallies.items()}
     facts = run_facts(job.execution.device, progress.seconds, progress.waited, context.ranks)
     facts["validation_seconds"] = progress.validating
+    if failures := job.execution.log.failures:
+        facts["not_logged"] = failures
     return Result(metrics=metrics, run=facts)
 
 

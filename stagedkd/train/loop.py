@@ -59,9 +59,10 @@ def fit(job: Job) -> Progress:
     """
     training = _Training(job)
     training.sync_ranks()
-    training.resume()
-    while training.progress.phase < len(job.phases):
-        training.run_phase()
+    with job.execution.log:
+        training.resume()
+        while training.progress.phase < len(job.phases):
+            training.run_phase()
     if training.average is not None and job.phases[-1].train.ema:
         job.student.load_state_dict(training.average.state_dict())
     return training.progress
