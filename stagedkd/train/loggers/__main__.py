@@ -18,9 +18,10 @@ import sys
 import threading
 from typing import Any
 
+from stagedkd.files import locked
 from stagedkd.train.loggers.rows import LoggedRun, Logger, Row, State, open_logger, row_of
 
-CLOSING_SECONDS = 60.0  # from the end of the input until this process ends
+CLOSING_SECONDS = 300.0  # from the end of the input until this process ends; MLflow may make its tables meanwhile
 
 
 class Open:
@@ -78,14 +79,16 @@ def main() -> None:
     lines = queue.SimpleQueue[str | None]()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     request: dict[str, Any] = json.loads(lines.get() or "{}")
-    loggers, state = Open(request["loggers"], LoggedRun(**request["run"]), reports), "interrupted"
-    while line := lines.get():
-        event = json.loads(line)
-        if event["event"] == "ended":
-            state = event["state"]
-        elif row := row_of(event):
-            loggers.log(row)
-    loggers.close(state)
+    run, state = LoggedRun(**request["run"]), "interrupted"
+    with locked(run.path("locks") / run.id):  # the process of a killed training may still be closing the same run
+        loggers = Open(request["loggers"], run, reports)
+        while line := lines.get():
+            event = json.loads(line)
+            if event["event"] == "ended":
+                state = event["state"]
+            elif row := row_of(event):
+                loggers.log(row)
+        loggers.close(state)
     reports.close()
     os._exit(0)  # at once: threads of the tools may hang
 

@@ -26,7 +26,7 @@ QUIET = {  # what the tools send or wait for unasked is off; the user's own vari
     "WANDB_ERROR_REPORTING": "false",
 }
 TRACKIO_ONLINE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
-PATIENCE = {"finished": 180.0, "interrupted": 20.0, "failed": 20.0}  # seconds until the loggers must have ended
+PATIENCE = {"finished": 310.0, "interrupted": 20.0, "failed": 20.0}  # seconds that a training waits for its loggers
 
 
 def environment(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
@@ -49,7 +49,6 @@ class LoggerSink:
         self.names, self.run, self.events, self.note = tuple(names), run, events, note
         self.lines = queue.SimpleQueue[str | None]()
         self.reports = queue.SimpleQueue[dict[str, str]]()
-        self.process: subprocess.Popen[str] | None = None
         self.thread: threading.Thread | None = None
         self.failures: dict[str, str] = {}
 
@@ -90,7 +89,6 @@ class LoggerSink:
         except OSError as error:
             self._report_all(str(error))
             return
-        self.process = process
         assert process.stdin and process.stdout
         reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
         reader.start()
@@ -113,13 +111,12 @@ class LoggerSink:
             self.reports.put({"logger": name, "error": error})
 
     def _end(self, seconds: float) -> None:
-        """Wait until the loggers have written everything, but not longer than this."""
+        """Wait until the loggers have written everything, but not longer than this. They end by themselves."""
         assert self.thread is not None
         self.lines.put(None)
         self.thread.join(seconds)
-        if self.thread.is_alive() and self.process is not None:
-            self._report_all(f"it did not end within {seconds:.0f} seconds, so its last rows may be missing")
-            self.process.kill()
+        if self.thread.is_alive():
+            self._report_all(f"it has not written everything after {seconds:.0f} seconds; it goes on without the run")
 
     def _tell(self) -> None:
         """Note what failed since the last call, once for each tool."""
