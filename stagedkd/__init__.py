@@ -27,10 +27,23 @@ if TYPE_CHECKING:
     from stagedkd.report.results import Results
     from stagedkd.report.write import write_report
     from stagedkd.spec.load import load_spec
+    from stagedkd.stages.context import Listener, Silent
 
-__all__ = ["__version__", "compile_plan", "load_spec", "load_student", "report", "run", "write_report"]
+__all__ = [
+    "Listener",
+    "Silent",
+    "__version__",
+    "compile_plan",
+    "load_spec",
+    "load_student",
+    "report",
+    "run",
+    "write_report",
+]
 
 _HOME = {
+    "Listener": "stagedkd.stages.context",
+    "Silent": "stagedkd.stages.context",
     "load_spec": "stagedkd.spec.load",
     "load_student": "stagedkd.deploy.student",
     "compile_plan": "stagedkd.plan.compile",

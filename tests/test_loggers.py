@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -15,7 +17,11 @@ from typing import Any
 import pytest
 
 from stagedkd.plan.loggers import LoggerName
-from stagedkd.train.loggers.sink import environment
+from stagedkd.store.runlog import EVENTS, read_events
+from stagedkd.train.loggers import __main__ as process_module
+from stagedkd.train.loggers import sink as sink_module
+from stagedkd.train.loggers.rows import LoggedRun, Row, flat, row_of
+from stagedkd.train.loggers.sink import LoggerSink, environment
 from tests.conftest import REPO
 
 Points = dict[str, list[tuple[int, float]]]  # the steps and values of each metric
@@ -152,3 +158,167 @@ def test_a_kill_and_a_resume_leave_one_run_that_has_every_step_once(tool: Logger
     assert points.keys() == {*(f"train/{name}" for name in names), "val/top1", "val/loss"}
     assert points["train/loss/kd"] == points["val/top1"] == [(3, 0.25), (6, 0.5), (9, 0.75), (12, 1.0)]
     assert points["train/lr"] == [(3, 0.5), (6, 0.5), (9, 0.5), (12, 0.5)]
+
+
+RECORDER = """\
+import os, socket
+
+def record(address):
+    host = address[0] if isinstance(address, tuple) else "127.0.0.1"
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        with open(os.environ["ADDRESSES"], "a") as stream:
+            print(host, file=stream)
+
+connect, look_up = socket.socket.connect, socket.getaddrinfo
+socket.socket.connect = lambda self, address: (record(address), connect(self, address))[1]
+socket.getaddrinfo = lambda host, *more, **named: (record((host,)), look_up(host, *more, **named))[1]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", TOOLS)
+def test_no_tool_uses_the_network(tool: LoggerName, tmp_path: Path) -> None:
+    """Python's look-ups and connections are recorded; W&B's own process, which is none of Python, has to use a proxy."""
+    pytest.importorskip(tool)
+    (tmp_path / "recorder").mkdir()
+    (tmp_path / "recorder" / "sitecustomize.py").write_text(RECORDER, "utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.setblocking(False)
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), address)
+        tests = {"PYTEST_CURRENT_TEST": "", "CI": ""}  # MLflow sends nothing where it sees that it is tested
+        found = train(
+            tmp_path,
+            *("1", "2", "", tool),
+            **proxies,
+            **tests,
+            PYTHONPATH=f"{tmp_path / 'recorder'}{os.pathsep}{REPO}",
+            ADDRESSES=str(tmp_path / "addresses"),
+            HF_TOKEN="hf_secret",
+        )
+        assert (found.returncode, found.stdout) == (0, ""), found.stdout + found.stderr
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+    assert not (tmp_path / "addresses").exists(), (tmp_path / "addresses").read_text("utf-8")
+    assert RUNS[tool](tmp_path / "logs")
+
+
+# ---------------------------------------------------------------- tools that fail
+
+
+def stub(folder: Path, code: str) -> str:
+    """A package named tensorboard with this code, and the PYTHONPATH on which it hides the real one."""
+    (folder / "stub" / "tensorboard").mkdir(parents=True)
+    (folder / "stub" / "tensorboard" / "__init__.py").write_text(code, "utf-8")
+    return f"{folder / 'stub'}{os.pathsep}{REPO}"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("raise RuntimeError('no such device\\nmore')", "RuntimeError: no such device"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("import os; os._exit(9)", "the process of the loggers ended early, with code 9"),
+        ("import os; os.kill(os.getpid(), 9)", "the process of the loggers ended early, with code -9"),
+        (
+            "raise ModuleNotFoundError(name='tensorboard')",
+            "the package is not installed: pip install 'stagedkd[tensorboard]'",
+        ),
+    ],
+)
+def test_a_tool_that_fails_costs_one_note(code: str, error: str, tmp_path: Path) -> None:
+    found = train(tmp_path, "1", "3", "", "tensorboard", PYTHONPATH=stub(tmp_path, code))
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == f"note: tensorboard does not log {RUN}: {error}\n"
+    events = read_events((tmp_path / "scratch" / EVENTS).read_bytes())[0]
+    assert [event["event"] for event in events] == ["epoch", "validation"] * 3
+
+
+def test_a_folder_that_cannot_be_written_costs_one_note(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file, not a folder", "utf-8")
+    found = train(tmp_path, "1", "3", "", "tensorboard")
+    assert found.returncode == 0 and found.stdout.count("note: tensorboard does not log") == 1, found.stdout
+
+
+def test_a_training_does_not_wait_for_a_tool_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", stub(tmp_path, "import time; time.sleep(20)"))
+    monkeypatch.setitem(sink_module.PATIENCE, "finished", 0.2)
+    notes: list[str] = []
+    run = LoggedRun(RUN, f"student-{RUN}", "project", "tiny", "distill", {}, str(tmp_path / "logs"))
+    sink = LoggerSink(("tensorboard",), run, tmp_path / EVENTS, notes.append)
+    for _ in range(1000):  # more than a pipe holds
+        sink.write("note", text="x" * 1000)
+    sink.write("ended", state="finished")
+    assert len(notes) == 1 and "0 seconds" in notes[0] and sink.failures.keys() == {"tensorboard"}
+
+
+class Broken:
+    """A logger that fails at its second row."""
+
+    def __init__(self) -> None:
+        self.last = {"a": 3}
+        self.rows: list[Row] = []
+
+    def log(self, row: Row) -> None:
+        if self.rows:
+            raise OSError(28, "No space left on device")
+        self.rows.append(row)
+
+    def close(self, state: str) -> None:
+        raise AssertionError("it is dropped")
+
+
+def test_a_logger_that_cannot_write_is_dropped_and_gets_each_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger, reports = Broken(), io.StringIO()
+    monkeypatch.setattr(process_module, "open_logger", lambda *_: logger)
+    loggers = process_module.Open(["tensorboard"], LoggedRun(RUN, RUN, "", "", "", {}, ""), reports)
+    for step in (3, 3, 6, 9, 12):
+        loggers.log(Row(step, 0.0, {"a": 1.0} if step < 6 else {"a": 1.0, "b": 2.0}))
+    loggers.close("finished")
+    assert logger.rows == [Row(6, 0.0, {"a": 1.0, "b": 2.0})]
+    (report,) = map(json.loads, reports.getvalue().splitlines())
+    assert report == {"logger": "tensorboard", "error": "OSError: [Errno 28] No space left on device"}
+
+
+# ---------------------------------------------------------------- what they are told
+
+
+def test_what_the_tools_send_is_off_unless_the_user_asks(tmp_path: Path) -> None:
+    plain = environment(tmp_path, {})
+    assert plain["MLFLOW_DISABLE_TELEMETRY"] == "true" and plain["WANDB_ERROR_REPORTING"] == "false"
+    assert plain["HF_HUB_OFFLINE"] == "1" and plain["TRACKIO_DIR"] == str(tmp_path / "trackio")
+    asked = environment(tmp_path, {"TRACKIO_SPACE_ID": "me/space", "MLFLOW_DISABLE_TELEMETRY": "false"})
+    assert "HF_HUB_OFFLINE" not in asked and asked["MLFLOW_DISABLE_TELEMETRY"] == "false"
+
+
+def test_events_become_metrics_by_the_names_that_users_expect() -> None:
+    losses, terms = {"kd": 0.5, "total": 0.25}, {"kd": {"mean": 0.25, "share": 1.0}}
+    epoch = {"event": "epoch", "time": 1.5, "step": 6, "epoch": 2, "lr": 0.1, "losses": losses, "terms": terms}
+    assert row_of(epoch) == Row(
+        6,
+        1.5,
+        {
+            "train/lr": 0.1,
+            "train/epoch": 2.0,
+            "train/loss/kd": 0.5,
+            "train/loss/total": 0.25,
+            "train/weighted/kd": 0.25,
+            "train/share/kd": 1.0,
+        },
+    )
+    validation = {
+        "event": "validation",
+        "time": 1.5,
+        "step": 6,
+        "phase": "joint",
+        "top1": 0.5,
+        "loss": None,
+        "clips": 9,
+    }
+    assert row_of(validation) == Row(6, 1.5, {"val/top1": 0.5})
+    assert row_of({"event": "resumed", "time": 1.5, "step": 6}) is None
+
+
+def test_the_work_of_a_stage_is_told_as_flat_values() -> None:
+    work = {"kind": "teach", "phases": [{"train": {"lr": 0.1, "ema": None}}], "clip": {"size": (2, 3)}}
+    assert flat(work) == {"kind": "teach", "phases.0.train.lr": 0.1, "clip.size.0": 2, "clip.size.1": 3}

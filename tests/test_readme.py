@@ -91,6 +91,8 @@ def test_the_tree_names_every_folder() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     assert package.__all__ == [
+        "Listener",
+        "Silent",
         "__version__",
         "compile_plan",
         "load_spec",

@@ -47,6 +47,11 @@ def collect(plan: Plan, store: Store) -> Results:
         labels_right=artifacts["labels"].manifest.metrics.get("labels_right"),
         curves={s.name: epoch_events(artifacts[s.name]) for s in trained},
         damage=tuple(line for artifact in artifacts.values() for line in artifact.log.damage),
+        not_logged=tuple(
+            f"{tool} lacks the training of {s.name}, or a part of it: {error}"
+            for s in trained
+            for tool, error in (artifacts[s.name].run or {}).get("not_logged", {}).items()
+        ),
         without_run=tuple(name for name, each in artifacts.items() if each.run is None and not each.log.damage),
         device=_device(artifacts[student.name].run or {}),
         correlations=read_correlations({s.name: artifacts[s.name] for s in trained}),

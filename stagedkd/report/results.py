@@ -186,6 +186,7 @@ class Results:
     data_notes: tuple[str, ...] = ()
     loss_shares: tuple[LossShares, ...] = ()
     damage: tuple[str, ...] = ()
+    not_logged: tuple[str, ...] = ()
 
     @property
     def networks(self) -> tuple[NetworkResult, ...]:
@@ -235,6 +236,7 @@ class Results:
         rows += [f"bad file {row['path']}: {row['reason']}" for row in self.data["bad_files"]]
         rows += [f"{row['path']} is used: {row['note']}" for row in self.data.get("file_notes", ())]
         rows += [f"{line}; this report does without" for line in self.damage]
+        rows += self.not_logged
         if self.without_run:
             rows.append(f"time and device are unknown, because run.json is missing: {', '.join(self.without_run)}")
         return tuple(rows)

@@ -22,21 +22,52 @@ from stagedkd.train.rehearsal import Rehearsal
 
 
 class Listener(Protocol):
-    """Receives the progress of a run. Every method may be a no-op, but `beside` gives the listener of one of several
-    stages that run at once; `failed` is called for such a stage only."""
+    """Receives the progress of a run, in the process and the thread that called `run`.
 
-    def cell(self, number: int, of: int, name: str) -> None: ...
-    def stage(self, number: int, of: int, stage: Stage, state: str) -> None: ...
-    def note(self, text: str) -> None: ...
-    def step(self, fields: Mapping[str, Any]) -> None: ...
-    def count(self, what: str, done: int, of: int) -> None: ...
-    def finished(self, stage: Stage, seconds: float) -> None: ...
-    def failed(self, stage: Stage, message: str) -> None: ...
-    def beside(self, stage: Stage, label: str) -> Listener: ...
+    A class of yours inherits from `Silent` and overrides what it wants to hear. An exception that a method raises ends
+    the run, as an error of the stage that runs.
+    """
+
+    def cell(self, number: int, of: int, name: str) -> None:
+        """A cell of a grid begins: the `number`th, from 1, of `of`. `name` holds its axes, as in `recipe=kd,seed=0`."""
+        ...
+
+    def stage(self, number: int, of: int, stage: Stage, state: str) -> None:
+        """A stage is looked at: the `number`th, from 1, of `of`. `state` is hit (the store has it), resumable or miss.
+        `stage.name` is a name such as student, `stage.folder` its folder in the store."""
+        ...
+
+    def note(self, text: str) -> None:
+        """There is something that the user should know, in a sentence."""
+        ...
+
+    def step(self, fields: Mapping[str, Any]) -> None:
+        """Losses of a training were read, every `runtime.loss_every` steps. `fields` are plain values: `phase`, `epoch`
+        and `epochs` of the phase, `step` of the whole training, `lr`, `losses` (means over this epoch so far, by name),
+        `clips_per_s`, `done` (the part of the training, in 0..1) and `seconds` of training. From other processes come
+        at most ten a second."""
+        ...
+
+    def count(self, what: str, done: int, of: int) -> None:
+        """Work that is counted goes on, such as "clips evaluated"."""
+        ...
+
+    def finished(self, stage: Stage, seconds: float) -> None:
+        """A stage was made, and is in the store. A hit does not finish."""
+        ...
+
+    def failed(self, stage: Stage, message: str) -> None:
+        """A stage failed while others run at once. If a stage runs alone, the run raises the error instead."""
+        ...
+
+    def beside(self, stage: Stage, label: str) -> Listener:
+        """Several stages run at once: return the listener for this one. `label` names the stage in the whole run."""
+        ...
 
 
 class Silent:
-    """A listener that shows nothing."""
+    """A listener that does nothing, for classes that override some of its methods. Of stages that run at once it hears
+    the notes, with the label of the stage before them; `beside` may return another listener that hears more."""
 
     def cell(self, number: int, of: int, name: str) -> None: ...
     def stage(self, number: int, of: int, stage: Stage, state: str) -> None: ...
