@@ -6,7 +6,7 @@ TORTURE ?=  # options of benchmarks/torture.py, such as --seed 7 --minutes 60
 BENCH ?=  # options of benchmarks/speed.py, such as --rows hop-large --json FILE
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: quickstart repro test test-fast coverage docs notebook check check-gpu bench torture lock-requirements clean
+.PHONY: quickstart repro test test-fast coverage docs site notebook check check-gpu bench torture lock-requirements clean
 
 # Without DVC: dvc.lock is under version control, and other CPUs give other last bits, so other hashes.
 quickstart: .venv/ready          ## set up and run specs/quickstart.yaml
@@ -25,12 +25,18 @@ coverage: .venv/ready            ## check that the quick tests of the language t
 	$(BIN)/python -m coverage run -m pytest -q -m "not slow" $(addprefix tests/test_,spec.py inherit.py grid.py fuzz.py language.py tune.py compare_fairly.py)
 	$(BIN)/python -m coverage report
 
-docs: .venv/ready                ## write docs/spec.md and stagedkd.schema.json from the sections
+docs: .venv/ready                ## write the generated pages and stagedkd.schema.json from the code
 	$(BIN)/python -m stagedkd.spec.reference > docs/spec.md
+	$(BIN)/python -m stagedkd.cli.reference > docs/commands.md
+	$(BIN)/python -m stagedkd.cli.api > docs/python.md
 	$(BIN)/stagedkd schema > stagedkd.schema.json
 
 notebook: .venv/ready            ## execute docs/quickstart.ipynb and write it back with its outputs: three to five minutes
 	$(BIN)/python -m benchmarks.notebook
+
+site: .venv/ready                ## build the site of the documentation in build/site; a dead link is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
+	@echo "open build/site/index.html"
 
 check: .venv/ready               ## check lint, format, types, import contracts, and dvc.yaml against the specs
 	$(BIN)/ruff check .

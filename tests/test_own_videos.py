@@ -82,8 +82,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the content of the built wheel."""
     root = tmp_path_factory.mktemp("wheel")
     shutil.copytree(REPO / "stagedkd", root / "source" / "stagedkd", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(REPO / name, root / "source")
+    shutil.copytree(REPO / "docs", root / "source" / "docs")
     build = "import sys; from setuptools.build_meta import build_wheel; print(build_wheel(sys.argv[1]))"
     command = [sys.executable, "-c", build, str(root)]
     made = subprocess.run(command, cwd=root / "source", capture_output=True, text=True, check=True)

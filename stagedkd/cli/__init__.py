@@ -17,6 +17,7 @@ import typer
 from stagedkd.cli import data as data_commands
 from stagedkd.cli import demo as demo_commands
 from stagedkd.cli import deploy as deploy_commands
+from stagedkd.cli import docs as docs_commands
 from stagedkd.cli import dvc as dvc_commands
 from stagedkd.cli import language as language_commands
 from stagedkd.cli import run as run_commands
@@ -95,7 +96,10 @@ def init(
         typer.Option("--out", metavar="SPEC", help="Write the spec to this file instead of specs/<name>.yaml."),
     ] = None,
 ) -> None:
-    """Write a small commented spec for your own videos."""
+    """Write a small commented spec for your own videos.
+
+    It works in a project, in your own git repository and in an empty folder, and the videos may be anywhere.
+    """
     from stagedkd.experiment.costs import costs_of
     from stagedkd.experiment.init import init_project
 
@@ -118,7 +122,10 @@ def check(
         Literal["text", "json"], typer.Option("--format", help="Print text, or JSON for editors.")
     ] = "text",
 ) -> None:
-    """Check a spec and every cell of its grid, and list every problem with its place."""
+    """Check a spec and every cell of its grid, and list every problem with its place.
+
+    With --shapes it also lists parameters, FLOPs and pairs.
+    """
     try:
         experiment = load_cells(spec, overrides, cells)
     except SpecError as error:
@@ -152,7 +159,11 @@ def plan(
         bool, typer.Option("--cost", help="Show what the stages that the store lacks will take on this machine.")
     ] = False,
 ) -> None:
-    """List the stages of a spec, or the cells of a grid, and what the store has of them."""
+    """List the stages of a spec, or the cells of a grid, and what the store has of them.
+
+    A stage is a hit (the store has it), resumable, a miss (and why), or unlocked (its key is not known before the data
+    are locked). For a grid, it says what sharing saves.
+    """
     from stagedkd.report.phases import phase_lines
     from stagedkd.report.terminal import grid_plan_lines, plan_json, plan_table
     from stagedkd.store.store import Store
@@ -232,7 +243,10 @@ def report(
     ] = "html",
     baseline: Baseline = "",
 ) -> None:
-    """Write the report of a spec or a grid to results/<name>/ and print its tables."""
+    """Write the report of a spec or a grid to results/<name>/ and print its tables.
+
+    `stagedkd run` does so at its end.
+    """
     from stagedkd.report import formats
     from stagedkd.report.grid import collect_grid
     from stagedkd.report.looks import record_looks
@@ -253,7 +267,10 @@ def report(
 
 
 def lock(spec: SpecPath, overrides: Overrides = None, cells: Cells = None, data_dir: DataDir = None) -> None:
-    """Write stagedkd.lock, to accept the data and weights as they are on disk."""
+    """Write stagedkd.lock, to accept the data and weights as they are on disk.
+
+    `stagedkd run` writes it, too, for data that it does not list yet; for data that have changed, only this does.
+    """
     from stagedkd.experiment.locking import lock_specs
 
     specs = [cell.spec for cell in load_cells(spec, overrides, cells).cells]
@@ -262,7 +279,10 @@ def lock(spec: SpecPath, overrides: Overrides = None, cells: Cells = None, data_
 
 
 def fetch(spec: SpecPath, overrides: Overrides = None, cells: Cells = None) -> None:
-    """Download the torchvision weights that a spec names, and lock them."""
+    """Download the torchvision weights that a spec names, and lock them.
+
+    For machines that later have no network.
+    """
     from stagedkd.experiment.locking import fetch_weights
 
     specs = [cell.spec for cell in load_cells(spec, overrides, cells).cells]
@@ -271,7 +291,7 @@ def fetch(spec: SpecPath, overrides: Overrides = None, cells: Cells = None) -> N
 
 # `stagedkd --help` lists the commands by task, and in this order: what a user needs first comes first.
 PANELS: Mapping[str, tuple[Callable[..., None] | tuple[str, typer.Typer], ...]] = {
-    "Every day": (init, check, plan, run_commands.run, show, report),
+    "Every day": (init, check, plan, run_commands.run, show, report, docs_commands.docs),
     "Use a student": (
         deploy_commands.predict,
         deploy_commands.export,

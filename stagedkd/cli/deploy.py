@@ -49,7 +49,10 @@ def predict(
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Predict the classes of videos with a student."""
+    """Predict the classes of videos with a student.
+
+    It takes videos, folders, lists or a camera, whole or in windows, and prints text, JSON, CSV or subtitles.
+    """
     from stagedkd.deploy.predict import answers, as_csv, as_json_text, as_subtitles, find_videos, seconds_of
 
     _check_forms(as_json=as_json, csv=csv, srt=srt, every=every, window=window, camera=camera, videos=videos)
@@ -96,7 +99,10 @@ def export(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a student for another runtime, load it there, and compare it with torch on validation clips."""
+    """Write a student for another runtime, load it there, and compare it with torch on validation clips.
+
+    The forms are ONNX Runtime and OpenVINO (both also in int8), torch.export, Core ML, and Python without stagedkd.
+    """
     import json
 
     from stagedkd.deploy.export.write import Wish, export_student
@@ -158,7 +164,10 @@ def publish(
         list[str] | None, typer.Option("--with", metavar="EXPORT", help="Add this export; may be repeated.")
     ] = None,
 ) -> None:
-    """Make the folder of a student that the Hugging Face hub takes; no network is needed."""
+    """Make the folder of a student that the Hugging Face hub takes; no network is needed.
+
+    It has a model card.
+    """
     from stagedkd.deploy.publish import publish as make_folder
     from stagedkd.deploy.student import find_student
 

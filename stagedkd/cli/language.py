@@ -59,7 +59,10 @@ def diff(
     cells: Cells = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show which values and stages differ between two specs."""
+    """Show which values and stages differ between two specs.
+
+    --set changes the second one, which is A if B is left out.
+    """
     from stagedkd.plan.compare import stage_changes
     from stagedkd.report.language import diff_json, diff_lines
     from stagedkd.spec.explain import differences

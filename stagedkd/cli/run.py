@@ -68,7 +68,10 @@ def run(
     no_dvc: NoDvc = False,
     no_rehearsal: NoRehearsal = False,
 ) -> None:
-    """Run the stages that the store lacks, write the report, and tell DVC if it is used."""
+    """Run the stages that the store lacks, write the report, and tell DVC if it is used.
+
+    After a kill, the same command resumes. A run of over ten minutes that was not rehearsed is rehearsed first.
+    """
     from stagedkd.experiment.rehearsal import rehearse_if_long
     from stagedkd.experiment.run import run_experiment
 
@@ -124,7 +127,11 @@ def rehearse(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take a few steps of every training that the store lacks, to see whether it runs, what it needs, and how long."""
+    """Take a few steps of every training that the store lacks, to see whether it runs, what it needs, and how long.
+
+    It does so at full size, before the first one trains, and says seconds of a step, peak memory, disk, and the time of
+    the whole run; where memory is short, it names a batch that fits.
+    """
     from stagedkd.experiment.rehearsal import rehearse as rehearse_experiment
 
     settings = {"device": device, "gpus": gpus, "threads": threads, "jobs": jobs}

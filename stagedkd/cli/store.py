@@ -41,7 +41,10 @@ Specs = Annotated[
 
 @app.command("ls")
 def list_store(specs: Specs = None, store: StoreDir = None, as_json: AsJson = False) -> None:
-    """List the artifacts with kind, key, size and age, and the specs that use them."""
+    """List the artifacts with kind, key, size and age, and the specs that use them.
+
+    These are the specs that you name, else all in the project.
+    """
     from stagedkd.report.housekeeping import store_table
     from stagedkd.store.maintenance import artifacts, users
 
@@ -99,7 +102,10 @@ def du(store: StoreDir = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def verify(store: StoreDir = None) -> None:
-    """Check the digests of all artifacts, run logs, checkpoints and records, and of the clip caches' indexes."""
+    """Check the digests of all artifacts, run logs, checkpoints and records, and of the clip caches' indexes.
+
+    Artifacts are checked with their manifests and inputs.
+    """
     from stagedkd.data.cache_index import damaged_indexes
     from stagedkd.data.fingerprint import damaged_memo
     from stagedkd.store.verify import verify as verify_store
@@ -138,7 +144,10 @@ def why(
     specs: Specs = None,
     store: StoreDir = None,
 ) -> None:
-    """Show what made an artifact and how it differs from a spec, or why a stage is a miss."""
+    """Show what made an artifact and how it differs from a spec, or why a stage is a miss.
+
+    It shows the artifact's inputs and your files with their digests.
+    """
     from stagedkd.report.housekeeping import artifact_lines, comparison_lines
     from stagedkd.store.maintenance import find, users
 
@@ -251,7 +260,11 @@ def reproduce(
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Rebuild a result in an empty store from its manifest alone, and compare it bit for bit."""
+    """Rebuild a result in an empty store from its manifest alone, and compare it bit for bit.
+
+    It takes a results folder, an artifact or a student.safetensors, and names what differs in code, packages, hardware
+    and threads.
+    """
     from stagedkd.experiment.reproduce import reproduce as rebuild
     from stagedkd.report.housekeeping import rebuilt_lines
 

@@ -48,7 +48,10 @@ def tune(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Try the values of the spec's section tune on validation, and write the choices to SPEC.tuned.yaml."""
+    """Try the values of the spec's section tune on validation, and write the choices to SPEC.tuned.yaml.
+
+    An interrupted tuning resumes.
+    """
     from stagedkd.experiment import tuning
 
     check_engine(engine, cluster, jobs)

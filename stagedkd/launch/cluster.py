@@ -140,7 +140,7 @@ def load_cluster(runtime: Runtime) -> Cluster:
         return Cluster()
     path = Path(runtime.root) / runtime.cluster
     if not path.is_file():
-        raise UsageError(f"{path} does not exist", hint="write it as docs/cluster.md describes")
+        raise UsageError(f"{path} does not exist", hint="write it as this page describes: stagedkd docs cluster")
     tree = read_yaml(path)
     try:
         return Cluster.model_validate(tree.plain())
