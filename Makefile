@@ -6,7 +6,10 @@ TORTURE ?=  # options of benchmarks/torture.py, such as --seed 7 --minutes 60
 BENCH ?=  # options of benchmarks/speed.py, such as --rows hop-large --json FILE
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: quickstart repro test test-fast coverage docs site notebook check check-gpu bench torture lock-requirements clean
+.PHONY: setup quickstart repro test test-fast coverage docs site notebook check check-gpu bench torture \
+	lock-requirements clean
+
+setup: .venv/ready               ## install the pinned packages and stagedkd into .venv
 
 # Without DVC: dvc.lock is under version control, and other CPUs give other last bits, so other hashes.
 quickstart: .venv/ready          ## set up and run specs/quickstart.yaml

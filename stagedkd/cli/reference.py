@@ -14,7 +14,7 @@ HEAD = """\
 in the terminal, and `python -m stagedkd` is the same command.
 
 Every command that takes a spec, but `tune`, also takes `--set a.b=c` and, for grids, `--cell axis=label,...`
-([language.md](language.md#set)). Where the spec is, is the project: the nearest folder above it with
+([language.md](language.md#--set)). Where the spec is, is the project: the nearest folder above it with
 `params.yaml`, `stagedkd.lock`, `dvc.yaml` or `.git`. Its `params.yaml` sets folders, threads and the device; an option
 beats that file.
 
