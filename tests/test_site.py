@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.conftest import REPO, Command
 DOCS = REPO / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 TUTORIAL = (DOCS / "tutorial.md").read_text("utf-8")
-HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
+HOW_TO = [*sorted((DOCS / "how-to").glob("*.md")), *sorted((DOCS / "coming-from").glob("*.md"))]
 
 
 def outside_code(page: Path) -> str:
@@ -112,3 +113,23 @@ def test_pages_that_messages_name_are_there() -> None:
     named = {name for text in code.values() for name in re.findall(r"stagedkd docs ([a-z-]+)", text)}
     assert named and not [name for name in named if not any(page.stem == name for page in PAGES)]
     assert not [path for path, text in code.items() if re.search(r"hint=.*docs/\w+\.md", text)]
+
+
+def templates() -> list[str]:
+    """The texts in the code of the package; `…` stands for the values of an f-string."""
+    texts: list[str] = []
+    for path in (REPO / "stagedkd").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                texts.append("".join(v.value if isinstance(v, ast.Constant) else "…" for v in node.values))
+    return texts
+
+
+def test_the_errors_that_the_page_explains_are_those_of_the_code() -> None:
+    page = (DOCS / "errors.md").read_text("utf-8")
+    messages = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    texts = templates()
+    assert len(messages) > 40
+    assert not [message for message in messages if not any(message in text for text in texts)]
