@@ -26,17 +26,17 @@ html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
-PARTS = re.compile(r"^## (.+)$|^- \[[^]]+\]\(([\w/-]+)\.md\)", re.MULTILINE)
+PARTS = re.compile(r"^## (.+)$|^- \[([^]]+)\]\(([\w/-]+)\.md\)", re.MULTILINE)
 
 
 def navigation(text: str) -> str:
     """The lists of docs/index.md as Sphinx's navigation: each heading with the pages that its list links to."""
     lines: list[str] = []
-    for heading, page in PARTS.findall(text):
+    for heading, title, page in PARTS.findall(text):
         if heading:
             lines += ["```", "", "```{toctree}", ":hidden:", f":caption: {heading}", ""]
         else:
-            lines.append(page)
+            lines.append(f"{title} <{page}>")
     return "\n".join([*lines[1:], "```", ""])  # the first fence closes nothing
 
 

@@ -11,10 +11,10 @@ from tests.conftest import REPO
 
 LONGEST_FUNCTION, LONGEST_FILE = 50, 450
 LONGEST_LINE, LONGEST_ENTRY = 120, 3
-README = (REPO / "README.md").read_text("utf-8")
+CONTRIBUTING = (REPO / "docs" / "contributing.md").read_text("utf-8")
 GLOSSARY = (REPO / "docs" / "glossary.md").read_text("utf-8")
-GENERATED = REPO / "docs" / "spec.md"
-PAGES = [REPO / "README.md", REPO / "CHANGELOG.md", *sorted({*(REPO / "docs").rglob("*.md")} - {GENERATED})]
+GENERATED = {REPO / "docs" / f"{name}.md" for name in ("spec", "commands", "python")}
+PAGES = [REPO / "README.md", REPO / "CHANGELOG.md", *sorted({*(REPO / "docs").rglob("*.md")} - GENERATED)]
 WORDS = {
     *("hop", "substage", "block", "phase", "guide", "teacher", "assistant", "student", "control", "adapter", "view"),
     *("stage", "input", "role", "cell", "grid", "recipe", "key", "lock", "lease", "store", "artifact", "manifest"),
@@ -53,9 +53,9 @@ def test_no_function_and_no_file_is_too_long_to_read() -> None:
 
 
 def test_from_the_command_to_the_training_step_are_at_most_four_hops() -> None:
-    """README names the files; each one calls a function of the next, and the last one has the training step."""
+    """The page names the files; each one calls a function of the next, and the last one has the training step."""
     form = r"^From the command to the training step: (.*?)\.$"
-    (chain,) = re.findall(form, README, re.MULTILINE | re.DOTALL)
+    (chain,) = re.findall(form, CONTRIBUTING, re.MULTILINE | re.DOTALL)
     files = [REPO / "stagedkd" / name for name in re.findall(r"`([\w/]+\.py)`", chain)]
     assert 2 <= len(files) <= 5 and files[0].parent.name == "cli"
     imports = {path: path.read_text("utf-8") for path in files}
@@ -92,16 +92,16 @@ def test_the_glossary_defines_each_word_once_and_says_where_it_lives() -> None:
         assert re.search(r"Files?:\s`", text), word
 
 
-def test_the_files_that_readme_and_glossary_name_are_there() -> None:
-    for page, form in ((README, r"`([\w/]+/\w+\.py)`"), (GLOSSARY, r"`([\w/]+/(?:\w+\.py)?)`")):
+def test_the_files_that_contributing_and_glossary_name_are_there() -> None:
+    for page, form in ((CONTRIBUTING, r"`([\w/]+/\w+\.py)`"), (GLOSSARY, r"`([\w/]+/(?:\w+\.py)?)`")):
         named = re.findall(form, page)
         assert len(named) > 10
         assert not [name for name in named if not (REPO / "stagedkd" / name).exists()]
 
 
-def test_readme_says_where_to_find_what() -> None:
+def test_contributing_says_where_to_find_what() -> None:
     """Every function or class that the table names is defined in a file that its row names."""
-    (section,) = re.findall(r"^## Where to find what$(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    (section,) = re.findall(r"^## Where to find what$(.*?)^## ", CONTRIBUTING, re.MULTILINE | re.DOTALL)
     rows = [row for row in section.splitlines() if "`" in row and row.startswith("|")]
     assert len(rows) > 5
     for row in rows:

@@ -1,4 +1,4 @@
-"""The README says what is so: its error, its commands, its tree, its spec."""
+"""README and the pages that it leads to say what is so: the error, the commands, the tree, the spec, the ablation."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ from stagedkd.spec.yaml import parse_yaml
 from tests.conftest import REPO, Command
 
 README = (REPO / "README.md").read_text("utf-8")
+ERRORS = (REPO / "docs" / "errors.md").read_text("utf-8")
+COMMANDS = (REPO / "docs" / "commands.md").read_text("utf-8")
+ABLATIONS = (REPO / "docs" / "how-to" / "ablations.md").read_text("utf-8")
+CONTRIBUTING = (REPO / "docs" / "contributing.md").read_text("utf-8")
+LONGEST = 100  # lines: one screen and a half
 
 
 def test_the_error_is_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,21 +38,31 @@ def test_the_error_is_what_is_printed(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SpecError) as caught:
         load_spec("specs/quickstart.yaml")
-    assert caught.value.render() in README
+    assert caught.value.render() in ERRORS
 
 
 def test_every_command_is_there(stagedkd: Command) -> None:
-    named = dict(re.findall(r"^\| `stagedkd ((?:data|dvc|store) \w+|\w+)([^`]*)`", README, re.MULTILINE))
+    listed = re.findall(r"^\| \[`((?:data|dvc|store) \w+|\w+)`\]", COMMANDS, re.MULTILINE)
+    usage = dict(re.findall(r"^```\nstagedkd ((?:data|dvc|store) \w+|\w+)([^\n]*)\n```$", COMMANDS, re.MULTILINE))
     there = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     for group, below in (("data", data_app), ("dvc", dvc_app), ("store", store_app)):
-        listed = [command for command in below.registered_commands if command.callback]
-        there |= {f"{group} {command.name or command.callback.__name__}" for command in listed if command.callback}
-    assert there == named.keys() and len(there) >= 25
-    for name, arguments in named.items():
+        registered = [command for command in below.registered_commands if command.callback]
+        there |= {f"{group} {command.name or command.callback.__name__}" for command in registered if command.callback}
+    assert there == set(listed) == usage.keys() and len(there) >= 25
+    for name, arguments in usage.items():
         found = stagedkd(*name.split(), "--help")
         assert found.returncode == 0
-        takes_spec = ("SPEC" in arguments or "A [B]" in arguments) and name != "tune"  # it tunes the file as it is
+        takes_spec = (
+            arguments.startswith(" SPEC") or " A [B]" in arguments
+        ) and name != "tune"  # it tunes the file as it is
         assert ("--set" in found.stdout and "--cell" in found.stdout) == takes_spec, name
+
+
+def test_readme_is_short_and_its_commands_exist() -> None:
+    assert len(README.splitlines()) <= LONGEST
+    shown = re.findall(r"^stagedkd (\w+)(?: (\w+))?", README, re.MULTILINE) + re.findall(r"`stagedkd (\w+)()`", README)
+    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert len(shown) >= 6 and {name for name, _ in shown} <= names | {"data", "dvc", "store"}
 
 
 def test_the_spec_in_short_is_the_quickstart(tmp_path: Path) -> None:
@@ -58,14 +73,14 @@ def test_the_spec_in_short_is_the_quickstart(tmp_path: Path) -> None:
 
 
 def test_the_ablation_is_the_shipped_one(tmp_path: Path) -> None:
-    (shown,) = re.findall(r"```yaml\n# specs/ablations/losses.yaml\n(.*?)```", README, re.DOTALL)
+    (shown,) = re.findall(r"```yaml\n# specs/ablations/losses.yaml\n(.*?)```", ABLATIONS, re.DOTALL)
     shipped = (REPO / "specs" / "ablations" / "losses.yaml").read_text("utf-8")
     assert parse_yaml(shown, "x").plain() == parse_yaml(shipped, "x").plain()
     plans = compile_experiment(load_experiment(REPO / "specs" / "ablations" / "losses.yaml"))
     total = sum(len(plan.stages) for plan in plans.cells.values())
     assert (
         f"makes {len(plans.unique)} stages for its {len(plans.cells)} cells where one by one they would be {total}"
-        in README
+        in ABLATIONS
     )
 
 
@@ -84,9 +99,11 @@ def test_the_examples_of_the_language_page_are_valid(tmp_path: Path) -> None:
 
 def test_the_tree_names_every_folder() -> None:
     folders = {p.name for p in (REPO / "stagedkd").iterdir() if p.is_dir() and p.name != "__pycache__"}
-    assert folders == set(re.findall(r"^  (\w+)/ ", README, re.MULTILINE))
+    assert folders == set(re.findall(r"^  (\w+)/ ", CONTRIBUTING, re.MULTILINE))
     targets = set(re.findall(r"^([\w-]+):", (REPO / "Makefile").read_text("utf-8"), re.MULTILINE))
-    assert set(re.findall(r"^make ([\w-]+)", README, re.MULTILINE)) <= targets
+    for page in (README, CONTRIBUTING):
+        named = set(re.findall(r"^make ([\w-]+)|`make ([\w-]+)`", page, re.MULTILINE))
+        assert named and {first or second for first, second in named} <= targets
 
 
 def test_the_public_names_are_pinned() -> None:
