@@ -48,10 +48,10 @@ PINNED = {
     "assistant-1": "c77bb2a7a95b",
     "student": "abaf6a2a4b15",
     "control-ce": "a96b9b2c552d",
-    "evaluate-teacher": "7c3d3082f6c4",
-    "evaluate-assistant-1": "53c4b7ceecaf",
-    "evaluate-student": "5e0bc73ac99b",
-    "evaluate-control-ce": "3530cf58f987",
+    "evaluate-teacher": "5afc6648557f",
+    "evaluate-assistant-1": "e32a529f3456",
+    "evaluate-student": "a2849b1a58cd",
+    "evaluate-control-ce": "dba48137db99",
 }
 
 

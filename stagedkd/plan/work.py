@@ -379,7 +379,7 @@ class EvaluateWork(UntrainedWork):
     """Measure one network on one split of the data."""
 
     kind: Literal["evaluate"] = "evaluate"
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     arch: Arch
     input: Input | None
     clip: Clip

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from stagedkd.data.source import ClipSource
 from stagedkd.data.views import fit_input
 from stagedkd.errors import DataError
 from stagedkd.models.network import Network
@@ -17,6 +18,7 @@ from stagedkd.spec.schema import OutputsArch
 from stagedkd.stages.clips import open_source
 from stagedkd.stages.context import Context, Result
 from stagedkd.stages.loggers import log_result
+from stagedkd.stages.mistakes import write_mistakes
 from stagedkd.stages.networks import build_or_refuse, device_of, load_network
 from stagedkd.stages.outputs import load_outputs
 from stagedkd.stages.tables import read_table, write_table
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 
 
 def evaluate(context: Context, work: EvaluateWork) -> Result:
-    """Write predictions.parquet and compute the metrics. The latency and the share of dead channels go into
-    run.json.
+    """Write predictions.parquet and mistakes.json, and compute the metrics. The latency and the share of dead channels
+    go into run.json.
 
     Raises:
         DataError: the split has no clips.
@@ -41,8 +43,8 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
     torch.set_num_threads(context.runtime.used_threads)
     data, device = context.inputs["data"], device_of(context.runtime.device)
     classes: list[str] = data.json("data.json")["classes"]
-    splits = read_table(data.read("clips.parquet"), "split")["split"]
-    clip_ids = np.array([i for i, split in enumerate(splits) if split == work.split], np.int64)
+    clips = read_table(data.read("clips.parquet"), "split", "path")
+    clip_ids = np.array([i for i, split in enumerate(clips["split"]) if split == work.split], np.int64)
     if not len(clip_ids):
         raise DataError(f"split '{work.split}' has no clips", hint="evaluate another split, or set data.test_folds")
     labels = np.array(read_table(data.read("truth.parquet"))["label"], np.int64)[clip_ids]
@@ -63,6 +65,8 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
     rehearsal = context.rehearsal()
     scores = predict(network, source, clip_ids, work.batch, work.clips, work.crops, work.input, progress, rehearsal)
     _write_predictions(context, clip_ids, labels, scores)
+    if rehearsal is None:
+        write_mistakes(context.workspace.files, source, clips["path"], clip_ids, labels, scores, classes)
     view = work.clip.seen(work.input)
     shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *view)
     metrics = metrics_of(scores, labels, classes)
@@ -73,12 +77,19 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
         "flops": shape.flops,
     }
     facts = run_facts(device, 0.0) | _latency(context, network, device)
-    val = [i for i, split in enumerate(splits) if split == "val"][:CLIPS]
-    batches = [val[i : i + work.batch] for i in range(0, len(val), work.batch)]
-    clips = (fit_input(source.views(ids, 1, 1)[0], work.input) for ids in batches)
-    facts["dead_channels"] = dead_share(network, clips, ends_of(context.inputs["network"], network))
+    val = [i for i, split in enumerate(clips["split"]) if split == "val"][:CLIPS]
+    facts["dead_channels"] = _dead_channels(context, work, network, source, val)
     log_result(context, metrics)
     return Result(metrics=metrics, run=facts)
+
+
+def _dead_channels(
+    context: Context, work: EvaluateWork, network: Network, source: ClipSource, clip_ids: list[int]
+) -> float | None:
+    """Measure the share of dead channels at the ends of the network's substages."""
+    batches = [clip_ids[i : i + work.batch] for i in range(0, len(clip_ids), work.batch)]
+    fitted = (fit_input(source.views(ids, 1, 1)[0], work.input) for ids in batches)
+    return dead_share(network, fitted, ends_of(context.inputs["network"], network))
 
 
 def _latency(context: Context, network: Network, device: torch.device) -> dict[str, float | None]:
