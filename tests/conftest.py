@@ -33,6 +33,8 @@ distill:
 control: ce
 """
 
+PARAMS = "runtime: {device: cpu, threads: 1, checkpoint_seconds: 0, print_plots: false}\n"
+
 # A student with dropout, so that a resumed run must restore the random state, too.
 OWN_NET = """\
 import torch
@@ -60,7 +62,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project with a tiny spec, as working folder."""
     (tmp_path / "specs").mkdir()
     (tmp_path / "specs" / "tiny.yaml").write_text(TINY, "utf-8")
-    (tmp_path / "params.yaml").write_text("runtime: {device: cpu, threads: 1, checkpoint_seconds: 0}\n", "utf-8")
+    (tmp_path / "params.yaml").write_text(PARAMS, "utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STAGEDKD_DATA", raising=False)
     return tmp_path

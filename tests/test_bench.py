@@ -17,6 +17,7 @@ from stagedkd.plan.runtime import load_runtime
 from stagedkd.report.bench import Bench, read_bench
 from stagedkd.report.card import read_card
 from tests.conftest import REPO, TINY
+from tests.pages import plain
 
 DIGEST = "a" * 64
 SPEC = TINY.replace("epochs: 3", "epochs: 1").replace("cascade: [0.5]", "cascade: []")
@@ -115,9 +116,9 @@ def test_a_report_written_again_shows_the_bench(place: Path, folder: Path) -> No
     assert made.weights == read_card(folder / "student.json").weights
     assert [each.runtime for each in made.timings] == ["torch", "teacher"]
     stagedkd(place, "report", "specs/tiny.yaml")
-    table = (folder / "report.html").read_text("utf-8").partition("<h2>Bench</h2>")[2].partition("<h2>")[0]
+    table = plain((folder / "report.html").read_text("utf-8")).partition("<h2>Bench</h2>")[2].partition("<h2>")[0]
     for each in made.timings:
-        assert f"<td>{each.runtime}</td><td>{1000 * each.median:.2f} ms</td>" in table
+        assert f"<th>{each.runtime}</th><td>{1000 * each.median:.2f} ms</td>" in table
     assert f"<td>{made.timings[0].spread:.0%}</td>" in table and made.machine in table and "1 thread" in table
 
 

@@ -130,6 +130,7 @@ stages:
     outs:
       - results/small/README.md
       - results/small/metrics.json
+      - results/small/plots
       - results/small/report.html
       - results/small/student.json
       - results/small/student.safetensors

@@ -254,6 +254,7 @@ def test_a_grid_runs_each_unique_stage_once_and_reports(grid: str, stagedkd: Com
         "table.tex",
         "summary.json",
         "networks.json",
+        "plots",
     }
     metrics = json.loads((results / "metrics.json").read_text("utf-8"))
     kd, big, hint = metrics["rows"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stagedkd import compile_plan, load_spec, run
 from stagedkd.plan.work import DistillWork
-from stagedkd.report.plots import shares_map
+from stagedkd.report.plots.maps import shares_map
 from stagedkd.spec.pairing import Matching, band
 from stagedkd.spec.schema import Losses
 from stagedkd.store.store import Store
@@ -134,7 +134,7 @@ def test_shares_are_kept_by_phase_and_epoch(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_hop_keeps_its_shares_and_the_report_shows_them(project: Path) -> None:
     from stagedkd.report.collect import collect
-    from stagedkd.report.write import page
+    from stagedkd.report.page import experiment_page
 
     grown = ["distill.pairing=correlation", "control=null", "cascade=[]"]
     spec = load_spec("specs/tiny.yaml", grown)
@@ -142,7 +142,7 @@ def test_a_hop_keeps_its_shares_and_the_report_shows_them(project: Path) -> None
     kept = json.loads(outcome.artifacts["student"].file("correlation.json").read_text("utf-8"))["mixtures"]
     assert [(row["phase"], row["epoch"]) for row in kept] == [("grow.1", 1), ("grow.2", 1), ("joint", 1), ("joint", 2)]
     assert kept[0]["shares"] == [[1.0, None], [None, None]] and kept[1]["shares"] == [[None, None], [None, 1.0]]
-    html = page(collect(outcome.plan, Store(Path(outcome.runtime.store))))
+    html = experiment_page(collect(outcome.plan, Store(Path(outcome.runtime.store)))).text
     assert "Shares of the student's substages in the mixture" in html
 
 
@@ -151,11 +151,13 @@ def test_the_heat_map_of_shares_has_a_row_for_each_compared_pair() -> None:
         {"phase": "grow.1", "epoch": 1, "shares": [[1.0, None], [None, None]]},
         {"phase": "joint", "epoch": 1, "shares": [[0.75, None], [0.25, 1.0]]},
     ]
-    svg = shares_map(mixtures, ["first", "second"], ["low", "high"])
+    svg = shares_map("student", mixtures, ["first", "second"], ["low", "high"]).svg
     assert svg.startswith("<svg")
     for name in ("first for low", "second for low", "second for high"):
-        assert f"<!-- {name} -->" in svg
-    assert "first for high" not in svg and svg == shares_map(mixtures, ["first", "second"], ["low", "high"])
+        assert f">{name}</text>" in svg
+    assert (
+        "first for high" not in svg and svg == shares_map("student", mixtures, ["first", "second"], ["low", "high"]).svg
+    )
 
 
 def test_the_kind_of_work_has_a_new_version(project: Path) -> None:

@@ -27,6 +27,7 @@ from stagedkd.train.loop import fit
 from stagedkd.train.schedule import hop_rate, learning_rate, phase_rates, step_rate
 from stagedkd.train.tally import Tally, contributions, count
 from tests.conftest import SPECS
+from tests.pages import plain
 from tests.test_train import GROW_2, PAIRS, job, phase
 
 BASE = """\
@@ -566,8 +567,8 @@ def test_the_report_shows_the_shares_and_the_loss_that_does_nothing(project: Pat
     note = "the loss 'sp' is below 1% of the total in phase 'joint' of the student: raise its weight, or remove it"
     assert note in results.notes
     folder = project / "results" / "mine"
-    page = (folder / "report.html").read_text("utf-8")
-    row = f'<tr><td>student</td><td class="left">joint</td><td>{share_text(shares["ce"])}</td>'
+    page = plain((folder / "report.html").read_text("utf-8"))
+    row = f"<tr><th>student</th><td>joint</td><td>{share_text(shares['ce'])}</td>"
     assert "<h2>Shares of the losses</h2>" in page and row in page and note.replace("'", "&#39;") in page
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     assert summary["student"]["loss_shares"] == {"joint": shares} and "loss_shares" not in summary["teacher"]

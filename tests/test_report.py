@@ -9,7 +9,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from stagedkd.errors import UsageError
-from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.graph import Graph, Plans, Stage
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.work import RefineWork, WeakenWork
@@ -30,17 +29,17 @@ from stagedkd.report.collect import collect, read_refinements
 from stagedkd.report.comparison import compare, compute_note, flops_text, p_text, power_notes
 from stagedkd.report.formats import as_csv, as_latex
 from stagedkd.report.grid import GridResults, as_json, collect_grid, find_baseline
-from stagedkd.report.plots import correlation_map
-from stagedkd.report.results import NetworkResult, Refinement
+from stagedkd.report.grid_page import grid_page
+from stagedkd.report.page import experiment_page
+from stagedkd.report.plots.maps import correlation_maps
+from stagedkd.report.results import Correlation, NetworkResult, Refinement, Results
 from stagedkd.report.statistics import Paired, holm, paired
 from stagedkd.report.terminal import grid_tables, results_tables
 from stagedkd.report.write import as_json as results_json
-from stagedkd.report.write import grid_page, page
-from stagedkd.spec.load import load_experiment
 from stagedkd.spec.schema import Clip, Labels
-from stagedkd.store.manifest import manifest_of
 from stagedkd.store.store import Store
-from tests.conftest import TINY, Command
+from tests.conftest import Command
+from tests.pages import FLOPS, MATRIX, TOPS, make_grid, plain
 
 RIGHT = st.integers(0, 20)  # right clips of 20: small numbers, so that many sums tie
 RUNS = st.lists(st.tuples(RIGHT, RIGHT), min_size=2, max_size=12)
@@ -273,101 +272,14 @@ def test_compute_has_three_digits(count: int | None, text: str) -> None:
 
 # A grid in a store, made by hand
 
-GRID = """\
-extends: tiny.yaml
-student: {epochs: 3}
-control: null
-grid:
-  seeds: 7
-  axes:
-    recipe: [kd, ce, ./staged.yaml]
-    train.lr: [1e-3, 1e-2]
-  exclude: [{recipe: staged, train.lr: 1e-3}]
-"""
-STAGED = "cascade: [0.5]\ndistill: {phases: {train: {losses: {kd: 1.0}}}}\n"
-TOPS = {  # per recipe and rate, for seven seeds
-    ("kd", "0.001"): [0.50, 0.55, 0.45, 0.60, 0.40, 0.52, 0.58],
-    ("kd", "0.01"): [0.505, 0.552, 0.451, 0.607, 0.409, 0.523, 0.586],
-    ("ce", "0.001"): [0.40, 0.44, 0.36, 0.47, 0.33, 0.41, 0.45],
-    ("ce", "0.01"): [0.51, 0.53, 0.46, 0.58, 0.43, 0.51, 0.57],
-    ("staged", "0.01"): [0.70, 0.71, 0.69, 0.80, 0.60, 0.70, 0.72],
-}
-MATRIX = {
-    "student": ["stem+layer1", "layer2"],
-    "teacher": ["stem", "layer1", "layer2"],
-    "clips": 256,
-    "before": [[0.11, 0.12, 0.13], [0.21, 0.22, 0.23]],
-    "after": [[0.81, 0.32, 0.33], [0.41, 0.42, 0.93]],
-}
-FLOPS = {"teach": 5 * 10**15, "distill": 1_500 * 10**9}
-
-
-def _publish(
-    plans: Plans, store: Store, top1: Callable[[Mapping[str, str], str], float], flops: Mapping[str, int]
-) -> None:
-    """Artifacts that look like trained ones, for every stage that is not there."""
-    for cell, plan in plans.cells.items():
-        for stage in plan.stages:
-            if store.state(stage) != "hit":
-                with store.held(stage, lambda: None) as lease:
-                    space = store.open(stage, lease)
-                    metrics = _metrics(stage, plans.labels[cell], top1, flops)
-                    if stage.name == "data":
-                        facts = {
-                            "classes": ["a", "b"],
-                            "clips": {"train": 8, "val": 200, "test": 4},
-                            "leaks": [],
-                            "bad_files": [],
-                        }
-                        (space.files / "data.json").write_text(json.dumps(facts), "utf-8")
-                    if stage.name == "student":
-                        (space.files / "student.safetensors").write_bytes(b"weights")
-                        (space.files / "correlation.json").write_text(json.dumps(MATRIX), "utf-8")
-                    manifest = manifest_of(plan, stage).model_copy(update={"metrics": metrics})
-                    store.publish(stage, space, manifest, {"device": "cpu", "threads": 1, "seconds": 1.0}, lease)
-
-
-def _metrics(
-    stage: Stage, labels: Mapping[str, str], top1: Callable[[Mapping[str, str], str], float], flops: Mapping[str, int]
-) -> dict[str, Any]:
-    match stage.work.kind:
-        case "weaken":
-            return {"labels": {"clean": 4, "noisy": 2, "none": 2}, "labels_right": 0.8}
-        case "teach" | "distill":
-            counted = {"train_flops": flops[stage.work.kind]} if stage.work.kind in flops else {}
-            return {"steps": 30, "labels": "same", "labelled_clips": 6, "clips": 8} | counted
-        case "evaluate":
-            return {
-                "top1": top1(labels, stage.name.removeprefix("evaluate-")),
-                "clips": 200,
-                "ece": 0.1,
-                "split": "val",
-                "per_class": {"a": 0.5, "b": 0.6},
-                "params": 100,
-                "flops": 1000,
-                "views": "1x1",
-            }
-        case _:
-            return {}
-
-
-def _top1(labels: Mapping[str, str], network: str) -> float:
-    return TOPS[labels["recipe"], labels["train.lr"]][int(labels["seed"])] if network == "student" else 0.9
-
-
-def _made(folder: Path, text: str = GRID, flops: Mapping[str, int] = FLOPS) -> tuple[Plans, Store]:
-    (folder / "specs").mkdir(exist_ok=True)
-    for name, content in (("tiny", TINY), ("staged", STAGED), ("grid", text)):
-        (folder / "specs" / f"{name}.yaml").write_text(content, "utf-8")
-    (folder / "params.yaml").write_text("runtime: {device: cpu}\n", "utf-8")
-    plans, store = compile_experiment(load_experiment(folder / "specs" / "grid.yaml")), Store(folder / "store")
-    _publish(plans, store, _top1, flops)
-    return plans, store
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plans, Store]:
-    return _made(tmp_path_factory.mktemp("grid"))
+    return make_grid(tmp_path_factory.mktemp("grid"))
+
+
+def page(results: Results) -> str:
+    return plain(experiment_page(results).text)
 
 
 def _printed(tables: Any) -> str:
@@ -419,8 +331,10 @@ def test_every_format_has_the_comparison_and_the_compute(made: tuple[Plans, Stor
     assert re.search(r"kd +0\.01 +7 .* not shown; below 1 point", text) and re.search(r"kd +0\.001 +the baseline", text)
     assert "3.00 TFLOPs" in text and text.count("1.50 TFLOPs") == 4 and text.count("5.00 PFLOPs") == 5
     assert "students minus those of recipe=kd,train.lr=0.001" in text
-    html = grid_page(found)
-    assert "<h2>Comparison with recipe=kd,train.lr=0.001</h2>" in html and html.count("not shown") == 4
+    html = plain(grid_page(found).text)
+    assert (
+        "<h2>Comparison with recipe=kd,train.lr=0.001</h2>" in html and html.count("not shown") == 5
+    )  # once in the headline
     assert (
         f"<td>+{mean:.1f}</td>" in html and "3.00 TFLOPs" in html and "2 x that of" in html and "the baseline" in html
     )
@@ -441,7 +355,7 @@ def test_every_format_has_the_comparison_and_the_compute(made: tuple[Plans, Stor
 
 
 def test_what_is_missing_is_a_dash(project: Path) -> None:
-    plans, store = _made(project, flops={})
+    plans, store = make_grid(project, flops={})
     (row, *_) = collect_grid(plans, store).rows
     assert row.train_flops is None and row.teacher_flops is None
     assert "FLOPs" not in _printed(grid_tables(collect_grid(plans, store)))
@@ -449,16 +363,18 @@ def test_what_is_missing_is_a_dash(project: Path) -> None:
     found = GridResults(plans, cells, {n: "gone" for n in plans.cells if n not in cells})
     assert {c.finding for c in found.comparisons.values()} == {"-; no seed has both"}
     assert any("has no result; choose another with --baseline" in note for note in found.notes)
-    assert "–" in grid_page(found) and "no seed has both" in _printed(grid_tables(found)) and as_latex(found)
+    assert "–" in grid_page(found).text and "no seed has both" in _printed(grid_tables(found)) and as_latex(found)
 
 
 def test_one_row_has_nothing_to_be_compared_with(project: Path) -> None:
-    plans, store = _made(
+    plans, store = make_grid(
         project, "extends: tiny.yaml\nstudent: {epochs: 3}\ngrid: {seeds: 2, axes: {recipe: [kd], train.lr: [1e-3]}}\n"
     )
     found = collect_grid(plans, store)
     assert found.comparisons == {} and found.comparison_notes == ()
-    assert "Comparison" not in grid_page(found) and "difference" not in as_latex(found) + _printed(grid_tables(found))
+    assert "Comparison" not in grid_page(found).text and "difference" not in as_latex(found) + _printed(
+        grid_tables(found)
+    )
 
 
 def test_a_baseline_is_one_row(made: tuple[Plans, Store]) -> None:
@@ -515,14 +431,15 @@ def test_correlations_are_shown_by_hop_where_they_were_measured(made: tuple[Plan
     assert values["student"]["train_flops"] == FLOPS["distill"] and "1.50 TFLOPs" in _printed(results_tables(found))
 
 
-def test_the_heat_map_shows_every_value() -> None:
-    svg = correlation_map(MATRIX["before"], MATRIX["after"], MATRIX["student"], MATRIX["teacher"])
-    assert svg.startswith("<svg") and svg == svg.strip() + "\n"
-    told = re.findall(r"<!-- ([^>]*) -->", svg)  # matplotlib writes the text beside its outlines
-    for matrix in (MATRIX["before"], MATRIX["after"]):
-        for value in itertools.chain.from_iterable(matrix):
+def test_the_heat_maps_show_every_value() -> None:
+    student, teacher = MATRIX["student"], MATRIX["teacher"]
+    for plot in correlation_maps("student", Correlation(student, teacher, MATRIX["before"], MATRIX["after"], 256)):
+        svg = plot.svg
+        assert svg.startswith("<svg") and svg == svg.strip() + "\n"
+        told = re.findall(r"<text [^>]*>([^<]*)</text>", svg)
+        for value in itertools.chain.from_iterable(MATRIX[plot.name.rpartition("-")[2]]):
             assert f"{value:.2f}" in told
-    assert {"before", "after", "stem+layer1", "layer2", "teacher", "student", "0.0", "1.0"} <= set(told)
+        assert {"stem+layer1", "layer2", "substages of the teacher", "of the student", "0.0", "1.0"} <= set(told)
 
 
 REFINED = {
@@ -564,7 +481,7 @@ def test_rounds_of_refinement_are_shown_where_there_are_any(made: tuple[Plans, S
     assert re.search(r"1 +accepted +61\.2% +70\.1% +25\.0% +- +0\.041 +- +120 +31 +b 40\.0%", text), text
     assert found.train_flops is None or found.train_flops == (without.train_flops or 0) + 5
     assert "<h2>Label refinement</h2>" in html and "<td>61.2%</td><td>70.1%</td><td>25.0%</td><td>–</td>" in html
-    assert "<td>b</td><td>40.0%</td>" in html and results_json(found)["refinement"][0]["outcome"] == "accepted"
+    assert "<th>b</th><td>40.0%</td>" in html and results_json(found)["refinement"][0]["outcome"] == "accepted"
     assert Refinement("refine-2", 2, "skipped", None, None, 0.0, None, None, None, 0, 0, {}, 0).worst == ""
 
 

@@ -45,6 +45,7 @@ from stagedkd.spec.schema.networks.tsm import TSM, TsmArch
 from stagedkd.stages.weights import weights_file
 from stagedkd.store.manifest import manifest_of
 from tests.conftest import Command
+from tests.pages import plain
 from tests.test_models_more import arch as hf_arch
 from tests.test_models_more import saved
 from tests.tools import pinned
@@ -846,7 +847,7 @@ def test_a_ready_teacher_of_a_checkpoint_is_right_in_every_clip(grey: tuple[Path
     assert teacher["top1"] == 1.0 and teacher["labels"] == "none" and "chance" not in found.stdout
     assert "4,800 of [my] set (declared)" in found.stdout and "true labels" not in found.stdout + found.stderr
     page = (project / "results" / "ready" / "report.html").read_text("utf-8")
-    assert "<td>4,800 of [my] set (declared)</td>" in page
+    assert "<td>4,800 of [my] set (declared)</td>" in plain(page)
 
     # the same network with its outputs shuffled, and named: it is put in order
     names = [f"class{i:02}" for i in range(12)]

@@ -26,8 +26,9 @@ from stagedkd.plan.key import Key
 
 GUARD, GUARD_OUT = "stagedkd-guard", "dvc-guard.txt"
 SUMMARY, NETWORKS, CLASSES = "summary.json", "networks.json", "classes.json"  # what DVC shows as metrics and plots
-REPORT = ("README.md", "metrics.json", "report.html", "student.json", "student.safetensors")
-GRID_REPORT = ("cells.csv", "metrics.json", "report.html", "table.tex")
+PAGE, PLOTS = "report.html", "plots"  # the page, and the folder of its plots for print
+REPORT = ("README.md", "metrics.json", PLOTS, PAGE, "student.json", "student.safetensors")
+GRID_REPORT = ("cells.csv", "metrics.json", PLOTS, PAGE, "table.tex")
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ class Runtime(Section):
             waiting; no result changes, but a loss that is not finite is found later, though before any checkpoint.
         lease_seconds: a run that gives no sign of life for so many seconds loses the stage that it holds: the next run
             that needs the stage takes it over.
+        print_plots: whether a report also writes each plot of its page as PDF and PNG, which takes about half a second
+            a plot.
         data_dir: the folder of the data sets.
         store: the folder of the artifacts.
         results: the folder of the reports.
@@ -67,6 +69,7 @@ class Runtime(Section):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 5.0
     loss_every: Annotated[int, Field(ge=1, le=10_000)] = 1
     lease_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    print_plots: bool = True
     data_dir: str = "data"
     store: str = "store"
     results: str = "results"

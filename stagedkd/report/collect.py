@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from stagedkd.plan.graph import Plan, Role, Stage
 from stagedkd.plan.work import DistillWork, TeachWork
-from stagedkd.report.results import Correlation, LossShares, NetworkResult, Refinement, Results
+from stagedkd.report.results import Correlation, LossShares, NetworkResult, Refinement, Results, Validation
 from stagedkd.report.statistics import wilson
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Artifact, Store
@@ -57,6 +58,7 @@ def collect(plan: Plan, store: Store) -> Results:
         correlations=read_correlations({s.name: artifacts[s.name] for s in trained}),
         refinements=read_refinements(plan, artifacts),
         loss_shares=read_loss_shares({s.name: artifacts[s.name] for s in trained}),
+        validation={s.name: read for s in trained if (read := validation_events(artifacts[s.name]))},
     )
 
 
@@ -164,3 +166,12 @@ def read_refinements(plan: Plan, artifacts: Mapping[str, Artifact]) -> tuple[Ref
 def epoch_events(artifact: Artifact) -> list[Mapping[str, Any]]:
     """The `epoch` events of a stage; none where it has no events."""
     return [e for e in artifact.log.events if e["event"] == "epoch" and isinstance(e.get("losses"), dict)]
+
+
+def validation_events(artifact: Artifact) -> tuple[Validation, ...]:
+    """The validations during the training of a stage, by step; none where it has no such events. A training that
+    resumed may have made one twice: the last counts."""
+    names = [field.name for field in fields(Validation)]
+    events = (e for e in artifact.log.events if e["event"] == "validation" and all(name in e for name in names))
+    rows = {e["step"]: Validation(**{name: e[name] for name in names}) for e in events}
+    return tuple(rows[step] for step in sorted(rows))

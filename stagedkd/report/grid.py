@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -64,7 +64,8 @@ class Summary:
 @dataclass(frozen=True)
 class Row:
     """One setting of all axes but the seed. `steps` and `train_flops` (2 x multiply-adds, None where unknown) are those
-    of all hops of one seed; `teacher_flops` are the teacher's. `missing` is the number of cells without a result."""
+    of all hops of one seed; `teacher_flops` are the teacher's. `missing` is the number of cells without a result.
+    `latency` is the mean of the students', in seconds, None where none was measured."""
 
     labels: Mapping[str, str]
     student: Summary | None
@@ -75,6 +76,7 @@ class Row:
     train_flops: int | None
     teacher_flops: int | None
     missing: int
+    latency: float | None = None
 
     @property
     def name(self) -> str:
@@ -116,6 +118,7 @@ class GridResults:
             first and first.train_flops,
             first and first.teacher.train_flops,
             len(names) - len(results),
+            _mean([r.student.latency for r in results]),
         )
 
     @property
@@ -250,6 +253,11 @@ def _declared(plans: Plans, rows: list[dict[str, str]]) -> int:
     names = [",".join(f"{axis}={label}" for axis, label in row.items()) for row in rows]
     baseline = plans.declared.baseline if plans.declared else ""
     return names.index(baseline) if baseline in names else 0
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def summarize(networks: list[NetworkResult]) -> Summary | None:

@@ -164,6 +164,19 @@ class LossShares:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """A validation during a training: after `epoch` epochs of a phase and `step` steps of all phases, the fraction
+    `top1` of right clips in 0..1 and the mean loss, over `clips` clips."""
+
+    phase: str
+    epoch: int
+    step: int
+    top1: float
+    loss: float
+    clips: int
+
+
+@dataclass(frozen=True)
 class Results:
     """The results of all networks of a plan, with the facts that every report shows beside them."""
 
@@ -187,6 +200,7 @@ class Results:
     loss_shares: tuple[LossShares, ...] = ()
     damage: tuple[str, ...] = ()
     not_logged: tuple[str, ...] = ()
+    validation: Mapping[str, tuple[Validation, ...]] = field(default_factory=dict[str, "tuple[Validation, ...]"])
 
     @property
     def networks(self) -> tuple[NetworkResult, ...]:

@@ -24,6 +24,20 @@ def wilson(right: int, total: int, z: float = 1.959963985) -> tuple[float, float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def paired_clips(first: int, second: int, total: int, z: float = 1.959963985) -> tuple[float, float, float]:
+    """Compare two networks on the same clips, taken as independent.
+
+    Args:
+        first, second: clips that only the first network has right, and only the second. total: all clips, at least 1.
+    Returns:
+        the difference of their accuracies in -1..1, and its 95% interval: Wald's, with one clip added to each count
+        (Bonett & Price 2012), clipped to -1..1.
+    """
+    a, b = (first + 1) / (total + 2), (second + 1) / (total + 2)
+    half = z * math.sqrt(max(0.0, a + b - (a - b) ** 2) / (total + 2))
+    return (first - second) / total, max(-1.0, a - b - half), min(1.0, a - b + half)
+
+
 def near_chance(interval: tuple[float, float], classes: int, commonest: float | None) -> bool:
     """Return whether a network may be no better than one that ignores the clips: the lower end of its accuracy's
     interval is not above 1 / `classes`, nor above the share of the commonest class among the clips (None: unknown)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -9,4 +10,13 @@ def template(name: str, *, plain: bool = False) -> Any:
     """Load a template of this folder. A `plain` one is text; in others values are escaped for HTML."""
     from jinja2 import Environment, PackageLoader
 
-    return Environment(loader=PackageLoader("stagedkd.report", "."), autoescape=not plain).get_template(name)
+    environment = Environment(loader=PackageLoader("stagedkd.report", "."), autoescape=not plain)
+    environment.filters["breakable"] = _breakable
+    return environment.get_template(name)
+
+
+def _breakable(name: str) -> Any:
+    """Return the name of an experiment or a cell as HTML that a browser breaks between its parts."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([,+])", r"\1<wbr>", str(escape(name))))

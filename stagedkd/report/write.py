@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-import yaml
-from rich.filesize import decimal
-
-from stagedkd.dvc.pipeline import SUMMARY
+from stagedkd.dvc.pipeline import PAGE, PLOTS, SUMMARY
 from stagedkd.errors import Advice, StoreError, about, remedy
 from stagedkd.files import replacing, write_whole
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.runtime import Runtime, load_runtime
 from stagedkd.plan.work import EvaluateWork, NetworkWork
-from stagedkd.report.bench import Bench, read_bench
+from stagedkd.report.bench import read_bench
 from stagedkd.report.card import CARD, WEIGHTS, StudentCard, accuracy_of, new_card
 from stagedkd.report.collect import collect
-from stagedkd.report.comparison import SMALLEST_EFFECT, flops_text, p_text, points
+from stagedkd.report.evidence import read_evidence
 from stagedkd.report.formats import as_csv, as_latex
 from stagedkd.report.grid import GridResults, collect_grid
 from stagedkd.report.grid import as_json as grid_json
+from stagedkd.report.grid_page import grid_page
 from stagedkd.report.looks import record_looks
 from stagedkd.report.model_card import model_card
-from stagedkd.report.results import Results, share_text
+from stagedkd.report.page import Page, experiment_page
+from stagedkd.report.results import Results
 from stagedkd.report.summary import grid_plots, grid_summary, plots, summary
-from stagedkd.report.templates import template
 from stagedkd.store.store import Artifact, Store
 
 
@@ -43,14 +41,16 @@ def write_report(plan: Plan, runtime: Runtime | None = None) -> Results:
         results = collect(plan, store)
         try:
             looks = record_looks([plan], Path(runtime.root)).note
-            _write_files(results, store, results_folder(plan, runtime), looks)
+            _write_files(results, store, runtime, looks)
         except OSError as error:
             raise _write_error(error) from error
     return results
 
 
-def _write_files(results: Results, store: Store, folder: Path, looks: str) -> None:
+def _write_files(results: Results, store: Store, runtime: Runtime, looks: str) -> None:
     """Write the files of a report. Raises OSError, StoreError."""
+    folder, root = results_folder(results.plan, runtime), Path(runtime.root)
+    evidence = read_evidence(results.plan, store, root)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "metrics.json", _json(as_json(results)))
     write_whole(folder / SUMMARY, _json(summary(results)))
@@ -62,10 +62,31 @@ def _write_files(results: Results, store: Store, folder: Path, looks: str) -> No
         copy.write_bytes(weights)
     card = student_card(results, artifact)
     write_whole(folder / CARD, card.text)
-    write_whole(folder / "README.md", model_card(results, card))
+    write_whole(folder / "README.md", model_card(results, card, evidence))
     bench, problem = read_bench(folder, card.weights)
     notes = [note for note in (looks, problem) if note]
-    write_whole(folder / "report.html", page(results, notes, bench))
+    beside, prints = files_beside(folder), runtime.print_plots
+    page = experiment_page(results, evidence, notes, bench, beside, root, prints=prints)
+    _write_page(folder, page, prints=prints)
+
+
+def files_beside(folder: Path) -> list[Path]:
+    """Return the files and folders of a results folder, and those of its exports, relative to it."""
+    return sorted(path.relative_to(folder) for path in (*folder.glob("*"), *folder.glob("export/*/")))
+
+
+def _write_page(folder: Path, page: Page, *, prints: bool) -> None:
+    """Write a page, and its plots for print, if they are wanted, in place of those that lie there."""
+    write_whole(folder / PAGE, page.text)
+    plots = folder / PLOTS
+    plots.mkdir(exist_ok=True)
+    files = {name: content for plot in page.plots if prints for name, content in plot.files().items()}
+    for name, content in files.items():
+        with replacing(plots / name) as copy:
+            copy.write_bytes(content)
+    for path in plots.iterdir():
+        if path.suffix in (".pdf", ".png") and path.name not in files:
+            path.unlink()
 
 
 def student_card(results: Results, artifact: Artifact) -> StudentCard:
@@ -108,7 +129,7 @@ def is_written(plan: Plan, runtime: Runtime) -> bool:
         same = written["stages"] == {stage.name: stage.identity for stage in plan.stages}
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return same and (folder / "report.html").exists()
+    return same and (folder / PAGE).exists()
 
 
 def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResults:
@@ -131,10 +152,18 @@ def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResul
             write_whole(folder / name, _json(rows))
         write_whole(folder / "cells.csv", as_csv(grid))
         write_whole(folder / "table.tex", as_latex(grid))
-        write_whole(folder / "report.html", grid_page(grid, looks))
+        beside, prints, root = files_beside(folder), runtime.print_plots, Path(runtime.root)
+        page = grid_page(grid, looks, _cell_pages(plans, folder), beside, root, prints=prints)
+        _write_page(folder, page, prints=prints)
     except OSError as error:
         raise _write_error(error) from error
     return grid
+
+
+def _cell_pages(plans: Plans, folder: Path) -> dict[str, str]:
+    """The addresses of the pages of those cells that have one, relative to the grid's folder."""
+    names = {cell: plan.name for cell, plan in plans.cells.items() if (folder.parent / plan.name / PAGE).is_file()}
+    return {cell: f"../{quote(name)}/{PAGE}" for cell, name in names.items()}
 
 
 def _write_error(error: OSError) -> StoreError:
@@ -165,53 +194,6 @@ def as_json(results: Results) -> dict[str, Any]:
         "labels": results.labels,
         "notes": list(results.notes),
     }
-
-
-def page(results: Results, notes: Sequence[str] = (), bench: Bench | None = None) -> str:
-    """Return report.html, one file that needs no network access.
-
-    Args:
-        notes: to be shown beside those of the results. bench: of the student.
-    """
-    from stagedkd.report.plots import correlation_map, loss_curves, shares_map
-
-    maps = {name: correlation_map(c.before, c.after, c.student, c.teacher) for name, c in results.correlations.items()}
-    shares = {
-        name: shares_map(c.mixtures, c.student, c.teacher) for name, c in results.correlations.items() if c.mixtures
-    }
-    spec = yaml.safe_dump(results.plan.spec.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
-    losses = list(dict.fromkeys(name for row in results.loss_shares for name in row.shares))
-    values = {"r": results, "losses": losses, "curves": loss_curves(results), "maps": maps, "shares": shares}
-    values |= {"notes": (*results.notes, *notes), "bench": bench, "size": _size}
-    return template("report.html.j2").render(**values, spec=spec, pct=_percent_sign, flops=flops_text, share=share_text)
-
-
-def grid_page(grid: GridResults, looks: str = "") -> str:
-    """Return report.html of a grid, one file that needs no network access. `looks` is a note on looks at the test
-    split."""
-    from stagedkd.report.plots import settings_plot
-
-    return template("grid.html.j2").render(
-        r=grid,
-        looks=looks,
-        plot=settings_plot(grid),
-        pct=_percent,
-        flops=flops_text,
-        p=p_text,
-        smallest=points(SMALLEST_EFFECT),
-    )
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
-
-
-def _percent_sign(fraction: float) -> str:
-    return f"{100 * fraction:.1f}%"
-
-
-def _size(size: int | None) -> str:
-    return "–" if size is None else decimal(size)
 
 
 def _json(values: Any) -> str:

@@ -10,13 +10,16 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from stagedkd.data.source import ClipSource
 from stagedkd.errors import DataError
+
+if TYPE_CHECKING:
+    from stagedkd.data.source import ClipSource  # loads torch, and a report reads the name of the file here
 
 FILE = "mistakes.json"
 CLIPS, FRAMES, SIDE = 10, 8, 112  # wrong clips, frames of each, pixels of a frame's longer side: at most
