@@ -162,10 +162,10 @@ def test_one_by_one_becomes_a_phase_each(project: Path) -> None:
 
 LIGHT = [
     "import stagedkd",
-    # a run that has nothing to do still writes its report
+    # a run that has nothing to do reads its report
     "\n".join(
-        f"import stagedkd.report.{path.stem}"
-        for path in sorted((REPO / "stagedkd/report").glob("*.py"))
+        f"import {'.'.join(path.relative_to(REPO).with_suffix('').parts)}"
+        for path in sorted((REPO / "stagedkd/report").rglob("*.py"))
         if path.stem != "__init__"
     ),
     *(

@@ -224,12 +224,13 @@ def print_results(plan: Plan, runtime: Runtime, *, wrote: bool) -> bool:
     return wrote
 
 
-def print_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> bool:
-    """Write the report of the finished cells and print its tables. Returns whether all cells are in it."""
+def print_grid(plans: Plans, runtime: Runtime, baseline: str = "", *, wrote: bool = True) -> bool:
+    """Write the report of the finished cells and print its tables. Where the run `wrote` no artifact, a report with the
+    same results stays. Returns whether all cells are in it."""
     from stagedkd.report.terminal import grid_tables
     from stagedkd.report.write import report_grid, results_folder
 
-    results = report_grid(plans, runtime, baseline)
+    results = report_grid(plans, runtime, baseline, anew=wrote)
     print_tables(grid_tables(results))
     print_notes(note for note in results.notes if not note.startswith("no result for"))
     print_looks([plans.cells[name] for name in results.cells], runtime)

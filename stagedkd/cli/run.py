@@ -109,7 +109,7 @@ def _report_outcome(outcome: GridOutcome, runtime: Runtime, spec: Path | None, *
     if len(outcome.plans.cells) == 1 and outcome.finished:
         wrote = print_results(next(iter(outcome.finished.values())).plan, runtime, wrote=bool(outcome.ran))
     elif outcome.finished:
-        wrote = print_grid(outcome.plans, runtime) and bool(outcome.ran)
+        wrote = print_grid(outcome.plans, runtime, wrote=bool(outcome.ran)) and bool(outcome.ran)
     if dvc:
         dvc_commands.commit_run(outcome, spec, wrote=wrote)
 

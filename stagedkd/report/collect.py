@@ -169,9 +169,7 @@ def epoch_events(artifact: Artifact) -> list[Mapping[str, Any]]:
 
 
 def validation_events(artifact: Artifact) -> tuple[Validation, ...]:
-    """The validations during the training of a stage, by step; none where it has no such events. A training that
-    resumed may have made one twice: the last counts."""
+    """The validations during the training of a stage, in order; none where it has no such events."""
     names = [field.name for field in fields(Validation)]
     events = (e for e in artifact.log.events if e["event"] == "validation" and all(name in e for name in names))
-    rows = {e["step"]: Validation(**{name: e[name] for name in names}) for e in events}
-    return tuple(rows[step] for step in sorted(rows))
+    return tuple(Validation(**{name: event[name] for name in names}) for event in events)

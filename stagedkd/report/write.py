@@ -28,6 +28,8 @@ from stagedkd.report.results import Results
 from stagedkd.report.summary import grid_plots, grid_summary, plots, summary
 from stagedkd.store.store import Artifact, Store
 
+METRICS = "metrics.json"
+
 
 def write_report(plan: Plan, runtime: Runtime | None = None) -> Results:
     """Collect the results of a plan that has run and write them to results/<name>/.
@@ -52,7 +54,7 @@ def _write_files(results: Results, store: Store, runtime: Runtime, looks: str) -
     folder, root = results_folder(results.plan, runtime), Path(runtime.root)
     evidence = read_evidence(results.plan, store, root)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "metrics.json", _json(as_json(results)))
+    write_whole(folder / METRICS, _json(as_json(results)))
     write_whole(folder / SUMMARY, _json(summary(results)))
     for name, rows in plots(results).items():
         write_whole(folder / name, _json(rows))
@@ -125,18 +127,20 @@ def is_written(plan: Plan, runtime: Runtime) -> bool:
     """Return whether results/<name>/ has the report of just these stages: an edited spec writes to the same folder."""
     folder = results_folder(plan, runtime)
     try:
-        written: Any = json.loads((folder / "metrics.json").read_text("utf-8"))
+        written: Any = json.loads((folder / METRICS).read_text("utf-8"))
         same = written["stages"] == {stage.name: stage.identity for stage in plan.stages}
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return same and (folder / PAGE).exists()
 
 
-def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResults:
+def report_grid(plans: Plans, runtime: Runtime, baseline: str = "", *, anew: bool = True) -> GridResults:
     """Collect what the store has of a grid and write results/<name>/: metrics.json, cells.csv, table.tex, report.html,
-    and the files that DVC shows. `baseline`, such as "recipe=kd", picks the row that the others are compared with;
-    without it, that is the first row.
+    its plots, and the files that DVC shows.
 
+    Args:
+        baseline: such as "recipe=kd", picks the row that the others are compared with; without it, the first row.
+        anew: write the files even where those on the disk have the same results.
     Raises:
         StoreError: the store has no finished cell.
         UsageError: `baseline` picks no row, or several.
@@ -144,9 +148,12 @@ def report_grid(plans: Plans, runtime: Runtime, baseline: str = "") -> GridResul
     grid = collect_grid(plans, Store(runtime.folder("store")), baseline)
     folder = results_folder(plans, runtime)
     looks = record_looks([plans.cells[name] for name in grid.cells], Path(runtime.root)).note
+    values = _json(grid_json(grid))
+    if not anew and (folder / PAGE).is_file() and _has(folder / METRICS, values):
+        return grid
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "metrics.json", _json(grid_json(grid)))
+        write_whole(folder / METRICS, values)
         write_whole(folder / SUMMARY, _json(grid_summary(grid)))
         for name, rows in grid_plots(grid).items():
             write_whole(folder / name, _json(rows))
@@ -164,6 +171,14 @@ def _cell_pages(plans: Plans, folder: Path) -> dict[str, str]:
     """The addresses of the pages of those cells that have one, relative to the grid's folder."""
     names = {cell: plan.name for cell, plan in plans.cells.items() if (folder.parent / plan.name / PAGE).is_file()}
     return {cell: f"../{quote(name)}/{PAGE}" for cell, name in names.items()}
+
+
+def _has(path: Path, text: str) -> bool:
+    """Return whether a file has this text."""
+    try:
+        return path.read_text("utf-8") == text
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _write_error(error: OSError) -> StoreError:
