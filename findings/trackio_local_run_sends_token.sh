@@ -42,7 +42,7 @@ class Hub(BaseHTTPRequestHandler):
 
 hub = HTTPServer(("127.0.0.1", 0), Hub)
 threading.Thread(target=hub.serve_forever, daemon=True).start()
-code = "import trackio; run = trackio.init('p', name='x'); run.log({'a': 1}); run.finish(); print(run.config['_Username'])"
+code = "import trackio; run = trackio.init('p', name='x'); run.log({'a': 1}); run.finish(); print(run.config)"
 ours = {"HF_ENDPOINT": "http:" + f"//127.0.0.1:{hub.server_port}", "HF_TOKEN": "hf_secret", "TRACKIO_DIR": "local"}
 
 

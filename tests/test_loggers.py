@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -14,19 +16,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from stagedkd import Listener, Silent
+from stagedkd.experiment.run import with_installed_loggers
 from stagedkd.plan.loggers import LoggerName
+from stagedkd.plan.runtime import Runtime
 from stagedkd.store.runlog import EVENTS, read_events
 from stagedkd.train.loggers import __main__ as process_module
 from stagedkd.train.loggers import sink as sink_module
 from stagedkd.train.loggers.rows import LoggedRun, Row, flat, row_of
 from stagedkd.train.loggers.sink import LoggerSink, environment
 from tests.conftest import REPO
+from tests.test_ddp import OWN, SPEC
 
 Points = dict[str, list[tuple[int, float]]]  # the steps and values of each metric
 TOOLS: tuple[LoggerName, ...] = ("tensorboard", "wandb", "mlflow", "trackio")
 RUN = "distill-1183da6ced05"
+KILLER = Path(__file__).with_name("killer.py")
 
 # A training as the loop writes it: epochs of 3 steps, a checkpoint after the first.
 TRAINING = """\
@@ -62,8 +70,10 @@ with open_log(scratch, loggers=(sink,)) as log:
 
 
 def train(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run TRAINING in a folder, as a process of its own."""
-    variables = os.environ | {"PYTHONPATH": str(REPO)} | environment
+    """Run TRAINING in a folder, as a process of its own that does not know that it is tested: MLflow then sends
+    nothing."""
+    given = {name: value for name, value in os.environ.items() if name not in ("CI", "PYTEST_CURRENT_TEST")}
+    variables = given | {"PYTHONPATH": str(REPO)} | environment
     command = [sys.executable, "-c", TRAINING, *arguments]
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600, check=False)
 
@@ -142,24 +152,6 @@ RUNS = {"tensorboard": tensorboard_runs, "wandb": wandb_runs, "mlflow": mlflow_r
 
 # ---------------------------------------------------------------- the tools
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("tool", TOOLS)
-def test_a_kill_and_a_resume_leave_one_run_that_has_every_step_once(tool: LoggerName, tmp_path: Path) -> None:
-    pytest.importorskip(tool)
-    killed = train(tmp_path, "1", "3", "killed", tool)
-    assert killed.returncode == -signal.SIGKILL
-    resumed = train(tmp_path, "2", "4", "", tool)
-    assert (resumed.returncode, resumed.stdout) == (0, ""), resumed.stdout + resumed.stderr
-    runs = RUNS[tool](tmp_path / "logs")
-    assert len(runs) == 1 and next(iter(runs)).endswith(RUN)
-    (points,) = runs.values()
-    names = {"loss/kd", "loss/total", "weighted/kd", "share/kd", "lr", "clips_per_s", "epoch"}
-    assert points.keys() == {*(f"train/{name}" for name in names), "val/top1", "val/loss"}
-    assert points["train/loss/kd"] == points["val/top1"] == [(3, 0.25), (6, 0.5), (9, 0.75), (12, 1.0)]
-    assert points["train/lr"] == [(3, 0.5), (6, 0.5), (9, 0.5), (12, 0.5)]
-
-
 RECORDER = """\
 import os, socket
 
@@ -177,30 +169,34 @@ socket.getaddrinfo = lambda host, *more, **named: (record((host,)), look_up(host
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tool", TOOLS)
-def test_no_tool_uses_the_network(tool: LoggerName, tmp_path: Path) -> None:
-    """Python's look-ups and connections are recorded; W&B's own process, which is none of Python, has to use a proxy."""
+def test_a_kill_and_a_resume_leave_one_run_with_every_step_once_and_use_no_network(
+    tool: LoggerName, tmp_path: Path
+) -> None:
+    """Python's look-ups and connections are recorded. W&B's own process is none of Python: it would use the proxy."""
     pytest.importorskip(tool)
     (tmp_path / "recorder").mkdir()
     (tmp_path / "recorder" / "sitecustomize.py").write_text(RECORDER, "utf-8")
+    addresses = tmp_path / "addresses"
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         proxy.setblocking(False)
         address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
-        proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), address)
-        tests = {"PYTEST_CURRENT_TEST": "", "CI": ""}  # MLflow sends nothing where it sees that it is tested
-        found = train(
-            tmp_path,
-            *("1", "2", "", tool),
-            **proxies,
-            **tests,
-            PYTHONPATH=f"{tmp_path / 'recorder'}{os.pathsep}{REPO}",
-            ADDRESSES=str(tmp_path / "addresses"),
-            HF_TOKEN="hf_secret",
-        )
-        assert (found.returncode, found.stdout) == (0, ""), found.stdout + found.stderr
+        variables = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), address)
+        variables |= {"PYTHONPATH": f"{tmp_path / 'recorder'}{os.pathsep}{REPO}", "ADDRESSES": str(addresses)}
+        variables["HF_TOKEN"] = "hf_secret"
+        killed = train(tmp_path, "1", "3", "killed", tool, **variables)
+        resumed = train(tmp_path, "2", "4", "", tool, **variables)
         with pytest.raises(BlockingIOError):
             proxy.accept()
-    assert not (tmp_path / "addresses").exists(), (tmp_path / "addresses").read_text("utf-8")
-    assert RUNS[tool](tmp_path / "logs")
+    assert not addresses.exists(), addresses.read_text("utf-8")
+    assert (killed.returncode, killed.stdout) == (-signal.SIGKILL, ""), killed.stderr
+    assert (resumed.returncode, resumed.stdout) == (0, ""), resumed.stdout + resumed.stderr
+    runs = RUNS[tool](tmp_path / "logs")
+    assert len(runs) == 1 and next(iter(runs)).endswith(RUN)
+    (points,) = runs.values()
+    names = {"loss/kd", "loss/total", "weighted/kd", "share/kd", "lr", "clips_per_s", "epoch"}
+    assert points.keys() == {*(f"train/{name}" for name in names), "val/top1", "val/loss"}
+    assert points["train/loss/kd"] == points["val/top1"] == [(3, 0.25), (6, 0.5), (9, 0.75), (12, 1.0)]
+    assert points["train/lr"] == [(3, 0.5), (6, 0.5), (9, 0.5), (12, 0.5)]
 
 
 # ---------------------------------------------------------------- tools that fail
@@ -322,3 +318,91 @@ def test_events_become_metrics_by_the_names_that_users_expect() -> None:
 def test_the_work_of_a_stage_is_told_as_flat_values() -> None:
     work = {"kind": "teach", "phases": [{"train": {"lr": 0.1, "ema": None}}], "clip": {"size": (2, 3)}}
     assert flat(work) == {"kind": "teach", "phases.0.train.lr": 0.1, "clip.size.0": 2, "clip.size.1": 3}
+
+
+# ---------------------------------------------------------------- whole runs
+
+SMALL = ("--set", "cascade=[]", "--set", "control=null", "--no-dvc", "--no-rehearsal")
+
+
+def logged_and_kept(project: Path, store: str = "store", logs: str = "logs") -> tuple[Points, Points]:
+    """The total losses of all trainings, by the folders of their stages: in TensorBoard, and in the store."""
+    logged = {name.split("-", 1)[1]: run["train/loss/total"] for name, run in tensorboard_runs(project / logs).items()}
+    kept: Points = {}
+    for path in sorted((project / store).glob(f"*/{EVENTS}")):
+        events = [event for event in read_events(path.read_bytes())[0] if event["event"] == "epoch"]
+        kept[path.parent.name] = [(e["step"], np.float32(e["losses"]["total"]).item()) for e in events]
+    return logged, kept
+
+
+@pytest.mark.slow
+def test_a_logged_run_that_was_killed_gives_the_bits_of_one_that_was_not_logged(project: Path) -> None:
+    pytest.importorskip("tensorboard")
+    logged = ("run", "specs/tiny.yaml", *SMALL, "--jobs", "1", "--log", "tensorboard")
+    killed = subprocess.run([sys.executable, str(KILLER), "step", "15", *logged], cwd=project, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    resumed = subprocess.run([sys.executable, "-m", "stagedkd.cli", *logged], cwd=project, check=True)
+    assert resumed.returncode == 0
+    points, kept = logged_and_kept(project)
+    assert len(kept) == 2 and points == kept
+    assert all(run["val/top1"][-1][0] == run["train/lr"][-1][0] for run in tensorboard_runs(project / "logs").values())
+    files = sorted(path for path in (project / "logs").rglob("*"))
+    again = subprocess.run([sys.executable, "-m", "stagedkd.cli", *logged], cwd=project, check=True)
+    assert again.returncode == 0 and sorted(path for path in (project / "logs").rglob("*")) == files  # all are hits
+    plain = ("run", "specs/tiny.yaml", *SMALL, "--jobs", "1", "--store", "plain")
+    subprocess.run([sys.executable, "-m", "stagedkd.cli", *plain], cwd=project, check=True)
+    weights = sorted(path.relative_to(project / "plain") for path in (project / "plain").rglob("*.safetensors"))
+    assert len(weights) == 2
+    assert all((project / "plain" / path).read_bytes() == (project / "store" / path).read_bytes() for path in weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["--jobs", "--gpus"])
+def test_stages_in_other_processes_are_logged_once(processes: str, project: Path) -> None:
+    pytest.importorskip("tensorboard")
+    runtime = "runtime: {device: cpu, threads: 1, log: [tensorboard], logs: elsewhere}\n"
+    (project / "params.yaml").write_text(runtime, "utf-8")
+    (project / "nets").mkdir()
+    (project / "nets" / "own.py").write_text(OWN, "utf-8")  # without BatchNorm, which ranks refuse on the CPU
+    spec = SPEC.replace("weights: nets/t.safetensors, epochs: 0", "labels: all, epochs: 2").replace("40", "2")
+    (project / "specs" / "own.yaml").write_text(spec, "utf-8")
+    command = [sys.executable, "-m", "stagedkd.cli", "run", "specs/own.yaml", "--no-dvc", processes, "2"]
+    subprocess.run(command, cwd=project, check=True)
+    points, kept = logged_and_kept(project, logs="elsewhere")
+    assert len(kept) == 2 and points == kept
+
+
+def test_a_tool_that_is_not_installed_costs_one_note_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stagedkd.plan.loggers.find_spec", lambda name: None if name == "wandb" else name)
+    heard = Heard()
+    runtime = with_installed_loggers(Runtime(log=("wandb", "tensorboard", "wandb")), heard)
+    assert runtime.log == ("tensorboard",)
+    assert heard.notes == ["wandb is not installed, so it logs nothing: pip install 'stagedkd[wandb]'"]
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.mark.slow
+def test_the_listener_of_the_page_hears_the_losses(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (REPO / "docs" / "logging.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    spec = (
+        (project / "specs" / "tiny.yaml")
+        .read_text("utf-8")
+        .replace("cascade: [0.5]\n", "")
+        .replace("control: ce\n", "")
+    )
+    (project / "specs" / "tiny.yaml").write_text(spec, "utf-8")
+    (project / "params.yaml").write_text("runtime: {device: cpu, threads: 1, jobs: 1}\n", "utf-8")
+    exec(compile(example, "docs/logging.md", "exec"), {})
+    losses = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
+    assert losses.keys() == {"teacher", "student"} and all(0 < loss < 100 for loss in losses.values())
+    methods = {name for name in vars(Listener) if not name.startswith("_")}
+    assert set(re.findall(r"^\| `(\w+)\(", page, re.MULTILINE)) == methods
+    assert all(getattr(Listener, name).__doc__ for name in methods)

@@ -31,11 +31,11 @@ PATIENCE = {"finished": 310.0, "interrupted": 20.0, "failed": 20.0}  # seconds t
 
 def environment(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the loggers' process: what is `given`, and where it says nothing, what keeps the tools
-    off the network and below `folder`."""
+    off the network and below `folder`. Modules in the working folder are not found."""
     quiet = {**QUIET, "TRACKIO_DIR": str(folder / "trackio")}
     if not any(given.get(name) for name in TRACKIO_ONLINE):
         quiet["HF_HUB_OFFLINE"] = "1"  # Trackio asks the hub for the user's name, also for a local run
-    return {**quiet, **given}
+    return {**quiet, **given, "PYTHONSAFEPATH": "1"}
 
 
 class LoggerSink:
