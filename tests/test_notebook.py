@@ -116,8 +116,9 @@ def test_the_outputs_of_the_notebook_are_those_of_its_code() -> None:
 
 def test_the_notebook_names_no_machine_and_no_time() -> None:
     text = NOTEBOOK.read_text("utf-8")
+    words = re.sub(r'"image/png": "[^"]*"', "", text)
     assert not re.search(
-        r"(/home|/root|/tmp|/work|/Users|[A-Z]:\\\\)\b|latency|done in|clips/s|ETA \d|Intel|AMD|Xeon", text
+        r"(/home|/root|/tmp|/work|/Users|[A-Z]:\\\\)\b|latency|done in|clips/s|ETA \d|Intel|AMD|Xeon", words
     )
     assert "timestamp" not in text and text == text_of(nbformat.reads(text, as_version=4))
 
