@@ -23,7 +23,7 @@ from stagedkd.report.notebook import as_html, curves, settings
 from stagedkd.report.terminal import grid_tables, results_tables
 from stagedkd.store.store import Store
 from tests.conftest import REPO
-from tests.test_report import _made
+from tests.pages import make_grid
 
 SHRUNK = [
     *("data.train=64", "data.val=16", "data.test=16", "clip.size=16"),
@@ -33,7 +33,7 @@ SHRUNK = [
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plans, Store]:
-    return _made(tmp_path_factory.mktemp("grid"))
+    return make_grid(tmp_path_factory.mktemp("grid"))
 
 
 def cells(html: str) -> list[list[str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.console import RenderableType
@@ -12,6 +13,7 @@ from rich.text import Text
 from stagedkd.html import html_list, html_table
 from stagedkd.plan.graph import Stage
 from stagedkd.report.grid import GridResults
+from stagedkd.report.plots.figure import Plot
 from stagedkd.report.results import Results
 from stagedkd.report.terminal import grid_tables, results_tables
 from stagedkd.stages.context import Silent
@@ -19,12 +21,24 @@ from stagedkd.stages.context import Silent
 
 @dataclass(frozen=True)
 class Drawing:
-    """A plot as the text of an SVG file; a notebook shows it. `svg` is "" where there is nothing to draw."""
+    """Plots below each other, which a notebook shows as one SVG on white."""
 
-    svg: str
+    plots: Sequence[Plot]
 
     def _repr_svg_(self) -> str | None:
-        return self.svg or None
+        sizes = [
+            [float(size) for size in re.findall(r'(?:width|height)="([\d.]+)pt"', plot.alone)[:2]]
+            for plot in self.plots
+        ]
+        if not sizes:
+            return None
+        tops = [sum(height for _, height in sizes[:i]) for i in range(len(sizes) + 1)]
+        inner = [
+            plot.alone.replace("<svg", f'<svg y="{top}pt"', 1) for plot, top in zip(self.plots, tops, strict=False)
+        ]
+        size = f'width="{max(width for width, _ in sizes)}pt" height="{tops[-1]}pt"'
+        white = '<rect width="100%" height="100%" fill="#ffffff"/>'
+        return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{white}', *inner, "</svg>"])
 
 
 class StageLines(Silent):
@@ -39,16 +53,16 @@ class StageLines(Silent):
 
 def curves(results: Results) -> Drawing:
     """Draw the losses of each network over its epochs."""
-    from stagedkd.report.plots import loss_curves
+    from stagedkd.report.plots.curves import loss_curves
 
-    return Drawing(loss_curves(results))
+    return Drawing(loss_curves(results.curves))
 
 
 def settings(grid: GridResults) -> Drawing:
     """Draw the accuracy of each setting of a grid, with its interval."""
-    from stagedkd.report.plots import settings_plot
+    from stagedkd.report.plots.settings import settings_plot
 
-    return Drawing(settings_plot(grid))
+    return Drawing([settings_plot(grid)])
 
 
 def results_html(results: Results) -> str:

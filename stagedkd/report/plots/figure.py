@@ -79,6 +79,12 @@ class Plot:
         text = _saved(self.figure, "svg", {"Date": None, "Creator": None, "Format": None, "Type": None}).decode("utf-8")
         return _for_page(text[text.index("<svg") :], self)
 
+    @cached_property
+    def alone(self) -> str:
+        """The plot as an SVG in the colours of print, for notebooks, which have no style of ours."""
+        text = _saved(self.figure, "svg", {"Date": None, "Creator": None, "Format": None, "Type": None}).decode("utf-8")
+        return text[text.index("<svg") :]
+
     def files(self) -> dict[str, bytes]:
         """The plot for print, by the names of the files. The same values give the same bytes."""
         return {f"{self.name}.{form}": _saved(self.figure, form, about) for form, about in FORMATS.items()}
