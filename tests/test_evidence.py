@@ -56,7 +56,7 @@ def test_the_paired_interval_by_hand() -> None:
     a, b = 13 / 102, 5 / 102
     half = 1.959963985 * ((a + b - (a - b) ** 2) / 102) ** 0.5
     assert (mean, low, high) == pytest.approx((0.08, a - b - half, a - b + half))
-    assert paired_clips(0, 0, 1)[1:] == (-1.0, 1.0)  # one clip tells nothing
+    assert paired_clips(0, 0, 1)[1:] == pytest.approx((-0.924, 0.924), abs=1e-3)  # one clip tells next to nothing
 
 
 def test_the_paired_interval_covers_the_truth() -> None:
@@ -101,7 +101,7 @@ def answers_of(results: Results, student: int, control: int, both: int) -> Evide
     ],
 )
 def test_the_headline_says_what_the_clips_show(results: Results, student: int, control: int, said: str) -> None:
-    network = replace(results.student, top1=(100 + student) / 200, interval=(0.5, 0.7))
+    network = replace(results.student, top1=(100 + student) / 200, interval=(0.55, 0.7))
     found = replace(results, student=network, control=replace(network, name="control-ce", top1=0.6))
     sentences = headline(found, answers_of(found, student, control, 100))
     assert said in sentences[-1], sentences
@@ -111,7 +111,7 @@ def test_the_headline_says_what_the_clips_show(results: Results, student: int, c
 
 
 def test_without_answers_the_headline_compares_intervals(results: Results) -> None:
-    network = replace(results.student, top1=0.6, interval=(0.5, 0.7))
+    network = replace(results.student, top1=0.6, interval=(0.55, 0.7))
     found = replace(
         results, student=network, control=replace(network, name="control-ce", top1=0.65, interval=(0.6, 0.7))
     )

@@ -71,7 +71,7 @@ def tab(pages: Path) -> Iterator[tuple[str, Page]]:
 def page(tab: tuple[str, Page], request: pytest.FixtureRequest) -> Page:
     """A page in a browser, with all of its parts unfolded."""
     address, page = tab
-    page.emulate_media(color_scheme="light", reduced_motion="no-preference")
+    page.emulate_media(media="screen", color_scheme="light", reduced_motion="no-preference")
     page.set_viewport_size({"width": 1400, "height": 900})
     page.goto(address + file_of(request.param))
     page.evaluate(OPEN)
@@ -109,11 +109,10 @@ def test_axe_would_find_a_fault(page: Page, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.parametrize("page", ["everything"], indirect=True)
 def test_text_of_plots_is_as_large_as_a_phone_needs(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 900})
-    heights = page.evaluate("[...document.querySelectorAll('svg text')].map((e) => e.getBoundingClientRect().height)")
-    upright = page.evaluate(
-        "[...document.querySelectorAll('svg text:not([transform*=rotate])')].map((e) => e.getBoundingClientRect().height)"
-    )
-    assert len(heights) > 100 and min(upright) >= 11
+    scale = "e.closest('svg').getBoundingClientRect().width / e.closest('svg').viewBox.baseVal.width"
+    size = f"(e) => parseFloat(getComputedStyle(e).fontSize) * {scale}"
+    sizes = page.evaluate(f"[...document.querySelectorAll('svg text')].map({size})")
+    assert len(sizes) > 100 and min(sizes) >= 9.5  # pixels of the screen
 
 
 @pytest.mark.slow
@@ -145,3 +144,15 @@ def test_the_keyboard_reaches_the_sections_and_unfolds_what_is_folded(page: Page
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.parentElement.open")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["everything"], indirect=True)
+def test_print_is_light_and_hides_nothing(page: Page) -> None:
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = false })")
+    page.set_viewport_size({"width": 700, "height": 900})  # pixels of A4 between its margins
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("document.querySelector('details pre').getBoundingClientRect().height") > 100
+    assert not page.is_visible("nav") and not page.is_visible(".motion")
+    assert page.evaluate(WIDER) == []

@@ -63,7 +63,7 @@ def _terms(network: str, rows: Rows) -> Plot:
         floor = [0.0] * len(rows)
         for i, loss in enumerate(names):
             shares = [100 * row["terms"].get(loss, {"share": 0.0})["share"] for row in rows]
-            hatch = ("", "//", "..", "\\\\", "xx", "++")[i % 6]
+            hatch = ("", "//", ".", "\\\\", "xx", "++")[i % 6]
             bars = {"color": SERIES[i % 6], "edgecolor": "#ffffff", "linewidth": 0.4, "hatch": hatch, "width": 1.0}
             axis.bar(range(1, len(rows) + 1), shares, bottom=floor, label=short(loss), **bars)
             floor = [low + share for low, share in zip(floor, shares, strict=True)]

@@ -174,7 +174,7 @@ def _for_page(svg: str, plot: Plot) -> str:
     body = re.sub(r' id="([^"]+)"', lambda m: f' id="{plot.name}-{m[1]}"' if m[1] in kept else "", body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{plot.name}-\1"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{plot.name}-\1)", body)
-    body = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 system-ui, sans-serif", body)
+    body = re.sub(r"(font: [^;\"]*?px|font-family:) [^;\"]*", r"\1 system-ui, sans-serif", body)
     for colour, variable in VARIABLES.items():
         body = body.replace(colour, f"var({variable})")
     body = re.sub(r"\n\s*", "\n", body)

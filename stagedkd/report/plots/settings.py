@@ -100,6 +100,7 @@ def _number_points(axis: Any, points: Mapping[int, tuple[float, float]]) -> None
     """Write the numbers of the rows at their points; points that (nearly) hide each other have them in one list."""
     from matplotlib.transforms import Bbox
 
+    axis.autoscale_view()
     groups: list[tuple[Bbox, list[int]]] = []
     for number, point in points.items():
         x, y = axis.transAxes.inverted().transform(axis.transData.transform(point))
