@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import yaml
@@ -131,16 +131,15 @@ def _plots(results: Results, evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _all_plots(drawn: Mapping[str, Any]) -> list[Plot]:
-    """The plots of a page in one list."""
-    plots: list[Plot] = []
-    for value in drawn.values():
-        if isinstance(value, Plot):
-            plots.append(value)
-        elif value:
-            nested: Any = dict(enumerate(value)) if isinstance(value, list) else value
-            plots += _all_plots(nested)
-    return plots
+def _all_plots(value: object) -> Iterator[Plot]:
+    """The plots in nested lists and mappings, in order."""
+    if isinstance(value, Plot):
+        yield value
+    elif isinstance(value, dict):
+        yield from _all_plots(list(cast("dict[str, object]", value).values()))
+    elif isinstance(value, list):
+        for each in cast("list[object]", value):
+            yield from _all_plots(each)
 
 
 def _tables(results: Results, evidence: Evidence, bench: Bench | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ def template(name: str, *, plain: bool = False) -> Any:
     """Load a template of this folder. A `plain` one is text; in others values are escaped for HTML."""
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(loader=PackageLoader("stagedkd.report", "."), autoescape=not plain)
+    environment: Any = Environment(loader=PackageLoader("stagedkd.report", "."), autoescape=not plain)
     environment.filters["breakable"] = _breakable
     return environment.get_template(name)
 

@@ -25,7 +25,7 @@ SERIES = ("#0072b2", "#c24e00", "#00805d", "#a8508a", "#7a6200", "#4f5d75")  # a
 MARKERS = ("o", "s", "^", "D", "v", "P")  # and by shape, without colours
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 VARIABLES = {INK: "--ink", DIM: "--dim", LINE: "--line", MARK: "--mark"} | {c: f"--s{i}" for i, c in enumerate(SERIES)}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": DIM,
     "axes.grid.axis": "y",
     "axes.labelcolor": INK,
@@ -138,8 +138,12 @@ def log_scale(axis: Any, which: Literal["x", "y"]) -> None:
     low, high = getattr(axis, f"get_{which}lim")()
     if high / low < 100:  # powers of ten alone would be too few
         ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ticks.set_major_formatter(FuncFormatter(_plain))
     ticks.set_minor_formatter(NullFormatter())
+
+
+def _plain(value: float, _position: int) -> str:
+    return f"{value:g}"
 
 
 def series(i: int) -> dict[str, Any]:
