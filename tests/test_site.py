@@ -12,6 +12,7 @@ import pytest
 from stagedkd.cli import api, reference
 from stagedkd.cli.docs import LINK
 from stagedkd.plan.compile import compile_experiment
+from stagedkd.plan.runtime import load_runtime
 from stagedkd.spec.load import load_experiment
 from tests.conftest import REPO, Command
 
@@ -87,6 +88,7 @@ def test_the_specs_of_a_how_to_page_compile(followed: Path, page: Path) -> None:
         (followed / name).parent.mkdir(parents=True, exist_ok=True)
         (followed / name).write_text(text, "utf-8")
     (followed / "soft.csv").write_text("path,down,left,right,up\n", "utf-8")  # the outputs of a teacher from elsewhere
+    assert load_runtime(followed).folder("store").name == "store"  # params.yaml, where the page has one
     specs = [followed / name for name, _ in blocks if name.startswith("specs/")]
     assert specs
     for spec in specs:
