@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -18,6 +19,8 @@ from stagedkd.report.results import Results
 from stagedkd.report.terminal import grid_tables, results_tables
 from stagedkd.stages.context import Silent
 
+TITLE = 20.0  # points of the line above each plot
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -26,19 +29,18 @@ class Drawing:
     plots: Sequence[Plot]
 
     def _repr_svg_(self) -> str | None:
-        sizes = [
-            [float(size) for size in re.findall(r'(?:width|height)="([\d.]+)pt"', plot.alone)[:2]]
-            for plot in self.plots
-        ]
-        if not sizes:
-            return None
-        tops = [sum(height for _, height in sizes[:i]) for i in range(len(sizes) + 1)]
-        inner = [
-            plot.alone.replace("<svg", f'<svg y="{top}pt"', 1) for plot, top in zip(self.plots, tops, strict=False)
-        ]
-        size = f'width="{max(width for width, _ in sizes)}pt" height="{tops[-1]}pt"'
+        pieces: list[str] = []
+        wide = top = 0.0
+        for plot in self.plots:
+            size = re.findall(r'(?:width|height)="([\d.]+)pt"', plot.alone)
+            title = (
+                f'<text x="4pt" y="{top + 14}pt" font-family="sans-serif" font-size="9pt">{escape(plot.title)}</text>'
+            )
+            pieces += [title, plot.alone.replace("<svg", f'<svg y="{top + TITLE}pt"', 1)]
+            wide, top = max(wide, float(size[0])), top + TITLE + float(size[1])
         white = '<rect width="100%" height="100%" fill="#ffffff"/>'
-        return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{white}', *inner, "</svg>"])
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}pt" height="{top}pt">{white}'
+        return "\n".join([head, *pieces, "</svg>"]) if pieces else None
 
 
 class StageLines(Silent):
