@@ -199,6 +199,22 @@ def test_a_kill_and_a_resume_leave_one_run_with_every_step_once_and_use_no_netwo
     assert points["train/lr"] == [(3, 0.5), (6, 0.5), (9, 0.5), (12, 0.5)]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", ["tensorboard", "wandb"])
+def test_evaluations_are_in_the_logged_run_of_their_network(tool: LoggerName, tmp_path: Path) -> None:
+    pytest.importorskip(tool)
+    assert train(tmp_path, "1", "2", "", tool).stdout == ""
+    logs, notes = tmp_path / "logs", list[str]()
+    run = LoggedRun(RUN, f"student-{RUN}", "project", "tiny", "distill", {}, str(logs))
+    for split in ("val", "test"):
+        sink = LoggerSink((tool,), run, tmp_path / "scratch" / EVENTS, notes.append)
+        sink.write("result", step=6, metrics={f"{split}/top5": 0.75, f"{split}/per_class": {"a": 0.5}})
+        sink.write("ended", state="finished")
+    (points,) = RUNS[tool](logs).values()
+    assert points["val/top5"] == points["test/top5"] == [(6, 0.75)] and not notes
+    assert points["train/lr"] == [(3, 0.5), (6, 0.5)] and "test/per_class" not in points
+
+
 # ---------------------------------------------------------------- tools that fail
 
 

@@ -90,16 +90,17 @@ class LoggerSink:
             self._report_all(str(error))
             return
         assert process.stdin and process.stdout
-        reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
-        reader.start()
-        with suppress(OSError):  # the process has ended: its exit code says so below
-            for line in iter(self.lines.get, None):
-                process.stdin.write(line + "\n")
-                process.stdin.flush()
-        with suppress(OSError):
-            process.stdin.close()
-        reader.join()
-        if code := process.wait():
+        with process:
+            reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
+            reader.start()
+            with suppress(OSError):  # the process has ended: its exit code says so below
+                for line in iter(self.lines.get, None):
+                    process.stdin.write(line + "\n")
+                    process.stdin.flush()
+            with suppress(OSError):
+                process.stdin.close()
+            reader.join()
+        if code := process.returncode:
             self._report_all(f"the process of the loggers ended early, with code {code}")
 
     def _read(self, stream: Any) -> None:

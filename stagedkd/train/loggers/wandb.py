@@ -4,6 +4,7 @@
 # pyright: reportUnknownArgumentType=false
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import wandb
 
 from stagedkd.train.loggers.rows import LoggedRun, Row, State
+
+RESULTS = "results.json"  # in the folder of an offline run: all final metrics, for the folder that replaces it
 
 
 class Wandb:
@@ -48,16 +51,24 @@ class Wandb:
             ),
         )
         self.last: dict[str, int] = {}
+        self.results: dict[str, float] = {}
+        for path in (folder / RESULTS for folder in self.earlier):
+            self.results |= json.loads(path.read_bytes()) if path.is_file() else {}
         self.whole = False  # whether the run has the rows of its training, not only its result
 
     def log(self, row: Row) -> None:
-        if row.step >= self.run.step:
-            self.run.log({**row.metrics, "_timestamp": row.time}, step=row.step)
         self.whole |= not row.final
+        metrics = dict(row.metrics)
         if row.final:
-            self.run.summary.update(dict(row.metrics))
+            metrics = self.results = {**self.results, **metrics}
+            self.run.summary.update(metrics)
+        if row.step >= self.run.step:
+            self.run.log({**metrics, "_timestamp": row.time}, step=row.step)
 
     def close(self, state: State) -> None:
         self.run.finish(exit_code=0 if state == "finished" else 1)
-        for folder in self.earlier if self.mode == "offline" and self.whole else []:
+        if self.mode != "offline":
+            return
+        (Path(self.run.dir).parent / RESULTS).write_text(json.dumps(self.results), "utf-8")
+        for folder in self.earlier if self.whole else []:
             shutil.rmtree(folder)
