@@ -156,6 +156,11 @@ def read_mistakes(evaluation: Artifact) -> tuple[Mistake, ...]:
     )
 
 
+def bare_stages(plan: Plan) -> tuple[StageFacts, ...]:
+    """The stages of a plan of which no more is known."""
+    return tuple(StageFacts(stage.name, stage.work.kind, stage.folder, None, "", "") for stage in plan.stages)
+
+
 def _stage_facts(name: str, artifact: Artifact) -> StageFacts:
     run = artifact.run or {}
     date = datetime.fromtimestamp(run["started"], UTC).strftime("%Y-%m-%d %H:%M") if "started" in run else ""

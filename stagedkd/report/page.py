@@ -19,9 +19,12 @@ from stagedkd.report.bench import FILE as BENCH
 from stagedkd.report.bench import Bench
 from stagedkd.report.card import CARD, WEIGHTS
 from stagedkd.report.comparison import flops_text
-from stagedkd.report.evidence import Evidence
+from stagedkd.report.evidence import Evidence, Predictions, bare_stages
 from stagedkd.report.headline import headline, pct
+from stagedkd.report.plots.answers import networks_plot, reliability, reliability_plot
+from stagedkd.report.plots.curves import loss_curves, term_shares, validation_curves
 from stagedkd.report.plots.figure import Plot
+from stagedkd.report.plots.maps import confusion_map, correlation_maps, shares_map
 from stagedkd.report.results import Results
 from stagedkd.report.tables import Link, Table
 from stagedkd.report.templates import template
@@ -84,7 +87,9 @@ def experiment_page(
         root: the project's folder, which the page does not name. prints: the plots for print lie beside the page.
     """
     evidence, root = evidence or Evidence(), root or Path()
-    drawn = _plots(results, evidence)
+    pair = (results.teacher.name, results.student.name)
+    answers = {name: evidence.predictions[name] for name in pair if name in evidence.predictions}
+    drawn = _plots(results, answers)
     spec = yaml.safe_dump(results.plan.spec.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
     times = [stage.seconds for stage in evidence.stages if stage.seconds is not None]
     values = {
@@ -95,7 +100,7 @@ def experiment_page(
         "notes": [without_folders(note, root) for note in (*results.notes, *notes)],
         "mistakes": evidence.mistakes,
         "bench": bench,
-        "tables": _tables(results, evidence, bench),
+        "tables": _tables(results, evidence, bench, answers),
         "truth": any(x.before is not None for x in results.refinements),
         "files": links(files),
         "commands": _commands(results.plan, files, root),
@@ -106,19 +111,14 @@ def experiment_page(
     return Page(rendered("report.html.j2", values), tuple(_all_plots(drawn)))
 
 
-def _plots(results: Results, evidence: Evidence) -> dict[str, Any]:
-    """The plots of an experiment, by the names that the template knows."""
-    from stagedkd.report.plots.answers import networks_plot, reliability, reliability_plot
-    from stagedkd.report.plots.curves import loss_curves, term_shares, validation_curves
-    from stagedkd.report.plots.maps import confusion_map, correlation_maps, shares_map
-
-    shown = {n.name: evidence.predictions[n.name] for n in _matched(results) if n.name in evidence.predictions}
+def _plots(results: Results, answers: Mapping[str, Predictions]) -> dict[str, Any]:
+    """The plots of an experiment, by the names that the template knows. `answers` are those of teacher and student."""
     classes = results.data["classes"]
     few = 1 < len(classes) <= MATRIX
     return {
         "networks": networks_plot(results.networks, results.split) if results.student.measured else None,
-        "confusions": [confusion_map(n, p.confusions, classes) for n, p in shown.items()] if few else [],
-        "reliabilities": [reliability_plot(name, reliability(p)) for name, p in shown.items()],
+        "confusions": [confusion_map(n, p.confusions, classes) for n, p in answers.items()] if few else [],
+        "reliabilities": [reliability_plot(name, reliability(p)) for name, p in answers.items()],
         "validations": validation_curves(results),
         "losses": loss_curves(results.curves),
         "terms": term_shares(results.curves),
@@ -142,17 +142,16 @@ def _all_plots(value: object) -> Iterator[Plot]:
             yield from _all_plots(each)
 
 
-def _tables(results: Results, evidence: Evidence, bench: Bench | None) -> dict[str, Any]:
+def _tables(
+    results: Results, evidence: Evidence, bench: Bench | None, answers: Mapping[str, Predictions]
+) -> dict[str, Any]:
     """The tables of an experiment, by the names that the template knows."""
-    from stagedkd.report.plots.answers import reliability
-
-    shown = {n.name: evidence.predictions[n.name] for n in _matched(results) if n.name in evidence.predictions}
     return {
         "results": tables.results_table(results),
         "cost": tables.cost_table(results),
         "classes": tables.class_table(results, evidence),
         "confusion": tables.confusion_table(results, evidence),
-        "reliability": [tables.reliability_table(name, reliability(p)) for name, p in shown.items()],
+        "reliability": [tables.reliability_table(name, reliability(p)) for name, p in answers.items()],
         "bench": tables.bench_table(bench) if bench else None,
         "validation": tables.validation_table(results),
         "epochs": tables.epochs_table(results),
@@ -160,22 +159,11 @@ def _tables(results: Results, evidence: Evidence, bench: Bench | None) -> dict[s
         "correlations": {name: tables.correlation_table(name, c) for name, c in results.correlations.items()},
         "refinement": tables.refinement_table(results.refinements),
         "recall": tables.recall_table(results),
-        "stages": tables.stage_table(evidence.stages or _bare_stages(results.plan)),
+        "stages": tables.stage_table(evidence.stages or bare_stages(results.plan)),
         "versions": Table("Versions", ("of", "is"), list(evidence.versions.items()), (1,))
         if evidence.versions
         else None,
     }
-
-
-def _bare_stages(plan: Plan) -> list[Any]:
-    from stagedkd.report.evidence import StageFacts
-
-    return [StageFacts(stage.name, stage.work.kind, stage.folder, None, "", "") for stage in plan.stages]
-
-
-def _matched(results: Results) -> list[Any]:
-    """The networks whose answers are shown side by side: teacher and student."""
-    return [results.teacher, results.student]
 
 
 def _commands(plan: Plan, files: Sequence[Path], root: Path) -> list[str]:
