@@ -26,7 +26,8 @@ WORKDIR /source
 COPY pyproject.toml requirements.txt ./
 COPY docker/install.sh docker/
 RUN bash docker/install.sh "${DEVICE}" "${TORCH_INDEX}" "${EXTRAS}"
-COPY README.md LICENSE ./
+COPY README.md LICENSE setup.py ./
+COPY docs docs
 COPY stagedkd stagedkd
 RUN uv pip install --no-deps . && uv pip check
 

@@ -227,7 +227,8 @@ def contents(wheel: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_the_wheel_has_every_file_of_the_package_and_no_other(built: Built) -> None:
-    assert {name for name in contents(built.wheel) if ".dist-info/" not in name} == set(tracked("stagedkd"))
+    pages = {f"stagedkd/{name}" for name in tracked("docs") if name.endswith(".md")}  # for `stagedkd docs`
+    assert {name for name in contents(built.wheel) if ".dist-info/" not in name} == set(tracked("stagedkd")) | pages
     assert built.wheel.name == f"stagedkd-{__version__}-py3-none-any.whl"
 
 
@@ -290,4 +291,5 @@ def test_an_installed_wheel_leads_from_videos_to_predictions(installed: Path, tm
     (report,) = (tmp_path / "out").rglob("report.html")
     video = next((tmp_path / "exported").rglob("*.avi"))
     assert video.stem in stagedkd("predict", str(report.parent), str(video))
+    assert stagedkd("docs", "cluster") == (REPO / "docs" / "cluster.md").read_text("utf-8")
     assert "losses" in stagedkd("recipes", "kd") and '"$defs"' in stagedkd("schema")
