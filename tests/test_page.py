@@ -13,7 +13,7 @@ from stagedkd.report.grid import collect_grid
 from tests.browser import Page, axe_source, opened, served, violations
 from tests.pages import experiments, grids, make_grid
 
-WIDTHS = (390, 1400, 1920)
+WIDTHS = (390, 700, 1024, 1400, 1920)
 NAMES = (
     "everything",
     "many long classes",

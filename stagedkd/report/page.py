@@ -198,7 +198,7 @@ def _address(file: Path) -> str:
 
 def rendered(name: str, values: Mapping[str, Any]) -> str:
     """The text of a page, with a list of those sections that it has."""
-    fixed = {"pct": pct, "flops": flops_text, "version": __version__}
+    fixed = {"pct": pct, "flops": flops_text, "version": __version__, "folds": tables.FOLDS, "whole": tables.WHOLE}
     page = template(name).render(**values, **fixed, sections=())
     present = set(re.findall(r'<section id="([a-z]+)"', page))
     return template(name).render(**values, **fixed, sections=[row for row in SECTIONS if row[0] in present])

@@ -17,7 +17,8 @@ from stagedkd.report.results import Correlation, NetworkResult, Refinement, Resu
 
 DASH = "–"
 PAIRS = 12  # most confused pairs of classes that are shown
-NARROW, MIDDLE = 3, 6  # columns of a table that folds late, and of one that folds earlier
+FOLDS = {"narrow": 21, "middle": 34, "broad": 60, "huge": 76, "listed": 1000}  # rem: where there is less, a table folds
+LETTER, GAP, WHOLE = 0.6, 1.2, 24  # rem of a letter and between two columns; letters up to which a text does not break
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,14 @@ class Table:
 
     @property
     def width(self) -> str:
-        """How soon it folds: few columns fit on a phone."""
-        columns = len(self.heads)
-        return "narrow" if columns <= NARROW else "middle" if columns <= MIDDLE else "broad"
+        """How soon it folds: the first width of `FOLDS` that has room for its columns."""
+        needed = 0.0
+        for i, head in enumerate(self.heads):
+            cells = [row[i] for row in self.rows]
+            texts = [cell if isinstance(cell, str) else cell.text for cell in cells]
+            longest = max((len(text) for text in [*texts, *head.split()]), default=0)
+            needed += GAP + LETTER * (min(longest, WHOLE) if i == 0 or i in self.texts else longest)
+        return next(name for name, size in FOLDS.items() if needed <= size or name == "listed")
 
 
 def results_table(results: Results) -> Table:
