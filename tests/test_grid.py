@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -240,7 +241,7 @@ def test_a_grid_runs_each_unique_stage_once_and_reports(grid: str, stagedkd: Com
     assert found.returncode == 1 and "Traceback" not in found.stderr, found.stderr
     assert "2 of 5 cells failed:" in found.stderr and "  recipe=kd,student=big,seed=0: stage" in found.stderr
     assert "help: fix them, then run the same command again: it runs what is missing" in found.stderr
-    ran = [line.split("(")[1] for line in found.stderr.splitlines() if "running (" in line]
+    ran = [re.split(r"[()]", line)[1] for line in found.stderr.splitlines() if "running (" in line]
     assert len(ran) == len(set(ran))
     made = {p.name for p in (project / "store").iterdir() if p.name[0] != "."}
     assert {r.rstrip(")") for r in ran} - made == {

@@ -58,6 +58,7 @@ def test_what_a_run_leaves(project: Path, stagedkd: Command) -> None:
     found = stagedkd("run", "specs/tiny.yaml")
     assert found.returncode == 0, found.stderr
     assert re.search(r"student +\d+\.\d%", found.stdout) and "control-ce" in found.stdout
+    assert found.stdout.endswith("try the student: stagedkd predict results/tiny VIDEO\n")
     assert "[3/10] teacher" in found.stderr and "\x1b" not in found.stderr
     metrics = json.loads((project / "results/tiny/metrics.json").read_text("utf-8"))
     for network in (metrics["teacher"], *metrics["assistants"], metrics["student"], metrics["control"]):
@@ -86,9 +87,10 @@ def test_what_a_run_leaves(project: Path, stagedkd: Command) -> None:
     assert pulled.returncode == 0 and "run.json is missing" in (project / "pulled/tiny/report.html").read_text("utf-8")
     for away in (project / "store").glob("*/*.away"):
         away.rename(away.with_suffix(".json"))
-    for events in (project / "store").glob("distill-*/events.jsonl"):
-        rows = [json.loads(line) for line in events.read_text("utf-8").splitlines()]
-        assert [row["event"] for row in rows] == ["epoch"] * 4
+    for log in (project / "store").glob("distill-*/events.jsonl"):
+        rows = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+        events = [(row["event"], row["phase"]) for row in rows]
+        assert events == [("epoch", "grow.1"), ("epoch", "grow.2"), *[("epoch", "joint"), ("validation", "joint")] * 2]
     volatile = {"run.json", "events.jsonl"}
     for folder in (project / "store").glob("*-*"):
         assert {p.name for p in folder.iterdir()} - volatile == {"files"}, folder
