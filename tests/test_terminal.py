@@ -27,7 +27,7 @@ def test_help_shows_commands_by_task_and_everyday_ones_first(stagedkd: Command) 
     at = [text.index(f"─ {panel} ─") for panel in PANELS]
     assert at == sorted(at) and "─ Commands ─" not in text
     first = re.findall(r"^│ (\w+)", text[at[0] : at[1]], re.M)
-    assert first == ["init", "check", "plan", "run", "show", "report"]
+    assert first == ["init", "check", "plan", "run", "show", "report", "docs"]
     assert text.index("│ stage ") > at[-1]  # only DVC calls it
 
 

@@ -116,7 +116,7 @@ export class FileVideo {
     return this.grabber.picture();
   }
 
-  /** Go to a time. A video may begin later than at 0, as converted ones do: from 0 the browser goes to its beginning. */
+  /** Go to a time. A video may begin after 0, as converted ones do: asked for 0, the browser goes to its beginning. */
   async seek(time) {
     const target = Math.min(time, this.video.duration);
     const arrived = event(this.video, "seeked", `The browser cannot read the video at ${time.toFixed(3)} s.`);
