@@ -48,6 +48,27 @@ def add_navigation(_app: Any, page: str, source: list[str]) -> None:
         source[0] += "\n```{toctree}\n:maxdepth: 1\n:glob:\n\n[0-9]*\n```\n"
 
 
+SOUND = {  # what the theme leaves out for screen readers and keyboards
+    'class="caption" role="heading">': 'class="caption" role="heading" aria-level="2">',
+    '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="All pages">',
+    '<aside class="toc-drawer">': '<aside class="toc-drawer" aria-label="This page">',
+    "<pre>": '<pre tabindex="0">',  # wide ones are scrolled
+    '<div class="table-wrapper colwidths-auto docutils container">': (
+        '<div class="table-wrapper colwidths-auto docutils container" tabindex="0">'
+    ),
+}
+
+
+def complete(app: Any, _error: Exception | None) -> None:
+    """Complete the pages that were written."""
+    for page in Path(app.outdir).rglob("*.html"):
+        text = page.read_text("utf-8")
+        for part, better in SOUND.items():
+            text = text.replace(part, better)
+        page.write_text(text, "utf-8")
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("source-read", add_navigation)
+    app.connect("build-finished", complete)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from stagedkd.cli.docs import LINK
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.spec.load import load_experiment
+from tests.browser import axe_source, opened, served, violations
 from tests.conftest import REPO, Command
 
 DOCS = REPO / "docs"
@@ -135,3 +138,21 @@ def test_the_errors_that_the_page_explains_are_those_of_the_code() -> None:
     texts = templates()
     assert len(messages) > 40
     assert not [message for message in messages if not any(message in text for text in texts)]
+
+
+@pytest.mark.slow
+def test_axe_finds_nothing_wrong_with_the_site(tmp_path: Path) -> None:
+    """As built: some pages with wide tables and blocks, in light and wide, and in dark on a phone, where nothing is
+    wider than the page."""
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(DOCS), str(tmp_path / "site")]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    axe = axe_source(tmp_path)
+    with served(tmp_path / "site") as address, opened(address) as page:
+        for name in ("index", "tutorial", "commands", "errors", "results"):
+            for scheme, width in (("light", 1400), ("dark", 390)):
+                page.goto(f"{address}{name}.html")
+                page.emulate_media(color_scheme=scheme)
+                page.set_viewport_size({"width": width, "height": 900})
+                assert violations(page, axe) == [], (name, scheme)
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
