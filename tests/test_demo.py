@@ -36,7 +36,7 @@ from stagedkd.deploy.videos import array_views, windows
 from stagedkd.errors import DataError, HostError, UsageError
 from stagedkd.report.card import frames_of
 from stagedkd.spec.schema import Clip
-from tests.browser import STATES, Page, opened, results, served
+from tests.browser import STATES, Page, axe_source, opened, results, served, violations
 from tests.test_deploy import SPEC, calling, write_video
 
 CLOSE = 0.03
@@ -264,6 +264,17 @@ def test_the_rules_of_the_page_are_those_of_python(page: Page) -> None:
 
 
 # What the command refuses. These need no browser.
+
+
+@pytest.mark.slow
+def test_axe_finds_nothing_wrong_with_it(page: Page, tmp_path: Path) -> None:
+    results(page, *STATES)
+    axe = axe_source(tmp_path)
+    for scheme, width in (("light", 1920), ("dark", 1400), ("light", 390)):
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 900})
+        assert violations(page, axe) == [], (scheme, width)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.slow
