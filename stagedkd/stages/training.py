@@ -43,7 +43,7 @@ from stagedkd.train.ranks import Ranks
 from stagedkd.train.sinks import open_log
 from stagedkd.train.step import DistillOptions
 from stagedkd.train.tally import contributions
-from stagedkd.train.validate import Validation, spaced
+from stagedkd.train.validate import Validation, some_of_each
 
 
 def label_job(
@@ -72,7 +72,8 @@ def validation_of(context: Context, feed: Feed) -> Validation | None:
     data = context.inputs["data"]
     splits = read_table(data.read("clips.parquet"), "split")["split"]
     labels = np.array(read_table(data.read("truth.parquet"))["label"], np.int64)
-    clip_ids = spaced(np.array([i for i, split in enumerate(splits) if split == "val"], np.int64))
+    clip_ids = np.array([i for i, split in enumerate(splits) if split == "val"], np.int64)
+    clip_ids = some_of_each(clip_ids, labels[clip_ids])
     return Validation(feed.source, clip_ids, labels[clip_ids], context.plan.validate_every)
 
 
