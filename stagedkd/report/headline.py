@@ -22,11 +22,7 @@ def headline(results: Results, evidence: Evidence | None = None) -> tuple[str, .
     low, high = student.interval
     accuracy = f"{pct(student.top1)} of {clips:,} {split} clips right (95% interval {pct(low)} to {pct(high)})"
     sentences = [f"{size}. It gets {accuracy}."]
-    others = [
-        (teacher, "its teacher"),
-        *([(control, "its control, the same network without a teacher")] * bool(control)),
-    ]
-    for other, words in others:
+    for other, words in ((teacher, "its teacher"), (control, "its control, the same network without a teacher")):
         if other is not None and other.measured:
             sentences.append(_compared(student, other, words, evidence.difference(student.name, other.name)))
     if near_chance(student.interval, student.classes, student.commonest):
@@ -59,11 +55,10 @@ def _compared(student: NetworkResult, other: NetworkResult, words: str, paired: 
     which = f"{words}, which has {pct(other.top1)}"
     low, high = sorted((paired.low, paired.high), key=abs)
     if paired.low > 0 or paired.high < 0:
-        span = f"95% interval {points(abs(low))} to {points(abs(high))}, on the same clips"
-        return (
-            f"It is {points(abs(paired.mean))} points {'better' if paired.low > 0 else 'worse'} than {which} ({span})."
-        )
-    span = f"95% interval of the difference {signed(paired.low)} to {signed(paired.high)} points"
+        span = f"95% interval {_in_points(abs(low))} to {_in_points(abs(high))}, on the same clips"
+        verdict = "better" if paired.low > 0 else "worse"
+        return f"It is {_in_points(abs(paired.mean))} points {verdict} than {which} ({span})."
+    span = f"95% interval of the difference {_signed(paired.low)} to {_signed(paired.high)} points"
     few = f"{paired.clips:,} clips are too few to tell which is better ({span}, on the same clips)"
     return f"{_unclear(paired.mean, which, is_control=other.name.startswith('control'))}, and {few}."
 
@@ -74,8 +69,8 @@ def _unclear(difference: float, which: str, *, is_control: bool) -> str:
     if abs(difference) < 1e-9:
         return f"It is {'not better than' if is_control else 'level with'} {which}"
     if difference < 0 and is_control:
-        return f"It is not better than {which}: it is {points(-difference)} points below"
-    return f"It is {points(abs(difference))} points {'above' if difference > 0 else 'below'} {which}"
+        return f"It is not better than {which}: it is {_in_points(-difference)} points below"
+    return f"It is {_in_points(abs(difference))} points {'above' if difference > 0 else 'below'} {which}"
 
 
 def _unpaired(student: NetworkResult, other: NetworkResult, words: str) -> str:
@@ -95,11 +90,11 @@ def pct(fraction: float) -> str:
     return f"{100 * fraction:.1f}%"
 
 
-def points(fraction: float) -> str:
+def _in_points(fraction: float) -> str:
     """Return a difference of fractions in points with one decimal."""
     return f"{100 * fraction:.1f}"
 
 
-def signed(fraction: float) -> str:
+def _signed(fraction: float) -> str:
     """Return a difference of fractions in points with its sign."""
     return f"{100 * fraction:+.1f}"

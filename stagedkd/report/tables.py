@@ -105,7 +105,7 @@ def class_table(results: Results, evidence: Evidence) -> Table:
     clean = {classes[c]: n for (c, origin), n in evidence.given.items() if origin == "clean" and c < len(classes)}
     noisy = {classes[c]: n for (c, origin), n in evidence.given.items() if origin != "clean" and c < len(classes)}
     answers = next(iter(evidence.predictions.values()), None)
-    evaluated = [answers.label.count(i) if answers else 0 for i in range(len(classes))] if answers else []
+    evaluated = [answers.label.count(i) for i in range(len(classes))] if answers else []
     rows: list[list[str]] = []
     for i, name in enumerate(classes):
         row = [name]

@@ -76,8 +76,7 @@ class Plot:
     @cached_property
     def svg(self) -> str:
         """The plot as an element of a page."""
-        text = _saved(self.figure, "svg", {"Date": None, "Creator": None, "Format": None, "Type": None}).decode("utf-8")
-        return _for_page(text[text.index("<svg") :], self)
+        return _for_page(self.alone, self)
 
     @cached_property
     def alone(self) -> str:
