@@ -159,7 +159,7 @@ def test_prose_is_narrow_and_every_section_can_be_tried() -> None:
 
 def test_the_guide_lists_the_events_that_a_sink_receives() -> None:
     table = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| (.+) \|$", sections()["A sink"], re.MULTILINE))
-    loop = (REPO / "stagedkd" / "train" / "loop.py").read_text("utf-8")
+    loop = "".join((REPO / "stagedkd/train" / name).read_text("utf-8") for name in ("loop.py", "account.py"))
     assert set(re.findall(r'log\.write\("(\w+)"', loop)) == table.keys()
     (row,) = re.findall(r"row = \{\n(.*?)\n        \}", loop, re.DOTALL)
     further = re.findall(r'"epoch", \*\*row, (\w+)=', loop) + re.findall(r'mixture = \{"(\w+)"', loop)

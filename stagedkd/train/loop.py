@@ -1,4 +1,4 @@
-"""The training loop: phases, epochs and steps, one training step, averaged weights, checkpoints and events.
+"""The training loop: phases, epochs and steps, one training step, averaged weights, validation and checkpoints.
 
 For one kind of device, thread count and compile flag, a training is a pure function of its job. On the CPU a resumed
 training gives the same bits as an uninterrupted one.
@@ -9,7 +9,6 @@ training gives the same bits as an uninterrupted one.
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -27,6 +26,7 @@ from stagedkd.models.quantise import quantisers
 from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Train
 from stagedkd.train import checkpoint
+from stagedkd.train.account import Account
 from stagedkd.train.backend import AUTOCAST, is_out_of_memory, sound_backend
 from stagedkd.train.correlation import Probe
 from stagedkd.train.job import Job, Progress
@@ -38,7 +38,6 @@ from stagedkd.train.readings import LossReader, NotFinite
 from stagedkd.train.rehearsal import PASSES
 from stagedkd.train.schedule import loss_weight, step_rate
 from stagedkd.train.step import StepInfo, StepModel, StepModels
-from stagedkd.train.tally import contributions, count
 from stagedkd.train.terms import step_losses
 
 NAN_HINT = "lower train.lr or the loss's weight, or use precision: fp32; the last good checkpoint is kept"
@@ -123,15 +122,15 @@ def train_step(
 
 class _Training:
     """A training that is being run. `average` holds the averaged weights, `loaded` the checkpoint from which it resumes
-    until its phase begins, `last_write` the time of the start or of the last checkpoint, `unread` the weights of the
-    losses of each step whose losses were not read yet."""
+    until its phase begins, `last_write` the time of the start or of the last checkpoint."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.execution, self.progress = job, job.execution, Progress()
         self.average: Network | None = None
         self.loaded: dict[str, Any] | None = None
         self.last_write = time.monotonic()
-        self.reader, self.unread = LossReader(self.execution.loss_every), list[dict[str, float]]()
+        self.reader = LossReader(self.execution.loss_every)
+        self.account = Account(job, self.progress, self.reader)
         forward = job.student.run
         self.student = StepModel(torch.compile(forward) if self.execution.compile else forward, job.input)
 
@@ -153,7 +152,7 @@ class _Training:
             self.execution.log.truncate(0)
             return
         job, loaded = self.job, self.loaded
-        self.progress = Progress(**loaded["at"])
+        vars(self.progress).update(loaded["at"])
         if job.phases[self.progress.phase].quantised:
             insert_quantisers(job)
         job.student.load_state_dict(loaded["student"])
@@ -259,8 +258,10 @@ class _Training:
             self._average(phase.train)
             progress.seconds += time.monotonic() - started
             progress.waited += waited
-            self.unread.append(weights)
-            self._report(phase, epoch_steps, rate)
+            self.account.unread.append(weights)
+            self.account.report(phase, epoch_steps, rate)
+            if epoch_ends:
+                self._validate(phase, progress.step // epoch_steps)
             self._save(phase, state, epoch_steps)
             if rehearsal:
                 rehearsal.step(phase.name)
@@ -269,7 +270,7 @@ class _Training:
         """The error with the place of its step."""
         step = self.progress.step
         if isinstance(error, NotFinite):
-            step += error.index - len(self.unread)
+            step += error.index - len(self.account.unread)
         return TrainingError(f"{error.message} at {self._place(phase, epoch_steps, step)}", hint=NAN_HINT)
 
     def _place(self, phase: PhaseWork, epoch_steps: int, step: int) -> str:
@@ -305,33 +306,6 @@ class _Training:
         means = {name: total / count for name, (total, count) in scales.items()}
         return {name: weight / means.get(name, 1.0) for name, weight in weights.items()}
 
-    def _report(self, phase: PhaseWork, epoch_steps: int, rate: float) -> None:
-        """Count the step. Where losses were read, tell the listener, and write the event of an epoch at its end."""
-        progress = self.progress
-        progress.step += 1
-        progress.total += 1
-        progress.clips += phase.train.batch
-        if not self._tally(phase):
-            return
-        means = {name: value / progress.summed for name, value in progress.sums.items()}
-        row = {
-            "phase": phase.name,
-            "epoch": (progress.step - 1) // epoch_steps + 1,
-            "epochs": phase.run_epochs,
-            "step": progress.total,
-            "lr": rate,
-            "losses": means,
-            "clips_per_s": progress.clips / max(progress.seconds, 1e-9),
-        }
-        seconds, done = progress.seconds + progress.validating, progress.total / max(1, self._all_steps())
-        self.execution.on_step({**row, "done": done, "seconds": seconds, "top1": progress.top1})
-        if progress.step % epoch_steps == 0:
-            mixture = {"shares": progress.mixtures[-1]["shares"]} if phase.pairs and progress.mixtures else {}
-            self.execution.log.write("epoch", **row, terms=contributions(progress.tally), **mixture)
-            progress.last[phase.name] = means
-            progress.sums, progress.summed, progress.tally = {}, 0, {}
-            self._validate(phase, progress.step // epoch_steps)
-
     def _validate(self, phase: PhaseWork, epoch: int) -> None:
         """Validate the network that would be the result if the training ended here, and write the event."""
         validation, progress, execution = self.job.validation, self.progress, self.execution
@@ -344,24 +318,6 @@ class _Training:
         if measured is not None:
             progress.top1 = measured["top1"]
             execution.log.write("validation", phase=phase.name, epoch=epoch, step=progress.total, **measured)
-
-    def _tally(self, phase: PhaseWork) -> bool:
-        """Add up the losses that were read. Returns whether there were any."""
-        progress, taken = self.progress, self.reader.take()
-        if not taken:
-            return False
-        for values, weights in zip(taken, self.unread, strict=True):
-            weighted = {name: weights[name] * value for name, value in values.items()}
-            for name, value in {**values, "total": math.fsum(weighted.values())}.items():
-                progress.sums[name] = progress.sums.get(name, 0.0) + value
-            count(progress.tally, weighted)
-            count(progress.tallies.setdefault(phase.name, {}), weighted)
-        progress.summed += len(taken)
-        self.unread = []
-        return True
-
-    def _all_steps(self) -> int:
-        return sum(phase.run_epochs * self.job.feed.steps(phase) for phase in self.job.phases)
 
     def _average(self, train: Train) -> None:
         """Update the averaged weights, if the phase has `ema`."""
@@ -407,7 +363,7 @@ class _Training:
             self.reader.read(now=True)
         except TrainingError as error:
             raise self._located(error, phase, epoch_steps) from None
-        self._tally(phase)
+        self.account.tally(phase)
         contents = {
             "at": dict(self.progress.__dict__),
             "student": job.student.state_dict(),
