@@ -44,12 +44,14 @@ def reference() -> str:
     from stagedkd.plan.graph import Plan, Stage
     from stagedkd.plan.runtime import Runtime, load_runtime
     from stagedkd.report.results import NetworkResult, Results
+    from stagedkd.stages.context import Listener, Silent
 
     functions = [getattr(stagedkd, name) for name in ("load_spec", "compile_plan", "run", "report", "load_student")]
     lines = [HEAD, "## Functions of stagedkd\n", *(line for each in functions for line in _function(each))]
     lines += ["## A student\n", *_class(Student), *_class(Prediction)]
     lines += ["## What runs return\n", *(line for each in (Plan, Stage, Outcome, Results) for line in _class(each))]
     lines += [*_class(NetworkResult), "## Where and how it runs\n", *_class(Runtime), *_function(load_runtime)]
+    lines += ["## Your own listener\n", *_class(Listener), f"### {Silent.__name__}\n", *_docstring(Silent)]
     return "\n".join([*lines, "## Errors\n", *_class(StagedkdError)])
 
 

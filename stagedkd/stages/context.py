@@ -44,8 +44,9 @@ class Listener(Protocol):
     def step(self, fields: Mapping[str, Any]) -> None:
         """Losses of a training were read, every `runtime.loss_every` steps. `fields` are plain values: `phase`, `epoch`
         and `epochs` of the phase, `step` of the whole training, `lr`, `losses` (means over this epoch so far, by name),
-        `clips_per_s`, `done` (the part of the training, in 0..1) and `seconds` of training. From other processes come
-        at most ten a second."""
+        `clips_per_s`, `done` (the part of the training, in 0..1), `seconds` of training and validation, and `top1`, the
+        accuracy of the last validation in 0..1, None before the first. From other processes come at most ten a second.
+        """
         ...
 
     def count(self, what: str, done: int, of: int) -> None:
