@@ -79,7 +79,8 @@ def test_some_clips_are_some_of_each_class(classes: list[int], in_turn: bool) ->
     """Whatever the order: also where a data set lists its classes in turn, which a fixed step would meet in part."""
     labels = np.arange(len(classes)) % 8 if in_turn else np.array(classes, np.int64)
     clip_ids: npt.NDArray[np.int64] = np.arange(len(labels), dtype=np.int64) + 7
-    some = some_of_each(clip_ids, labels)
+    some, classes_of = some_of_each(clip_ids, labels)
+    assert classes_of.tolist() == labels[some - 7].tolist()
     assert len(some) == min(len(labels), MOST) and some.tolist() == sorted(set(some.tolist()))
     assert np.isin(some, clip_ids).all()
     for label in set(labels.tolist()):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from stagedkd.data.address import Address
@@ -34,6 +36,14 @@ def open_source(session: Session, data: Artifact, clip: Clip, device: torch.devi
     videos = videos_of(table, clip, read_times(content) if clip.sampling == "time" else None)
     _note_enlarged(session, clip, videos)
     return VideoClips(_reader(session, section, clip), table["path"], videos, clip, device)
+
+
+def clips_of_split(data: Artifact, split: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The ids of the clips of a split, and their true labels. It gives no truth of another split: what a training is
+    validated by must not hold the hidden labels of the clips that it trains on."""
+    splits = read_table(data.read("clips.parquet"), "split")["split"]
+    clip_ids = np.array([i for i, of in enumerate(splits) if of == split], np.int64)
+    return clip_ids, np.array(read_table(data.read("truth.parquet"))["label"], np.int64)[clip_ids]
 
 
 def _note_enlarged(session: Session, clip: Clip, videos: Sequence[Video]) -> None:

@@ -15,7 +15,7 @@ from stagedkd.models.quantise import quantisers
 from stagedkd.models.shapes import measure
 from stagedkd.plan.work import DistillWork, EvaluateWork
 from stagedkd.spec.schema import OutputsArch
-from stagedkd.stages.clips import open_source
+from stagedkd.stages.clips import clips_of_split, open_source
 from stagedkd.stages.context import Context, Result
 from stagedkd.stages.loggers import log_result
 from stagedkd.stages.mistakes import write_mistakes
@@ -43,11 +43,9 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
     torch.set_num_threads(context.runtime.used_threads)
     data, device = context.inputs["data"], device_of(context.runtime.device)
     classes: list[str] = data.json("data.json")["classes"]
-    clips = read_table(data.read("clips.parquet"), "split", "path")
-    clip_ids = np.array([i for i, split in enumerate(clips["split"]) if split == work.split], np.int64)
+    clip_ids, labels = clips_of_split(data, work.split)
     if not len(clip_ids):
         raise DataError(f"split '{work.split}' has no clips", hint="evaluate another split, or set data.test_folds")
-    labels = np.array(read_table(data.read("truth.parquet"))["label"], np.int64)[clip_ids]
     if isinstance(work.arch, OutputsArch):
         return _evaluate_outputs(context, work, work.arch, clip_ids, labels, classes)
     if reason := context.inputs["network"].manifest.metrics.get("headless"):
@@ -66,7 +64,8 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
     scores = predict(network, source, clip_ids, work.batch, work.clips, work.crops, work.input, progress, rehearsal)
     _write_predictions(context, clip_ids, labels, scores)
     if rehearsal is None:
-        write_mistakes(context.workspace.files, source, clips["path"], clip_ids, labels, scores, classes)
+        paths = read_table(data.read("clips.parquet"), "path")["path"]
+        write_mistakes(context.workspace.files, source, paths, clip_ids, labels, scores, classes)
     view = work.clip.seen(work.input)
     shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *view)
     metrics = metrics_of(scores, labels, classes)
@@ -77,8 +76,8 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
         "flops": shape.flops,
     }
     facts = run_facts(device, 0.0) | _latency(context, network, device)
-    val = [i for i, split in enumerate(clips["split"]) if split == "val"][:CLIPS]
-    facts["dead_channels"] = _dead_channels(context, work, network, source, val)
+    some = clips_of_split(data, "val")[0][:CLIPS].tolist()
+    facts["dead_channels"] = _dead_channels(context, work, network, source, some)
     log_result(context, metrics)
     return Result(metrics=metrics, run=facts)
 

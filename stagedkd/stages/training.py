@@ -21,7 +21,7 @@ from stagedkd.models.network import Network, channels_last
 from stagedkd.plan.work import DistillWork, NetworkWork, PhaseWork, TeachWork, WeakenWork
 from stagedkd.spec.labelled import uses_labels
 from stagedkd.spec.schema import Input, Sees
-from stagedkd.stages.clips import open_source, workers
+from stagedkd.stages.clips import clips_of_split, open_source, workers
 from stagedkd.stages.context import Context, Result
 from stagedkd.stages.keeping import kept_views
 from stagedkd.stages.loggers import training_loggers
@@ -69,12 +69,8 @@ def validation_of(context: Context, feed: Feed) -> Validation | None:
     """The validation clips of a training; None if it is not validated. Of several ranks the first one validates."""
     if not context.plan.validate_every or not context.first:
         return None
-    data = context.inputs["data"]
-    splits = read_table(data.read("clips.parquet"), "split")["split"]
-    labels = np.array(read_table(data.read("truth.parquet"))["label"], np.int64)
-    clip_ids = np.array([i for i, split in enumerate(splits) if split == "val"], np.int64)
-    clip_ids = some_of_each(clip_ids, labels[clip_ids])
-    return Validation(feed.source, clip_ids, labels[clip_ids], context.plan.validate_every)
+    clip_ids, labels = some_of_each(*clips_of_split(context.inputs["data"], "val"))
+    return Validation(feed.source, clip_ids, labels, context.plan.validate_every)
 
 
 def execution_of(context: Context, device: torch.device, scratch: Path, times: int = 1) -> Execution:

@@ -83,14 +83,17 @@ class Validation:
         return logits_of(network, fit_input(view_B3THW, network_input)).float().cpu()
 
 
-def some_of_each(clip_ids: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """At most `MOST` of the clips, in order, of which each class keeps its part: evenly spaced over the clips sorted by
-    class, so the order in which a data set lists its clips does not matter.
+def some_of_each(
+    clip_ids: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """At most `MOST` of the clips, in order, and their classes. Each class keeps its part: they are evenly spaced over
+    the clips sorted by class, so the order in which a data set lists its clips does not matter.
 
     Args:
         clip_ids: (n,), rising. labels: their classes, (n,).
     """
     if len(clip_ids) <= MOST:
-        return clip_ids
-    by_class = clip_ids[np.argsort(labels, kind="stable")]
-    return np.sort(by_class[np.linspace(0, len(clip_ids) - 1, MOST).round().astype(np.int64)])
+        return clip_ids, labels
+    by_class = np.argsort(labels, kind="stable")
+    kept = np.sort(by_class[np.linspace(0, len(clip_ids) - 1, MOST).round().astype(np.int64)])
+    return clip_ids[kept], labels[kept]
