@@ -313,13 +313,13 @@ def main() -> None:
         for entry in chosen:
             print(f"{entry.id} ...", flush=True)
             rows += measure(entry, options.rounds, trees)
-    facts["load at the end"] = os.getloadavg()[0]
+            facts["load at the end"] = os.getloadavg()[0]
+            if options.json:  # after each entry, since an hour is long
+                options.json.write_text(json.dumps({"rows": rows, "machine": facts}, indent=1) + "\n", "utf-8")
     print(f"\n{'':<66}{'median':>8}{'min':>8}{'max':>8}   target  holds")
     for row in rows:
         print(line(row))
     print("\n" + ", ".join(f"{name} {value}" for name, value in facts.items()))
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows, "machine": facts}, indent=1) + "\n", "utf-8")
     sys.exit(1 if any("failed" in row for row in rows) else 0)
 
 
