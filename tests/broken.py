@@ -180,7 +180,7 @@ BROKEN = [
         "arch: r3d_18, width: 8",
         "6:25",
         "unknown key 'teacher.width'",
-        "known keys: arch, weights, substages, input, train, epochs, labels, seed, trains, share",
+        "known keys: arch, weights, substages, input, train, epochs, labels, seed, trains, sees, share",
     ),
     ("width: 8, blocks", "widht: 8, blocks", "6:27", "unknown key 'teacher.widht'", "did you mean 'width'?"),
     (

@@ -93,9 +93,33 @@ def test_parts_that_cannot_be(project: Path, value: str, message: str) -> None:
     assert message in caught.value.problems[0].message
 
 
-def test_a_teacher_sees_all_clips(project: Path) -> None:
-    with pytest.raises(SpecError, match="sees"):
-        load_spec("specs/tiny.yaml", ["teacher.sees=24"])
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["teacher.sees=24"], "'teacher.sees' must be same or others"),
+        (["teacher.sees=same"], "sees: same is about the student's part of the clips, but the student sees all"),
+        (
+            ["teacher.sees=others", "student.sees=48"],
+            "the student sees all training clips, so none are left for the teacher",
+        ),
+        (["co_teachers=[{arch: resnet3d, width: 4, epochs: 1, sees: others}]"], "sees: others is about the student's"),
+    ],
+)
+def test_parts_that_a_teacher_cannot_see(project: Path, sets: list[str], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec("specs/tiny.yaml", sets)
+    assert message in caught.value.problems[0].message and "sees" in str(caught.value)
+
+
+def test_a_teacher_of_the_same_or_of_other_clips_has_keys_of_its_own(project: Path) -> None:
+    sets = {None: [], "same": ["teacher.sees=same"], "others": ["teacher.sees=others"]}
+    plans = {
+        sees: compile_plan(load_spec("specs/tiny.yaml", ["student.sees=24", *more])) for sees, more in sets.items()
+    }
+    keys = {plan.stage("teacher").key for plan in plans.values()}
+    assert len(keys) == 3 and plans[None].stage("control-ce").key == plans["others"].stage("control-ce").key
+    assert "the student sees 24 of the training clips, the teacher the same ones" in plans["same"].notes
+    assert "the student sees 24 of the training clips, the teacher all others" in plans["others"].notes
 
 
 @pytest.mark.slow
@@ -133,6 +157,30 @@ def test_hop_and_control_see_the_same_part(project: Path, monkeypatch: pytest.Mo
     results = collect(outcome.plan, Store(project / "store"))
     assert results.student.labels_used == f"{metrics['labelled_clips']} of 20; it sees 20 of 48 clips"
     assert results.teacher.labels_used == "48 of 48 (true)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sees", ["same", "others"])
+def test_a_teacher_of_the_same_or_of_other_clips(project: Path, monkeypatch: pytest.MonkeyPatch, sees: str) -> None:
+    from stagedkd.stages import distill, teach
+
+    seen: list[set[int]] = []
+    for stage in (distill, teach):
+        fit = stage.fit
+
+        def training(job: Job, fit: object = fit) -> object:
+            seen.append(set(job.feed.clip_ids.tolist()))
+            return fit(job)  # pyright: ignore[reportCallIssue]
+
+        monkeypatch.setattr(stage, "fit", training)
+    sets = ["student.sees=20", "cascade=[]", "control=null", "teacher.epochs=1", f"teacher.sees={sees}"]
+    outcome = run(load_spec("specs/tiny.yaml", sets))
+    teacher, student = seen
+    assert len(student) == 20
+    assert teacher == student if sees == "same" else len(teacher) == 28 and not teacher & student
+    count = len(teacher)
+    results = collect(outcome.plan, Store(project / "store"))
+    assert results.teacher.labels_used == f"{count} of {count} (true); it sees {count} of 48 clips"
 
 
 @pytest.mark.slow

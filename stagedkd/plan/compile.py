@@ -213,6 +213,8 @@ class _Compiler:
             augment=augment,
             phase=ce_phase(self.spec, teacher, teacher.epochs, stop, soft=soft) if teacher.epochs else None,
             seed=teacher.seed,
+            sees=self.spec.student.sees if teacher.sees == "same" else None,
+            avoids=self.spec.student.sees if teacher.sees == "others" else None,
         )
         refined = {"refined": rounds[-1]} if source == "refined" and rounds else {}
         self._add(role, name, work, {**needs, **refined}, locked=locked)
@@ -299,7 +301,8 @@ class _Compiler:
         weights, locked = self._weights(network)
         matched = matching(self.spec, network, teacher) if self._pairs_needed() else None
         if (sees := network.sees or self.spec.student.sees) is not None:
-            self._note(f"the {name} sees {sees.title} of the training clips, the teacher all of them")
+            others = {"same": "the same ones", "others": "all others", None: "all of them"}[self.spec.teacher.sees]
+            self._note(f"the {name} sees {sees.title} of the training clips, the teacher {others}")
         names, guides = self._guides(row, earlier)
         self._note_limits(row)
         if network.quantise is not None:

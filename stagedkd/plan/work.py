@@ -258,7 +258,8 @@ class NetworkWork(WorkSection):
 class TeachWork(NetworkWork):
     """Train one network by cross-entropy; without a `phase`, use its weights as they are. `labels` says whether it
     learns from the labels of the other networks ("same"), from the true labels of all training clips ("all"), or from
-    the labels that the input `refined` accepts ("refined").
+    the labels that the input `refined` accepts ("refined"). Given `avoids`, it sees the clips that a network of
+    `sees: avoids` does not see.
     `declared` are the labels behind its weights, as the user knows them, for reports alone. `headless` allows weights
     without a head for the classes, since no loss compares logits."""
 
@@ -270,6 +271,7 @@ class TeachWork(NetworkWork):
     labels: Literal["same", "all", "refined"]
     declared: DeclaredLabels | None = None
     headless: bool = False
+    avoids: Sees | None = None
     phase: PhaseWork | None
 
     @property

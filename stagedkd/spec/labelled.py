@@ -8,7 +8,7 @@ from typing import Literal
 from stagedkd.spec.families import class_names
 from stagedkd.spec.fields import nearest
 from stagedkd.spec.problems import PathProblem
-from stagedkd.spec.schema import Losses, NetworkFields, Simulated, Spec, Student, Teacher, Train, TrainPatch
+from stagedkd.spec.schema import Losses, NetworkFields, Sees, Simulated, Spec, Student, Teacher, Train, TrainPatch
 from stagedkd.spec.schema.training import ClassWeights
 from stagedkd.spec.yaml import Path_
 
@@ -66,7 +66,9 @@ def refined_teacher_problems(spec: Spec) -> Iterator[PathProblem]:
 
 
 def sees_problems(spec: Spec) -> Iterator[PathProblem]:
-    """Check that there are as many simulated training clips as a network is to see."""
+    """Check that there are as many simulated training clips as a network is to see, and that a part of the student's is
+    there for a teacher that sees the same or other clips."""
+    yield from _teacher_sees_problems(spec)
     items = enumerate(spec.cascade if spec.cascade != "auto" else ())
     students: list[tuple[Path_, Student]] = [(("cascade", i), n) for i, n in items if isinstance(n, NetworkFields)]
     for path, student in (*students, (("student",), spec.student)):
@@ -76,6 +78,31 @@ def sees_problems(spec: Spec) -> Iterator[PathProblem]:
         if count > total:
             message = f"the network sees {count} clips, but there are {total} training clips"
             yield PathProblem(message, (*path, "sees"), f"set sees to {total} or less, or raise data.train")
+
+
+def _teacher_sees_problems(spec: Spec) -> Iterator[PathProblem]:
+    """Check the teachers that see the same or other clips than the student."""
+    teachers: list[tuple[Path_, Teacher]] = [(("teacher",), spec.teacher)]
+    teachers += [(("co_teachers", i), teacher) for i, teacher in enumerate(spec.co_teachers)]
+    part = spec.student.sees
+    for path, teacher in teachers:
+        at = (*path, "sees")
+        if teacher.sees is None:
+            continue
+        if not teacher.epochs:
+            message = "a teacher of 0 epochs is not trained, so it sees no clips"
+            yield PathProblem(message, at, "raise its epochs, or remove sees")
+        elif part is None:
+            message = f"sees: {teacher.sees} is about the student's part of the clips, but the student sees all"
+            yield PathProblem(message, at, "set student.sees, for example to 80, or remove it here")
+        elif teacher.sees == "others" and _clips_left(spec, part) == 0:
+            message = "the student sees all training clips, so none are left for the teacher"
+            yield PathProblem(message, at, "lower student.sees, or raise data.train")
+
+
+def _clips_left(spec: Spec, part: Sees) -> int | None:
+    """The simulated training clips that are not in a part; None for videos, which nothing has counted yet."""
+    return spec.data.train - part.clips_of(spec.data.train) if isinstance(spec.data, Simulated) else None
 
 
 def out_of_fold_warnings(spec: Spec) -> Iterator[PathProblem]:

@@ -119,7 +119,7 @@ def save_result(context: Context, job: Job, progress: Progress, extra: Mapping[s
     save_network(context, job.student)
     labelled = int((job.feed.labels >= 0).sum())
     metrics = {"steps": progress.total, "labelled_clips": labelled, "clips": len(job.feed.clip_ids), **extra}
-    if isinstance(work := context.stage.work, NetworkWork) and work.sees is not None:
+    if isinstance(work := context.stage.work, NetworkWork) and _part(work) is not None:
         metrics["clips_of"] = sum(context.inputs["labels"].manifest.metrics["labels"].values())
     metrics["losses"] = {phase: dict(means) for phase, means in progress.last.items()}
     metrics["terms"] = {phase: contributions(tally) for phase, tally in progress.tallies.items()}
@@ -185,8 +185,12 @@ def feed_of(
         assert refined is not None
         given_labels = np.where(refined.accepted, refined.posteriors.argmax(1), -1)
         alone |= {"pseudo"}
-    if work.sees is not None:
-        rows = _seen_rows(context, work.sees, np.array(table["label"], np.int64), clip_ids)
+    if (part := _part(work)) is not None:
+        rows = _seen_rows(context, part, np.array(table["label"], np.int64), clip_ids)
+        if part is not work.sees:
+            rows = np.setdiff1d(np.arange(len(clip_ids)), rows)
+        if not len(rows):
+            raise DataError("no training clip is left for the teacher", hint="lower student.sees, or set sees: same")
         clip_ids, given_labels = clip_ids[rows], given_labels[rows]
         refined = refined and Refined(refined.posteriors[rows], refined.accepted[rows])
         if not (given_labels >= 0).any() and any(uses_labels(phase.losses) for phase in work.trainings):
@@ -208,6 +212,11 @@ def feed_of(
         alone,
         kept_views=kept_views(data, work) if context.ranks == 1 else None,
     )
+
+
+def _part(work: NetworkWork) -> Sees | None:
+    """The part of the training clips that a network sees, or that it must not see; None: it sees all."""
+    return work.sees or (work.avoids if isinstance(work, TeachWork) else None)
 
 
 def _seen_rows(

@@ -208,6 +208,9 @@ class TeacherFields(NetworkFields):
     trains: Literal["all", "head"] = "all"
     """The part that its training changes. head: a linear probe: the head alone is trained, and all blocks stay as the
     weights give them, in eval mode, so that no statistics of BatchNorm move. It needs weights."""
+    sees: Literal["same", "others"] | None = None
+    """The training clips that it may see, where `student.sees` names a part. same: the part of the student. others: the
+    clips that the student does not see, as a teacher from elsewhere. Unset: all of them."""
     share: Weight = 1.0
     """Its weight among several teachers (`co_teachers`)."""
 
@@ -282,7 +285,8 @@ class StudentFields(NetworkFields):
     """Epochs of the whole hop, over all phases. A phase without `epochs` gets what the other phases leave."""
     sees: Sees | None = None
     """The part of the training clips that it may see in its hop; an epoch is that long. It also holds for the control
-    and for assistants that say nothing else. The teacher and refinement see all training clips. Unset: all of them."""
+    and for assistants that say nothing else. Refinement sees all training clips, and so does a teacher
+    without `sees`. Unset: all of them."""
     quantise: Quantise | None = None
     """int8: it is fine-tuned for int8 in a last phase, and computes rounded numbers from then on; or a map with the
     settings of that phase. For the student alone; the control and refinement stay in float32. Unset: float32."""
