@@ -17,7 +17,7 @@ from stagedkd.plan.runtime import load_runtime
 from stagedkd.stages.context import Silent
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Store
-from stagedkd.train.validate import MOST, some_of_each
+from stagedkd.train.validate import MOST, rarely, some_of_each
 from tests.tools import files_of
 
 SHORT = ("cascade=[]", "teacher.epochs=2")
@@ -72,6 +72,24 @@ def test_a_phase_ends_with_a_validation_whatever_the_interval(project: Path) -> 
     assert [e["epoch"] for e in events] == [3, 4] and [e["step"] for e in events] == [9, 12]
     splits = read_table(store.artifact(plan.stage("data")).read("clips.parquet"), "split")["split"]
     assert {e["clips"] for e in events} == {splits.count("val")}
+
+
+@given(st.integers(1, MOST), st.integers(1, 10**6))
+def test_validation_is_rare_where_an_epoch_has_few_clips(validated: int, trained: int) -> None:
+    """An eighth at most, where a validated clip takes a third of a trained one: half a unit is lost by rounding."""
+    assert validated / 3 / (rarely(validated, trained) * trained) <= 1 / 8
+
+
+def test_how_rare_it_is() -> None:
+    assert rarely(256, 1200) == 1  # the quickstart
+    assert rarely(256, 80) == 13 and rarely(30, 60) == 2 and rarely(1, 10**6) == 1
+
+
+def test_unset_means_by_the_length_of_an_epoch(project: Path) -> None:
+    plan, store = trained(project, "a", "data.val=40")
+    events = validations(plan, store, "control-ce")
+    assert [e["epoch"] for e in events] == [3, 4]  # 4 * 40 / 48
+    assert {e["clips"] for e in events} == {40}
 
 
 @given(st.lists(st.integers(0, 11), max_size=5 * MOST), st.booleans())

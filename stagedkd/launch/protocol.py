@@ -46,7 +46,7 @@ class StageRequest(Section):
     listed: tuple[str, ...]
     stages: tuple[Stage, ...]
     clip: Clip
-    validate_every: int
+    validate_every: int | None
     stage: str
     runtime: Runtime
 

@@ -54,13 +54,13 @@ class Stage:
 class Graph:
     """Stages in topological order, ready to be executed. What their works do not name, since it changes no result:
     `clip` gives the decoder and the cache, `validate_every` the epochs between two validations of a training (0: never
-    validated)."""
+    validated; None: as many as the length of an epoch suggests)."""
 
     name: str
     lock: Lock
     stages: tuple[Stage, ...]
     clip: Clip
-    validate_every: int
+    validate_every: int | None
 
     def stage(self, name: str) -> Stage:
         """The stage of this name. Raises KeyError if there is none."""

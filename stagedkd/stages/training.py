@@ -43,7 +43,7 @@ from stagedkd.train.ranks import Ranks
 from stagedkd.train.sinks import open_log
 from stagedkd.train.step import DistillOptions
 from stagedkd.train.tally import contributions
-from stagedkd.train.validate import Validation, some_of_each
+from stagedkd.train.validate import Validation, rarely, some_of_each
 
 
 def label_job(
@@ -67,10 +67,11 @@ def label_job(
 
 def validation_of(context: Context, feed: Feed) -> Validation | None:
     """The validation clips of a training; None if it is not validated. Of several ranks the first one validates."""
-    if not context.plan.validate_every or not context.first:
+    if context.plan.validate_every == 0 or not context.first:
         return None
     clip_ids, labels = some_of_each(*clips_of_split(context.inputs["data"], "val"))
-    return Validation(feed.source, clip_ids, labels, context.plan.validate_every)
+    every = context.plan.validate_every or rarely(len(clip_ids), len(feed.clip_ids))
+    return Validation(feed.source, clip_ids, labels, every)
 
 
 def execution_of(context: Context, device: torch.device, scratch: Path, times: int = 1) -> Execution:

@@ -26,6 +26,7 @@ from stagedkd.spec.schema import Input
 from stagedkd.train.evaluate import logits_of
 
 MOST = 256  # clips, so that large sets do not slow a training down
+CLIPS_EACH = 4  # clips that are trained on for each one that is validated, where nobody says how often
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,17 @@ class Validation:
         """The logits (B, N) of some clips, in float32 on the CPU."""
         (view_B3THW,) = self.source.views(self.clip_ids[rows].tolist(), 1, 1)
         return logits_of(network, fit_input(view_B3THW, network_input)).float().cpu()
+
+
+def rarely(validated: int, trained: int) -> int:
+    """The epochs between two validations, so that they take a small part of the time where an epoch has few clips. A
+    clip takes about a third of the time of a training step's: its forward pass. So it is at most about an eighth, less
+    with guides.
+
+    Args:
+        validated: clips of a validation. trained: clips of an epoch.
+    """
+    return max(1, round(CLIPS_EACH * validated / trained))
 
 
 def some_of_each(

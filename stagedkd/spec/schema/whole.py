@@ -27,10 +27,11 @@ class Evaluate(Section):
     """Number of views along the longer side, whose outputs are averaged."""
     batch: Batch = 64
     """Number of clips evaluated at once."""
-    every: Annotated[int, Field(ge=0, le=100_000)] = 1
+    every: Annotated[int, Field(ge=0, le=100_000)] | None = None
     """Epochs between two looks at the validation split while a network trains, for curves and progress: one view of at
     most 256 of its clips, also where `split` is test. The last checkpoint is the result, whichever epoch was best. It
-    changes no weight, so it is in no key. 0: never."""
+    changes no weight, so it is in no key. 0: never. Unset: 1, or more where an epoch has few clips, so that validation
+    takes a small part of the training's time."""
 
 
 class Spec(Section):
