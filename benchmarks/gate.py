@@ -1,0 +1,162 @@
+"""The gate of a table of evidence: before its seeds are run, one seed of every setting is read for the traps of METHOD
+section 7, on validation.
+
+    python benchmarks/gate.py SPEC [--seed N] [--jobs N]
+
+It runs the cells of one seed with evaluate.split=val (their trainings are those of the table; the test split is not
+touched), and prints what `docs/results.md` shows: the task against its ceiling and chance, then for every setting its
+accuracy, compute beside the baseline's, the rate at the end of each phase, the labelled clips of a step, the shares of
+the losses, dead channels, sizes and rates of the networks, and of a mixture the share of the substages in training.
+Exit status 1: something that the gate asks for does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from stagedkd.experiment.run import run_experiment
+from stagedkd.plan.graph import Plan
+from stagedkd.plan.runtime import load_runtime
+from stagedkd.plan.work import DistillWork, PhaseWork
+from stagedkd.report.collect import collect
+from stagedkd.report.results import Results
+from stagedkd.spec.labelled import labels_alone
+from stagedkd.spec.load import load_experiment
+from stagedkd.stages.context import Silent
+from stagedkd.store.store import Store
+from stagedkd.train.schedule import phase_rates
+
+REPO = Path(__file__).resolve().parent.parent
+CEILING, FLOOR, GAP = 0.95, 0.85, 0.05  # of the teacher; and how far the baseline must be below it
+NARROW, DEAD, EQUAL = 8, 0.25, 0.03  # channels, share of them, and how far compute may differ
+HEADS = ("setting", "top-1", "compute", "networks: parameters, rate", "rate at the end", "labelled a step", "losses")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spec", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    runtime = load_runtime(REPO, jobs=options.jobs, threads=1)
+    experiment = load_experiment(options.spec, ["evaluate.split=val"], cells=[f"seed={options.seed}"])
+    outcome = run_experiment(experiment, runtime, Silent())
+    for error in outcome.failed.values():
+        raise error
+    store = Store(runtime.folder("store"))
+    settings = {
+        ",".join(f"{axis}={label}" for axis, label in outcome.plans.labels[name].items() if axis != "seed"): collect(
+            plan, store
+        )
+        for name, plan in outcome.plans.cells.items()
+    }
+    declared = experiment.declared
+    baseline = settings[declared.baseline] if declared else next(iter(settings.values()))
+    print(f"{options.spec}, seed {options.seed}, validation\n")
+    failed = [line for line, holds in task(baseline) if not holds]
+    failed += [line for name, results in settings.items() for line in faults(name, results, baseline)]
+    print("\n| " + " | ".join(HEADS) + " |\n|" + "---|" * len(HEADS))
+    for name, results in settings.items():
+        print("| " + " | ".join((name, *row(results, baseline))) + " |")
+    for line in sorted({note for note in next(iter(outcome.plans.cells.values())).notes if "tune chose" in note}):
+        failed.append(line)
+    print("\n" + ("\n".join(f"does not hold: {line}" for line in failed) or "all holds"))
+    sys.exit(bool(failed))
+
+
+def task(baseline: Results) -> Iterator[tuple[str, bool]]:
+    """What the task must be, each with whether it is."""
+    teacher, student = baseline.teacher, baseline.student
+    chance = max(1 / student.classes, student.commonest or 0)
+    lines = (
+        (f"teacher {teacher.top1:.1%}, between {FLOOR:.0%} and {CEILING:.0%}", FLOOR <= teacher.top1 <= CEILING),
+        (
+            f"baseline {student.top1:.1%}, at least {100 * GAP:.0f} points below the teacher",
+            teacher.top1 - student.top1 >= GAP,
+        ),
+        (f"baseline above chance, {chance:.1%}", not student.near_chance),
+    )
+    for line, holds in lines:
+        print(f"{line}: {'yes' if holds else 'NO'}")
+        yield line, holds
+
+
+def faults(name: str, results: Results, baseline: Results) -> Iterator[str]:
+    """What the gate asks of every setting and does not find."""
+    ratio = (results.train_flops or 0) / (baseline.train_flops or 1)
+    if "longer" not in name and abs(ratio - 1) > EQUAL:
+        yield f"{name}: {ratio:.2f} of the baseline's compute"
+    for network in results.hops:
+        if network.dead is not None and network.dead > DEAD:
+            yield f"{name}: {network.dead:.0%} of the channels of the {network.name} are dead"
+    sizes = [network.params for network in (results.teacher, *results.hops) if network.params]
+    if any(above < 1.5 * below for above, below in zip(sizes, sizes[1:], strict=False)):
+        yield f"{name}: two networks of the cascade are nearly of one size: {sizes}"
+    for stage, work in hops(results.plan):
+        width = getattr(work.arch, "width", NARROW)
+        if width < NARROW:
+            yield f"{name}: the {stage} has {width} channels"
+        for number, phase in enumerate(work.phases):
+            _, peak, end = phase_rates(work.phases, number)
+            if end > peak / 2:
+                yield f"{name}: phase {phase.name} of the {stage} ends at {end:.2g}, near its peak"
+    for note in (note for shares in results.loss_shares for note in shares.notes):
+        yield f"{name}: {note}"
+    yield from (f"{name}: {line}" for line in mixtures(results))
+
+
+def mixtures(results: Results) -> Iterator[str]:
+    """Phases whose match is carried by substages that they do not train."""
+    works = dict(hops(results.plan))
+    for name, correlation in results.correlations.items():
+        trained = {phase.name: set(phase.trained) for phase in works[name].phases} if name in works else {}
+        for mixture in correlation.mixtures:
+            for m, column in enumerate(zip(*mixture["shares"], strict=True)):
+                known = {k: share for k, share in enumerate(column) if share is not None}
+                own = sum(share for k, share in known.items() if k in trained[mixture["phase"]])
+                if known and own < 0.5:
+                    yield f"substages in training carry {own:.0%} of substage {m + 1} in {mixture['phase']} of {name}"
+
+
+def row(results: Results, baseline: Results) -> tuple[str, ...]:
+    """The cells of a setting's row."""
+    works = dict(hops(results.plan))
+    student = works[results.student.name]
+    ratio = (results.train_flops or 0) / (baseline.train_flops or 1)
+    networks = [f"{n.name} {n.params:,}, {works[n.name].phases[-1].train.lr:g}" for n in results.hops]
+    rates = [f"{phase.name} {phase_rates(student.phases, i)[2]:.2g}" for i, phase in enumerate(student.phases)]
+    labelled = [f"{phase.name} {labelled_clips(phase, results):.0f} of {phase.train.batch}" for phase in student.phases]
+    losses = [
+        f"{shares.phase}: " + ", ".join(f"{loss} {share:.0%}" for loss, share in shares.shares.items())
+        for shares in results.loss_shares
+        if shares.network == results.student.name
+    ]
+    dead = f" ({results.student.dead:.0%} dead)" if results.student.dead else ""
+    return (
+        f"{results.student.top1:.1%}{dead}",
+        f"{ratio:.2f}",
+        *("; ".join(parts) for parts in (networks, rates, labelled, losses)),
+    )
+
+
+def labelled_clips(phase: PhaseWork, results: Results) -> float:
+    """The labelled clips in a step of a phase of the student, on average."""
+    if labels_alone(phase.losses):
+        return phase.train.batch
+    if phase.train.labelled is not None:
+        return phase.train.labelled * phase.train.batch
+    return phase.train.batch * results.student.labelled_clips / results.student.training_clips
+
+
+def hops(plan: Plan) -> Iterator[tuple[str, DistillWork]]:
+    """The hops of a plan, by the name of their stage."""
+    for stage in plan.stages:
+        if isinstance(stage.work, DistillWork):
+            yield stage.name, stage.work
+
+
+if __name__ == "__main__":
+    main()
