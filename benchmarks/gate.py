@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from stagedkd.experiment.run import run_experiment
@@ -93,7 +94,7 @@ def faults(name: str, results: Results, baseline: Results) -> Iterator[str]:
         if network.dead is not None and network.dead > DEAD:
             yield f"{name}: {network.dead:.0%} of the channels of the {network.name} are dead"
     sizes = [network.params for network in (results.teacher, *results.hops) if network.params]
-    if any(above < 1.5 * below for above, below in zip(sizes, sizes[1:], strict=False)):
+    if any(above < 1.5 * below for above, below in pairwise(sizes)):
         yield f"{name}: two networks of the cascade are nearly of one size: {sizes}"
     for stage, work in hops(results.plan):
         width = getattr(work.arch, "width", NARROW)
