@@ -546,9 +546,17 @@ def test_matching_says_what_is_missing(project: Path) -> None:
     assert CPU.type == "cpu"
 
 
-def test_every_method_of_the_benchmark_has_the_compute_of_kd() -> None:
-    """The epochs in specs/benchmark.yaml are those at which the training compute of all hops is that of kd."""
-    cells = load_experiment(REPO / "specs" / "benchmark.yaml", cells=["seed=0"]).cells
+@pytest.mark.parametrize(
+    ("spec", "methods", "sees"),
+    [
+        ("benchmark", {"kd", "ce", "hint", "features_first", "graft", "staged_clean"}, 160),
+        ("evidence/few_clips", {"kd", "staged", "features_first", "graft"}, 80),
+        ("evidence/few_clips_methods", {"kd", "hint", "kd_w2", "kd_w2_cells", "ce", "shuffled", "kd_longer"}, 80),
+    ],
+)
+def test_every_method_of_a_comparison_has_the_compute_of_kd(spec: str, methods: set[str], sees: int) -> None:
+    """The epochs in the spec are those at which the training compute of all hops is that of kd."""
+    cells = load_experiment(REPO / "specs" / f"{spec}.yaml", cells=["seed=0"]).cells
     found: dict[str, int] = {}
     for cell in cells:
         plan = compile_plan(cell.spec)
@@ -565,16 +573,16 @@ def test_every_method_of_the_benchmark_has_the_compute_of_kd() -> None:
                         *(v for r, v in stage.needs.items() if r.startswith("guide")),
                     )
                 ],
-                160,
+                sees,
             )
             for stage, work in hops
         )
-    assert found.keys() >= {"kd", "ce", "hint", "features_first", "graft", "staged_clean"}
+    assert found.keys() == methods
     assert {name: flops / found["kd"] for name, flops in found.items()} == pytest.approx(
-        dict.fromkeys(found, 1.0), abs=0.03
+        {name: 2.5 if name == "kd_longer" else 1.0 for name in found}, rel=0.03
     )
-    sees = cells[0].spec.student.sees
-    assert sees is not None and sees.count == 160 and cells[0].spec.evaluate.split == "test"
+    part = cells[0].spec.student.sees
+    assert part is not None and part.count == sees and cells[0].spec.evaluate.split == "test"
 
 
 # ---------------------------------------------------------------- the terms of a step, by formula
