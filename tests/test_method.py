@@ -546,12 +546,15 @@ def test_matching_says_what_is_missing(project: Path) -> None:
     assert CPU.type == "cpu"
 
 
+CONTROLS = ("shuffled", "kd_shuffled_frames", "kd_single_frame")
+
+
 @pytest.mark.parametrize(
     ("spec", "methods", "sees"),
     [
         ("benchmark", {"kd", "ce", "hint", "features_first", "graft", "staged_clean"}, 160),
         ("evidence/few_clips", {"kd", "staged", "features_first", "graft"}, 80),
-        ("evidence/few_clips_methods", {"kd", "hint", "kd_w2", "kd_w2_cells", "ce", "shuffled", "kd_longer"}, 80),
+        ("evidence/few_clips_methods", {"kd", "hint", "kd_w2", "kd_w2_cells", "ce", *CONTROLS, "kd_longer"}, 80),
     ],
 )
 def test_every_method_of_a_comparison_has_the_compute_of_kd(spec: str, methods: set[str], sees: int) -> None:

@@ -25,7 +25,8 @@ def test_every_shipped_spec_compiles() -> None:
     assert len(SPECS) >= 7
     for path in SPECS:
         plans = compile_experiment(load_experiment(path))
-        assert plans.name == path.stem and plans.is_grid == ("ablations" in path.parts or "benchmark" in path.stem)
+        assert plans.name == path.stem
+        assert plans.is_grid == (path.parent.name in ("ablations", "evidence") or "benchmark" in path.stem)
         assert all(plan.stage("student").work.kind == "distill" for plan in plans.cells.values())
 
 

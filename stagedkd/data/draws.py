@@ -49,6 +49,7 @@ class Stream(IntEnum):
     STRONG_VIEW = 98  # the colours and the grey square of the strong view
     GUIDES_DROPPED = 99  # which guides are left out of a step
     GRAFT = 100  # which substage is grafted in a step
+    FRAMES_SHUFFLED = 101  # the order of a clip's frames in an evaluation that shuffles them
 
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from stagedkd.data import functional as tv
-from stagedkd.data.draws import Stream, uniform
-from stagedkd.spec.schema import Augment, Clip, Input, Size, sides
+from stagedkd.data.draws import Stream, permutation, uniform
+from stagedkd.spec.schema import Augment, Clip, Frames, Input, Size, sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +218,18 @@ def layout(device: torch.device) -> torch.memory_format:
     """The memory layout of clips and of the weights of convolutions: channels last, which 3-D convolutions run faster
     in (docs/decisions/0027), except on MPS, which has no such 3-D layout."""
     return torch.contiguous_format if device.type == "mps" else torch.channels_last_3d
+
+
+def arrange_frames(view_B3THW: Tensor, clip_ids: Sequence[int], frames: Frames | None) -> Tensor:
+    """The views of clips with their frames in an order that is drawn for each clip (`shuffled`), or with the middle one
+    of each alone, repeated (`single`); None: as they are."""
+    length = view_B3THW.shape[2]
+    if frames is None:
+        return view_B3THW
+    if frames == "single":
+        return view_B3THW[:, :, length // 2, None].expand_as(view_B3THW).contiguous()
+    orders = (permutation(length, 0, Stream.FRAMES_SHUFFLED, clip_id) for clip_id in clip_ids)
+    return torch.stack([clip_3THW[:, order] for clip_3THW, order in zip(view_B3THW, orders, strict=True)])
 
 
 def fit_input(clip_B3THW: Tensor, wanted: Input | None) -> Tensor:

@@ -36,6 +36,7 @@ from stagedkd.spec.schema import (
     Augment,
     Clip,
     InstanceDependent,
+    OutputsArch,
     Simulated,
     Spec,
     Student,
@@ -76,6 +77,12 @@ def compile_experiment(experiment: Experiment, lock: Lock | None = None) -> Plan
     notes = edge_notes(experiment.tuned)
     cells = {name: replace(plan, notes=(*plan.notes, *notes)) for name, plan in cells.items()} if notes else cells
     return Plans(experiment.name, experiment.axes, cells, labels, experiment.tuned, experiment.declared)
+
+
+FRAMES = {
+    "shuffled": "a control: networks are evaluated on clips whose frames are shuffled (evaluate.frames)",
+    "single": "a control: networks are evaluated on one frame of each clip, repeated (evaluate.frames)",
+}
 
 
 class _Compiler:
@@ -373,7 +380,11 @@ class _Compiler:
             clips=spec.evaluate.clips,
             crops=spec.evaluate.crops,
             batch=spec.evaluate.batch,
+            frames=None if isinstance(trained.arch, OutputsArch) else spec.evaluate.frames,
         )
+        if spec.evaluate.frames:
+            whole = f"the outputs of the {name} are those of whole clips: evaluate.frames does not change them"
+            self._note(FRAMES[work.frames] if work.frames else whole)
         self._add("evaluate", f"evaluate-{name}", work, {"data": data, "network": name})
 
 

@@ -16,7 +16,20 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 from pydantic import Field
 
 from stagedkd.plan.lock import data_id
-from stagedkd.spec.schema import Arch, Augment, Clip, Data, DeclaredLabels, Input, Labels, Losses, Section, Sees, Train
+from stagedkd.spec.schema import (
+    Arch,
+    Augment,
+    Clip,
+    Data,
+    DeclaredLabels,
+    Frames,
+    Input,
+    Labels,
+    Losses,
+    Section,
+    Sees,
+    Train,
+)
 from stagedkd.spec.schema import Refine as Rule
 
 KIND_FORM = "[a-z]+"  # the form of a kind's name, with which the names of folders begin
@@ -378,7 +391,8 @@ class DistillWork(NetworkWork):
 
 
 class EvaluateWork(UntrainedWork):
-    """Measure one network on one split of the data."""
+    """Measure one network on one split of the data, with the `frames` of each clip as they are (None), shuffled, or one
+    alone."""
 
     kind: Literal["evaluate"] = "evaluate"
     version: Literal[4] = 4
@@ -389,6 +403,7 @@ class EvaluateWork(UntrainedWork):
     clips: int
     crops: Literal[1, 3]
     batch: int
+    frames: Frames | None = None
 
     @property
     def view(self) -> Clip:

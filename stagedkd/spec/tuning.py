@@ -118,7 +118,7 @@ def _digest(loader: Loader, axes: Axes, tune: Tune, trees: Mapping[str, Node], n
 
 def _on_validation(cell: Cell) -> Cell:
     spec: Spec = cell.spec
-    evaluate = spec.evaluate.model_copy(update={"split": "val"})
+    evaluate = spec.evaluate.model_copy(update={"split": "val", "frames": None})
     return Cell(cell.name, cell.labels, spec.model_copy(update={"evaluate": evaluate}))
 
 

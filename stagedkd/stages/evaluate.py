@@ -61,7 +61,8 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
 
     source = open_source(context, data, work.clip, device)
     rehearsal = context.rehearsal()
-    scores = predict(network, source, clip_ids, work.batch, work.clips, work.crops, work.input, progress, rehearsal)
+    views = (work.clips, work.crops, work.input)
+    scores = predict(network, source, clip_ids, work.batch, *views, progress, rehearsal, work.frames)
     _write_predictions(context, clip_ids, labels, scores)
     if rehearsal is None:
         paths = read_table(data.read("clips.parquet"), "path")["path"]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from stagedkd.data.source import ClipSource
-from stagedkd.data.views import fit_input
+from stagedkd.data.views import arrange_frames, fit_input
 from stagedkd.models.network import Network, at_least_two
-from stagedkd.spec.schema import Input, Size, sides
+from stagedkd.spec.schema import Frames, Input, Size, sides
 from stagedkd.train.rehearsal import Rehearsal
 from stagedkd.train.spread import BUSY, spread_of
 
@@ -34,6 +34,7 @@ def predict(
     network_input: Input | None,
     progress: Callable[[int, int], None],
     rehearsal: Rehearsal | None = None,
+    frames: Frames | None = None,
 ) -> npt.NDArray[np.float32]:
     """Predict class probabilities (len(clip_ids), N): the mean of the softmax over the views, in fp32. A `rehearsal`
     ends after a few batches, and gives the further clips equal probabilities.
@@ -41,6 +42,7 @@ def predict(
     Args:
         batch: clips at once. clips, crops: views of each clip.
         network_input: the input that the network takes from the shared view. progress: called with (done, all) clips.
+        frames: the order of the frames, see `arrange_frames`.
     """
     network.eval()
     rows: list[npt.NDArray[np.float32]] = []
@@ -48,7 +50,8 @@ def predict(
         rehearsal.begin_batches(-(-len(clip_ids) // batch))
     with torch.inference_mode():
         for start in range(0, len(clip_ids), batch):
-            views = source.views(clip_ids[start : start + batch].tolist(), clips, crops)
+            ids = clip_ids[start : start + batch].tolist()
+            views = [arrange_frames(view, ids, frames) for view in source.views(ids, clips, crops)]
             logits = [logits_of(network, fit_input(view, network_input)) for view in views]
             scores = torch.stack([each_BN.float().softmax(1) for each_BN in logits]).mean(0)
             rows.append(scores.cpu().numpy())

@@ -53,7 +53,7 @@ from stagedkd.spec.schema.networks import (
 from stagedkd.spec.schema.simulated import Domain, Simulated
 from stagedkd.spec.schema.training import LongSchedule, Train, TrainPatch
 from stagedkd.spec.schema.videos import Csv, Folder, FoldSplit, Grouped, Hmdb51, Jester, Kinetics, Ssv2, Ucf101, Videos
-from stagedkd.spec.schema.views import Augment, Clip, Input, Size, sides, size_text
+from stagedkd.spec.schema.views import Augment, Clip, Frames, Input, Size, sides, size_text
 from stagedkd.spec.schema.whole import Evaluate, Spec
 
 __all__ = [
@@ -83,6 +83,7 @@ __all__ = [
     "FileLoss",
     "FoldSplit",
     "Folder",
+    "Frames",
     "GaussianW2",
     "Grouped",
     "Hint",

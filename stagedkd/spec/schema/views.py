@@ -11,6 +11,7 @@ from stagedkd.spec.schema.base import Count, Fraction, Section, by_form
 
 Side = Annotated[int, Field(ge=8, le=1024)]
 Colour: TypeAlias = tuple[float, float, float]
+Frames: TypeAlias = Literal["shuffled", "single"]
 STATISTICS: Mapping[str, tuple[Colour, Colour]] = {
     "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

@@ -12,7 +12,7 @@ from stagedkd.spec.schema.data import Data, Labels, Refine
 from stagedkd.spec.schema.distill import Distill
 from stagedkd.spec.schema.networks import Cascade, Student, Teacher
 from stagedkd.spec.schema.training import Batch, Train, TrainPatch
-from stagedkd.spec.schema.views import Augment, Clip
+from stagedkd.spec.schema.views import Augment, Clip, Frames
 
 
 class Evaluate(Section):
@@ -27,6 +27,10 @@ class Evaluate(Section):
     """Number of views along the longer side, whose outputs are averaged."""
     batch: Batch = 64
     """Number of clips evaluated at once."""
+    frames: Frames | None = None
+    """A control of what the task needs, in the place of the clips as they are. shuffled: the frames of each clip in a
+    drawn order, which must hurt where motion tells the classes apart. single: the middle frame alone, repeated, which
+    must not be enough. Every report says so. Trainings are not touched. Unset: the clips as they are."""
     every: Annotated[int, Field(ge=0, le=100_000)] | None = None
     """Epochs between two looks at the validation split while a network trains, for curves and progress: one view of at
     most 256 of its clips, also where `split` is test. The last checkpoint is the result, whichever epoch was best. It
