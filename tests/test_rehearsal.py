@@ -152,6 +152,20 @@ def test_a_rough_guess_grows_with_epochs_and_falls_with_threads() -> None:
     assert guesses(plans_of(), [], Runtime()) == {}
 
 
+@pytest.mark.usefixtures("project")
+def test_a_rough_guess_counts_the_clips_that_a_network_sees() -> None:
+    def guessed(*overrides: str) -> dict[str, float]:
+        plans = plans_of("cascade=[]", *overrides)
+        found = guesses(plans, plans.unique, Runtime(device="cpu", threads=1))
+        return {plans.unique[key].name: each.seconds for key, each in found.items()}
+
+    whole, part = guessed(), guessed("student.sees=12")  # of 48
+    assert part == pytest.approx({name: s / (1 if name == "teacher" else 4) for name, s in whole.items()})
+    for sees, share in (("same", 1 / 4), ("others", 3 / 4)):
+        teacher = guessed("student.sees=12", f"teacher.sees={sees}")["teacher"]
+        assert teacher == pytest.approx(share * whole["teacher"])
+
+
 def test_what_was_rehearsed_serves_alike_stages_on_the_same_machine(project: Path) -> None:
     plans, runtime = plans_of(), Runtime(device="cpu", threads=1, root=str(project))
     assert costs_of(plans, plans.unique, runtime).guessed

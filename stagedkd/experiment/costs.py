@@ -16,6 +16,7 @@ from stagedkd.files import write_whole
 from stagedkd.plan.graph import Plan, Plans, Stage
 from stagedkd.plan.key import Key, digest
 from stagedkd.plan.runtime import REHEARSALS, Runtime
+from stagedkd.plan.work import NetworkWork
 from stagedkd.spec.schema import Simulated
 from stagedkd.store.maintenance import age_text
 
@@ -185,7 +186,9 @@ def guesses(plans: Plans, lacking: Collection[Key], runtime: Runtime, clips: int
             own = networks[stage.name].flops if stage.name in networks else most
             teacher = networks.get(stage.needs.get("teacher", ""))
             per_clip = 3 * own + (teacher.flops if teacher else 0)
-            flops = stage.work.epochs_run * (_clips(plan) or clips) * per_clip
+            total = _clips(plan) or clips
+            seen = stage.work.clips_seen(total) if isinstance(stage.work, NetworkWork) else total
+            flops = stage.work.epochs_run * seen * per_clip
             found[stage.identity] = Estimate(flops / rate, guessed=True)
     return found
 

@@ -145,8 +145,7 @@ def hop_keepings(plans: Plans, runtime: Runtime) -> dict[Key, Keeping]:
             work = stage.work
             if not isinstance(work, DistillWork) or stage.identity in keepings:
                 continue
-            clips = _clips(plan, data)
-            clips = clips if work.sees is None else min(clips, work.sees.clips_of(clips))
+            clips = work.clips_seen(_clips(plan, data))
             networks = [(work.arch, work.input), (work.teacher, work.teacher_input)]
             networks += [(guide.arch, guide.input) for guide in work.guides]
             if any(arch.user_files is not None and arch.user_files.code for arch, _ in networks):

@@ -261,6 +261,10 @@ class NetworkWork(WorkSection):
     def view(self) -> Clip:
         return self.clip
 
+    def clips_seen(self, total: int) -> int:
+        """How many of `total` training clips it sees; about that many where whole groups are drawn."""
+        return total if self.sees is None else min(total, self.sees.clips_of(total))
+
     @property
     def quantised(self) -> Literal["int8"] | None:
         """How the network computes at the end; None: in float32."""
@@ -286,6 +290,9 @@ class TeachWork(NetworkWork):
     headless: bool = False
     avoids: Sees | None = None
     phase: PhaseWork | None
+
+    def clips_seen(self, total: int) -> int:
+        return super().clips_seen(total) if self.avoids is None else max(0, total - self.avoids.clips_of(total))
 
     @property
     def trainings(self) -> tuple[PhaseWork, ...]:
