@@ -77,8 +77,8 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
         "flops": shape.flops,
     }
     facts = run_facts(device, 0.0) | _latency(context, network, device)
-    some = clips_of_split(data, "val")[0][:CLIPS].tolist()
-    facts["dead_channels"] = _dead_channels(context, work, network, source, some)
+    val_ids = clip_ids if work.split == "val" else clips_of_split(data, "val")[0]
+    facts["dead_channels"] = _dead_channels(context, work, network, source, val_ids[:CLIPS].tolist())
     log_result(context, metrics)
     return Result(metrics=metrics, run=facts)
 
