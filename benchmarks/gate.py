@@ -22,8 +22,9 @@ from pathlib import Path
 
 from stagedkd.experiment.run import run_experiment
 from stagedkd.plan.graph import Plan
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.plan.runtime import load_runtime
-from stagedkd.plan.work import DistillWork, PhaseWork
+from stagedkd.plan.work import DistillWork
 from stagedkd.report.collect import collect
 from stagedkd.report.results import Results
 from stagedkd.spec.labelled import labels_alone

@@ -34,7 +34,7 @@ from stagedkd.data.views import Video, View, apply_views, fit_input, layout, tra
 from stagedkd.models.network import Network, channels_last
 from stagedkd.models.resnet3d import resnet3d
 from stagedkd.models.torchvision_video import torchvision_video
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.spec.schema import Augment, Clip, Losses, Simulated, Train
 from stagedkd.train.adapters import FeatureAdapters
 from stagedkd.train.feed import Feed

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from stagedkd.data.source import SimulatedClips
 from stagedkd.errors import TrainingError
 from stagedkd.models.network import Anatomy, Network
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import PhaseWork
 from stagedkd.spec.schema import Augment, Clip, Losses, Simulated, Train
 from stagedkd.stages.context import Context, Stop
 from stagedkd.stages.training import training_device

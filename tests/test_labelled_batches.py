@@ -18,7 +18,8 @@ from stagedkd.data.mix import Batch
 from stagedkd.data.source import SimulatedClips
 from stagedkd.errors import DataError, SpecError
 from stagedkd.plan.compile import compile_plan
-from stagedkd.plan.work import DistillWork, PhaseWork
+from stagedkd.plan.kind import PhaseWork
+from stagedkd.plan.work import DistillWork
 from stagedkd.spec.schema import Augment, Clip, Losses, Simulated, Train
 from stagedkd.train.adapters import FeatureAdapters
 from stagedkd.train.feed import Feed

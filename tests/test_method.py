@@ -21,7 +21,8 @@ from stagedkd.experiment.preflight import preflight
 from stagedkd.models.build import build
 from stagedkd.models.shapes import measure
 from stagedkd.plan.graph import Plan
-from stagedkd.plan.work import DistillWork, PhaseWork, RefineWork, TeachWork
+from stagedkd.plan.kind import PhaseWork
+from stagedkd.plan.work import DistillWork, RefineWork, TeachWork
 from stagedkd.spec.load import load_experiment
 from stagedkd.spec.pairing import band, matching
 from stagedkd.spec.schema import Augment, Clip, Kd, Losses, Train

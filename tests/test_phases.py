@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from stagedkd.errors import Interrupted, Place, SpecError
 from stagedkd.experiment.run import run
 from stagedkd.plan.compile import compile_experiment, compile_plan
-from stagedkd.plan.work import DistillWork, PhaseWork, TeachWork
+from stagedkd.plan.kind import PhaseWork
+from stagedkd.plan.work import DistillWork, TeachWork
 from stagedkd.report.phases import phase_lines
 from stagedkd.report.results import LossShares, share_text
 from stagedkd.report.terminal import results_tables, shares_table

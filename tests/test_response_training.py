@@ -20,7 +20,7 @@ from stagedkd.models.network import POSITIONS, Network
 from stagedkd.models.resnet3d import resnet3d
 from stagedkd.plan.compile import compile_plan
 from stagedkd.plan.graph import Plan
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.spec.load import load_spec
 from stagedkd.spec.schema import Losses, Train
 from stagedkd.stages.clip_weights import read_weights

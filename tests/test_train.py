@@ -17,7 +17,7 @@ from stagedkd.data.source import SimulatedClips
 from stagedkd.errors import TrainingError
 from stagedkd.models.network import Network
 from stagedkd.models.resnet3d import resnet3d
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.spec.schema import FEATURES, Augment, Clip, GaussianW2, Hint, Input, Kd, Losses, Simulated, Train
 from stagedkd.train import checkpoint
 from stagedkd.train.adapters import FeatureAdapters

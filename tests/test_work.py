@@ -9,7 +9,8 @@ import pytest
 
 from stagedkd.dvc.text import MANAGED_NAME
 from stagedkd.plan import work
-from stagedkd.plan.work import KINDS, UntrainedWork, WorkSection
+from stagedkd.plan.kind import UntrainedWork, WorkSection
+from stagedkd.plan.work import KINDS
 from stagedkd.spec.schema import Clip
 
 UNION = get_args(get_args(work.Work)[0])

@@ -15,9 +15,10 @@ from stagedkd.losses.cells import cells_problem
 from stagedkd.models.shapes import NetworkShape, measure
 from stagedkd.plan.graph import Graph, Plans, Stage
 from stagedkd.plan.key import Key, digest
+from stagedkd.plan.kind import Cut
 from stagedkd.plan.lock import data_id
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import Cut, DistillWork, TeachWork
+from stagedkd.plan.work import DistillWork, TeachWork
 from stagedkd.spec.cuts import cut_problems
 from stagedkd.spec.schema import Arch, Data, OutputsArch, Simulated, Size
 from stagedkd.spec.schema.losses.distribution import DistributionLoss

@@ -9,6 +9,7 @@ from typing import Literal
 from stagedkd.errors import Problem, SpecError
 from stagedkd.plan.graph import Plan, Plans, Role, Stage
 from stagedkd.plan.key import stage_key
+from stagedkd.plan.kind import Weights
 from stagedkd.plan.lock import Lock, data_id, weights_id
 from stagedkd.plan.phases import ce_phase, hop_phases
 from stagedkd.plan.work import (
@@ -21,7 +22,6 @@ from stagedkd.plan.work import (
     TeachWork,
     Trainee,
     WeakenWork,
-    Weights,
     Work,
 )
 from stagedkd.spec.cascade import assistants

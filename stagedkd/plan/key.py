@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from stagedkd.plan.work import KIND_FORM, Work
+from stagedkd.plan.kind import KIND_FORM
+from stagedkd.plan.work import Work
 
 SHORT = 12  # digits of a key in the names of folders and in messages
 SHORT_FORM, WHOLE_FORM = rf"[0-9a-f]{{{SHORT}}}", r"[0-9a-f]{64}"

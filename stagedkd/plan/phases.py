@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stagedkd.plan.work import Cut, PhaseWork
+from stagedkd.plan.kind import Cut, PhaseWork
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.labelled import relevant
 from stagedkd.spec.pairing import Matching

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from stagedkd.plan.graph import Plans, Stage
 from stagedkd.plan.key import Key
-from stagedkd.plan.work import Cut, DistillWork, PhaseWork, RefineWork
+from stagedkd.plan.kind import Cut, PhaseWork
+from stagedkd.plan.work import DistillWork, RefineWork
 from stagedkd.spec.describe import written
 from stagedkd.spec.pairing import graft_pairs
 from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, Loss

@@ -14,7 +14,7 @@ from torch import Tensor
 from stagedkd.data.layouts.tables import Row, read_columns
 from stagedkd.errors import DataError
 from stagedkd.files import FileBytes
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.spec.fields import nearest
 from stagedkd.spec.schema.losses.clipwise import WeightFile
 from stagedkd.stages.context import Context

@@ -12,8 +12,9 @@ from rich.filesize import decimal
 
 from stagedkd.models.network import POSITIONS
 from stagedkd.models.shapes import NetworkShape
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import DistillWork, NetworkWork, PhaseWork
+from stagedkd.plan.work import DistillWork, NetworkWork
 from stagedkd.spec.schema import Data, Simulated
 from stagedkd.train.forms import forms_needed, pair_grids
 from stagedkd.train.maps import LOGITS, Form

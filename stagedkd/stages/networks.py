@@ -19,8 +19,9 @@ from stagedkd.models.head import Fitted, Head, fit_head
 from stagedkd.models.network import Network
 from stagedkd.models.quantise import holds_quantisers, quantise
 from stagedkd.models.weights import read_weights
+from stagedkd.plan.kind import PhaseWork, Weights
 from stagedkd.plan.runtime import Runtime
-from stagedkd.plan.work import NetworkWork, PhaseWork, Weights, Work
+from stagedkd.plan.work import NetworkWork, Work
 from stagedkd.spec.schema import Arch, Size, sides
 from stagedkd.stages.context import Context
 from stagedkd.stages.weights import named_by_torchvision, weights_file

@@ -18,7 +18,8 @@ from stagedkd.data.subset import seen_clips
 from stagedkd.data.views import layout
 from stagedkd.errors import DataError, TrainingError
 from stagedkd.models.network import Network, channels_last
-from stagedkd.plan.work import DistillWork, NetworkWork, PhaseWork, TeachWork, WeakenWork
+from stagedkd.plan.kind import PhaseWork
+from stagedkd.plan.work import DistillWork, NetworkWork, TeachWork, WeakenWork
 from stagedkd.spec.labelled import uses_labels
 from stagedkd.spec.schema import Input, Sees
 from stagedkd.stages.clips import clips_of_split, open_source, workers

@@ -17,7 +17,7 @@ from stagedkd.errors import StoreError
 from stagedkd.files import DamagedError, files_below
 from stagedkd.plan.graph import Plans
 from stagedkd.plan.key import FOLDER_FORM, NO_KEY, WHOLE_FORM, Key, stage_key
-from stagedkd.plan.work import KIND_FORM
+from stagedkd.plan.kind import KIND_FORM
 from stagedkd.spec.yaml import LOADER
 from stagedkd.store import leases
 from stagedkd.store.manifest import Manifest

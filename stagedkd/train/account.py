@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.train.job import Job, Progress
 from stagedkd.train.readings import LossReader
 from stagedkd.train.tally import contributions, count

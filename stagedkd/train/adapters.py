@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from stagedkd import losses
 from stagedkd.losses import pool_to
 from stagedkd.models.pointwise import Pointwise
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.spec.pairing import graft_pairs
 from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, PROJECTED, Loss
 from stagedkd.train.exits import ResponseModules

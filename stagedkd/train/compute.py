@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stagedkd.models.shapes import NetworkShape
-from stagedkd.plan.work import DistillWork, PhaseWork
+from stagedkd.plan.kind import PhaseWork
+from stagedkd.plan.work import DistillWork
 from stagedkd.train.phases import ForwardPlan, plan_forward
 
 

@@ -16,7 +16,7 @@ from stagedkd.data.views import fit_input
 from stagedkd.losses import pool_to_common
 from stagedkd.losses.relation import u_centred
 from stagedkd.models.network import Network, in_eval
-from stagedkd.plan.work import Cut
+from stagedkd.plan.kind import Cut
 from stagedkd.spec.schema import Input
 
 CLIPS, BATCH, FEWEST = 256, 32, 4

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stagedkd import losses
 from stagedkd.models.network import Network
 from stagedkd.models.pointwise import Pointwise
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.kind import PhaseWork
 
 
 class ResponseModules(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor
 from stagedkd import losses
 from stagedkd.data.mix import Batch
 from stagedkd.models.network import EMBEDDING
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, PAIRED
 from stagedkd.spec.schema.losses.paired import PairedLoss
 from stagedkd.train.adapters import FeaturePair, pair_weights

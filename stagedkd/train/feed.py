@@ -22,7 +22,7 @@ from stagedkd.data.mix import Batch, mix
 from stagedkd.data.source import ClipSource, ahead
 from stagedkd.data.views import View, draw_views
 from stagedkd.errors import DataError
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.spec.schema import Augment
 from stagedkd.train.order import Passes, balanced, by_class, class_weights, in_turn, labelled_before
 from stagedkd.train.ranks import Ranks

@@ -9,7 +9,7 @@ from typing import cast
 from stagedkd.losses.cells import resolve_samples
 from stagedkd.models.network import EMBEDDING, POSITIONS
 from stagedkd.models.shapes import NetworkShape
-from stagedkd.plan.work import Cut, PhaseWork
+from stagedkd.plan.kind import Cut, PhaseWork
 from stagedkd.spec.schema import PAIRED, Loss
 from stagedkd.spec.schema.losses.distribution import GaussianKl, GaussianW2
 from stagedkd.spec.schema.losses.paired import PairedLoss

@@ -15,7 +15,7 @@ from stagedkd import losses
 from stagedkd.data.draws import Stream, uniform
 from stagedkd.errors import TrainingError
 from stagedkd.losses.cells import mean_of
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.train.guides import LiveGuide
 from stagedkd.train.maps import TeacherMap, grid_of
 from stagedkd.train.phases import ForwardPlan

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stagedkd.models.network import Network
-from stagedkd.plan.work import Cut, PhaseWork
+from stagedkd.plan.kind import Cut, PhaseWork
 from stagedkd.spec.schema import Input
 from stagedkd.train.adapters import FeatureAdapters
 from stagedkd.train.correlation import Probe

@@ -23,7 +23,7 @@ from stagedkd.data.mix import Batch
 from stagedkd.errors import Interrupted, TrainingError
 from stagedkd.models.network import Network
 from stagedkd.models.quantise import quantisers
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.spec.schema import Train
 from stagedkd.train import checkpoint
 from stagedkd.train.account import Account

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from stagedkd.models.network import Network
-from stagedkd.plan.work import Cut, PhaseWork
+from stagedkd.plan.kind import Cut, PhaseWork
 from stagedkd.spec.pairing import graft_pairs
 from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, WITH_TEACHER
 from stagedkd.train.adapters import FeatureAdapters

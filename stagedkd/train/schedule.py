@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.spec.schema import Loss, Train
 
 

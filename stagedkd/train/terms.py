@@ -14,7 +14,7 @@ from torch import Tensor
 from stagedkd.data.mix import Batch, strong_view
 from stagedkd.data.views import fit_input
 from stagedkd.models.network import EMBEDDING, POSITIONS
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.spec.schema import LOGITS
 from stagedkd.train.clip_weights import GuideLogits
 from stagedkd.train.feature_terms import feature_losses

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from stagedkd.data.source import ClipSource
 from stagedkd.data.views import fit_input
 from stagedkd.models.network import Network, in_eval
-from stagedkd.plan.work import PhaseWork
+from stagedkd.plan.kind import PhaseWork
 from stagedkd.spec.schema import Input
 from stagedkd.train.evaluate import logits_of
 
