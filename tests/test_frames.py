@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from stagedkd.data.views import arrange_frames
 from stagedkd.errors import SpecError
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.report.collect import collect
+from stagedkd.report.headline import headline
 from stagedkd.spec.schema import Frames
 from stagedkd.spec.tuning import load_tuning
 from stagedkd.store.store import Store
@@ -75,9 +77,20 @@ def test_shuffled_frames_hurt_where_motion_tells_the_classes_apart(project: Path
     """Shuffled, a network knows at best the axis of a motion, which is half; of one frame it knows nothing."""
     (project / "specs" / "motion.yaml").write_text(MOTION, "utf-8")
     top1: dict[str, float] = {}
+    films: dict[str, dict[int, str]] = {}
     for frames in ("null", "shuffled", "single"):
         plan = run(load_spec("specs/motion.yaml", [f"evaluate.frames={frames}"])).plan
         results = collect(plan, Store(project / "store"))
         top1[frames] = results.teacher.top1
         assert any("a control" in note for note in results.notes) == (frames != "null")
+        words = {
+            "null": "clips right",
+            "shuffled": "their frames shuffled, right",
+            "single": "one frame of each, right",
+        }
+        assert words[frames] in headline(results)[0]
+        mistakes = json.loads(Store(project / "store").artifact(plan.stage("evaluate-student")).read("mistakes.json"))
+        films[frames] = {clip["clip"]: clip["picture"] for clip in mistakes["clips"]}
+    both = films["null"].keys() & films["shuffled"].keys()
+    assert both and all(films["null"][clip] != films["shuffled"][clip] for clip in both)  # as the network saw them
     assert top1["null"] > 0.85 and top1["shuffled"] < 0.7 and top1["single"] < 0.45, top1

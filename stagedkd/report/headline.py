@@ -20,7 +20,9 @@ def headline(results: Results, evidence: Evidence | None = None) -> tuple[str, .
     if not student.measured:
         return (f"{size}. Its accuracy was not measured.",)
     low, high = student.interval
-    accuracy = f"{pct(student.top1)} of {clips:,} {split} clips right (95% interval {pct(low)} to {pct(high)})"
+    seen = {"shuffled": ", their frames shuffled,", "single": ", one frame of each,", None: ""}
+    which = f"{clips:,} {split} clips{seen[results.plan.spec.evaluate.frames]}"
+    accuracy = f"{pct(student.top1)} of {which} right (95% interval {pct(low)} to {pct(high)})"
     sentences = [f"{size}. It gets {accuracy}."]
     for other, words in ((teacher, "its teacher"), (control, "its control, the same network without a teacher")):
         if other is not None and other.measured:

@@ -66,7 +66,7 @@ def evaluate(context: Context, work: EvaluateWork) -> Result:
     _write_predictions(context, clip_ids, labels, scores)
     if rehearsal is None:
         paths = read_table(data.read("clips.parquet"), "path")["path"]
-        write_mistakes(context.workspace.files, source, paths, clip_ids, labels, scores, classes)
+        write_mistakes(context.workspace.files, source, paths, clip_ids, labels, scores, classes, work.frames)
     view = work.clip.seen(work.input)
     shape = measure(lambda: build_or_refuse(work.arch, len(classes), context.root), *view)
     metrics = metrics_of(scores, labels, classes)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from stagedkd.errors import DataError
+from stagedkd.spec.schema import Frames
 
 if TYPE_CHECKING:
     from stagedkd.data.source import ClipSource  # loads torch, and a report reads the name of the file here
@@ -35,20 +36,21 @@ def write_mistakes(
     labels: npt.NDArray[np.int64],
     scores: npt.NDArray[np.float32],
     classes: Sequence[str],
+    frames: Frames | None = None,
 ) -> None:
     """Write the ten most confident wrong clips, the most confident first; of equals the lower clip id.
 
     Args:
         folder: of the artifact's files. source: gives the clips. paths: of all clips, by clip id.
         clip_ids, labels: ids and true classes of the evaluated clips, (n,).
-        scores: their class probabilities, (n, N). classes: the names of the classes.
+        scores: their class probabilities, (n, N). classes: the names of the classes. frames: see `arrange_frames`.
     Raises:
         DataError: a clip can no longer be read.
     """
     confidence, predicted = scores.max(1), scores.argmax(1)
     order = np.lexsort((clip_ids, -confidence))
     rows = [row for row in order.tolist() if predicted[row] != labels[row]][:CLIPS]
-    films = [_frames(source, int(clip_ids[row])) for row in rows]
+    films = [_frames(source, int(clip_ids[row]), frames) for row in rows]
     facts = [
         {
             "clip": int(clip_ids[row]),
@@ -72,9 +74,12 @@ def write_mistakes(
     (folder / FILE).write_text(text, "utf-8")
 
 
-def _frames(source: ClipSource, clip_id: int) -> list[Image.Image]:
+def _frames(source: ClipSource, clip_id: int, frames: Frames | None) -> list[Image.Image]:
     """Return frames of a clip at even distances, as the network sees them, and scaled down if they are large."""
-    clip_3THW = source.views([clip_id], 1, 1)[0][0].cpu().numpy()
+    from stagedkd.data.views import arrange_frames  # loads torch
+
+    (view_B3THW,) = source.views([clip_id], 1, 1)
+    clip_3THW = arrange_frames(view_B3THW, [clip_id], frames)[0].cpu().numpy()
     count = min(FRAMES, clip_3THW.shape[1])
     taken = [(2 * i + 1) * clip_3THW.shape[1] // (2 * count) for i in range(count)]
     pixels_THW3 = np.rint(clip_3THW[:, taken].clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 3, 0)
