@@ -555,7 +555,8 @@ CONTROLS = ("shuffled", "kd_shuffled_frames", "kd_single_frame")
     [
         ("benchmark", {"kd", "ce", "hint", "features_first", "graft", "staged_clean"}, 160),
         ("evidence/few_clips", {"kd", "staged", "features_first", "graft"}, 80),
-        ("evidence/few_clips_methods", {"kd", "hint", "kd_w2", "kd_w2_cells", "ce", *CONTROLS, "kd_longer"}, 80),
+        ("evidence/few_clips_methods", {"kd", "hint", "kd_w2", "kd_w2_cells", "kd_longer"}, 80),
+        ("evidence/few_clips_controls", {"kd", "ce", *CONTROLS}, 80),
     ],
 )
 def test_every_method_of_a_comparison_has_the_compute_of_kd(spec: str, methods: set[str], sees: int) -> None:
