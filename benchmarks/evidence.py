@@ -1,0 +1,120 @@
+"""Keep the results of a table of evidence, and print the table from what is kept.
+
+    python benchmarks/evidence.py keep few_clips     # of specs/evidence/few_clips.yaml, which has run
+    python benchmarks/evidence.py table few_clips    # the Markdown of docs/results.md; a test compares them
+
+`keep` writes to results/evidence/NAME/: metrics.json (rows, comparisons and cells), cells.csv (a row for every network of
+every cell), and the students of the baseline and of the primary setting, with SHA256SUMS. Git has the first two and the
+sums; DVC has the students. `stagedkd reproduce` takes such a student and rebuilds it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from stagedkd.experiment.run import compiled
+from stagedkd.plan.runtime import load_runtime
+from stagedkd.report.write import report_grid
+from stagedkd.spec.load import load_experiment
+from stagedkd.stages.context import Silent
+from stagedkd.store.store import Store
+
+REPO = Path(__file__).resolve().parent.parent
+KEPT = REPO / "results" / "evidence"
+FILES = ("metrics.json", "cells.csv")
+HEADS = ("method", "n", "top-1 [95%]", "IQM", "failed", "compute", "labels", "minus {} [BCa 95%]", "p", "finding")
+
+
+def main() -> None:
+    if len(sys.argv) < 3 or sys.argv[1] not in ("keep", "table"):
+        sys.exit(__doc__)
+    for name in sys.argv[2:]:
+        if sys.argv[1] == "keep":
+            keep(name)
+        print(table(name))
+
+
+def keep(name: str) -> None:
+    """Write what a grid leaves behind to the folder that git and DVC keep."""
+    runtime = load_runtime(REPO)
+    plans = compiled(load_experiment(REPO / "specs" / "evidence" / f"{name}.yaml"), runtime, Silent())
+    grid = report_grid(plans, runtime)
+    folder, store = KEPT / name, Store(runtime.folder("store"))
+    (folder / "students").mkdir(parents=True, exist_ok=True)
+    for file in FILES:
+        shutil.copyfile(runtime.folder("results") / plans.name / file, folder / file)
+    compared = [row.labels for row in grid.rows if row.name in (grid.baseline_row.name, grid.primary)]
+    sums: list[str] = []
+    for cell, results in sorted(grid.cells.items()):
+        if {axis: label for axis, label in plans.labels[cell].items() if axis != "seed"} in compared:
+            student = folder / "students" / f"{cell}.safetensors"
+            made = store.artifact(plans.cells[cell].stage(results.student.name))
+            student.write_bytes(made.read("student.safetensors"))
+            sums.append(f"{hashlib.sha256(student.read_bytes()).hexdigest()}  students/{student.name}\n")
+    (folder / "SHA256SUMS").write_text("".join(sums), "utf-8")
+
+
+def table(name: str) -> str:
+    """The table of a kept grid, in Markdown: a row for every setting, fractions in percent, differences in points."""
+    metrics: dict[str, Any] = json.loads((KEPT / name / FILES[0]).read_text("utf-8"))
+    with (KEPT / name / FILES[1]).open(encoding="utf-8", newline="") as file:
+        cells = list(csv.DictReader(file))
+    axes = [axis for axis in metrics["axes"] if axis != "seed"]
+    baseline = ",".join(metrics["baseline"][axis] for axis in axes)
+    heads = [head.format(baseline) for head in HEADS]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in metrics["rows"]:
+        labels = {axis: row[axis] for axis in axes}
+        own = [c for c in cells if c["network"] == "student" and all(c[axis] == labels[axis] for axis in axes)]
+        lines.append("| " + " | ".join((",".join(labels.values()), *figures(row, own))) + " |")
+    return "\n".join([*lines, "", teachers(metrics)])
+
+
+def figures(row: dict[str, Any], cells: list[dict[str, str]]) -> tuple[str, ...]:
+    """The figures of a setting."""
+    student, pair = row["student"], row["comparison"]
+    if not student:
+        return ("0", *[""] * 8)
+    labels = sorted({int(cell["labelled_clips"]) for cell in cells})
+    known = (
+        str(student["seeds"]),
+        f"{percent(student['top1'])} {between(student['interval95'])}",
+        percent(student["iqm"]) if student["iqm"] is not None else "",
+        str(student["failed_seeds"]),
+        f"{row['train_flops'] / 1e12:.2f} TFLOPs",
+        " to ".join(str(count) for count in dict.fromkeys((labels[0], labels[-1]))),
+    )
+    if not pair or pair["difference"] is None:
+        return (*known, "", "", pair["remark"] if pair else "")
+    difference = f"{100 * pair['difference']:+.1f}" + (f" {between(pair['interval95'])}" if pair["interval95"] else "")
+    p = "" if pair["p_holm"] is None else "< 0.001" if pair["p_holm"] < 0.001 else f"{pair['p_holm']:.3f}"
+    small = ["below 1 point"] * pair["below_smallest_effect"]
+    return (*known, difference, p, "; ".join([f"{pair['role']}: {pair['verdict']}", *small, *pair["unequal"]]))
+
+
+def teachers(metrics: dict[str, Any]) -> str:
+    """What the rows' teachers reach, and what the numbers are measured on."""
+    found = {
+        f"{percent(row['teacher']['top1'])} {between(row['teacher']['interval95'])}"
+        for row in metrics["rows"]
+        if row["teacher"]
+    }
+    return f"Top-1 in % on the {metrics['split']} split; intervals: {metrics['intervals']}. Teachers: {', '.join(sorted(found))}."
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+def between(interval: list[float]) -> str:
+    return f"[{', '.join(percent(edge) for edge in interval)}]"
+
+
+if __name__ == "__main__":
+    main()
