@@ -34,7 +34,7 @@ docs: .venv/ready                ## write the generated pages and stagedkd.schem
 	$(BIN)/python -m stagedkd.cli.api > docs/python.md
 	$(BIN)/stagedkd schema > stagedkd.schema.json
 
-notebook: .venv/ready            ## execute docs/quickstart.ipynb and write it back with its outputs: three to five minutes
+notebook: .venv/ready            ## execute docs/quickstart.ipynb, write it back: four to five minutes
 	$(BIN)/python -m benchmarks.notebook
 
 site: .venv/ready                ## build the site of the documentation in build/site; a dead link is an error

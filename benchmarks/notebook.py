@@ -1,4 +1,4 @@
-"""Execute docs/quickstart.ipynb and write it back with its outputs (`make notebook`): three to five minutes, two cores.
+"""Execute docs/quickstart.ipynb and write it back with its outputs (`make notebook`): four to five minutes, two cores.
 
 It runs in a copy of specs/ and params.yaml, so no store and no results of yours are used or changed. The outputs hold
 no times, no paths and no name of the machine. The digest of the code cells is kept beside the outputs, so that a test

@@ -547,7 +547,10 @@ def test_matching_says_what_is_missing(project: Path) -> None:
     assert CPU.type == "cpu"
 
 
-CONTROLS = ("shuffled", "kd_shuffled_frames", "kd_single_frame")
+CONTROLS = (
+    "shuffled",
+    *(f"{method}_{frames}" for method in ("kd", "staged") for frames in ("shuffled_frames", "single_frame")),
+)
 
 
 @pytest.mark.parametrize(

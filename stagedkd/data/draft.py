@@ -169,7 +169,7 @@ def _text(content: _Content, spec: Path) -> str:
         f"train: {{batch: {batch}, lr: 2e-3, warmup_epochs: {min(2, epochs - 1)}}}",
         "",
         f"# {_time(train * epochs * frames / FRAMES, weak=content.weak)}",
-        "# A teacher pretrained on Kinetics is far better. It is downloaded, and needs clip.size 112:",
+        "# Or a teacher pretrained on Kinetics, which is downloaded, and needs clip.size 112:",
         "# teacher: {arch: r2plus1d_18, weights: KINETICS400_V1, epochs: 10, train: {lr: 1e-4}}",
         f"teacher: {{arch: resnet3d, width: 16, blocks: [1, 1, 1], epochs: {epochs}}}",
         "cascade: []                     # or auto, or fractions of the teacher's parameters such as [0.3]",

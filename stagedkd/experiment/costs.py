@@ -69,7 +69,7 @@ class Costs:
         """What the run will take, in a sentence."""
         about = f"the run will take about {age_text(self.seconds)}"
         if self.guessed:
-            return f"{about}, guessed from FLOPs, right within a factor of three; stagedkd rehearse measures it"
+            return f"{about}, guessed from FLOPs; stagedkd rehearse measures it"
         most = max((estimate.memory.get("resident", 0) for estimate in self.estimates.values()), default=0)
         return f"{about}, {decimal(most)} of memory and {decimal(self.disk)} of disk, as rehearsed"
 

@@ -1,0 +1,62 @@
+"""The tables of docs/results.md are those of the results that are kept, figure by figure."""
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.evidence import KEPT, between, table
+
+REPO = Path(__file__).resolve().parent.parent
+NAMES = sorted(folder.name for folder in KEPT.iterdir()) if KEPT.is_dir() else []
+
+
+def test_there_is_evidence() -> None:
+    assert NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_has_the_table_of_what_is_kept(name: str) -> None:
+    text = (REPO / "docs" / "results.md").read_text("utf-8")
+    assert table(name) in text
+    assert f"stagedkd run specs/evidence/{name}.yaml" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_rows_are_the_means_of_the_cells(name: str) -> None:
+    """An independent sum over cells.csv gives the means, the differences and the numbers of seeds of metrics.json."""
+    metrics: dict[str, Any] = json.loads((KEPT / name / "metrics.json").read_text("utf-8"))
+    (axis,) = (axis for axis in metrics["axes"] if axis != "seed")
+    students: dict[str, dict[str, float]] = {}
+    with (KEPT / name / "cells.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["network"] == "student":
+                assert row["split"] == "test"
+                students.setdefault(row[axis], {})[row["seed"]] = float(row["top1"])
+    baseline = students[metrics["baseline"][axis]]
+    for row in metrics["rows"]:
+        own = students[row[axis]]
+        assert row["student"]["seeds"] == len(own)
+        assert row["student"]["top1"] == pytest.approx(sum(own.values()) / len(own))
+        if row["comparison"]:
+            both = own.keys() & baseline.keys()
+            mean = sum(own[seed] - baseline[seed] for seed in both) / len(both)
+            assert row["comparison"]["difference"] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_compared_student_has_its_sum(name: str) -> None:
+    metrics: dict[str, Any] = json.loads((KEPT / name / "metrics.json").read_text("utf-8"))
+    sums = (KEPT / name / "SHA256SUMS").read_text("utf-8").splitlines()
+    settings = {",".join(f"{axis}={label}" for axis, label in metrics["baseline"].items()), metrics["primary"]}
+    wanted = {cell for cell in metrics["cells"] if any(cell.startswith(f"{setting},") for setting in settings)}
+    found = {match[1] for line in sums if (match := re.fullmatch(r"[0-9a-f]{64}  students/(.+)\.safetensors", line))}
+    assert found == wanted and len(found) == len(sums)
+    assert (KEPT / name / "students.dvc").is_file()
+
+
+def test_a_fraction_is_printed_in_percent() -> None:
+    assert between([0.1234, 0.5]) == "[12.3, 50.0]"
