@@ -1,11 +1,12 @@
 """Keep the results of a table of evidence, and print the table from what is kept.
 
-    python benchmarks/evidence.py keep few_clips     # of specs/evidence/few_clips.yaml, which has run
-    python benchmarks/evidence.py table few_clips    # the Markdown of docs/results.md; a test compares them
+    python benchmarks/evidence.py keep few_clips [SET ...]   # of specs/evidence/few_clips.yaml, which has run
+    python benchmarks/evidence.py table few_clips            # the Markdown of docs/results.md; a test compares them
 
-`keep` writes to results/evidence/NAME/: metrics.json (rows, comparisons and cells), cells.csv (a row for every network of
-every cell), and the students of the baseline and of the primary setting, with SHA256SUMS. Git has the first two and the
-sums; DVC has the students. `stagedkd reproduce` takes such a student and rebuilds it.
+`keep` writes to results/evidence/NAME/: metrics.json (rows, comparisons and cells), cells.csv (a row for every network
+of every cell), and the students of the baseline and of the primary setting, with SHA256SUMS. Git has the first two and
+the sums; DVC has the students. `stagedkd reproduce` takes such a student and rebuilds it. With SET, such as
+evaluate.frames=shuffled, NAME is few_clips+evaluate.frames=shuffled, and the students are those of few_clips.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stagedkd.experiment.run import compiled
 from stagedkd.plan.runtime import load_runtime
+from stagedkd.report.grid import GridResults
 from stagedkd.report.write import report_grid
 from stagedkd.spec.load import load_experiment
 from stagedkd.stages.context import Silent
@@ -34,27 +37,33 @@ HEADS = ("method", "n", "top-1 [95%]", "IQM", "failed", "compute", "labels", "mi
 def main() -> None:
     if len(sys.argv) < 3 or sys.argv[1] not in ("keep", "table"):
         sys.exit(__doc__)
-    for name in sys.argv[2:]:
-        if sys.argv[1] == "keep":
-            keep(name)
-        print(table(name))
+    what, name, *overrides = sys.argv[1:]
+    print(table(keep(name, overrides) if what == "keep" else name))
 
 
-def keep(name: str) -> None:
-    """Write what a grid leaves behind to the folder that git and DVC keep."""
+def keep(spec: str, overrides: Sequence[str]) -> str:
+    """Write what a grid leaves behind to the folder that git and DVC keep; return its name."""
     runtime = load_runtime(REPO)
-    plans = compiled(load_experiment(REPO / "specs" / "evidence" / f"{name}.yaml"), runtime, Silent())
+    plans = compiled(load_experiment(REPO / "specs" / "evidence" / f"{spec}.yaml", overrides), runtime, Silent())
     grid = report_grid(plans, runtime)
-    folder, store = KEPT / name, Store(runtime.folder("store"))
-    (folder / "students").mkdir(parents=True, exist_ok=True)
+    folder = KEPT / plans.name
+    folder.mkdir(parents=True, exist_ok=True)
     for file in FILES:
         shutil.copyfile(runtime.folder("results") / plans.name / file, folder / file)
+    if not overrides:
+        keep_students(grid, Store(runtime.folder("store")), folder)
+    return plans.name
+
+
+def keep_students(grid: GridResults, store: Store, folder: Path) -> None:
+    """Write the students of the baseline and of the primary setting, and their sums."""
+    (folder / "students").mkdir(exist_ok=True)
     compared = [row.labels for row in grid.rows if row.name in (grid.baseline_row.name, grid.primary)]
     sums: list[str] = []
     for cell, results in sorted(grid.cells.items()):
-        if {axis: label for axis, label in plans.labels[cell].items() if axis != "seed"} in compared:
+        if {axis: label for axis, label in grid.plans.labels[cell].items() if axis != "seed"} in compared:
             student = folder / "students" / f"{cell}.safetensors"
-            made = store.artifact(plans.cells[cell].stage(results.student.name))
+            made = store.artifact(grid.plans.cells[cell].stage(results.student.name))
             student.write_bytes(made.read("student.safetensors"))
             sums.append(f"{hashlib.sha256(student.read_bytes()).hexdigest()}  students/{student.name}\n")
     (folder / "SHA256SUMS").write_text("".join(sums), "utf-8")
@@ -105,7 +114,8 @@ def teachers(metrics: dict[str, Any]) -> str:
         for row in metrics["rows"]
         if row["teacher"]
     }
-    return f"Top-1 in % on the {metrics['split']} split; intervals: {metrics['intervals']}. Teachers: {', '.join(sorted(found))}."
+    measured = f"Top-1 in % on the {metrics['split']} split; intervals: {metrics['intervals']}"
+    return f"{measured}. Teachers: {', '.join(sorted(found))}."
 
 
 def percent(fraction: float) -> str:
