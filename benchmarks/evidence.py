@@ -4,9 +4,9 @@
     python benchmarks/evidence.py table few_clips            # the Markdown of docs/results.md; a test compares them
 
 `keep` writes to results/evidence/NAME/: metrics.json (rows, comparisons and cells), cells.csv (a row for every network
-of every cell), and the students of the baseline and of the primary setting, with SHA256SUMS. Git has the first two and
-the sums; DVC has the students. `stagedkd reproduce` takes such a student and rebuilds it. With SET, such as
-evaluate.frames=shuffled, NAME is few_clips+evaluate.frames=shuffled, and the students are those of few_clips.
+of every cell), and, where the spec declares a comparison, the students of its two settings with SHA256SUMS. Git has the
+first two and the sums; DVC has the students. `stagedkd reproduce` takes such a student and rebuilds it. SET changes the
+evaluation alone: evaluate.frames=shuffled gives NAME few_clips+evaluate.frames=shuffled, with the same students.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 from stagedkd.experiment.run import compiled
 from stagedkd.plan.runtime import load_runtime
+from stagedkd.report.comparison import p_text
 from stagedkd.report.grid import GridResults
 from stagedkd.report.write import report_grid
 from stagedkd.spec.load import load_experiment
@@ -43,6 +44,8 @@ def main() -> None:
 
 def keep(spec: str, overrides: Sequence[str]) -> str:
     """Write what a grid leaves behind to the folder that git and DVC keep; return its name."""
+    if any(not override.startswith("evaluate.") for override in overrides):
+        sys.exit("SET may change the evaluation alone, such as evaluate.frames=shuffled")
     runtime = load_runtime(REPO)
     plans = compiled(load_experiment(REPO / "specs" / "evidence" / f"{spec}.yaml", overrides), runtime, Silent())
     grid = report_grid(plans, runtime)
@@ -50,14 +53,15 @@ def keep(spec: str, overrides: Sequence[str]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for file in FILES:
         shutil.copyfile(runtime.folder("results") / plans.name / file, folder / file)
-    if not overrides:
+    if grid.primary and not overrides:
         keep_students(grid, Store(runtime.folder("store")), folder)
     return plans.name
 
 
 def keep_students(grid: GridResults, store: Store, folder: Path) -> None:
     """Write the students of the baseline and of the primary setting, and their sums."""
-    (folder / "students").mkdir(exist_ok=True)
+    shutil.rmtree(folder / "students", ignore_errors=True)  # those of settings that the spec no longer has
+    (folder / "students").mkdir()
     compared = [row.labels for row in grid.rows if row.name in (grid.baseline_row.name, grid.primary)]
     sums: list[str] = []
     for cell, results in sorted(grid.cells.items()):
@@ -103,9 +107,9 @@ def figures(row: dict[str, Any], cells: list[dict[str, str]]) -> tuple[str, ...]
     if not pair or pair["difference"] is None:
         return (*known, "", "", pair["remark"] if pair else "")
     difference = f"{100 * pair['difference']:+.1f}" + (f" {between(pair['interval95'])}" if pair["interval95"] else "")
-    p = "" if pair["p_holm"] is None else "< 0.001" if pair["p_holm"] < 0.001 else f"{pair['p_holm']:.3f}"
+    verdict = ": ".join(filter(None, (pair["role"], pair["verdict"])))
     small = ["below 1 point"] * pair["below_smallest_effect"]
-    return (*known, difference, p, "; ".join([f"{pair['role']}: {pair['verdict']}", *small, *pair["unequal"]]))
+    return (*known, difference, p_text(pair["p_holm"]), "; ".join([verdict, *small, *pair["unequal"]]))
 
 
 def teachers(metrics: dict[str, Any]) -> str:
