@@ -25,6 +25,7 @@ from stagedkd.plan.runtime import load_runtime
 from stagedkd.report.comparison import p_text
 from stagedkd.report.grid import GridResults
 from stagedkd.report.write import report_grid
+from stagedkd.spec.grid import REPEATS
 from stagedkd.spec.load import load_experiment
 from stagedkd.stages.context import Silent
 from stagedkd.store.store import Store
@@ -65,7 +66,7 @@ def keep_students(grid: GridResults, store: Store, folder: Path) -> None:
     compared = [row.labels for row in grid.rows if row.name in (grid.baseline_row.name, grid.primary)]
     sums: list[str] = []
     for cell, results in sorted(grid.cells.items()):
-        if {axis: label for axis, label in grid.plans.labels[cell].items() if axis != "seed"} in compared:
+        if {axis: label for axis, label in grid.plans.labels[cell].items() if axis not in REPEATS} in compared:
             student = folder / "students" / f"{cell}.safetensors"
             made = store.artifact(grid.plans.cells[cell].stage(results.student.name))
             student.write_bytes(made.read("student.safetensors"))
@@ -79,7 +80,7 @@ def table(name: str) -> str:
     metrics: dict[str, Any] = json.loads((KEPT / name / FILES[0]).read_text("utf-8"))
     with (KEPT / name / FILES[1]).open(encoding="utf-8", newline="") as file:
         cells = list(csv.DictReader(file))
-    axes = [axis for axis in metrics["axes"] if axis != "seed"]
+    axes = [axis for axis in metrics["axes"] if axis not in REPEATS]
     baseline = ",".join(metrics["baseline"][axis] for axis in axes)
     heads = [head.format(baseline) for head in HEADS][: 3 if "+" in name else None]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
@@ -97,7 +98,7 @@ def figures(row: dict[str, Any], cells: list[dict[str, str]]) -> tuple[str, ...]
         return ("0", *[""] * 8)
     labels = sorted({int(cell["labelled_clips"]) for cell in cells})
     known = (
-        str(student["seeds"]),
+        str(student.get("seeds") or student["groups"]),
         f"{percent(student['top1'])} {between(student['interval95'])}",
         percent(student["iqm"]) if student["iqm"] is not None else "",
         str(student["failed_seeds"]),

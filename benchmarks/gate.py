@@ -1,7 +1,7 @@
 """The gate of a table of evidence: before its seeds are run, one seed of every setting is looked at, on validation, for
 what made earlier tables void.
 
-    python benchmarks/gate.py SPEC [--seed N] [--jobs N] [--other-compute LABEL ...]
+    python benchmarks/gate.py SPEC [--seed N] [--fold N] [--jobs N] [--other-compute LABEL ...]
 
 It runs the cells of one seed with evaluate.split=val (their trainings are those of the table; the test split is not
 touched). It prints the task against its ceiling and chance, then for every setting its accuracy, compute beside the
@@ -27,6 +27,7 @@ from stagedkd.plan.runtime import load_runtime
 from stagedkd.plan.work import DistillWork
 from stagedkd.report.collect import collect
 from stagedkd.report.results import Results
+from stagedkd.spec.grid import REPEATS
 from stagedkd.spec.labelled import labels_alone
 from stagedkd.spec.load import load_experiment
 from stagedkd.spec.tuned import edge_notes
@@ -44,11 +45,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fold", type=int, help="of a grid whose folds take turns; as it is: without folds")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--other-compute", nargs="*", default=[], metavar="LABEL")
     options = parser.parse_args()
     runtime = load_runtime(REPO, jobs=options.jobs, threads=1)
-    experiment = load_experiment(options.spec, ["evaluate.split=val"], cells=[f"seed={options.seed}"])
+    cells = f"seed={options.seed}" + ("" if options.fold is None else f",fold={options.fold}")
+    experiment = load_experiment(options.spec, ["evaluate.split=val"], cells=[cells])
     outcome = run_experiment(experiment, runtime, Silent())
     for error in outcome.failed.values():
         raise error
@@ -57,7 +60,7 @@ def main() -> None:
     settings = {names[cell]: collect(plan, store) for cell, plan in outcome.plans.cells.items()}
     declared = experiment.declared
     baseline = settings[declared.baseline] if declared else next(iter(settings.values()))
-    print(f"{options.spec}, seed {options.seed}, validation\n")
+    print(f"{options.spec}, {cells}, validation\n")
     failed = [line for line, holds in task(baseline) if not holds]
     for name, results in settings.items():
         failed += faults(name, results)
@@ -73,8 +76,8 @@ def main() -> None:
 
 
 def setting(labels: Mapping[str, str]) -> str:
-    """The name of a setting, such as method=kd: its labels without the seed."""
-    return ",".join(f"{axis}={label}" for axis, label in labels.items() if axis != "seed")
+    """The name of a setting, such as method=kd: its labels without seed and fold."""
+    return ",".join(f"{axis}={label}" for axis, label in labels.items() if axis not in REPEATS)
 
 
 def compute(results: Results, baseline: Results) -> float:

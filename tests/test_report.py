@@ -35,6 +35,7 @@ from stagedkd.report.plots.maps import correlation_maps
 from stagedkd.report.results import Correlation, NetworkResult, Refinement, Results
 from stagedkd.report.statistics import Paired, holm, paired
 from stagedkd.report.terminal import grid_tables, results_tables
+from stagedkd.report.units import Scores, over_seeds
 from stagedkd.report.write import as_json as results_json
 from stagedkd.spec.schema import Clip, Labels
 from stagedkd.store.store import Store
@@ -179,8 +180,13 @@ def _network(key: str, top1: float, name: str = "student", flops: int | None = 1
     )
 
 
-def _students(name: str, tops: Sequence[float]) -> dict[str, NetworkResult]:
-    return {str(i): _network(f"{name}{i}", top1) for i, top1 in enumerate(tops)}
+def _scores(networks: Mapping[str, NetworkResult]) -> Scores:
+    by_repeat = {(seed, ""): network for seed, network in networks.items()}
+    return over_seeds(by_repeat, dict.fromkeys(by_repeat, 100))
+
+
+def _students(name: str, tops: Sequence[float]) -> Scores:
+    return _scores({str(i): _network(f"{name}{i}", top1) for i, top1 in enumerate(tops)})
 
 
 def test_verdicts_follow_the_corrected_p_and_small_effects_are_said() -> None:
@@ -224,16 +230,18 @@ def test_six_seeds_are_shown_alone_and_not_among_two() -> None:
 
 def test_pairs_are_of_one_seed_and_shared_networks_count_once() -> None:
     base = _students("a", [0.1, 0.2, 0.3])
-    other = {"2": _network("z2", 0.6), "1": _network("z1", 0.4), "7": _network("z7", 0.9)}
+    other = _scores({"2": _network("z2", 0.6), "1": _network("z1", 0.4), "7": _network("z7", 0.9)})
     found = compare({"base": base, "other": other}, "base")["other"]
     assert found.paired and (found.paired.n, found.paired.mean) == (2, pytest.approx(0.25))
-    shared = {seed: _network("x", 0.5) for seed in "012"}
+    shared = _scores({seed: _network("x", 0.5) for seed in "012"})
     twice = {seed: _network("y", 0.7) for seed in "012"}
-    once = compare({"base": shared, "other": twice}, "base")["other"]
+    once = compare({"base": shared, "other": _scores(twice)}, "base")["other"]
     assert once.paired and once.paired.n == 1 and once.p_holm is None
-    mixed = compare({"base": shared, "other": twice | {"2": _network("y2", 0.9)}}, "base")["other"]
+    mixed = compare({"base": shared, "other": _scores(twice | {"2": _network("y2", 0.9)})}, "base")["other"]
     assert mixed.paired and (mixed.paired.n, mixed.paired.mean) == (2, pytest.approx(0.3))
-    rest = compare({"base": base, "same": dict(base), "none": {"9": _network("q", 0.5)}, "other": other}, "base")
+    rest = compare(
+        {"base": base, "same": dict(base), "none": _scores({"9": _network("q", 0.5)}), "other": other}, "base"
+    )
     assert [(c.verdict, c.remark) for c in rest.values()] == [
         ("-", "the same networks"),
         ("-", "no seed has both"),

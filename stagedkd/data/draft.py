@@ -194,11 +194,10 @@ def _cross_validation(content: _Content) -> list[str]:
     few = f"# Only {count} clips are for validation, so accuracies are rough."
     if not content.drawn:
         return [few]
-    every = ", ".join(map(str, range(folds)))
     return [
         f"{few} Cross-validation takes each of the {folds} folds in turn, in",
-        f"# {folds} times the time. More data.folds leave more clips for training. Add these lines for it:",
-        f"# grid: {{axes: {{data.fold: [{every}]}}}}",
+        f"# {folds} times the time. More data.folds leave more clips for training. Add this line for it:",
+        f"# grid: {{folds: {folds}}}",
     ]
 
 

@@ -61,20 +61,22 @@ class Listing:
 def split_entries(entries: Sequence[Entry], data: FoldSplit) -> list[Entry]:
     """Assign a split to each entry that has none, so that no group is in two splits; drop the `unused` entries.
 
+    Groups that the spec names as validation are it.
     Groups are shuffled by seed and dealt one by one to the fold that has the fewest clips of the group's classes.
     A split that an entry already has wins, and its whole group follows. A validation or test split that entries have
     gets no further clips.
 
     Raises:
-        DataError: a group is in two splits.
+        DataError: a group is in two splits, or a group that the spec names has no clip.
     """
     entries = [e for e in entries if e.split != UNUSED]
+    entries = _with_val_groups(entries, data.always_val)
     fixed = {e.group: e.split for e in entries if e.split}
     torn = sorted({e.group for e in entries if e.split and e.split != fixed[e.group]})
     if torn:
         raise DataError(f"group {torn[0]} is in more than one split", hint="put all clips of a group into one split")
     folds = _deal([e for e in entries if e.group not in fixed], data)
-    val_folds = 0 if "val" in fixed.values() else data.val_folds
+    val_folds = 0 if "val" in fixed.values() else data.left_for_val
     test_folds = 0 if "test" in fixed.values() else data.left_for_test
 
     def split_of(entry: Entry) -> str:
@@ -85,6 +87,16 @@ def split_entries(entries: Sequence[Entry], data: FoldSplit) -> list[Entry]:
 
     placed = [replace(e, split=split_of(e)) for e in entries]
     return [e for e in placed if e.split == "train" or (e.label and e.trusted)]  # judged by true labels alone
+
+
+def _with_val_groups(entries: Sequence[Entry], groups: Sequence[str]) -> list[Entry]:
+    """Give the split val to the clips of these groups that have none."""
+    known = sorted({e.group for e in entries})
+    unknown = [group for group in groups if group not in known]
+    if unknown:
+        hint = f"the groups are {', '.join(known[:12])}" + (", ..." if len(known) > 12 else "")
+        raise DataError(f"data.val_groups names {unknown[0]}, of which there is no clip", hint=hint)
+    return [replace(e, split="val") if e.group in groups and not e.split else e for e in entries]
 
 
 def _deal(entries: Sequence[Entry], data: FoldSplit) -> dict[str, int]:

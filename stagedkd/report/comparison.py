@@ -1,5 +1,5 @@
 """Compare the settings of a grid with one of them, the baseline: students minus those of the baseline, paired over the
-seeds that both have. Accuracies and differences are fractions, in units of 1."""
+units that both have: seeds, or groups. Accuracies and differences are fractions, in units of 1."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from stagedkd.report.results import NetworkResult
 from stagedkd.report.statistics import Paired, holm, paired, smallest_p
+from stagedkd.report.units import Scores, Unit, paired_units
 
 LEVEL = 0.05  # a difference is shown if its corrected p-value is below this
 SMALLEST_EFFECT = 0.01  # a smaller difference does not matter, whether it is shown or not
 UNEQUAL = 0.05  # compute, labels and tuning are said to differ where they do by more than this fraction
-
-Students = Mapping[str, NetworkResult]  # the students of one setting, by seed
 
 
 @dataclass(frozen=True)
@@ -84,14 +82,15 @@ class Effort:
 
 
 def compare(
-    settings: Mapping[str, Students],
+    settings: Mapping[str, Scores],
     baseline: str,
     primary: str = "",
     efforts: Mapping[str, Effort] | None = None,
+    unit: Unit = "seed",
 ) -> dict[str, Comparison]:
-    """Compare every other setting with the baseline. Settings and comparisons are given by name. `primary` names the
-    setting of the one comparison that was declared, "" if none was."""
-    pairs = {name: _pair(students, settings[baseline]) for name, students in settings.items() if name != baseline}
+    """Compare every other setting with the baseline. Settings (the scores of their students) and comparisons are given
+    by name. `primary` names the setting of the one comparison that was declared, "" if none was."""
+    pairs = {name: _pair(scores, settings[baseline], unit) for name, scores in settings.items() if name != baseline}
     tested = {name: pair.p for name, (pair, _) in pairs.items() if pair and pair.p is not None}
     alone = tested.pop(primary, None)
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
@@ -128,36 +127,35 @@ def _ratio(what: str, own: int | None, base: int | None) -> str:
     return f"{own / base:.3g} x the {what}" if base else f"{own:,} {what}, the baseline none"
 
 
-def _pair(students: Students, baseline: Students) -> tuple[Paired | None, str]:
-    """Compare the students of two settings, and remark on it. Seeds with the same two networks are one pair."""
-    pairs = [(students[seed], baseline[seed]) for seed in students if seed in baseline]
-    unique = list({(a.key, b.key): (a, b) for a, b in pairs}.values())
-    if not unique:
-        return None, "no seed has both"
-    if all(a.key == b.key for a, b in unique):
+def _pair(scores: Scores, baseline: Scores, unit: Unit) -> tuple[Paired | None, str]:
+    """Compare the students of two settings, and remark on it."""
+    pairs = list(paired_units(scores, baseline))
+    if not pairs:
+        return None, f"no {unit} has both"
+    if all(same for _, _, same in pairs):
         return None, "the same networks"
-    result = paired([a.top1 for a, _ in unique], [b.top1 for _, b in unique])
+    result = paired([own for own, _, _ in pairs], [other for _, other, _ in pairs])
     return result, result.remark
 
 
-def power_notes(comparisons: Mapping[str, Comparison]) -> Iterator[str]:
+def power_notes(comparisons: Mapping[str, Comparison], unit: Unit = "seed") -> Iterator[str]:
     """Yield a note for every number of pairs that is too small for any difference to be shown."""
     counts = sorted(c.paired.n for c in comparisons.values() if c.paired and c.role != "primary")
     for comparison in comparisons.values():
         if comparison.role == "primary" and comparison.paired and smallest_p(comparison.paired.n) >= LEVEL:
             n = comparison.paired.n
-            yield f"{n} seeds cannot show the primary comparison: the smallest p is {smallest_p(n):.3g}"
+            yield f"{n} {unit}s cannot show the primary comparison: the smallest p is {smallest_p(n):.3g}"
     for n in dict.fromkeys(counts):
         if n == 1:
-            yield "1 seed cannot show a difference: it gives no interval and no test"
+            yield f"1 {unit} cannot show a difference: it gives no interval and no test"
         elif smallest_p(n) >= LEVEL:
-            yield f"{n} seeds cannot reach p < {LEVEL}: the smallest p is {smallest_p(n):.3g}"
+            yield f"{n} {unit}s cannot reach p < {LEVEL}: the smallest p is {smallest_p(n):.3g}"
         else:
             # Holm's factor counts settings with as many seeds or fewer; those with more may have smaller p-values.
             rivals = sum(1 < other <= n for other in counts)
             if rivals * smallest_p(n) >= LEVEL:
                 least = min(1.0, rivals * smallest_p(n))
-                unreachable = f"{n} seeds cannot reach p < {LEVEL} in {rivals} comparisons"
+                unreachable = f"{n} {unit}s cannot reach p < {LEVEL} in {rivals} comparisons"
                 yield f"{unreachable}: the smallest corrected p is {least:.3g}"
 
 

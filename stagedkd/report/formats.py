@@ -23,7 +23,7 @@ def as_latex(grid: GridResults) -> str:
     between the students and the baseline's in points."""
     rows = grid.rows
     with_control = any(row.control for row in rows)
-    heads = [*grid.axes, "seeds", "student", "teacher", *(["control"] if with_control else []), "parameters"]
+    heads = [*grid.axes, f"{grid.unit}s", "student", "teacher", *(["control"] if with_control else []), "parameters"]
     heads += ["difference", "p (Holm)"] if grid.comparisons else []
     lines = [
         f"% {grid.plans.name}: top-1 in percent on the {grid.split} split; 95% intervals: {grid.intervals}",
@@ -36,7 +36,7 @@ def as_latex(grid: GridResults) -> str:
     for row in rows:
         cells = [_escaped(row.labels[axis]) for axis in grid.axes]
         cells += [
-            str(row.student.seeds) if row.student else "0",
+            str(row.student.n) if row.student else "0",
             _summary_text(row.student),
             _summary_text(row.teacher),
         ]
@@ -57,7 +57,7 @@ def _summary_text(summary: Summary | None) -> str:
 def _comparison_comment(grid: GridResults) -> list[str]:
     if not grid.comparisons:
         return []
-    how = "in points with BCa 95% intervals, paired over seeds; sign-flip tests, corrected by Holm"
+    how = f"in points with BCa 95% intervals, paired over {grid.unit}s; sign-flip tests, corrected by Holm"
     lines = [f"% differences: students minus those of {grid.baseline_row.name}, {how}"]
     if grid.primary:
         lines.append(f"% {grid.primary} is the primary comparison, tested alone; the others are exploratory")

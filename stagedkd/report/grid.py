@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 from stagedkd.errors import Advice, StoreError, UsageError
-from stagedkd.plan.graph import Plans
+from stagedkd.plan.graph import Plan, Plans
 from stagedkd.report.collect import collect
-from stagedkd.report.comparison import SMALLEST_EFFECT, Comparison, Effort, Students, compare, compute_note, power_notes
+from stagedkd.report.comparison import SMALLEST_EFFECT, Comparison, Effort, compare, compute_note, power_notes
 from stagedkd.report.results import NetworkResult, Results
-from stagedkd.report.statistics import failed_seeds, iqm, mean_interval
+from stagedkd.report.units import Counts, Scores, Summary, Unit, over_groups, over_seeds, read_counts, summarize
 from stagedkd.spec.fields import nearest
-from stagedkd.spec.grid import canonical
+from stagedkd.spec.grid import FOLD, REPEATS, SEED, canonical
 from stagedkd.spec.tuned import ALL
 from stagedkd.store.store import Store
 
-SEED = "seed"
+Pick: TypeAlias = Callable[[Results], NetworkResult | None]
 TIDY_COLUMNS = (
     "network",
     "arch",
@@ -48,24 +48,11 @@ TIDY_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Summary:
-    """The results of one network at one setting: mean top-1 in 0..1 over `seeds` seeds, with its 95% interval. `iqm`
-    is the interquartile mean, `failed` the number of seeds below 0.8 of the median. `dead` is the mean share of
-    channels at the ends of substages that are constant over the clips, None where it was not measured."""
-
-    top1: float
-    interval: tuple[float, float]
-    seeds: int
-    iqm: float
-    failed: int
-    dead: float | None = None
-
-
-@dataclass(frozen=True)
 class Row:
-    """One setting of all axes but the seed. `steps` and `train_flops` (2 x multiply-adds, None where unknown) are those
-    of all hops of one seed; `teacher_flops` are the teacher's. `missing` is the number of cells without a result.
-    `latency` is the mean of the students', in seconds, None where none was measured."""
+    """One setting of all axes but seed and fold. `steps` and `train_flops` (2 x multiply-adds, None where unknown) are
+    those of all hops of its first cell; `teacher_flops` are the teacher's. `missing` counts the cells without a result.
+    `latency` is the mean of the students', in seconds, None where none was measured. `by_group` is the students' mean
+    top-1 for each group, where intervals are over groups; else it is empty."""
 
     labels: Mapping[str, str]
     student: Summary | None
@@ -77,6 +64,7 @@ class Row:
     teacher_flops: int | None
     missing: int
     latency: float | None = None
+    by_group: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def name(self) -> str:
@@ -87,17 +75,24 @@ class Row:
 @dataclass(frozen=True)
 class GridResults:
     """The results of a grid. `cells` maps each finished cell to its results, `missing` each other cell to the reason.
-    `baseline` is the number of the row that the others are compared with."""
+    `baseline` is the number of the row that the others are compared with. `counts` are the right clips of each group,
+    by cell and network, where folds take turns; else it is empty."""
 
     plans: Plans
     cells: Mapping[str, Results]
     missing: Mapping[str, str]
     baseline: int = 0
+    counts: Mapping[str, Mapping[str, Counts]] = field(default_factory=dict[str, Mapping[str, Counts]])
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes of the rows: all axes but the seed."""
+        """The axes of the rows: all axes but seed and fold."""
         return _axes(self.plans)
+
+    @property
+    def unit(self) -> Unit:
+        """What intervals and tests are made over: groups where folds take turns, else seeds."""
+        return "group" if FOLD in self.plans.axes else "seed"
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -110,16 +105,23 @@ class GridResults:
         first = results[0] if results else None
         return Row(
             labels,
-            summarize([r.student for r in results]),
-            summarize([r.teacher for r in results]),
-            summarize([r.control for r in results if r.control]),
+            self._summary(names, lambda r: r.student),
+            self._summary(names, lambda r: r.teacher),
+            self._summary(names, lambda r: r.control),
             first.student.params if first else 0,
             sum(n.steps for n in first.hops) if first else 0,
             first and first.train_flops,
             first and first.teacher.train_flops,
             len(names) - len(results),
             _mean([r.student.latency for r in results]),
+            self._by_group(names),
         )
+
+    def _by_group(self, names: list[str]) -> dict[str, float]:
+        if self.unit == "seed":
+            return {}
+        scores = self._scores(self._networks(names, lambda r: r.student))
+        return {group: fmean(score.top1 for score in repeats.values()) for group, repeats in sorted(scores.items())}
 
     @property
     def baseline_row(self) -> Row:
@@ -128,11 +130,11 @@ class GridResults:
 
     @cached_property
     def comparisons(self) -> Mapping[str, Comparison]:
-        """The comparison of every other row's students with the baseline's, paired over seeds, by the row's name."""
+        """The comparison of every other row's students with the baseline's, paired over units, by the row's name."""
         groups = list(zip(self.rows, settings(self.plans).values(), strict=True))
-        students = {row.name: self._students(names) for row, names in groups}
+        students = {row.name: self._scores(self._networks(names, lambda r: r.student)) for row, names in groups}
         efforts = {row.name: self._effort(row, names) for row, names in groups}
-        return compare(students, self.baseline_row.name, self.primary, efforts)
+        return compare(students, self.baseline_row.name, self.primary, efforts, self.unit)
 
     @property
     def primary(self) -> str:
@@ -148,28 +150,49 @@ class GridResults:
         tuned = self.plans.tuned.get(row.name or ALL)
         return Effort(row.train_flops, first and first.labels_behind, tuned.trainings if tuned else None)
 
-    def _students(self, names: list[str]) -> Students:
-        return {self.plans.labels[n].get(SEED, ""): self.cells[n].student for n in names if n in self.cells}
+    def _networks(self, names: list[str], pick: Pick) -> dict[str, NetworkResult]:
+        """Return one network of each finished cell of a setting, by cell."""
+        found = {name: pick(self.cells[name]) for name in names if name in self.cells}
+        return {name: network for name, network in found.items() if network is not None}
+
+    def _scores(self, networks: Mapping[str, NetworkResult]) -> Scores:
+        """Return the scores of one network of a setting, given by cell."""
+        labels = self.plans.labels
+        at = {name: (labels[name].get(SEED, ""), labels[name].get(FOLD, "")) for name in networks}
+        by_repeat = {at[name]: network for name, network in networks.items()}
+        if self.unit == "group":
+            return over_groups(by_repeat, {at[name]: self.counts.get(name, {}) for name in networks})
+        clips = {name: self.cells[name].data["clips"][self.cells[name].split] for name in networks}
+        return over_seeds(by_repeat, {at[name]: count for name, count in clips.items()})
+
+    def _summary(self, names: list[str], pick: Pick) -> Summary | None:
+        networks = self._networks(names, pick)
+        return summarize(self._scores(networks), {network.key: network.dead for network in networks.values()})
 
     @property
     def intervals(self) -> str:
         """How the 95% intervals are computed, in words."""
-        seeds = {row.student.seeds for row in self.rows if row.student}
-        wilson = "one seed: Wilson's, clips taken as independent"
-        if seeds <= {1}:
+        counts = {row.student.n for row in self.rows if row.student}
+        wilson = f"one {self.unit}: Wilson's, clips taken as independent"
+        if counts <= {1}:
             return wilson
         *names, last = self.drawn_once or ("",)
         given = f", given one draw of {', '.join(names)}{' and ' * bool(names)}{last}" if last else ""
-        return f"Student's over seeds{given}" + ("; with " + wilson if 1 in seeds else "")
+        over = "seeds" if self.unit == "seed" else "groups of clips, each the mean of its seeds"
+        return f"Student's over {over}{given}" + ("; with " + wilson if 1 in counts else "")
 
     @cached_property
     def drawn_once(self) -> tuple[str, ...]:
-        """What all seeds of each setting have in common, of data, labels and teacher: intervals say nothing about
-        other draws of these."""
-        groups = [[self.plans.cells[name] for name in names] for names in settings(self.plans).values()]
+        """What all seeds of each setting (and fold) have in common, of data, labels and teacher: intervals say nothing
+        about other draws of these. Folds are made of one data set, which needs no word."""
+        repeated: dict[tuple[str, ...], list[Plan]] = {}
+        for name, plan in self.plans.cells.items():
+            at = tuple(label for axis, label in self.plans.labels[name].items() if axis != SEED)
+            repeated.setdefault(at, []).append(plan)
+        groups = repeated.values()
         return tuple(
             name
-            for name in ("data", "labels", "teacher")
+            for name in ("data", "labels", "teacher")[self.unit == "group" :]
             if all(len({plan.stage(name).identity for plan in plans}) == 1 for plans in groups)
         )
 
@@ -184,7 +207,7 @@ class GridResults:
     @property
     def comparison_notes(self) -> tuple[str, ...]:
         """The limits of the comparisons: too few seeds, unequal compute, a baseline without results."""
-        rows = list(power_notes(self.comparisons))
+        rows = list(power_notes(self.comparisons, self.unit))
         if self.comparisons and self.baseline_row.student is None:
             rows.append(f"the baseline {self.baseline_row.name} has no result; choose another with --baseline")
         declared = self.plans.declared
@@ -209,11 +232,11 @@ class GridResults:
 
 
 def _axes(plans: Plans) -> tuple[str, ...]:
-    return tuple(name for name in plans.axes if name != SEED)
+    return tuple(name for name in plans.axes if name not in REPEATS)
 
 
 def settings(plans: Plans) -> dict[tuple[str, ...], list[str]]:
-    """Map each setting (the labels of all axes but the seed) to the names of its cells, in the order of the grid."""
+    """Map each setting (the labels of all axes but seed and fold) to the names of its cells, in the grid's order."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, labels in plans.labels.items():
         groups.setdefault(tuple(labels[axis] for axis in _axes(plans)), []).append(name)
@@ -260,18 +283,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def summarize(networks: list[NetworkResult]) -> Summary | None:
-    """Return the mean and interval of one network over its seeds. A network that several seeds share counts once."""
-    unique = list({network.key: network for network in networks}.values())
-    if not unique:
-        return None
-    values = [network.top1 for network in unique]
-    interval = unique[0].interval if len(values) == 1 else mean_interval(values)
-    measured = [network.dead for network in unique if network.dead is not None]
-    dead = fmean(measured) if measured else None
-    return Summary(fmean(values), interval, len(values), iqm(values), failed_seeds(values), dead)
-
-
 def collect_grid(plans: Plans, store: Store, baseline: str = "") -> GridResults:
     """Read what the store has of a grid. `baseline` picks the row to compare with, as `find_baseline` does.
 
@@ -282,15 +293,18 @@ def collect_grid(plans: Plans, store: Store, baseline: str = "") -> GridResults:
     number = find_baseline(plans, baseline)
     cells: dict[str, Results] = {}
     missing: dict[str, str] = {}
+    counts: dict[str, Mapping[str, Counts]] = {}
     for name, plan in plans.cells.items():
         try:
             cells[name] = collect(plan, store)
+            if FOLD in plans.axes:
+                counts[name] = read_counts(plan, store)
         except StoreError as error:
             missing[name] = error.message
     if not cells:
         name, reason = next(iter(missing.items()))
         raise StoreError(f"no cell has finished; {name or plans.name}: {reason}", hint=Advice("run", "run"))
-    return GridResults(plans, cells, missing, number)
+    return GridResults(plans, cells, missing, number, counts)
 
 
 def tidy_rows(grid: GridResults) -> Iterator[dict[str, Any]]:
@@ -320,14 +334,15 @@ def as_json(grid: GridResults) -> dict[str, Any]:
         "rows": [
             {
                 **row.labels,
-                "student": _summary_json(row.student),
-                "teacher": _summary_json(row.teacher),
-                "control": _summary_json(row.control),
+                "student": _summary_json(row.student, grid.unit),
+                "teacher": _summary_json(row.teacher, grid.unit),
+                "control": _summary_json(row.control, grid.unit),
                 "params": row.params,
                 "steps": row.steps,
                 "train_flops": row.train_flops,
                 "teacher_train_flops": row.teacher_flops,
                 "missing": row.missing,
+                **({"by_group": dict(row.by_group)} if row.by_group else {}),
                 "comparison": grid.comparisons[row.name].as_json() if row.name in grid.comparisons else None,
             }
             for row in grid.rows
@@ -341,11 +356,11 @@ def as_json(grid: GridResults) -> dict[str, Any]:
     }
 
 
-def _summary_json(summary: Summary | None) -> dict[str, Any] | None:
+def _summary_json(summary: Summary | None, unit: Unit) -> dict[str, Any] | None:
     return summary and {
         "top1": summary.top1,
         "interval95": list(summary.interval),
-        "seeds": summary.seeds,
+        f"{unit}s": summary.n,
         "iqm": summary.iqm,
         "failed_seeds": summary.failed,
         "dead_channels": summary.dead,

@@ -42,6 +42,7 @@ def grid_page(
         "settings": settings_table(grid),
         "effort": effort_table(grid),
         "comparison": comparison_table(grid),
+        "groups": groups_table(grid),
         "cells": cells_table(grid, pages or {}),
         "files": links(files),
         "smallest": points(SMALLEST_EFFECT),
@@ -57,11 +58,11 @@ def grid_headline(grid: GridResults) -> tuple[str, ...]:
         return ("No setting has a result.",)
     _, best, student = max(rows, key=lambda each: each[0])
     name = best.name or "the student"
-    seeds = f"{student.seeds} seeds" if student.seeds > 1 else "one seed"
+    over = f"{student.n} {grid.unit}s" if student.n > 1 else f"one {grid.unit}"
     interval = f"95% interval {pct(student.interval[0])} to {pct(student.interval[1])}"
     if len(grid.rows) == 1:
-        return (f"The students have {pct(student.top1)} top-1 on average over {seeds} ({interval}).",)
-    first = f"Of {len(grid.rows)} settings, {name} has the highest mean top-1: {pct(student.top1)} over {seeds}"
+        return (f"The students have {pct(student.top1)} top-1 on average over {over} ({interval}).",)
+    first = f"Of {len(grid.rows)} settings, {name} has the highest mean top-1: {pct(student.top1)} over {over}"
     return f"{first} ({interval}).", _beside_baseline(grid, best)
 
 
@@ -73,7 +74,7 @@ def _beside_baseline(grid: GridResults, best: Row) -> str:
     if comparison is None or comparison.paired is None:
         return f"It cannot be compared with the baseline, {base.name}."
     pair = comparison.paired
-    mean = f"{100 * pair.mean:+.1f} points over {pair.n} paired seed{'s' * (pair.n != 1)}"
+    mean = f"{100 * pair.mean:+.1f} points over {pair.n} paired {grid.unit}{'s' * (pair.n != 1)}"
     if comparison.verdict in ("better", "worse"):
         how = "" if comparison.role == "primary" else ", corrected for all comparisons"
         return (
@@ -83,16 +84,16 @@ def _beside_baseline(grid: GridResults, best: Row) -> str:
 
 
 def settings_table(grid: GridResults) -> Table:
-    """The settings: seeds, and the top-1 of each network with its interval."""
+    """The settings: seeds or groups, and the top-1 of each network with its interval."""
     control = any(row.control for row in grid.rows)
 
     def row(number: int, r: Row) -> list[str]:
-        seeds = f"{r.student.seeds if r.student else 0}" + (f" ({r.missing} missing)" if r.missing else "")
+        count = f"{r.student.n if r.student else 0}" + (f" ({r.missing} missing)" if r.missing else "")
         tops = [_summary(s) for s in (r.student, r.teacher, *((r.control,) if control else ()))]
         mark = " (baseline)" if number == grid.baseline and len(grid.rows) > 1 else ""
-        return [f"{number + 1}{mark}", *(r.labels[axis] for axis in grid.axes), seeds, *tops]
+        return [f"{number + 1}{mark}", *(r.labels[axis] for axis in grid.axes), count, *tops]
 
-    heads = ["setting", *grid.axes, "seeds", "student", "teacher", *(["control"] if control else [])]
+    heads = ["setting", *grid.axes, f"{grid.unit}s", "student", "teacher", *(["control"] if control else [])]
     rows = [row(number, r) for number, r in enumerate(grid.rows)]
     return Table("Top-1 in percent with 95% intervals", heads, rows, range(1, 1 + len(grid.axes)))
 
@@ -142,6 +143,15 @@ def comparison_table(grid: GridResults) -> Table | None:
     heads += ["p, alone or Holm" if grid.primary else "p, Holm", "finding"]
     texts = (*range(1, 1 + len(grid.axes)), len(heads) - 1)
     return Table(f"Students minus those of {grid.baseline_row.name}, in points of top-1", heads, rows, texts)
+
+
+def groups_table(grid: GridResults) -> Table | None:
+    """The students' mean top-1 for each group and setting; None where intervals are over seeds."""
+    if grid.unit == "seed":
+        return None
+    groups = sorted({group for row in grid.rows for group in row.by_group})
+    rows = [[group, *(maybe(row.by_group.get(group), pct) for row in grid.rows)] for group in groups]
+    return Table("Students' mean top-1 by group", ("group", *(f"{n + 1}" for n in range(len(grid.rows)))), rows)
 
 
 def cells_table(grid: GridResults, pages: Mapping[str, str]) -> Table:

@@ -55,6 +55,7 @@ SECTIONS = (
     ("settings", "Settings"),
     ("costs", "Accuracy and cost"),
     ("comparison", "Comparison"),
+    ("groups", "Groups"),
     ("cells", "Cells"),
     ("files", "Files"),
     ("reproduce", "How it was made"),

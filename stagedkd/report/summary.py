@@ -35,7 +35,7 @@ def grid_summary(grid: GridResults) -> dict[str, Any]:
             "top1": row.student.top1,
             "low95": row.student.interval[0],
             "high95": row.student.interval[1],
-            "seeds": row.student.seeds,
+            f"{grid.unit}s": row.student.n,
             "parameters": row.params,
         }
         for row in grid.rows

@@ -88,19 +88,20 @@ def grid_tables(grid: GridResults) -> Iterator[Table]:
 
 
 def grid_table(grid: GridResults) -> Table:
-    """Return a table with a row for each setting of the axes, aggregated over seeds."""
+    """Return a table with a row for each setting of the axes, aggregated over seeds and folds."""
     rows = grid.rows
     table = Table(*grid.axes, box=None, header_style="bold", pad_edge=False)
     names = ["student", "teacher", *(["control"] if any(row.control for row in rows) else [])]
-    for column in ("seeds", *names, "IQM", "failed", "dead", "parameters", "compute of all hops", "of the teacher"):
+    sizes = ("parameters", "compute of all hops", "of the teacher")
+    for column in (f"{grid.unit}s", *names, "IQM", "failed", "dead", *sizes):
         table.add_column(column, justify="right")
     for row in rows:
         summaries = [_summary_text(getattr(row, name)) for name in names]
-        seeds = (str(row.student.seeds) if row.student else "0") + (f" ({row.missing} missing)" if row.missing else "")
+        count = (str(row.student.n) if row.student else "0") + (f" ({row.missing} missing)" if row.missing else "")
         labels = [row.labels[axis] for axis in grid.axes]
         compute = (flops_text(row.train_flops), flops_text(row.teacher_flops))
         spread = _spread_cells(row.student)
-        table.add_row(*labels, seeds, *summaries, *spread, f"{row.params:,}" if row.student else "-", *compute)
+        table.add_row(*labels, count, *summaries, *spread, f"{row.params:,}" if row.student else "-", *compute)
     return table
 
 
@@ -114,7 +115,7 @@ def _spread_cells(summary: Summary | None) -> tuple[str, str, str]:
 
 def comparison_table(grid: GridResults) -> Table:
     """Return a table of the differences between each setting's students and the baseline's, in points of top-1."""
-    title = f"\nstudents minus those of {grid.baseline_row.name}, in points of top-1, paired over seeds"
+    title = f"\nstudents minus those of {grid.baseline_row.name}, in points of top-1, paired over {grid.unit}s"
     table = Table(*grid.axes, box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
     for column in ("pairs", "difference", "95% BCa", "p", "p, alone or Holm" if grid.primary else "p, Holm"):
         table.add_column(column, justify="right")

@@ -2,6 +2,7 @@
 
 grid:
   seeds: 3                                      # or a list; the axis `seed`
+  folds: 5                                      # or a list; the axis `fold`, which sets data.fold: cross-validation
   vary: [labels, student]                       # what a seed draws again; by default the student alone
   axes:
     recipe: [ce, kd]                            # an axis is a path of the spec; its values label themselves
@@ -24,8 +25,10 @@ from stagedkd.spec.fields import ROOT, Slot, child, field_names, nearest
 from stagedkd.spec.yaml import Node, scalar
 
 MAX_CELLS = 10_000
-KEYS = ("seeds", "vary", "axes", "exclude", "include")
-SEED = "seed"
+KEYS = ("seeds", "folds", "vary", "axes", "exclude", "include")
+SEED, FOLD = "seed", "fold"
+FOLD_PATH = ("data", "fold")
+REPEATS = (SEED, FOLD)  # axes that repeat a setting: reports aggregate over them
 VARIED = {"data": ("data", "seed"), "labels": ("labels", "seed"), "teacher": ("teacher", "seed"), "student": ("seed",)}
 LABEL = re.compile(r"[A-Za-z0-9_.+-]{1,60}\Z")
 
@@ -61,8 +64,8 @@ class Axes:
 
     @property
     def settings(self) -> tuple[Point, ...]:
-        """The settings: each combination of labels of all axes but the seed that occurs, in order."""
-        return tuple({setting_name(point): without_seed(point) for point in self.points}.values())
+        """The settings: each combination of labels of all axes but seed and fold that occurs, in order."""
+        return tuple({setting_name(point): without_repeats(point) for point in self.points}.values())
 
 
 def labels_of(point: Point) -> dict[str, str]:
@@ -75,14 +78,14 @@ def cell_name(point: Point) -> str:
     return ",".join(f"{axis.name}={label}" for axis, label, _ in point)
 
 
-def without_seed(point: Point) -> Point:
-    """Return a point without its seed."""
-    return tuple(value for value in point if value[0].name != SEED)
+def without_repeats(point: Point) -> Point:
+    """Return a point without its seed and fold."""
+    return tuple(value for value in point if value[0].name not in REPEATS)
 
 
 def setting_name(point: Point) -> str:
-    """Return the name of the setting of a cell: the labels of all axes but the seed; "" if there is no other axis."""
-    return cell_name(without_seed(point))
+    """Return the name of the setting of a cell: the labels of all axes but seed and fold; "" if there is none."""
+    return cell_name(without_repeats(point))
 
 
 def seed_axis(seeds: Mapping[str, Node], vary: Sequence[Node], place: Place) -> Axis:
@@ -217,16 +220,12 @@ class _Reader:
                     other, path = clash[0]
                     self._add_problem(f"axes '{other.name}' and '{axis.name}' both set '{'.'.join(path)}'", axis.place)
                 axes.append(axis)
-        seeds = self.node.below("seeds")
-        if seeds is not None:
-            drawn = [VARIED[str(named.value)] for named in self.vary] or [("seed",)]
-            taken = {at for at in drawn for axis in axes for path in axis.leaves() if overlap(at, path)}
-            for at in drawn:
-                if at in taken:
-                    message = f"'seeds' and an axis both set '{'.'.join(at)}'"
-                    self._add_problem(message, seeds.key, "remove one of them")
-            axis = self._seeds(seeds)
-            axes += [seed_axis(axis.values, self.vary, axis.place)] if axis else []
+        for key, name in (("folds", FOLD), ("seeds", SEED)):
+            repeats = self.node.below(key)
+            if repeats is not None:
+                self._check_free(key, repeats, axes)
+                axis = self._repeats(key, name, repeats)
+                axes += [axis] if axis else []
         return tuple(axes)
 
     def _read_vary(self) -> tuple[Node, ...]:
@@ -248,15 +247,30 @@ class _Reader:
             return ()
         return node.items
 
-    def _seeds(self, node: Node) -> Axis | None:
+    def _check_free(self, key: str, node: Node, axes: Sequence[Axis]) -> None:
+        """Refuse `seeds` or `folds` if an axis sets what they set."""
+        drawn = [VARIED[str(named.value)] for named in self.vary] or [("seed",)] if key == "seeds" else [FOLD_PATH]
+        for at in drawn:
+            if any(overlap(at, path) for axis in axes for path in axis.leaves()):
+                message = f"'{key}' and an axis both set '{'.'.join(at)}'"
+                self._add_problem(message, node.key, "remove one of them")
+
+    def _repeats(self, key: str, name: str, node: Node) -> Axis | None:
+        """Read `seeds` or `folds`: a number of them, counted from 0, or a list."""
+        path, what = (("seed",), "seeds") if name == SEED else (FOLD_PATH, "folds")
         if isinstance(node.value, tuple):
-            return self._axis("seed", node)
-        if isinstance(node.value, bool) or not isinstance(node.value, int) or not 1 <= node.value <= MAX_CELLS:
-            message = f"'grid.seeds' must be a number of seeds from 1 to {MAX_CELLS:,}, or a list of seeds"
-            self._add_problem(message, node.place, "for example seeds: 3")
+            listed = self.axis_at(name, path, node)
+            values = dict(listed.values) if listed else dict[str, Node]()
+        elif isinstance(node.value, bool) or not isinstance(node.value, int) or not 1 <= node.value <= MAX_CELLS:
+            message = f"'grid.{key}' must be a number of {what} from 1 to {MAX_CELLS:,}, or a list of {what}"
+            self._add_problem(message, node.place, f"for example {key}: 3")
             return None
-        values = {str(i): Node(i, node.place, node.key) for i in range(node.value)}
-        return Axis(SEED, ("seed",), values, node.key or node.place, open=True)
+        else:
+            values = {str(i): Node(i, node.place, node.key) for i in range(node.value)}
+        if not values:
+            return None
+        place = node.key or node.place
+        return seed_axis(values, self.vary, place) if name == SEED else Axis(FOLD, path, values, place, open=True)
 
     def _axis(self, name: str, node: Node) -> Axis | None:
         """Read one axis; None if there is a problem with it."""
@@ -305,6 +319,10 @@ class _Reader:
 
     def _is_settable(self, name: str, path: tuple[str, ...], place: Place) -> bool:
         """Return whether an axis may set this path; report a problem if not."""
+        if name.removeprefix("$") in REPEATS and name.startswith("$"):
+            hint = f"rename it: reports aggregate over the axis {name[1:]}"
+            self._add_problem(f"an axis cannot be called '{name}'", place, hint)
+            return False
         if path == ("recipe",):
             return True
         if path and path[0] in ("name", "grid", "extends"):
@@ -333,15 +351,14 @@ class _Reader:
         return points
 
     def _included(self, axes: Sequence[Axis], points: Sequence[Point]) -> list[Point]:
-        """Return the further points of `include`; a row without a seed gives one point for each of `seeds`."""
+        """Return the further points of `include`; a row without a seed, or a fold, gives one point for each."""
         included: list[Point] = []
         for row in self._rows("include"):
             labels = self._labels(axes, row, new=True)
             if labels is None:
                 continue
             fixed = {axis.name: (axis, label, value) for axis, label, value in labels}
-            seeds = [a for a in axes if a.name == "seed" and a.name not in fixed and self.node.below("seeds")]
-            missing = [axis.name for axis in axes if axis.name not in fixed and axis not in seeds]
+            missing = [a.name for a in axes if a.name not in fixed and a not in self._repeated(axes)]
             if missing:
                 self._add_problem(f"this cell does not set {', '.join(missing)}", row.place, "set every axis")
                 continue
@@ -352,6 +369,10 @@ class _Reader:
                     break
                 included.append(point)
         return included
+
+    def _repeated(self, axes: Sequence[Axis]) -> list[Axis]:
+        """The axes of `seeds` and `folds`."""
+        return [a for a in axes if a.name in REPEATS and self.node.below(f"{a.name}s") is not None]
 
     def _rows(self, key: str) -> tuple[Node, ...]:
         """Return the rows of `exclude` or `include`."""

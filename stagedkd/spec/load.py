@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from stagedkd.errors import Origin, Place, Problem, SpecError, UsageError
 from stagedkd.spec.declared import Declared, read_compare
+from stagedkd.spec.folds import folds_problem
 from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid, setting_name
 from stagedkd.spec.inherit import (
     FILE_KEYS,
@@ -143,6 +144,9 @@ class Loader:
         else:
             declared = self._read_own(axes)
         cells = [cell for point in points if (cell := self._cell(point)) is not None]
+        tunes = bool(self.source.tune or self.source.tuned)
+        if leak := folds_problem(axes, (cell.spec for cell in cells), tunes=tunes):
+            self._add(leak, "")
         errors = [p for p in self._merged_problems(len(points)) if p.severity == "error"]
         if errors:
             raise SpecError(errors)

@@ -37,6 +37,9 @@ def below(data_dir: Path, path: str) -> Path:
     return whole.parent.resolve() / whole.name if whole.name != ".." else whole.resolve()
 
 
+MEMBERS = frozenset({"left_for_test", "always_val", "left_for_val", "lock_mark", "folder_below"})  # of FoldSplit
+
+
 class FoldSplit(Section):
     """Videos on the disk, split by group. The groups are shuffled by `seed` and distributed over `folds` parts, for
     each class as evenly as the groups allow. Part `fold`, and the next ones if `val_folds` is above 1, are the
@@ -71,6 +74,16 @@ class FoldSplit(Section):
         return 0
 
     @property
+    def always_val(self) -> tuple[str, ...]:
+        """Groups that are the validation split in every fold; () if parts of the others are it."""
+        return ()
+
+    @property
+    def left_for_val(self) -> int:
+        """Number of parts that are the validation split."""
+        return 0 if self.always_val else self.val_folds
+
+    @property
     def lock_mark(self) -> str:
         """The end of the data set's name in stagedkd.lock. It tells apart data sets that lie in one folder."""
         given = ((name, getattr(self, name)) for name in self.listed_by)
@@ -83,15 +96,16 @@ class FoldSplit(Section):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        if clashes := sorted({"left_for_test", "lock_mark", "folder_below"} & cls.model_fields.keys()):
+        if clashes := sorted(MEMBERS & cls.model_fields.keys()):
             raise TypeError(f"{cls.__name__} has fields that are named as members of FoldSplit: {', '.join(clashes)}")
 
     @model_validator(mode="after")
     def _parts(self) -> FoldSplit:
         if self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} does not exist: with {self.folds} folds, it is 0 to {self.folds - 1}")
-        if self.val_folds + self.left_for_test >= self.folds:
-            what = "val_folds + test_folds" if isinstance(self, Grouped) else "val_folds"
+        if self.left_for_val + self.left_for_test >= self.folds:
+            parts = ["val_folds"] * (not self.always_val) + ["test_folds"] * isinstance(self, Grouped)
+            what = " + ".join(parts)
             raise ValueError(f"no part is left for training: {what} must be below folds")
         return self
 
@@ -147,8 +161,15 @@ class Csv(Grouped):
     columns: tuple[Column, ...] | None = None
     """The columns of the tables, in order, if they have no header or another one. Unset: told by the header or the
     content."""
+    val_groups: Annotated[tuple[Word, ...], BeforeValidator(_as_words), Field(min_length=1)] | None = None
+    """Groups that are the validation split in every fold, so that what is chosen on them is never chosen on clips that
+    another fold tests. The parts are then made of the other groups, and `val_folds` has no meaning."""
     pictures: Pictures | None = None
     """Names of the pictures of a clip that is a folder, such as `img_{:05}.jpg`. Unset: told by what it holds."""
+
+    @property
+    def always_val(self) -> tuple[str, ...]:
+        return self.val_groups or ()
 
     def folder_below(self, data_dir: Path) -> Path:
         return below(data_dir, self.videos) if self.videos is not None else below(data_dir, self.path).parent
@@ -158,6 +179,8 @@ class Csv(Grouped):
         named = [name for name in self.columns or () if name != "ignore"]
         if self.columns is not None and ("path" not in named or "label" not in named or len(named) > len(set(named))):
             raise ValueError("columns must name path and label, and each column once")
+        if self.val_groups and self.val is not None:
+            raise ValueError("val and val_groups both name the validation split")
         return self
 
 
