@@ -20,8 +20,12 @@ from stagedkd.experiment.run import compiled
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.report.comparison import compare, power_notes
 from stagedkd.report.units import Score, Scores, paired_units, summarize
+from stagedkd.spec.declared import KEYS as COMPARE_KEYS
+from stagedkd.spec.grid import KEYS as GRID_KEYS
+from stagedkd.spec.jsonschema import json_schema
 from stagedkd.spec.load import load_experiment, load_spec
 from stagedkd.spec.schema import Csv
+from stagedkd.spec.tune import KEYS as TUNE_KEYS
 from stagedkd.stages.context import Silent
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Store
@@ -100,6 +104,12 @@ def test_a_fold_is_a_repeat_as_a_seed_is(here: Path) -> None:
 )
 def test_wrong_folds_are_refused(here: Path, grid: str, message: str, hint: str) -> None:
     assert refused(f"grid: {{{grid}}}\n") == (message, hint)
+
+
+def test_editors_know_every_key_of_the_sections_of_a_file() -> None:
+    known = json_schema()["properties"]
+    for name, keys in (("grid", GRID_KEYS), ("tune", TUNE_KEYS), ("compare", COMPARE_KEYS)):
+        assert set(known[name]["properties"]) == set(keys), name
 
 
 def test_simulated_clips_have_no_folds(here: Path) -> None:

@@ -21,6 +21,14 @@ Schema = dict[str, Any]
 DIRECTIVE = r"^\$(delete|replace)$"
 _LABEL = {"type": ["string", "number", "boolean", "null"]}
 _ROWS = {"type": "array", "items": {"type": "object", "additionalProperties": _LABEL}}
+
+
+def _repeats(what: str) -> Schema:
+    counted = {"type": "integer", "minimum": 1}
+    listed = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+    return {"description": f"{what}: their number or a list.", "anyOf": [counted, listed]}
+
+
 _GRID: Schema = {
     "type": "object",
     "additionalProperties": False,
@@ -31,13 +39,8 @@ _GRID: Schema = {
             "description": "Paths of the spec, each with a list of values or a map of labelled values.",
             "additionalProperties": {"type": ["array", "object"], "minItems": 1, "minProperties": 1},
         },
-        "seeds": {
-            "description": "Seeds: their number or a list.",
-            "anyOf": [
-                {"type": "integer", "minimum": 1},
-                {"type": "array", "items": {"type": "integer"}, "minItems": 1},
-            ],
-        },
+        "seeds": _repeats("Seeds"),
+        "folds": _repeats("Folds of the data that take turns, as `data.fold`"),
         "vary": {
             "description": "What a seed draws again; by default the student alone.",
             "type": "array",
