@@ -25,7 +25,7 @@ test-fast: .venv/ready           ## set up and run all tests but the slow ones
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" -q
 
 coverage: .venv/ready            ## check that the quick tests of the language take every branch of the loader, merge and grid
-	$(BIN)/python -m coverage run -m pytest -q -m "not slow" $(addprefix tests/test_,spec.py inherit.py grid.py fuzz.py language.py tune.py compare_fairly.py)
+	$(BIN)/python -m coverage run -m pytest -q -m "not slow" $(addprefix tests/test_,spec.py inherit.py grid.py fuzz.py language.py tune.py compare_fairly.py folds.py)
 	$(BIN)/python -m coverage report
 
 docs: .venv/ready                ## write the generated pages and stagedkd.schema.json from the code
