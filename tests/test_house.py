@@ -19,7 +19,7 @@ WORDS = {
     *("hop", "substage", "block", "phase", "guide", "teacher", "assistant", "student", "control", "adapter", "view"),
     *("stage", "input", "role", "cell", "grid", "recipe", "key", "lock", "lease", "store", "artifact", "manifest"),
     *("kept outputs", "share", "sink", "rank", "worker", "launcher", "run", "cut", "pair", "clip", "address", "jobs"),
-    *("ready-queue", "logger"),
+    *("ready-queue", "logger", "group", "fold"),
     *("rehearsal", "record", "student card", "export", "quantiser"),
 }
 CODE = sorted((REPO / "stagedkd").rglob("*.py"))
