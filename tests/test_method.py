@@ -554,6 +554,7 @@ def test_matching_says_what_is_missing(project: Path) -> None:
         ("evidence/few_clips", {"kd", "staged", "features_first", "graft"}, 80),
         ("evidence/few_clips_methods", {"kd", "hint", "kd_w2", "kd_w2_cells", "kd_longer"}, 80),
         ("evidence/few_clips_controls", {"kd", "ce", "shuffled"}, 80),
+        ("evidence/few_clips_responses", {"kd", "kd_8", "dkd", "dist", "logit_std", "hint_kd", "kd_twice"}, 80),
         ("evidence/few_clips_40", {"kd", "staged", "features_first"}, 40),
         ("evidence/few_clips_160", {"kd", "staged", "features_first"}, 160),
         ("evidence/few_clips_same", {"kd", "staged", "features_first"}, 80),
