@@ -21,9 +21,9 @@ from stagedkd.plan.runtime import load_runtime
 from stagedkd.report.comparison import compare, power_notes
 from stagedkd.report.units import Score, Scores, paired_units, summarize
 from stagedkd.spec.declared import KEYS as COMPARE_KEYS
-from stagedkd.spec.grid import KEYS as GRID_KEYS
 from stagedkd.spec.jsonschema import json_schema
 from stagedkd.spec.load import load_experiment, load_spec
+from stagedkd.spec.read_grid import KEYS as GRID_KEYS
 from stagedkd.spec.schema import Csv
 from stagedkd.spec.tune import KEYS as TUNE_KEYS
 from stagedkd.stages.context import Silent

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from stagedkd.errors import Origin, Place, Problem, SpecError, UsageError
 from stagedkd.spec.declared import Declared, read_compare
 from stagedkd.spec.folds import folds_problem
-from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, read_grid, setting_name
+from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, setting_name
 from stagedkd.spec.inherit import (
     FILE_KEYS,
     NOT_INHERITED,
@@ -33,6 +33,7 @@ from stagedkd.spec.names import short_name
 from stagedkd.spec.override import parse_override
 from stagedkd.spec.own_files import OwnFiles
 from stagedkd.spec.problems import problem_at, problems_of
+from stagedkd.spec.read_grid import read_grid
 from stagedkd.spec.rules import check_rules, warnings
 from stagedkd.spec.schema import Spec
 from stagedkd.spec.tune import set_value

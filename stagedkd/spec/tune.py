@@ -20,8 +20,9 @@ from statistics import fmean
 
 from stagedkd.errors import Place, Problem, SpecError
 from stagedkd.spec.fields import ROOT, Slot, child, field_names, nearest
-from stagedkd.spec.grid import SEED, Axes, Axis, Point, overlap, read_axis, seed_axis
+from stagedkd.spec.grid import SEED, Axes, Axis, Point, overlap, seed_axis
 from stagedkd.spec.merge import Merger, overlay
+from stagedkd.spec.read_grid import read_axis
 from stagedkd.spec.yaml import Node
 
 KEYS = ("values", "seeds", "rule")

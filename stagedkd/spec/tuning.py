@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from stagedkd.errors import Problem, SpecError
-from stagedkd.spec.grid import Axes, Axis, Point, cell_name, read_grid, setting_name
+from stagedkd.spec.grid import Axes, Axis, Point, cell_name, setting_name
 from stagedkd.spec.inherit import Source
 from stagedkd.spec.load import Cell, Experiment, Loader
 from stagedkd.spec.merge import Merger
+from stagedkd.spec.read_grid import read_grid
 from stagedkd.spec.schema import Spec
 from stagedkd.spec.tune import Tune, applies, chosen_points, network_of, read_tune, result_seeds
 from stagedkd.spec.tuned import Tuned, read_tuned, tuned_problems
