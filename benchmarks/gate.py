@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from stagedkd.plan.runtime import load_runtime
 from stagedkd.plan.work import DistillWork
 from stagedkd.report.collect import collect
 from stagedkd.report.results import Results
-from stagedkd.spec.grid import REPEATS
+from stagedkd.spec.grid import setting_of
 from stagedkd.spec.labelled import labels_alone
 from stagedkd.spec.load import load_experiment
 from stagedkd.spec.tuned import edge_notes
@@ -45,18 +45,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fold", type=int, help="of a grid whose folds take turns; as it is: without folds")
+    parser.add_argument("--fold", help="of a grid whose folds take turns; unset: its first")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--other-compute", nargs="*", default=[], metavar="LABEL")
     options = parser.parse_args()
     runtime = load_runtime(REPO, jobs=options.jobs, threads=1)
-    cells = f"seed={options.seed}" + ("" if options.fold is None else f",fold={options.fold}")
+    folds = load_experiment(options.spec).axes.get("fold", ())
+    cells = f"seed={options.seed}" + (f",fold={options.fold or folds[0]}" if folds else "")
     experiment = load_experiment(options.spec, ["evaluate.split=val"], cells=[cells])
     outcome = run_experiment(experiment, runtime, Silent())
     for error in outcome.failed.values():
         raise error
     store = Store(runtime.folder("store"))
-    names = {cell: setting(labels) for cell, labels in outcome.plans.labels.items()}
+    names = {cell: setting_of(labels) for cell, labels in outcome.plans.labels.items()}
     settings = {names[cell]: collect(plan, store) for cell, plan in outcome.plans.cells.items()}
     declared = experiment.declared
     baseline = settings[declared.baseline] if declared else next(iter(settings.values()))
@@ -73,11 +74,6 @@ def main() -> None:
     failed += edge_notes(experiment.tuned)
     print("\n" + ("\n".join(f"does not hold: {line}" for line in failed) or "all holds"))
     sys.exit(bool(failed))
-
-
-def setting(labels: Mapping[str, str]) -> str:
-    """The name of a setting, such as method=kd: its labels without seed and fold."""
-    return ",".join(f"{axis}={label}" for axis, label in labels.items() if axis not in REPEATS)
 
 
 def compute(results: Results, baseline: Results) -> float:

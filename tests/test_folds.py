@@ -26,6 +26,7 @@ from stagedkd.spec.load import load_experiment, load_spec
 from stagedkd.spec.read_grid import KEYS as GRID_KEYS
 from stagedkd.spec.schema import Csv
 from stagedkd.spec.tune import KEYS as TUNE_KEYS
+from stagedkd.spec.tuning import load_tuning
 from stagedkd.stages.context import Silent
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Store
@@ -120,17 +121,80 @@ def test_simulated_clips_have_no_folds(here: Path) -> None:
     assert "data.fold" in refused("grid: {folds: 2}\n", simulated)[0]
 
 
-def test_tuning_does_not_choose_on_clips_that_another_fold_tests(here: Path) -> None:
-    assert refused(GRID + TUNE) == (
-        "tuning would choose on clips that another fold tests: validation takes turns with the test split",
-        "name groups that are always validation, data.val_groups (kind: csv), or set evaluate.split: val",
-    )
-    apart = SPEC.replace("folds: 3,", "folds: 3, val_groups: [anna],")
-    own = SPEC.replace("folds: 3,", "folds: 3, val: val.csv,")
-    for spec in (apart, own, SPEC.replace("split: test", "split: val")):
-        assert len(load(GRID + TUNE, spec).cells) == 12
-    axis = load("grid: {axes: {data.fold: [0, 1]}}\n" + TUNE)  # each fold chooses for itself, which is clean
-    assert len(axis.cells) == 2
+LEAK = "tuning chooses on clips that are tested here: its validation split is not that of the results"
+VARY = "grid: {seeds: 2, vary: [data, student]}\n"
+APART = SPEC.replace("folds: 3,", "folds: 3, val_groups: [anna],")
+DATA = "kind: csv, path: clips.csv, folds: 3, test_folds: 1"
+CHOICES = """\
+form: 1
+spec: x.yaml
+made_from: %s
+rule: worst_seed
+seeds: [100, 101, 102]
+settings: {all: {choice: {student.train.lr: 0.01}, tried: []}}
+"""
+
+
+@pytest.mark.parametrize("grid", [GRID, VARY], ids=["folds", "data drawn again"])
+def test_tune_does_not_choose_on_clips_that_the_results_test(here: Path, grid: str) -> None:
+    load(grid + TUNE)  # as it is, nothing is chosen yet
+    with pytest.raises(SpecError) as caught:
+        load_tuning(here / "x.yaml")
+    problem = caught.value.problems[0]
+    assert (problem.message, problem.hint) == (LEAK, "name groups that always validate: data.val_groups (kind: csv)")
+    assert str(problem.place).endswith("x.yaml:9:1")
+
+
+@pytest.mark.parametrize(
+    ("spec", "grid"),
+    [
+        (APART, GRID),
+        (APART, VARY),
+        (SPEC.replace("folds: 3,", "folds: 3, val: val.csv,"), GRID),
+        (SPEC.replace("split: test", "split: val"), GRID),
+        (SPEC.replace("kind: csv, path: clips.csv,", "kind: folder, folders: splits,"), GRID),
+        (SPEC.replace(DATA, "kind: csv, path: clips.csv, test: test.csv, folds: 3"), GRID),
+        (SPEC.replace(DATA, "kind: csv, path: clips.csv, test: test.csv, test_folds: 0, folds: 3"), GRID),
+        (SPEC.replace(DATA, "kind: ucf101, folds: 3"), GRID),
+        (SPEC.replace(DATA, "kind: shapes, classes: 4"), VARY),
+        (SPEC, "grid: {axes: {data.fold: [0, 1, 2]}}\n"),  # each fold chooses for itself
+    ],
+)
+def test_tune_may_choose_where_nothing_that_validates_is_tested(here: Path, spec: str, grid: str) -> None:
+    load(grid + TUNE, spec)
+    assert load_tuning(here / "x.yaml").settings
+
+
+@pytest.mark.parametrize(
+    ("child", "leaks"),
+    [
+        ("", False),
+        ("data: {fold: 1}\n", True),
+        ("data: {seed: 7}\n", True),
+        ("data: {path: others.csv, fold: 1}\n", False),
+        ("data: {fold: 1, val_groups: [anna]}\n", True),  # tuning had other groups for validation
+        ("data: {fold: 1}\nevaluate: {split: val}\n", False),
+    ],
+)
+def test_a_choice_is_not_taken_where_it_was_made_on_test_clips(here: Path, child: str, leaks: bool) -> None:
+    load(TUNE)
+    Path("x.tuned.yaml").write_text(CHOICES % load_tuning(here / "x.yaml").made_from, "utf-8")
+    Path("child.yaml").write_text(f"extends: x.yaml\ntuned: x.tuned.yaml\n{child}", "utf-8")
+    if not leaks:
+        assert load_experiment("child.yaml").cells[0].spec.student.train.lr == 0.01
+        return
+    with pytest.raises(SpecError) as caught:
+        load_experiment("child.yaml")
+    assert [problem.message for problem in caught.value.problems] == [LEAK]
+
+
+def test_no_override_leads_around_it(here: Path) -> None:
+    load(TUNE)
+    Path("x.tuned.yaml").write_text(CHOICES % load_tuning(here / "x.yaml").made_from, "utf-8")
+    Path("x.yaml").write_text(SPEC + TUNE + "tuned: x.tuned.yaml\n", "utf-8")
+    assert load_experiment("x.yaml").cells[0].spec.student.train.lr == 0.01
+    with pytest.raises(SpecError, match="tuning chooses on clips that are tested here"):
+        load_experiment("x.yaml", ["data.fold=2"])
 
 
 def test_val_and_val_groups_exclude_each_other(here: Path) -> None:

@@ -13,7 +13,17 @@ from stagedkd.plan.graph import Plan, Plans
 from stagedkd.report.collect import collect
 from stagedkd.report.comparison import SMALLEST_EFFECT, Comparison, Effort, compare, compute_note, power_notes
 from stagedkd.report.results import NetworkResult, Results
-from stagedkd.report.units import Counts, Scores, Summary, Unit, over_groups, over_seeds, read_counts, summarize
+from stagedkd.report.units import (
+    Counts,
+    Scores,
+    Summary,
+    Unit,
+    mean_of,
+    over_groups,
+    over_seeds,
+    read_counts,
+    summarize,
+)
 from stagedkd.spec.fields import nearest
 from stagedkd.spec.grid import FOLD, REPEATS, SEED, canonical
 from stagedkd.spec.tuned import ALL
@@ -121,7 +131,7 @@ class GridResults:
         if self.unit == "seed":
             return {}
         scores = self._scores(self._networks(names, lambda r: r.student))
-        return {group: fmean(score.top1 for score in repeats.values()) for group, repeats in sorted(scores.items())}
+        return {group: mean_of(repeats) for group, repeats in sorted(scores.items())}
 
     @property
     def baseline_row(self) -> Row:
@@ -296,9 +306,10 @@ def collect_grid(plans: Plans, store: Store, baseline: str = "") -> GridResults:
     counts: dict[str, Mapping[str, Counts]] = {}
     for name, plan in plans.cells.items():
         try:
-            cells[name] = collect(plan, store)
+            found = collect(plan, store)
             if FOLD in plans.axes:
                 counts[name] = read_counts(plan, store)
+            cells[name] = found
         except StoreError as error:
             missing[name] = error.message
     if not cells:

@@ -60,16 +60,20 @@ def over_groups(networks: Mapping[Repeat, NetworkResult], counts: Mapping[Repeat
     return scores
 
 
+def mean_of(repeats: Mapping[Repeat, Score]) -> float:
+    """Return the mean of a unit over its repeats. What was measured once counts once: seeds may share a network."""
+    return fmean({score.source: score.top1 for score in repeats.values()}.values())
+
+
 def summarize(scores: Scores, dead: Mapping[str, float | None]) -> Summary | None:
-    """Return mean and interval over units; None if there is none. A unit counts by the mean of its repeats. What was
-    measured once counts once: a network that several seeds share, or one that seeds of a group share. `dead` is the
-    share of dead channels by network."""
+    """Return mean and interval over units; None if there is none. A unit counts by its `mean_of`, and units with the
+    same measurements count once. `dead` is the share of dead channels by network."""
     units: dict[frozenset[str], tuple[float, int]] = {}
     seeds: dict[str, list[float]] = {}
     seen: set[str] = set()
     for repeats in scores.values():
-        once = {score.source: score for score in repeats.values()}
-        units.setdefault(frozenset(once), (fmean(s.top1 for s in once.values()), next(iter(once.values())).clips))
+        once = frozenset(score.source for score in repeats.values())
+        units.setdefault(once, (mean_of(repeats), next(iter(repeats.values())).clips))
         for (seed, _), score in repeats.items():
             if score.source not in seen:
                 seen.add(score.source)

@@ -71,6 +71,11 @@ def setting_name(point: Point) -> str:
     return cell_name(without_repeats(point))
 
 
+def setting_of(labels: Mapping[str, str]) -> str:
+    """Return the name of the setting of a cell with these labels, as `setting_name` does."""
+    return ",".join(f"{axis}={label}" for axis, label in labels.items() if axis not in REPEATS)
+
+
 def seed_axis(seeds: Mapping[str, Node], vary: Sequence[Node], place: Place) -> Axis:
     """Return the axis of seeds. `vary` says what a seed draws again; () is the student alone."""
     if not vary:

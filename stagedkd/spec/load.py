@@ -16,8 +16,7 @@ from pydantic import ValidationError
 
 from stagedkd.errors import Origin, Place, Problem, SpecError, UsageError
 from stagedkd.spec.declared import Declared, read_compare
-from stagedkd.spec.folds import folds_problem
-from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, setting_name
+from stagedkd.spec.grid import Axes, Point, cell_name, labels_of, matching, overlap, setting_name, setting_of
 from stagedkd.spec.inherit import (
     FILE_KEYS,
     NOT_INHERITED,
@@ -28,6 +27,7 @@ from stagedkd.spec.inherit import (
     specs_root,
     with_recipe,
 )
+from stagedkd.spec.leaks import leak_problem
 from stagedkd.spec.merge import Merger, overlay, without
 from stagedkd.spec.names import short_name
 from stagedkd.spec.override import parse_override
@@ -36,6 +36,7 @@ from stagedkd.spec.problems import problem_at, problems_of
 from stagedkd.spec.read_grid import read_grid
 from stagedkd.spec.rules import check_rules, warnings
 from stagedkd.spec.schema import Spec
+from stagedkd.spec.schema.data import Data
 from stagedkd.spec.tune import set_value
 from stagedkd.spec.tuned import ALL, Tuned, TunedSetting
 from stagedkd.spec.yaml import Node
@@ -128,6 +129,7 @@ class Loader:
         self.overrides = [parse_override(text) for text in overrides]
         self.takes_tuned = tuned
         self.tuned: Tuned | None = None
+        self.tuned_on: Mapping[str, Data] = {}
         self.own_files = OwnFiles(self.root)
         self.trees: dict[str, Node] = {}
         self.recipes: dict[str, Node | None] = {}
@@ -145,9 +147,7 @@ class Loader:
         else:
             declared = self._read_own(axes)
         cells = [cell for point in points if (cell := self._cell(point)) is not None]
-        tunes = bool(self.source.tune or self.source.tuned)
-        if leak := folds_problem(axes, (cell.spec for cell in cells), tunes=tunes):
-            self._add(leak, "")
+        self._check_leaks(cells)
         errors = [p for p in self._merged_problems(len(points)) if p.severity == "error"]
         if errors:
             raise SpecError(errors)
@@ -162,10 +162,18 @@ class Loader:
         from stagedkd.spec.tuning import read_tuning  # it loads specs, too
 
         declared, problems = read_compare(self.source.compare, axes)
-        self.tuned, wrong = read_tuning(self.source, axes) if self.takes_tuned else (None, [])
+        self.tuned, self.tuned_on, wrong = read_tuning(self.source, axes) if self.takes_tuned else (None, {}, [])
         for problem in (*problems, *wrong):
             self._add(problem, "")
         return declared
+
+    def _check_leaks(self, cells: Sequence[Cell]) -> None:
+        """Refuse cells that test clips on which their tuned values were chosen."""
+        named = self.source.tuned
+        for cell in cells if named and self.tuned_on else ():
+            leak = leak_problem(cell.spec, self.tuned_on[setting_of(cell.labels)], named.place) if named else None
+            if leak:
+                self._add(leak, cell.name)
 
     def load_points(self, points: Sequence[Point], change: Callable[[Cell], Cell]) -> Experiment:
         """Validate cells that are not those of the file's own grid, each changed by `change`. Raises SpecError."""

@@ -52,6 +52,7 @@ from stagedkd.spec.schema import (
     size_text,
 )
 from stagedkd.spec.schema.networks.base import WEIGHT_SUFFIXES
+from stagedkd.spec.schema.videos import has_own
 from stagedkd.spec.yaml import Path_
 
 USE_REFINED = "add the loss pseudo, set teacher.labels: refined, or remove refine"
@@ -335,7 +336,7 @@ def _views(spec: Spec) -> Iterator[PathProblem]:
             message = f"{' and '.join(mirrored[0])} are mirror images of each other"
             yield PathProblem(message, ("augment", "flip"), "set flip: 0")
         yield from _classes(spec, spec.data)
-    elif spec.evaluate.split == "test" and getattr(spec.data, "test_folds", 1) == 0:
+    elif spec.evaluate.split == "test" and getattr(spec.data, "test_folds", 1) == 0 and not has_own(spec.data, "test"):
         message, hint = "there is no test split: data.test_folds is 0", "set split: val, or raise data.test_folds"
         yield PathProblem(message, ("evaluate", "split"), hint)
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from stagedkd.errors import Problem, SpecError
-from stagedkd.spec.grid import Axes, Axis, Point, cell_name, setting_name
+from stagedkd.spec.grid import Axes, Axis, Point, cell_name, setting_name, setting_of
 from stagedkd.spec.inherit import Source
+from stagedkd.spec.leaks import leak_problem
 from stagedkd.spec.load import Cell, Experiment, Loader
 from stagedkd.spec.merge import Merger
 from stagedkd.spec.read_grid import read_grid
 from stagedkd.spec.schema import Spec
+from stagedkd.spec.schema.data import Data
 from stagedkd.spec.tune import Tune, applies, chosen_points, network_of, read_tune, result_seeds
 from stagedkd.spec.tuned import Tuned, read_tuned, tuned_problems
 from stagedkd.spec.yaml import Node
@@ -35,13 +37,15 @@ class Trial:
 @dataclass(frozen=True)
 class Tuning:
     """What is to be tuned: the section, the settings with their merged trees, and the digest of what the tuned file is
-    made from: the section `tune`, and the resolved spec of each setting without the values that are tried."""
+    made from: the section `tune`, and the resolved spec of each setting without the values that are tried. `data` are
+    the sections of their trials, by setting."""
 
     path: Path
     tune: Tune
     settings: Mapping[str, Point]
     trees: Mapping[str, Node]
     made_from: str
+    data: Mapping[str, Data]
 
     def trials(self, network: str, chosen: Choices) -> tuple[Experiment, dict[str, Trial]]:
         """Return the cells that try the values of a network, on validation, and the trial of each cell. Values of
@@ -63,12 +67,22 @@ class Tuning:
 
 
 def load_tuning(path: Path) -> Tuning:
-    """Read what `stagedkd tune` needs of a spec.
+    """Read what `stagedkd tune` needs of a spec, and check the cells that will take the choices.
 
     Raises:
-        SpecError: the spec or its section `tune` is wrong, or it has none.
+        SpecError: the spec or its section `tune` is wrong, or it has none, or tuning chooses on clips that are tested.
         UsageError: the file does not exist.
     """
+    tuning = _read(path)
+    cells = Loader(path, (), tuned=False).load(()).cells
+    found = [leak_problem(c.spec, tuning.data[setting_of(c.labels)], tuning.tune.place) for c in cells]
+    if leaks := [problem for problem in found if problem is not None]:
+        raise SpecError(leaks[:1])  # one for all cells
+    return tuning
+
+
+def _read(path: Path) -> Tuning:
+    """Like `load_tuning`, without a look at the cells. Raises SpecError, UsageError."""
     loader = Loader(path, (), tuned=False)
     node = loader.source.tune
     if node is None:
@@ -83,8 +97,9 @@ def load_tuning(path: Path) -> Tuning:
     trees = {name: loader.tree_of(point, Merger()) for name, point in settings.items()}
     for field in tune.fields:
         _check_assistant(field, trees.values())
-    made_from = _digest(loader, axes, tune, trees, node)
-    return Tuning(path, tune, settings, trees, made_from)
+    trials = _first_trials(loader, tune, settings, trees)
+    data = {name: spec.data for name, spec in zip(settings, trials, strict=True)}
+    return Tuning(path, tune, settings, trees, _digest(axes, settings, trials, node), data)
 
 
 def _check_assistant(field: Axis, trees: Iterable[Node]) -> None:
@@ -100,18 +115,21 @@ def _check_assistant(field: Axis, trees: Iterable[Node]) -> None:
             raise SpecError([Problem(message, item.place, "write it as a map: {share: ..., train: {...}}")])
 
 
-def _digest(loader: Loader, axes: Axes, tune: Tune, trees: Mapping[str, Node], node: Node) -> str:
-    """Return the digest of what a tuned file is made from. Names, the results' seeds and their split are not in it, nor
-    how often a training is validated."""
-    settings = {setting_name(point): point for point in axes.settings}
+def _first_trials(loader: Loader, tune: Tune, settings: Mapping[str, Point], trees: Mapping[str, Node]) -> list[Spec]:
+    """Return the resolved spec of a trial of each setting: the first values of all networks, and the first seed."""
     points: list[Point] = []
     for name, setting in settings.items():
         first = [tune.combinations(network, trees[name])[:1] for network in tune.networks]
         values = tuple(value for combination in first for point in combination for value in point)
         points.append((*setting, *values, *tune.seeded("")[0]))
-    cells = loader.load_points(points, _on_validation).cells
+    return [cell.spec for cell in loader.load_points(points, _on_validation).cells]
+
+
+def _digest(axes: Axes, settings: Iterable[str], trials: Iterable[Spec], node: Node) -> str:
+    """Return the digest of what a tuned file is made from. Names, the results' seeds and their split are not in it, nor
+    how often a training is validated."""
     left_out = {"name": True, "seed": True, "evaluate": {"every"}}
-    specs = [c.spec.model_dump(mode="json", exclude_none=True, exclude=left_out) for c in cells]
+    specs = [spec.model_dump(mode="json", exclude_none=True, exclude=left_out) for spec in trials]
     vary = [named.value for named in axes.vary]
     made_from: Any = [node.plain(), vary, list(settings), specs]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
@@ -123,8 +141,11 @@ def _on_validation(cell: Cell) -> Cell:
     return Cell(cell.name, cell.labels, spec.model_copy(update={"evaluate": evaluate}))
 
 
-def find_tuned(named: Node, path: Path, settings: Mapping[str, Point], seeds: tuple[str, ...]) -> Tuned:
-    """Read the tuned file that a spec names, and compare it with what it would be made from now.
+def find_tuned(
+    named: Node, path: Path, settings: Mapping[str, Point], seeds: tuple[str, ...]
+) -> tuple[Tuned, Mapping[str, Data]]:
+    """Read the tuned file that a spec names, and compare it with what it would be made from now. Return it with the
+    data that its settings were tuned on.
 
     Raises:
         SpecError: it is missing or stale, or does not fit the settings or seeds of the spec.
@@ -133,23 +154,24 @@ def find_tuned(named: Node, path: Path, settings: Mapping[str, Point], seeds: tu
     if not tuned.spec.is_file():
         message = f"{tuned.path.name} was made for {tuned.spec}, which does not exist"
         raise SpecError([Problem(message, named.place, "tune this spec itself, or restore that one")])
-    current = load_tuning(tuned.spec).made_from  # what is wrong with that spec has its place there
-    problems = tuned_problems(tuned, current, settings, seeds, named.place)
+    current = _read(tuned.spec)  # what is wrong with that spec has its place there
+    problems = tuned_problems(tuned, current.made_from, settings, seeds, named.place)
     if problems:
         raise SpecError(problems)
-    return tuned
+    return tuned, current.data
 
 
-def read_tuning(source: Source, axes: Axes) -> tuple[Tuned | None, list[Problem]]:
-    """Return the tuned file that a spec takes, with what is wrong with it, or with the spec's section `tune`."""
+def read_tuning(source: Source, axes: Axes) -> tuple[Tuned | None, Mapping[str, Data], list[Problem]]:
+    """Return the tuned file that a spec takes and the data behind it, by setting, with what is wrong with it, or with
+    the spec's section `tune`."""
     seed = source.tree.below("seed")
     try:
         if source.tuned is not None and source.tuned.value is not None:
             settings = {setting_name(point): point for point in axes.settings}
             seeds = result_seeds(axes, seed.value if seed else 0)
-            return find_tuned(source.tuned, source.path, settings, seeds), []
+            return *find_tuned(source.tuned, source.path, settings, seeds), []
         if source.tune is not None:
-            load_tuning(source.path)
+            _read(source.path)
     except SpecError as error:
-        return None, list(error.problems)
-    return None, []
+        return None, {}, list(error.problems)
+    return None, {}, []

@@ -257,3 +257,10 @@ class Jester(FoldSplit):
 
 
 Videos: TypeAlias = Folder | Csv | Ucf101 | Hmdb51 | Kinetics | Ssv2 | Jester
+
+
+def has_own(data: object, split: Literal["val", "test"]) -> bool:
+    """Return whether a section `data` names a split of its own, so that no part of the groups becomes it."""
+    if isinstance(data, Csv):
+        return getattr(data, split) is not None
+    return isinstance(data, Folder) and data.folders == "splits"
