@@ -23,7 +23,7 @@ from typing import Any
 from stagedkd.experiment.run import compiled
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.report.comparison import p_text
-from stagedkd.report.grid import GridResults
+from stagedkd.report.grid import MEAN, GridResults
 from stagedkd.report.write import report_grid
 from stagedkd.spec.grid import REPEATS
 from stagedkd.spec.load import load_experiment
@@ -63,10 +63,11 @@ def keep_students(grid: GridResults, store: Store, folder: Path) -> None:
     """Write the students of the baseline and of the primary setting, and their sums."""
     shutil.rmtree(folder / "students", ignore_errors=True)  # those of settings that the spec no longer has
     (folder / "students").mkdir()
-    compared = [row.labels for row in grid.rows if row.name in (grid.baseline_row.name, grid.primary)]
+    declared = grid.plans.declared
+    compared = [declared.baseline, declared.primary] if declared else []
     sums: list[str] = []
     for cell, results in sorted(grid.cells.items()):
-        if {axis: label for axis, label in grid.plans.labels[cell].items() if axis not in REPEATS} in compared:
+        if any(labels.items() <= grid.plans.labels[cell].items() for labels in compared):
             student = folder / "students" / f"{cell}.safetensors"
             made = store.artifact(grid.plans.cells[cell].stage(results.student.name))
             student.write_bytes(made.read("student.safetensors"))
@@ -81,13 +82,17 @@ def table(name: str) -> str:
     with (KEPT / name / FILES[1]).open(encoding="utf-8", newline="") as file:
         cells = list(csv.DictReader(file))
     axes = [axis for axis in metrics["axes"] if axis not in REPEATS]
-    baseline = ",".join(metrics["baseline"][axis] for axis in axes)
+    baseline = ",".join(metrics["baseline"].values())
     heads = [head.format(baseline) for head in HEADS][: 3 if "+" in name else None]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for row in metrics["rows"]:
-        labels = {axis: row[axis] for axis in axes}
-        own = [c for c in cells if c["network"] == "student" and all(c[axis] == labels[axis] for axis in axes)]
-        lines.append("| " + " | ".join((",".join(labels.values()), *figures(row, own))[: len(heads)]) + " |")
+    for row in (*metrics["rows"], *metrics.get("means", ())):
+        labels = {axis: row[axis] for axis in axes if axis in row}
+        own = [c for c in cells if c["network"] == "student" and all(c[axis] == labels[axis] for axis in labels)]
+        lines.append(
+            "| "
+            + " | ".join((",".join(labels.get(axis, MEAN) for axis in axes), *figures(row, own))[: len(heads)])
+            + " |"
+        )
     return "\n".join([*lines, "", teachers(metrics)])
 
 
@@ -102,7 +107,7 @@ def figures(row: dict[str, Any], cells: list[dict[str, str]]) -> tuple[str, ...]
         f"{percent(student['top1'])} {between(student['interval95'])}",
         percent(student["iqm"]) if student["iqm"] is not None else "",
         str(student["failed_seeds"]),
-        f"{row['train_flops'] / 1e12:.2f} TFLOPs",
+        f"{row['train_flops'] / 1e12:.2f} TFLOPs" if row["train_flops"] else "",
         " to ".join(str(count) for count in dict.fromkeys((labels[0], labels[-1]))),
     )
     if not pair or pair["difference"] is None:

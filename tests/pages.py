@@ -18,12 +18,14 @@ from PIL import Image
 from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.graph import Plans, Stage
 from stagedkd.report.bench import Bench, Timing
+from stagedkd.report.comparison import Comparison, compare
 from stagedkd.report.evidence import Evidence, Mistake, Predictions, StageFacts
 from stagedkd.report.grid import GridResults
 from stagedkd.report.grid_page import grid_page
 from stagedkd.report.page import experiment_page
 from stagedkd.report.results import Correlation, LossShares, NetworkResult, Refinement, Results, Validation
 from stagedkd.report.statistics import wilson
+from stagedkd.report.units import Scores
 from stagedkd.spec.load import load_experiment
 from stagedkd.stages.mistakes import strip
 from stagedkd.store.manifest import manifest_of
@@ -110,6 +112,11 @@ def _metrics(
 
 def _top1(labels: Mapping[str, str], network: str) -> float:
     return TOPS[labels["recipe"], labels["train.lr"]][int(labels["seed"])] if network == "student" else 0.9
+
+
+def compare_with(settings: Mapping[str, Scores], base: str, *more: Any, **named: Any) -> dict[str, Comparison]:
+    """Compare all other settings with one."""
+    return compare(settings, {name: base for name in settings if name != base}, *more, **named)
 
 
 def make_grid(folder: Path, text: str = GRID, flops: Mapping[str, int] = FLOPS) -> tuple[Plans, Store]:
@@ -260,5 +267,5 @@ def grids(grid: GridResults) -> dict[str, str]:
     missing = {name: "it has not run: " + "store/distill-" * 9 for name in grid.plans.cells if name not in fewer}
     return {
         "settings": grid_page(replace(grid, cells=costly), "a look", pages, [Path("cells.csv")]).text,
-        "no baseline": grid_page(GridResults(grid.plans, fewer, missing), "").text,
+        "no baseline": grid_page(GridResults(grid.plans, fewer, missing, grid.baseline), "").text,
     }

@@ -13,12 +13,13 @@ from torch import nn
 from stagedkd.errors import SpecError
 from stagedkd.models.network import Anatomy, Network
 from stagedkd.plan.compile import compile_experiment
-from stagedkd.report.comparison import Comparison, Effort, compare, power_notes, unequal
+from stagedkd.report.comparison import Comparison, Effort, power_notes, unequal
 from stagedkd.report.grid import GridResults, find_baseline
 from stagedkd.report.statistics import failed_seeds, iqm, paired
 from stagedkd.spec.load import load_experiment
 from stagedkd.train.dead import dead_share
 from tests.conftest import Command
+from tests.pages import compare_with
 from tests.test_report import _students as students  # pyright: ignore[reportPrivateUsage]
 
 SPEC = """\
@@ -84,7 +85,7 @@ def test_the_primary_comparison_is_tested_alone() -> None:
         "ce": students("ce", noise),
         "dkd": students("dk", better),
     }
-    plain, declared = compare(settings, "kd"), compare(settings, "kd", "staged")
+    plain, declared = compare_with(settings, "kd"), compare_with(settings, "kd", "staged")
     alone, ce, dkd = (paired(values, base).p for values in (better, noise, better))
     assert alone is not None and ce is not None and dkd is not None
     assert declared["staged"].p_holm == alone == pytest.approx(2 / 2**6) and plain["staged"].p_holm == 3 * alone
@@ -100,7 +101,7 @@ def test_the_primary_comparison_is_tested_alone() -> None:
 
 def test_too_few_seeds_for_the_primary_comparison_are_said() -> None:
     base = [0.1, 0.2, 0.3]
-    found = compare({"a": students("a", base), "b": students("b", [0.2, 0.4, 0.5])}, "a", "b")
+    found = compare_with({"a": students("a", base), "b": students("b", [0.2, 0.4, 0.5])}, "a", "b")
     assert list(power_notes(found)) == ["3 seeds cannot show the primary comparison: the smallest p is 0.25"]
 
 
@@ -121,8 +122,8 @@ def test_what_is_unequal_is_said_above_a_twentieth() -> None:
 def test_a_spec_declares_its_comparison(project: Path) -> None:
     plans = compile_experiment(load(GRID + "compare: {baseline: ce, primary: method=dkd}\n"))
     assert plans.declared is not None
-    assert (plans.declared.baseline, plans.declared.primary) == ("method=ce", "method=dkd")
-    assert find_baseline(plans, "") == 1 and find_baseline(plans, "method=kd") == 0
+    assert (plans.declared.baseline, plans.declared.primary) == ({"method": "ce"}, {"method": "dkd"})
+    assert find_baseline(plans, "") == {"method": "ce"} and find_baseline(plans, "method=kd") == {"method": "kd"}
     assert compile_experiment(load(GRID)).declared is None
 
 
@@ -183,7 +184,7 @@ def test_vary_draws_what_it_names(project: Path, vary: str, changed: set[str], g
     first, second = identities(text)
     assert {n for n in first if first[n] != second[n] and not n.startswith("evaluate")} == changed
     plans = compile_experiment(load(text))
-    assert GridResults(plans, {}, {}).drawn_once == given
+    assert GridResults(plans, {}, {}, {}).drawn_once == given
     cell = plans.cells["seed=4"].spec
     assert cell.seed == (4 if "student" in vary else 0) and cell.teacher.seed == (4 if "teacher" in vary else 0)
 

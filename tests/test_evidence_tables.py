@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.evidence import KEPT, between, table
+from stagedkd.spec.grid import REPEATS
 from stagedkd.spec.load import load_experiment
 
 REPO = Path(__file__).resolve().parent.parent
@@ -30,25 +31,30 @@ def test_the_page_has_the_table_of_what_is_kept(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_rows_are_the_means_of_the_cells(name: str) -> None:
-    """An independent sum over cells.csv gives the means, the differences and the numbers of seeds of metrics.json."""
+    """An independent sum over cells.csv gives the means, the differences and the numbers of units of metrics.json."""
     metrics: dict[str, Any] = json.loads((KEPT / name / "metrics.json").read_text("utf-8"))
-    (axis,) = (axis for axis in metrics["axes"] if axis != "seed")
-    students: dict[str, dict[str, float]] = {}
+    axes = [axis for axis in metrics["axes"] if axis not in REPEATS]
+    students: dict[tuple[str, ...], dict[str, float]] = {}
     with (KEPT / name / "cells.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["network"] == "student":
                 assert row["split"] == metrics["split"]
-                students.setdefault(row[axis], {})[row["seed"]] = float(row["top1"])
-    baseline = students[metrics["baseline"][axis]]
+                repeat = " ".join(row.get(axis, "") for axis in REPEATS)
+                students.setdefault(tuple(row[axis] for axis in axes), {})[repeat] = float(row["top1"])
+    baseline = students[tuple(metrics["baseline"][axis] for axis in axes)]
     spec = load_experiment(REPO / "specs" / "evidence" / f"{name.split('+')[0]}.yaml").cells[0].spec
     assert metrics["split"] == spec.evaluate.split  # as it was declared
     for row in metrics["rows"]:
-        own = students[row[axis]]
-        assert row["student"]["seeds"] == len(own)
+        own = students[tuple(row[axis] for axis in axes)]
+        if "by_group" not in row:
+            assert row["student"]["seeds"] == len(own)
+        else:  # of sets whose groups have as many clips each, and folds as many groups: the means are those of cells
+            assert row["student"]["groups"] == len(row["by_group"])
+            assert row["student"]["top1"] == pytest.approx(sum(row["by_group"].values()) / len(row["by_group"]))
         assert row["student"]["top1"] == pytest.approx(sum(own.values()) / len(own))
         if row["comparison"]:
             both = own.keys() & baseline.keys()
-            mean = sum(own[seed] - baseline[seed] for seed in both) / len(both)
+            mean = sum(own[repeat] - baseline[repeat] for repeat in both) / len(both)
             assert row["comparison"]["difference"] == pytest.approx(mean)
 
 
@@ -59,8 +65,9 @@ def test_every_compared_student_has_its_sum(name: str) -> None:
         assert not (KEPT / name / "students.dvc").exists()
         return
     sums = (KEPT / name / "SHA256SUMS").read_text("utf-8").splitlines()
-    settings = {",".join(f"{axis}={label}" for axis, label in metrics["baseline"].items()), metrics["primary"]}
-    wanted = {cell for cell in metrics["cells"] if any(cell.startswith(f"{setting},") for setting in settings)}
+    baseline = [f"{axis}={label}" for axis, label in metrics["baseline"].items()]
+    compared = [set(baseline), set(metrics["primary"].split(","))]
+    wanted = {cell for cell in metrics["cells"] if any(labels <= set(cell.split(",")) for labels in compared)}
     found = {match[1] for line in sums if (match := re.fullmatch(r"[0-9a-f]{64}  students/(.+)\.safetensors", line))}
     assert found == wanted and len(found) == len(sums)
     assert (KEPT / name / "students.dvc").is_file()

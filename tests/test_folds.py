@@ -18,7 +18,7 @@ from stagedkd.data.index import Entry, split_entries
 from stagedkd.errors import DataError, SpecError
 from stagedkd.experiment.run import compiled
 from stagedkd.plan.runtime import load_runtime
-from stagedkd.report.comparison import compare, power_notes
+from stagedkd.report.comparison import power_notes
 from stagedkd.report.units import Score, Scores, paired_units, summarize
 from stagedkd.spec.declared import KEYS as COMPARE_KEYS
 from stagedkd.spec.jsonschema import json_schema
@@ -31,6 +31,7 @@ from stagedkd.stages.context import Silent
 from stagedkd.stages.tables import read_table
 from stagedkd.store.store import Store
 from tests.conftest import Command
+from tests.pages import compare_with
 from tests.videos import write_video
 
 SPEC = """\
@@ -260,7 +261,7 @@ def test_the_unit_is_the_group_and_seeds_are_averaged_in_it() -> None:
     assert found.interval == pytest.approx((base.mean() - half, base.mean() + half)) and found.top1 == pytest.approx(
         base.mean()
     )
-    comparison = compare({"b": scores_of("b", base), "m": scores_of("m", more)}, "b", "m", unit="group")["m"]
+    comparison = compare_with({"b": scores_of("b", base), "m": scores_of("m", more)}, "b", "m", unit="group")["m"]
     difference = more.mean(1) - base.mean(1)
     signs = np.array([[1 if code >> i & 1 else -1 for i in range(9)] for code in range(2**9)])
     p = np.mean(np.abs((signs * difference).mean(1)) >= abs(difference.mean()) - 1e-12)
@@ -283,9 +284,9 @@ def test_pairs_are_of_the_repeats_that_both_have() -> None:
     lost = {unit: {at: s for at, s in repeats.items() if at != ("1", "0")} for unit, repeats in more.items()}
     assert list(paired_units(lost, base)) == [(0.3, 0.1, False), (pytest.approx(0.7), 0.5, False)]
     assert list(paired_units({"g9": more["g0"]}, base)) == []
-    found = compare({"b": base, "m": {"g9": more["g0"]}}, "b", unit="group")["m"]
+    found = compare_with({"b": base, "m": {"g9": more["g0"]}}, "b", unit="group")["m"]
     assert found.remark == "no group has both"
-    few = compare({"b": base, "m": more}, "b", "m", unit="group")
+    few = compare_with({"b": base, "m": more}, "b", "m", unit="group")
     assert list(power_notes(few, "group")) == ["2 groups cannot show the primary comparison: the smallest p is 0.5"]
 
 

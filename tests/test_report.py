@@ -26,9 +26,9 @@ from stagedkd.plan.graph import Graph, Plans, Stage
 from stagedkd.plan.lock import Lock
 from stagedkd.plan.work import RefineWork, WeakenWork
 from stagedkd.report.collect import collect, read_refinements
-from stagedkd.report.comparison import compare, compute_note, flops_text, p_text, power_notes
-from stagedkd.report.formats import as_csv, as_latex
-from stagedkd.report.grid import GridResults, as_json, collect_grid, find_baseline
+from stagedkd.report.comparison import compute_notes, flops_text, p_text, power_notes
+from stagedkd.report.formats import as_csv, as_json, as_latex
+from stagedkd.report.grid import GridResults, collect_grid, find_baseline
 from stagedkd.report.grid_page import grid_page
 from stagedkd.report.page import experiment_page
 from stagedkd.report.plots.maps import correlation_maps
@@ -40,7 +40,7 @@ from stagedkd.report.write import as_json as results_json
 from stagedkd.spec.schema import Clip, Labels
 from stagedkd.store.store import Store
 from tests.conftest import Command
-from tests.pages import FLOPS, MATRIX, TOPS, make_grid, plain
+from tests.pages import FLOPS, MATRIX, TOPS, compare_with, make_grid, plain
 
 RIGHT = st.integers(0, 20)  # right clips of 20: small numbers, so that many sums tie
 RUNS = st.lists(st.tuples(RIGHT, RIGHT), min_size=2, max_size=12)
@@ -192,7 +192,7 @@ def _students(name: str, tops: Sequence[float]) -> Scores:
 def test_verdicts_follow_the_corrected_p_and_small_effects_are_said() -> None:
     base = [0.5 + i / 100 for i in range(10)]
     jitter = [0.001 * (i % 3) for i in range(10)]
-    found = compare(
+    found = compare_with(
         {
             "base": _students("a", base),
             "up": _students("b", [x + 0.05 + j for x, j in zip(base, jitter, strict=True)]),
@@ -207,20 +207,20 @@ def test_verdicts_follow_the_corrected_p_and_small_effects_are_said() -> None:
     assert [c.small for c in found.values()] == [False, False, True, True]
     assert found["little"].finding == "better; below 1 point" and found["up"].finding == "better"
     assert found["up"].p_holm == pytest.approx(4 * 2 / 1024) and found["null"].p_holm == 1
-    exact = compare({"a": _students("a", [0.28] * 3), "b": _students("b", [0.29] * 3)}, "a")["b"]
+    exact = compare_with({"a": _students("a", [0.28] * 3), "b": _students("b", [0.29] * 3)}, "a")["b"]
     assert not exact.small  # 0.29 - 0.28 is a point, and a little less in floating point
 
 
 def test_six_seeds_are_shown_alone_and_not_among_two() -> None:
     base, more = _students("a", [0.5] * 6), _students("b", [0.6 + i / 100 for i in range(6)])
-    alone = compare({"a": base, "b": more}, "a")
+    alone = compare_with({"a": base, "b": more}, "a")
     assert alone["b"].verdict == "better" and list(power_notes(alone)) == []
-    two = compare({"a": base, "b": more, "c": _students("c", [0.6 + i / 100 for i in range(6)])}, "a")
+    two = compare_with({"a": base, "b": more, "c": _students("c", [0.6 + i / 100 for i in range(6)])}, "a")
     assert {c.verdict for c in two.values()} == {"not shown"}
     assert list(power_notes(two)) == [
         "6 seeds cannot reach p < 0.05 in 2 comparisons: the smallest corrected p is 0.0625"
     ]
-    five = compare({"a": base, "b": _students("b", [0.6, 0.7, 0.8, 0.9, 0.95]), "c": _students("c", [0.1])}, "a")
+    five = compare_with({"a": base, "b": _students("b", [0.6, 0.7, 0.8, 0.9, 0.95]), "c": _students("c", [0.1])}, "a")
     assert list(power_notes(five)) == [
         "1 seed cannot show a difference: it gives no interval and no test",
         "5 seeds cannot reach p < 0.05: the smallest p is 0.0625",
@@ -231,15 +231,15 @@ def test_six_seeds_are_shown_alone_and_not_among_two() -> None:
 def test_pairs_are_of_one_seed_and_shared_networks_count_once() -> None:
     base = _students("a", [0.1, 0.2, 0.3])
     other = _scores({"2": _network("z2", 0.6), "1": _network("z1", 0.4), "7": _network("z7", 0.9)})
-    found = compare({"base": base, "other": other}, "base")["other"]
+    found = compare_with({"base": base, "other": other}, "base")["other"]
     assert found.paired and (found.paired.n, found.paired.mean) == (2, pytest.approx(0.25))
     shared = _scores({seed: _network("x", 0.5) for seed in "012"})
     twice = {seed: _network("y", 0.7) for seed in "012"}
-    once = compare({"base": shared, "other": _scores(twice)}, "base")["other"]
+    once = compare_with({"base": shared, "other": _scores(twice)}, "base")["other"]
     assert once.paired and once.paired.n == 1 and once.p_holm is None
-    mixed = compare({"base": shared, "other": _scores(twice | {"2": _network("y2", 0.9)})}, "base")["other"]
+    mixed = compare_with({"base": shared, "other": _scores(twice | {"2": _network("y2", 0.9)})}, "base")["other"]
     assert mixed.paired and (mixed.paired.n, mixed.paired.mean) == (2, pytest.approx(0.3))
-    rest = compare(
+    rest = compare_with(
         {"base": base, "same": dict(base), "none": _scores({"9": _network("q", 0.5)}), "other": other}, "base"
     )
     assert [(c.verdict, c.remark) for c in rest.values()] == [
@@ -252,11 +252,13 @@ def test_pairs_are_of_one_seed_and_shared_networks_count_once() -> None:
 
 def test_unequal_compute_is_said_above_a_twentieth() -> None:
     compute: Mapping[str, int | None] = {"a": 100, "b": 105, "c": 106, "d": 94, "e": None, "f": 95, "g": 300}
-    assert (
-        compute_note(compute, "a")
-        == "compared at unequal compute of all hops: c has 1.06 x, d has 0.94 x, g has 3 x that of a"
-    )
-    assert compute_note({"a": 100, "b": 104}, "a") == "" and compute_note({"a": None, "b": 7}, "a") == ""
+    said = "compared at unequal compute of all hops"
+    assert list(compute_notes(compute, dict.fromkeys("bcdefg", "a"))) == [
+        f"{said}: c has 1.06 x, d has 0.94 x, g has 3 x that of a"
+    ]
+    assert not list(compute_notes({"a": 100, "b": 104}, {"b": "a"}))
+    assert not list(compute_notes({"a": None, "b": 7}, {"b": "a"}))
+    assert list(compute_notes(compute, {"b": "a", "c": "d"})) == [f"{said}: c has 1.13 x that of d"]
 
 
 @pytest.mark.parametrize(
@@ -299,7 +301,7 @@ def _printed(tables: Any) -> str:
 
 def test_rows_are_compared_with_the_baseline_over_seeds(made: tuple[Plans, Store]) -> None:
     found = collect_grid(*made)
-    assert found.baseline_row.name == "recipe=kd,train.lr=0.001" and len(found.comparisons) == 4
+    assert found.baseline_name == "recipe=kd,train.lr=0.001" and len(found.comparisons) == 4
     low = found.comparisons["recipe=ce,train.lr=0.001"]
     steps = np.subtract(TOPS["ce", "0.001"], TOPS["kd", "0.001"])
     assert low.paired and low.paired.mean == pytest.approx(steps.mean()) and low.paired.p == 2 / 128
@@ -311,7 +313,7 @@ def test_rows_are_compared_with_the_baseline_over_seeds(made: tuple[Plans, Store
     assert names["kd", "0.01"].small and not names["staged", "0.01"].small
     assert "7 seeds cannot reach p < 0.05 in 4 comparisons: the smallest corrected p is 0.0625" in found.notes
     other = collect_grid(*made, "recipe=staged")
-    assert other.baseline_row.name == "recipe=staged,train.lr=0.01"
+    assert other.baseline_name == "recipe=staged,train.lr=0.01"
     mirror = other.comparisons["recipe=kd,train.lr=0.001"].paired
     plain = found.comparisons["recipe=staged,train.lr=0.01"].paired
     assert mirror and plain and plain.interval and mirror.mean == -plain.mean
@@ -368,7 +370,8 @@ def test_what_is_missing_is_a_dash(project: Path) -> None:
     assert row.train_flops is None and row.teacher_flops is None
     assert "FLOPs" not in _printed(grid_tables(collect_grid(plans, store)))
     cells = {n: r for n, r in collect_grid(plans, store).cells.items() if "recipe=kd,train.lr=0.001" not in n}
-    found = GridResults(plans, cells, {n: "gone" for n in plans.cells if n not in cells})
+    missing = {n: "gone" for n in plans.cells if n not in cells}
+    found = GridResults(plans, cells, missing, find_baseline(plans, ""))
     assert {c.finding for c in found.comparisons.values()} == {"-; no seed has both"}
     assert any("has no result; choose another with --baseline" in note for note in found.notes)
     assert "–" in grid_page(found).text and "no seed has both" in _printed(grid_tables(found)) and as_latex(found)
@@ -385,14 +388,18 @@ def test_one_row_has_nothing_to_be_compared_with(project: Path) -> None:
     )
 
 
-def test_a_baseline_is_one_row(made: tuple[Plans, Store]) -> None:
+def test_a_baseline_is_one_row_or_labels_of_some_axes(made: tuple[Plans, Store]) -> None:
     plans, _ = made
-    assert [
-        find_baseline(plans, text)
-        for text in ("", "recipe=staged", "recipe=ce, train.lr=1e-2", "train.lr=0.001,recipe=ce")
-    ] == [0, 4, 3, 2]
+    for text, labels in [
+        ("", {"recipe": "kd", "train.lr": "0.001"}),
+        ("recipe=staged", {"recipe": "staged", "train.lr": "0.01"}),  # the only one
+        ("recipe=ce, train.lr=1e-2", {"recipe": "ce", "train.lr": "0.01"}),
+        ("train.lr=0.001,recipe=ce", {"recipe": "ce", "train.lr": "0.001"}),
+        ("recipe=kd", {"recipe": "kd"}),
+        ("train.lr=1e-2", {"train.lr": "0.01"}),
+    ]:
+        assert find_baseline(plans, text) == labels
     for text, words, hint in [
-        ("recipe=kd", "picks 2 rows", "recipe=kd,train.lr=0.001\n    recipe=kd,train.lr=0.01"),
         ("recipe=staged,train.lr=1e-3", "picks no row", "recipe=ce,train.lr=0.01"),
         ("recipe=kdd", "axis 'recipe' has no 'kdd'", "did you mean 'kd'?"),
         ("recipe", "not of the form axis=label", "recipe, train.lr"),
@@ -412,8 +419,8 @@ def test_the_command_prints_the_comparison(made: tuple[Plans, Store], stagedkd: 
     assert "note: 7 seeds cannot reach p < 0.05" in found.stdout and "report: " in found.stdout
     values = json.loads((folder / "results" / "grid" / "metrics.json").read_text("utf-8"))
     assert values["baseline"] == {"recipe": "staged", "train.lr": "0.01"}
-    wrong = stagedkd("report", spec, "--baseline", "recipe=kd")
-    assert wrong.returncode == 2 and "picks 2 rows" in wrong.stderr and "recipe=kd,train.lr=0.01" in wrong.stderr
+    wrong = stagedkd("report", spec, "--baseline", "recipe=staged,train.lr=1e-3")
+    assert wrong.returncode == 2 and "picks no row" in wrong.stderr and "recipe=kd,train.lr=0.01" in wrong.stderr
     single = stagedkd("report", spec, "--cell", "recipe=staged,seed=0", "--baseline", "recipe=staged")
     assert single.returncode == 2 and "--baseline is for grids" in single.stderr
 

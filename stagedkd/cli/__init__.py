@@ -207,8 +207,9 @@ def show(
     baseline: Baseline = "",
 ) -> None:
     """Show the results of a spec or a grid that has run."""
-    from stagedkd.report import grid, terminal, write
+    from stagedkd.report import formats, terminal, write
     from stagedkd.report.collect import collect
+    from stagedkd.report.grid import collect_grid
     from stagedkd.report.looks import record_looks
     from stagedkd.store.store import Store
 
@@ -220,8 +221,8 @@ def show(
         values, tables, notes = write.as_json(results), terminal.results_tables(results, console().width), ()
         shown = [results.plan]
     else:
-        results = grid.collect_grid(plans, artifacts, baseline)
-        values, tables, notes = grid.as_json(results), terminal.grid_tables(results), results.comparison_notes
+        results = collect_grid(plans, artifacts, baseline)
+        values, tables, notes = formats.as_json(results), terminal.grid_tables(results), results.comparison_notes
         shown = [plans.cells[name] for name in results.cells]
     looks = filter(None, [record_looks(shown, Path(runtime.root)).note])
     if as_json:

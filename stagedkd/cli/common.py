@@ -68,7 +68,12 @@ Jobs = Annotated[
     ),
 ]
 Baseline = Annotated[
-    str, typer.Option("--baseline", metavar="axis=label,...", help="Compare all rows of a grid with this one.")
+    str,
+    typer.Option(
+        "--baseline",
+        metavar="axis=label,...",
+        help="Compare the rows of a grid with this one, or, by labels of some axes, each with the one that has these.",
+    ),
 ]
 NoRehearsal = Annotated[
     bool, typer.Option("--no-rehearsal", help="Do not rehearse a run that will take over ten minutes.")

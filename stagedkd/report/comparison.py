@@ -4,7 +4,7 @@ units that both have: seeds, or groups. Accuracies and differences are fractions
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,14 +83,15 @@ class Effort:
 
 def compare(
     settings: Mapping[str, Scores],
-    baseline: str,
+    baselines: Mapping[str, str],
     primary: str = "",
     efforts: Mapping[str, Effort] | None = None,
     unit: Unit = "seed",
 ) -> dict[str, Comparison]:
-    """Compare every other setting with the baseline. Settings (the scores of their students) and comparisons are given
-    by name. `primary` names the setting of the one comparison that was declared, "" if none was."""
-    pairs = {name: _pair(scores, settings[baseline], unit) for name, scores in settings.items() if name != baseline}
+    """Compare settings with their baselines. Settings (the scores of their students) and comparisons are given by name;
+    `baselines` has the baseline's name for each setting to compare. `primary` names the setting of the one comparison
+    that was declared, "" if none was."""
+    pairs = {name: _pair(settings[name], settings[base], unit) for name, base in baselines.items()}
     tested = {name: pair.p for name, (pair, _) in pairs.items() if pair and pair.p is not None}
     alone = tested.pop(primary, None)
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
@@ -100,12 +101,24 @@ def compare(
     def role(name: str) -> Literal["", "primary", "exploratory"]:
         return "" if not primary else "primary" if name == primary else "exploratory"
 
-    given = efforts or {}
-    base = given.get(baseline, Effort())
+    given = {name: (efforts or {}).get(name, Effort()) for name in settings}
     return {
-        name: Comparison(pair, corrected.get(name), remark, role(name), unequal(given.get(name, Effort()), base))
+        name: Comparison(pair, corrected.get(name), remark, role(name), unequal(given[name], given[baselines[name]]))
         for name, (pair, remark) in pairs.items()
     }
+
+
+def total(efforts: Sequence[Effort]) -> Effort:
+    """Return what several settings were given together."""
+
+    def sum_of(counts: Sequence[int | None]) -> int | None:
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    return Effort(
+        sum_of([each.flops for each in efforts]),
+        sum_of([each.labels for each in efforts]),
+        sum_of([each.trainings for each in efforts]),
+    )
 
 
 def unequal(effort: Effort, baseline: Effort) -> tuple[str, ...]:
@@ -159,15 +172,15 @@ def power_notes(comparisons: Mapping[str, Comparison], unit: Unit = "seed") -> I
                 yield f"{unreachable}: the smallest corrected p is {least:.3g}"
 
 
-def compute_note(compute: Mapping[str, int | None], baseline: str) -> str:
-    """Return a note on the settings whose training compute (FLOPs of all hops) differs from the baseline's, or ""."""
-    base = compute[baseline]
-    if not base:
-        return ""
-    most = UNEQUAL + 1e-9
-    unequal = {n: flops / base for n, flops in compute.items() if flops and abs(flops / base - 1) > most}
-    ratios = ", ".join(f"{name} has {ratio:.3g} x" for name, ratio in unequal.items())
-    return f"compared at unequal compute of all hops: {ratios} that of {baseline}" if unequal else ""
+def compute_notes(compute: Mapping[str, int | None], baselines: Mapping[str, str]) -> Iterator[str]:
+    """Yield a note for each baseline, on the settings whose training compute (FLOPs of all hops) differs from it."""
+    for baseline in dict.fromkeys(baselines.values()):
+        base = compute[baseline]
+        others = {name: compute[name] for name, own in baselines.items() if own == baseline}
+        ratios = {name: flops / base for name, flops in others.items() if base and flops}
+        apart = [f"{name} has {r:.3g} x" for name, r in ratios.items() if abs(r - 1) > UNEQUAL + 1e-9]
+        if apart:
+            yield f"compared at unequal compute of all hops: {', '.join(apart)} that of {baseline}"
 
 
 def points(fraction: float) -> str:

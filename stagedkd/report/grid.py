@@ -1,17 +1,18 @@
-"""The results of a grid: a row for each setting, aggregated over seeds, and tidy rows, one for each network."""
+"""The results of a grid: a row for each setting, aggregated over seeds, and what the rows are compared with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
-from typing import Any, TypeAlias
+from string import ascii_lowercase
+from typing import Literal, TypeAlias
 
 from stagedkd.errors import Advice, StoreError, UsageError
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.report.collect import collect
-from stagedkd.report.comparison import SMALLEST_EFFECT, Comparison, Effort, compare, compute_note, power_notes
+from stagedkd.report.comparison import Comparison, Effort, compare, compute_notes, power_notes, total
 from stagedkd.report.results import NetworkResult, Results
 from stagedkd.report.units import (
     Counts,
@@ -21,50 +22,29 @@ from stagedkd.report.units import (
     mean_of,
     over_groups,
     over_seeds,
+    pooled,
     read_counts,
     summarize,
 )
+from stagedkd.spec.declared import Labels, complete
 from stagedkd.spec.fields import nearest
-from stagedkd.spec.grid import FOLD, REPEATS, SEED, canonical
+from stagedkd.spec.grid import FOLD, REPEATS, SEED, canonical, setting_of
 from stagedkd.spec.tuned import ALL
 from stagedkd.store.store import Store
 
-Pick: TypeAlias = Callable[[Results], NetworkResult | None]
-TIDY_COLUMNS = (
-    "network",
-    "arch",
-    "split",
-    "views",
-    "clips",
-    "top1",
-    "top1_low95",
-    "top1_high95",
-    "top5",
-    "ece",
-    "params",
-    "flops",
-    "steps",
-    "train_flops",
-    "labels",
-    "weights",
-    "declared",
-    "labelled_clips",
-    "training_clips",
-    "seconds",
-    "latency",
-    "dead",
-    "key",
-)
+MEAN = "(mean)"  # the label of a mean on the axes that it is over
+Role: TypeAlias = Literal["student", "teacher", "control"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of all axes but seed and fold. `steps` and `train_flops` (2 x multiply-adds, None where unknown) are
-    those of all hops of its first cell; `teacher_flops` are the teacher's. `missing` counts the cells without a result.
+    """One setting of all axes but seed and fold, or the mean of several, which has labels of some axes alone. `steps`
+    and `train_flops` (2 x multiply-adds, None where unknown) are those of all hops of its first cell; `teacher_flops`
+    are the teacher's; a mean has what its settings share, else 0 and None. `missing` counts the cells without a result.
     `latency` is the mean of the students', in seconds, None where none was measured. `by_group` is the students' mean
     top-1 for each group, where intervals are over groups; else it is empty."""
 
-    labels: Mapping[str, str]
+    labels: Labels
     student: Summary | None
     teacher: Summary | None
     control: Summary | None
@@ -79,19 +59,20 @@ class Row:
     @property
     def name(self) -> str:
         """The labels of all axes of the row, such as recipe=kd,student=w8."""
-        return ",".join(f"{axis}={label}" for axis, label in self.labels.items())
+        return setting_of(self.labels)
 
 
 @dataclass(frozen=True)
 class GridResults:
     """The results of a grid. `cells` maps each finished cell to its results, `missing` each other cell to the reason.
-    `baseline` is the number of the row that the others are compared with. `counts` are the right clips of each group,
+    `baseline` has labels of all axes, those of the row that the others are compared with, or of some axes: then every
+    row is compared with the one that has these labels and its own others. `counts` are the right clips of each group,
     by cell and network, where folds take turns; else it is empty."""
 
     plans: Plans
     cells: Mapping[str, Results]
     missing: Mapping[str, str]
-    baseline: int = 0
+    baseline: Labels
     counts: Mapping[str, Mapping[str, Counts]] = field(default_factory=dict[str, Mapping[str, Counts]])
 
     @property
@@ -107,67 +88,123 @@ class GridResults:
     @cached_property
     def rows(self) -> tuple[Row, ...]:
         """The rows, one for each setting, in the order of the grid."""
-        groups = settings(self.plans).items()
-        return tuple(self._row(dict(zip(self.axes, at, strict=True)), names) for at, names in groups)
+        return tuple(self._row(dict(zip(self.axes, at, strict=True)), names) for at, names in self._names.items())
 
-    def _row(self, labels: Mapping[str, str], names: list[str]) -> Row:
+    @cached_property
+    def _names(self) -> dict[tuple[str, ...], list[str]]:
+        return settings(self.plans)
+
+    def _row(self, labels: Labels, names: list[str]) -> Row:
         results = [self.cells[name] for name in names if name in self.cells]
         first = results[0] if results else None
+        scores = self._scores(names, "student")
         return Row(
             labels,
-            self._summary(names, lambda r: r.student),
-            self._summary(names, lambda r: r.teacher),
-            self._summary(names, lambda r: r.control),
+            self._summary(names, "student"),
+            self._summary(names, "teacher"),
+            self._summary(names, "control"),
             first.student.params if first else 0,
             sum(n.steps for n in first.hops) if first else 0,
             first and first.train_flops,
             first and first.teacher.train_flops,
             len(names) - len(results),
             _mean([r.student.latency for r in results]),
-            self._by_group(names),
+            {group: mean_of(repeats) for group, repeats in sorted(scores.items())} if self.unit == "group" else {},
         )
 
-    def _by_group(self, names: list[str]) -> dict[str, float]:
-        if self.unit == "seed":
+    @cached_property
+    def means(self) -> tuple[Row, ...]:
+        """Where the baseline has labels of some axes alone: a row for each combination of labels of these axes, the
+        mean over all settings of the other axes that have every combination. Else there is none."""
+        return tuple(self._mean_row(dict(labels), rows) for labels, rows in self._pools.items())
+
+    @cached_property
+    def _pools(self) -> dict[tuple[tuple[str, str], ...], list[Row]]:
+        """The rows behind each mean, by its labels."""
+        if set(self.baseline) == set(self.axes):
             return {}
-        scores = self._scores(self._networks(names, lambda r: r.student))
-        return {group: mean_of(repeats) for group, repeats in sorted(scores.items())}
+        pools: dict[tuple[tuple[str, str], ...], list[Row]] = {}
+        others = complete([row.labels for row in self.rows], tuple(self.baseline))
+        for row in self.rows:
+            if any(rest.items() <= row.labels.items() for rest in others):
+                pools.setdefault(tuple((axis, row.labels[axis]) for axis in self.baseline), []).append(row)
+        return pools
+
+    def _mean_row(self, labels: Labels, rows: Sequence[Row]) -> Row:
+        return Row(
+            labels,
+            summarize(self._pooled(rows, "student"), {}),
+            summarize(self._pooled(rows, "teacher"), {}),
+            summarize(self._pooled(rows, "control"), {}),
+            _shared([row.params for row in rows]) or 0,
+            _shared([row.steps for row in rows]) or 0,
+            _shared([row.train_flops for row in rows]),
+            _shared([row.teacher_flops for row in rows]),
+            sum(row.missing for row in rows),
+        )
 
     @property
-    def baseline_row(self) -> Row:
-        """The row that the others are compared with."""
-        return self.rows[self.baseline]
+    def titled(self) -> tuple[tuple[str, Row], ...]:
+        """The rows, each with its number from 1, and the means with letters."""
+        letters = (ascii_lowercase[i % 26] * (i // 26 + 1) for i in range(len(self.means)))
+        return (*((f"{i + 1}", row) for i, row in enumerate(self.rows)), *zip(letters, self.means, strict=True))
+
+    @property
+    def baseline_name(self) -> str:
+        """The labels of the baseline, such as recipe=kd."""
+        return setting_of(self.baseline)
+
+    def is_baseline(self, row: Row) -> bool:
+        """Whether other rows are compared with this one."""
+        return self.baseline.items() <= row.labels.items()
+
+    @cached_property
+    def baselines(self) -> Mapping[str, Row]:
+        """What every row and mean is compared with, by its name."""
+        every = {row.name: row for row in (*self.rows, *self.means)}
+        beside = {name: setting_of({**row.labels, **self.baseline}) for name, row in every.items()}
+        return {name: every[base] for name, base in beside.items() if base != name and base in every}
 
     @cached_property
     def comparisons(self) -> Mapping[str, Comparison]:
-        """The comparison of every other row's students with the baseline's, paired over units, by the row's name."""
-        groups = list(zip(self.rows, settings(self.plans).values(), strict=True))
-        students = {row.name: self._scores(self._networks(names, lambda r: r.student)) for row, names in groups}
-        efforts = {row.name: self._effort(row, names) for row, names in groups}
-        return compare(students, self.baseline_row.name, self.primary, efforts, self.unit)
+        """The comparison of every row's and mean's students with those of its baseline, paired over units, by name."""
+        students = {row.name: self._scores(self._names_of(row), "student") for row in self.rows}
+        efforts = {row.name: self._effort(row) for row in self.rows}
+        for mean, rows in zip(self.means, self._pools.values(), strict=True):
+            students[mean.name] = self._pooled(rows, "student")
+            efforts[mean.name] = total([efforts[row.name] for row in rows])
+        baselines = {name: row.name for name, row in self.baselines.items()}
+        alone = [row.name for row in self.rows if row.name not in baselines and not self.is_baseline(row)]
+        found = compare(students, baselines, self.primary, efforts, self.unit)
+        return found | dict.fromkeys(alone, Comparison(None, None, "the grid has no such baseline"))
 
     @property
     def primary(self) -> str:
-        """The row of the one comparison that was declared; "" if none was, or if the baseline is another one."""
+        """The row or mean of the one comparison that was declared; "" if none was, or if the baseline is another."""
         declared = self.plans.declared
-        if declared is None or declared.baseline != self.baseline_row.name:
+        if declared is None or declared.baseline != self.baseline:
             return ""
-        return declared.primary if any(row.name == declared.primary for row in self.rows) else ""
+        name = setting_of(declared.primary)
+        return name if any(row.name == name for row in (*self.rows, *self.means)) else ""
 
-    def _effort(self, row: Row, names: list[str]) -> Effort:
+    def _effort(self, row: Row) -> Effort:
         """Return what a setting was given. Trainings to tune are known where the spec takes a tuned file."""
-        first = next((self.cells[name] for name in names if name in self.cells), None)
+        first = next((self.cells[name] for name in self._names_of(row) if name in self.cells), None)
         tuned = self.plans.tuned.get(row.name or ALL)
         return Effort(row.train_flops, first and first.labels_behind, tuned.trainings if tuned else None)
 
-    def _networks(self, names: list[str], pick: Pick) -> dict[str, NetworkResult]:
+    def _names_of(self, row: Row) -> list[str]:
+        """Return the names of a setting's cells."""
+        return self._names[tuple(row.labels.values())]
+
+    def _networks(self, names: list[str], role: Role) -> dict[str, NetworkResult]:
         """Return one network of each finished cell of a setting, by cell."""
-        found = {name: pick(self.cells[name]) for name in names if name in self.cells}
+        found = {name: getattr(self.cells[name], role) for name in names if name in self.cells}
         return {name: network for name, network in found.items() if network is not None}
 
-    def _scores(self, networks: Mapping[str, NetworkResult]) -> Scores:
-        """Return the scores of one network of a setting, given by cell."""
-        labels = self.plans.labels
+    def _scores(self, names: list[str], role: Role) -> Scores:
+        """Return the scores of one network of a setting, given the names of its cells."""
+        networks, labels = self._networks(names, role), self.plans.labels
         at = {name: (labels[name].get(SEED, ""), labels[name].get(FOLD, "")) for name in networks}
         by_repeat = {at[name]: network for name, network in networks.items()}
         if self.unit == "group":
@@ -175,9 +212,13 @@ class GridResults:
         clips = {name: self.cells[name].data["clips"][self.cells[name].split] for name in networks}
         return over_seeds(by_repeat, {at[name]: count for name, count in clips.items()})
 
-    def _summary(self, names: list[str], pick: Pick) -> Summary | None:
-        networks = self._networks(names, pick)
-        return summarize(self._scores(networks), {network.key: network.dead for network in networks.values()})
+    def _pooled(self, rows: Sequence[Row], role: Role) -> Scores:
+        rest = {setting_of({a: b for a, b in row.labels.items() if a not in self.baseline}): row for row in rows}
+        return pooled({name: self._scores(self._names_of(row), role) for name, row in rest.items()})
+
+    def _summary(self, names: list[str], role: Role) -> Summary | None:
+        dead = {network.key: network.dead for network in self._networks(names, role).values()}
+        return summarize(self._scores(names, role), dead)
 
     @property
     def intervals(self) -> str:
@@ -218,16 +259,21 @@ class GridResults:
     def comparison_notes(self) -> tuple[str, ...]:
         """The limits of the comparisons: too few seeds, unequal compute, a baseline without results."""
         rows = list(power_notes(self.comparisons, self.unit))
-        if self.comparisons and self.baseline_row.student is None:
-            rows.append(f"the baseline {self.baseline_row.name} has no result; choose another with --baseline")
+        for row in filter(self.is_baseline, self.rows if self.comparisons else ()):
+            if row.student is None:
+                rows.append(f"the baseline {row.name} has no result; choose another with --baseline")
         declared = self.plans.declared
-        if declared is not None and self.comparisons and not self.primary:
-            what = f"the declared comparison, {declared.primary} with {declared.baseline}, is not shown"
-            rows.append(f"{what}: every comparison here is exploratory")
-        elif declared is not None and len(self.comparisons) > 1:
-            rows.append(f"one comparison was declared, {declared.primary} with {declared.baseline}; it is tested alone")
-        rows.append(compute_note({row.name: row.train_flops for row in self.rows}, self.baseline_row.name))
-        return tuple(filter(None, rows))
+        if declared is not None and self.comparisons:
+            what = f"{setting_of(declared.primary)} with {setting_of(declared.baseline)}"
+            if not self.primary:
+                rows.append(f"the declared comparison, {what}, is not shown: every comparison here is exploratory")
+            elif len(self.comparisons) > 1:
+                rows.append(f"one comparison was declared, {what}; it is tested alone")
+        left = len(self.rows) - sum(map(len, self._pools.values()))
+        if self.means and left:
+            rows.append(f"{left} of {len(self.rows)} settings are in no mean: the grid lacks others of their kind")
+        flops = {row.name: row.train_flops for row in self.rows}
+        return (*rows, *compute_notes(flops, {n: row.name for n, row in self.baselines.items() if n in flops}))
 
     def _repr_html_(self) -> str:
         """The tables of the terminal, for notebooks."""
@@ -253,12 +299,12 @@ def settings(plans: Plans) -> dict[tuple[str, ...], list[str]]:
     return groups
 
 
-def find_baseline(plans: Plans, text: str) -> int:
-    """Return the number of the one row that `text`, such as `axis=label,...`, picks. An empty text picks the one that
-    the spec declares, else the first.
+def find_baseline(plans: Plans, text: str) -> Labels:
+    """Return the labels that `text`, such as `axis=label,...`, names, or those of the one row that it picks. An empty
+    text stands for what the spec declares, else for the first row.
 
     Raises:
-        UsageError: it picks no row, or several.
+        UsageError: no row has these labels.
     """
     axes = _axes(plans)
     rows = [dict(zip(axes, at, strict=True)) for at in settings(plans)]
@@ -272,20 +318,14 @@ def find_baseline(plans: Plans, text: str) -> int:
         wanted[name] = canonical(label, known)
         if wanted[name] not in known:
             raise UsageError(f"--baseline {text}: axis '{name}' has no '{label}'", hint=nearest(label, known))
-    picked = [i for i, row in enumerate(rows) if wanted.items() <= row.items()] if text else [_declared(plans, rows)]
-    if len(picked) != 1:
-        names = [",".join(f"{a}={b}" for a, b in rows[i].items()) for i in picked or range(len(rows))]
-        some = "\n    ".join(names[:12]) + ("\n    ..." if len(names) > 12 else "")
-        count = f"{len(picked)} rows" if picked else "no row"
-        raise UsageError(f"--baseline {text} picks {count}", hint=f"name one of\n    {some}")
-    return picked[0]
-
-
-def _declared(plans: Plans, rows: list[dict[str, str]]) -> int:
-    """Return the number of the row that the spec declares as the baseline; that of the first row if it has none."""
-    names = [",".join(f"{axis}={label}" for axis, label in row.items()) for row in rows]
-    baseline = plans.declared.baseline if plans.declared else ""
-    return names.index(baseline) if baseline in names else 0
+    if not text:
+        declared = plans.declared.baseline if plans.declared else rows[0]
+        return declared if any(declared.items() <= row.items() for row in rows) else rows[0]  # rows may be picked
+    picked = [row for row in rows if wanted.items() <= row.items()]
+    if not picked:
+        some = "\n    ".join([setting_of(row) for row in rows][:12]) + ("\n    ..." if len(rows) > 12 else "")
+        raise UsageError(f"--baseline {text} picks no row", hint=f"name one of\n    {some}")
+    return picked[0] if len(picked) == 1 else {axis: wanted[axis] for axis in axes if axis in wanted}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -293,14 +333,19 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
+def _shared(values: Sequence[int | None]) -> int | None:
+    """Return the value that all have in common."""
+    return values[0] if len(set(values)) == 1 else None
+
+
 def collect_grid(plans: Plans, store: Store, baseline: str = "") -> GridResults:
-    """Read what the store has of a grid. `baseline` picks the row to compare with, as `find_baseline` does.
+    """Read what the store has of a grid. `baseline` names what to compare with, as in `find_baseline`.
 
     Raises:
         StoreError: the store has no finished cell.
-        UsageError: `baseline` picks no row, or several.
+        UsageError: no row has the labels of `baseline`.
     """
-    number = find_baseline(plans, baseline)
+    compared_with = find_baseline(plans, baseline)
     cells: dict[str, Results] = {}
     missing: dict[str, str] = {}
     counts: dict[str, Mapping[str, Counts]] = {}
@@ -315,64 +360,4 @@ def collect_grid(plans: Plans, store: Store, baseline: str = "") -> GridResults:
     if not cells:
         name, reason = next(iter(missing.items()))
         raise StoreError(f"no cell has finished; {name or plans.name}: {reason}", hint=Advice("run", "run"))
-    return GridResults(plans, cells, missing, number, counts)
-
-
-def tidy_rows(grid: GridResults) -> Iterator[dict[str, Any]]:
-    """Yield a row for each network of each finished cell: the labels of the axes, then `TIDY_COLUMNS`."""
-    for name, results in grid.cells.items():
-        for network in results.networks:
-            low, high = network.interval
-            values = network.__dict__ | {
-                "network": network.name,
-                "split": results.split,
-                "views": results.views,
-                "top1_low95": low,
-                "top1_high95": high,
-                **({} if network.measured else dict.fromkeys(("top1", "ece", "top1_low95", "top1_high95"))),
-                "clips": results.data["clips"][results.split],
-            }
-            yield {**grid.plans.labels[name], **{key: values[key] for key in TIDY_COLUMNS}}
-
-
-def as_json(grid: GridResults) -> dict[str, Any]:
-    """Return the values of a grid's metrics.json: the rows, and the student's top-1 in each cell."""
-    return {
-        "name": grid.plans.name,
-        "axes": {name: list(labels) for name, labels in grid.plans.axes.items()},
-        "split": grid.split,
-        "intervals": grid.intervals,
-        "rows": [
-            {
-                **row.labels,
-                "student": _summary_json(row.student, grid.unit),
-                "teacher": _summary_json(row.teacher, grid.unit),
-                "control": _summary_json(row.control, grid.unit),
-                "params": row.params,
-                "steps": row.steps,
-                "train_flops": row.train_flops,
-                "teacher_train_flops": row.teacher_flops,
-                "missing": row.missing,
-                **({"by_group": dict(row.by_group)} if row.by_group else {}),
-                "comparison": grid.comparisons[row.name].as_json() if row.name in grid.comparisons else None,
-            }
-            for row in grid.rows
-        ],
-        "baseline": dict(grid.baseline_row.labels),
-        "primary": grid.primary or None,
-        "smallest_effect": SMALLEST_EFFECT,
-        "cells": {name: {"student": results.student.top1} for name, results in grid.cells.items()},
-        "missing": dict(grid.missing),
-        "notes": list(grid.notes),
-    }
-
-
-def _summary_json(summary: Summary | None, unit: Unit) -> dict[str, Any] | None:
-    return summary and {
-        "top1": summary.top1,
-        "interval95": list(summary.interval),
-        f"{unit}s": summary.n,
-        "iqm": summary.iqm,
-        "failed_seeds": summary.failed,
-        "dead_channels": summary.dead,
-    }
+    return GridResults(plans, cells, missing, compared_with, counts)

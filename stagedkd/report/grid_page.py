@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stagedkd.report.comparison import SMALLEST_EFFECT, flops_text, p_text, points
-from stagedkd.report.grid import GridResults, Row, Summary
+from stagedkd.report.grid import MEAN, GridResults, Row
 from stagedkd.report.headline import pct
 from stagedkd.report.page import Page, links, rendered, without_folders
 from stagedkd.report.plots.settings import costs, differences_plot, front, pareto_plot, settings_plot
 from stagedkd.report.tables import DASH, Cell, Link, Table, maybe
+from stagedkd.report.units import Summary
 
 
 def grid_page(
@@ -63,16 +64,26 @@ def grid_headline(grid: GridResults) -> tuple[str, ...]:
     if len(grid.rows) == 1:
         return (f"The students have {pct(student.top1)} top-1 on average over {over} ({interval}).",)
     first = f"Of {len(grid.rows)} settings, {name} has the highest mean top-1: {pct(student.top1)} over {over}"
-    return f"{first} ({interval}).", _beside_baseline(grid, best)
+    means = [row for row in grid.means if row.name == grid.primary]
+    return f"{first} ({interval}).", _beside_baseline(grid, best), *(_on_average(grid, row) for row in means)
+
+
+def _on_average(grid: GridResults, mean: Row) -> str:
+    """Say what the declared comparison shows, where it is over several settings."""
+    base, comparison = grid.baselines[mean.name], grid.comparisons[mean.name]
+    pair, shown = comparison.paired, comparison.verdict in ("better", "worse")
+    verdict = f"is {comparison.verdict} than" if shown else "is not shown to differ from"
+    how = f": {100 * pair.mean:+.1f} points (p {p_text(comparison.p_holm)})" if pair else ""
+    return f"Over the settings of the other axes, {mean.name} {verdict} {base.name}{how}."
 
 
 def _beside_baseline(grid: GridResults, best: Row) -> str:
     """Say what the comparison of the best setting with the baseline shows."""
-    base, comparison = grid.baseline_row, grid.comparisons.get(best.name)
-    if best is base:
+    base, comparison = grid.baselines.get(best.name), grid.comparisons.get(best.name)
+    if grid.is_baseline(best):
         return "It is the baseline that the others are compared with."
-    if comparison is None or comparison.paired is None:
-        return f"It cannot be compared with the baseline, {base.name}."
+    if base is None or comparison is None or comparison.paired is None:
+        return f"It cannot be compared with the baseline, {base.name if base else grid.baseline_name}."
     pair = comparison.paired
     mean = f"{100 * pair.mean:+.1f} points over {pair.n} paired {grid.unit}{'s' * (pair.n != 1)}"
     if comparison.verdict in ("better", "worse"):
@@ -87,14 +98,14 @@ def settings_table(grid: GridResults) -> Table:
     """The settings: seeds or groups, and the top-1 of each network with its interval."""
     control = any(row.control for row in grid.rows)
 
-    def row(number: int, r: Row) -> list[str]:
+    def row(title: str, r: Row) -> list[str]:
         count = f"{r.student.n if r.student else 0}" + (f" ({r.missing} missing)" if r.missing else "")
         tops = [_summary(s) for s in (r.student, r.teacher, *((r.control,) if control else ()))]
-        mark = " (baseline)" if number == grid.baseline and len(grid.rows) > 1 else ""
-        return [f"{number + 1}{mark}", *(r.labels[axis] for axis in grid.axes), count, *tops]
+        mark = " (baseline)" if grid.comparisons and grid.is_baseline(r) else ""
+        return [f"{title}{mark}", *(r.labels.get(axis, MEAN) for axis in grid.axes), count, *tops]
 
     heads = ["setting", *grid.axes, f"{grid.unit}s", "student", "teacher", *(["control"] if control else [])]
-    rows = [row(number, r) for number, r in enumerate(grid.rows)]
+    rows = [row(title, r) for title, r in grid.titled]
     return Table("Top-1 in percent with 95% intervals", heads, rows, range(1, 1 + len(grid.axes)))
 
 
@@ -128,9 +139,9 @@ def comparison_table(grid: GridResults) -> Table | None:
     if not grid.comparisons:
         return None
     rows: list[list[Cell]] = []
-    for number, row in enumerate(grid.rows):
+    for title, row in grid.titled:
         comparison = grid.comparisons.get(row.name)
-        labels = [f"{number + 1}", *(row.labels[axis] for axis in grid.axes)]
+        labels = [title, *(row.labels.get(axis, MEAN) for axis in grid.axes)]
         if comparison is None:
             rows.append([*labels, *[DASH] * 5, "the baseline"])
             continue
@@ -142,7 +153,7 @@ def comparison_table(grid: GridResults) -> Table | None:
     heads = ["setting", *grid.axes, "pairs", "difference", "95% interval", "p"]
     heads += ["p, alone or Holm" if grid.primary else "p, Holm", "finding"]
     texts = (*range(1, 1 + len(grid.axes)), len(heads) - 1)
-    return Table(f"Students minus those of {grid.baseline_row.name}, in points of top-1", heads, rows, texts)
+    return Table(f"Students minus those of {grid.baseline_name}, in points of top-1", heads, rows, texts)
 
 
 def groups_table(grid: GridResults) -> Table | None:

@@ -13,8 +13,9 @@ from rich.text import Text
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.key import Key
 from stagedkd.report.comparison import Comparison, flops_text, p_text
-from stagedkd.report.grid import GridResults, Summary
+from stagedkd.report.grid import MEAN, GridResults
 from stagedkd.report.results import LossShares, NetworkResult, Refinement, Results, share_text
+from stagedkd.report.units import Summary
 
 STATE_COLOURS = {"hit": "green", "resumable": "yellow", "miss": "cyan", "unlocked": "magenta"}
 
@@ -88,8 +89,8 @@ def grid_tables(grid: GridResults) -> Iterator[Table]:
 
 
 def grid_table(grid: GridResults) -> Table:
-    """Return a table with a row for each setting of the axes, aggregated over seeds and folds."""
-    rows = grid.rows
+    """Return a table with a row for each setting of the axes, aggregated over seeds and folds, and for each mean."""
+    rows = (*grid.rows, *grid.means)
     table = Table(*grid.axes, box=None, header_style="bold", pad_edge=False)
     names = ["student", "teacher", *(["control"] if any(row.control for row in rows) else [])]
     sizes = ("parameters", "compute of all hops", "of the teacher")
@@ -98,10 +99,10 @@ def grid_table(grid: GridResults) -> Table:
     for row in rows:
         summaries = [_summary_text(getattr(row, name)) for name in names]
         count = (str(row.student.n) if row.student else "0") + (f" ({row.missing} missing)" if row.missing else "")
-        labels = [row.labels[axis] for axis in grid.axes]
+        labels = [row.labels.get(axis, MEAN) for axis in grid.axes]
         compute = (flops_text(row.train_flops), flops_text(row.teacher_flops))
         spread = _spread_cells(row.student)
-        table.add_row(*labels, count, *summaries, *spread, f"{row.params:,}" if row.student else "-", *compute)
+        table.add_row(*labels, count, *summaries, *spread, f"{row.params:,}" if row.params else "-", *compute)
     return table
 
 
@@ -115,13 +116,13 @@ def _spread_cells(summary: Summary | None) -> tuple[str, str, str]:
 
 def comparison_table(grid: GridResults) -> Table:
     """Return a table of the differences between each setting's students and the baseline's, in points of top-1."""
-    title = f"\nstudents minus those of {grid.baseline_row.name}, in points of top-1, paired over {grid.unit}s"
+    title = f"\nstudents minus those of {grid.baseline_name}, in points of top-1, paired over {grid.unit}s"
     table = Table(*grid.axes, box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
     for column in ("pairs", "difference", "95% BCa", "p", "p, alone or Holm" if grid.primary else "p, Holm"):
         table.add_column(column, justify="right")
     table.add_column("finding")
-    for row in grid.rows:
-        labels = [row.labels[axis] for axis in grid.axes]
+    for row in (*grid.rows, *grid.means):
+        labels = [row.labels.get(axis, MEAN) for axis in grid.axes]
         comparison = grid.comparisons.get(row.name)
         cells = _comparison_cells(comparison) if comparison else ("", "", "", "", "", "the baseline")
         table.add_row(*labels, *cells)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, TypeAlias
 
@@ -63,6 +63,20 @@ def over_groups(networks: Mapping[Repeat, NetworkResult], counts: Mapping[Repeat
 def mean_of(repeats: Mapping[Repeat, Score]) -> float:
     """Return the mean of a unit over its repeats. What was measured once counts once: seeds may share a network."""
     return fmean({score.source: score.top1 for score in repeats.values()}.values())
+
+
+def pooled(settings: Mapping[str, Scores]) -> Scores:
+    """Return the scores of several settings, given by name, as those of one: each unit has the repeats that all
+    settings have, so that every setting counts as much as any other."""
+    found: dict[str, dict[Repeat, Score]] = {}
+    for unit in dict.fromkeys(unit for scores in settings.values() for unit in scores):
+        repeats = [scores.get(unit, {}) for scores in settings.values()]
+        common = [at for at in repeats[0] if all(at in each for each in repeats)]
+        for name, own in zip(settings, repeats, strict=True):
+            for seed, fold in common:
+                score = own[seed, fold]  # one network in two settings is measured twice
+                found.setdefault(unit, {})[seed, f"{fold} {name}"] = replace(score, source=f"{name} {score.source}")
+    return found
 
 
 def summarize(scores: Scores, dead: Mapping[str, float | None]) -> Summary | None:

@@ -18,8 +18,8 @@ from stagedkd.report.card import CARD, WEIGHTS, StudentCard, accuracy_of, new_ca
 from stagedkd.report.collect import collect
 from stagedkd.report.evidence import read_evidence
 from stagedkd.report.formats import as_csv, as_latex
+from stagedkd.report.formats import as_json as grid_json
 from stagedkd.report.grid import GridResults, collect_grid
-from stagedkd.report.grid import as_json as grid_json
 from stagedkd.report.grid_page import grid_page
 from stagedkd.report.looks import record_looks
 from stagedkd.report.model_card import model_card

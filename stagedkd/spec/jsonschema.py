@@ -79,7 +79,10 @@ _COMPARE: Schema = {
     "required": ["baseline", "primary"],
     "description": "The one comparison of settings that the grid was made for; all others are exploratory.",
     "properties": {
-        "baseline": {"description": "A setting: a label, or axis=label,...", "type": ["string", "number"]},
+        "baseline": {
+            "description": "A setting: a label, or axis=label,... Labels of some axes: all settings that have them.",
+            "type": ["string", "number"],
+        },
         "primary": {"description": "The setting that is compared with it.", "type": ["string", "number"]},
     },
 }

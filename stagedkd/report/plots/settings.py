@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagedkd.report.comparison import Comparison
-from stagedkd.report.grid import GridResults, Row
+from stagedkd.report.grid import MEAN, GridResults, Row
 from stagedkd.report.plots.figure import (
     DIM,
     INK,
@@ -78,7 +78,7 @@ def pareto_plot(grid: GridResults, cost: Cost) -> Plot:
         line = [points[number] for number in on_front]
         axis.step(*zip(*line, strict=True), where="post", color=DIM, lw=1.2, ls="--", label="Pareto front")
         for number, (x, y) in points.items():
-            is_base = number == grid.baseline
+            is_base = grid.is_baseline(grid.rows[number])
             shape = {"marker": "D" if is_base else "o", "color": SERIES[1] if is_base else SERIES[0]}
             hollow = {} if number in on_front or is_base else {"markerfacecolor": "none"}
             axis.plot([x], [y], linestyle="none", markersize=6, **shape, **hollow)
@@ -127,7 +127,7 @@ def settings_plot(grid: GridResults) -> Plot:
             upper = [max(0.0, 100 * (s.interval[1] - s.top1)) for _, s in points]
             style = {"fmt": MARKERS[i], "ms": 4, "lw": 1.3, "color": SERIES[i], "label": name}
             axis.errorbar(middles, [y for y, _ in points], xerr=[lower, upper], **style)
-        _name_rows(axis, [_label(grid, number) for number in range(len(rows))])
+        _name_rows(axis, [_label(grid, title, row) for title, row in grid.titled[: len(rows)]])
         axis.set_xlabel(f"top-1 in percent, {grid.split} split, 95% intervals")
         legend(axis, len(networks))
     about = f"Top-1 with 95% intervals at {len(rows)} settings; the table of the settings has the values."
@@ -136,8 +136,8 @@ def settings_plot(grid: GridResults) -> Plot:
 
 def differences_plot(grid: GridResults) -> Plot | None:
     """Plot the paired differences from the baseline with their intervals; None where nothing can be compared."""
-    numbered = [(i, grid.comparisons.get(row.name)) for i, row in enumerate(grid.rows)]
-    found: list[tuple[int, Comparison]] = [(i, c) for i, c in numbered if c is not None and c.paired is not None]
+    every = [(_label(grid, title, row), grid.comparisons.get(row.name)) for title, row in grid.titled]
+    found: list[tuple[str, Comparison]] = [(name, c) for name, c in every if c is not None and c.paired is not None]
     if not found:
         return None
     with drawing():
@@ -151,19 +151,17 @@ def differences_plot(grid: GridResults) -> Plot | None:
             error = [[max(0.0, 100 * (pair.mean - low))], [max(0.0, 100 * (high - pair.mean))]]
             style = {"fmt": "o", "ms": 6, "color": SERIES[0], "mfc": SERIES[0] if shown else "none", "mew": 1.4}
             axis.errorbar([100 * pair.mean], [y], xerr=error, **style)
-        _name_rows(axis, [_label(grid, number) for number, _ in found])
+        _name_rows(axis, [name for name, _ in found])
         axis.set_xlabel("points of top-1 above the baseline")
-    base = grid.baseline_row.name or "the baseline"
-    about = (
-        f"Paired differences of {len(found)} settings from {base}, with 95% intervals. A full point is shown to differ."
-    )
+    base = grid.baseline_name or "the baseline"
+    about = f"Paired differences of {len(found)} rows from {base}, with 95% intervals. A full point is shown to differ."
     return Plot("differences", f"Differences from {base}", about, figure)
 
 
-def _label(grid: GridResults, number: int) -> str:
-    row: Row = grid.rows[number]
-    base = " (baseline)" if number == grid.baseline and len(grid.rows) > 1 else ""
-    return f"{number + 1}  {short(', '.join(row.labels.values()) or grid.plans.name, 34)}{base}"
+def _label(grid: GridResults, title: str, row: Row) -> str:
+    labels = [row.labels.get(axis, MEAN) for axis in grid.axes] or [grid.plans.name]
+    base = " (baseline)" if grid.comparisons and grid.is_baseline(row) else ""
+    return f"{title}  {short(', '.join(labels), 34)}{base}"
 
 
 def _name_rows(axis: Any, names: Sequence[str]) -> None:

@@ -1,0 +1,272 @@
+"""Comparisons by labels of some axes: every row beside the one that differs in these alone, and the means over the
+other axes, held against numpy."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
+
+from stagedkd.report.comparison import Effort, total
+from stagedkd.report.formats import as_csv, as_json, as_latex
+from stagedkd.report.grid import GridResults, collect_grid
+from stagedkd.report.grid_page import grid_page
+from stagedkd.report.plots.settings import differences_plot
+from stagedkd.report.terminal import grid_tables
+from stagedkd.report.units import Score, Scores, mean_of, paired_units, pooled, summarize
+from stagedkd.spec.declared import complete
+from tests.conftest import Command
+from tests.pages import TOPS, make_grid, plain
+from tests.test_compare_fairly import load, refused
+
+GRID = """\
+extends: tiny.yaml
+student: {epochs: 3}
+control: null
+grid:
+  seeds: 7
+  axes: {recipe: [kd, ce], train.lr: [1e-3, 1e-2]}
+compare: {baseline: recipe=kd, primary: recipe=ce}
+"""
+EXCLUDED = "grid: {seeds: 7, axes: {recipe: [kd, ce, ./staged.yaml], train.lr: [1e-3, 1e-2]},\n"
+EXCLUDED = GRID[: GRID.index("grid:")] + EXCLUDED + "       exclude: [{recipe: staged, train.lr: 1e-3}]}\n"
+AXES = "grid: {axes: {$method: {kd: {recipe: kd}, ce: {recipe: ce}}, student.width: [4, 8], $size: {a: {}, '4': {}}}}\n"
+
+
+def made(folder: Path, text: str = GRID) -> GridResults:
+    plans, store = make_grid(folder, text)
+    return collect_grid(plans, store)
+
+
+def by_hand(recipe: str) -> np.ndarray:
+    """Seven seeds by two rates."""
+    return np.array([TOPS[recipe, rate] for rate in ("0.001", "0.01")]).T
+
+
+def sign_flips(differences: np.ndarray) -> float:
+    n = len(differences)
+    signs = np.array([[1 if code >> i & 1 else -1 for i in range(n)] for code in range(2**n)])
+    return float(np.mean(np.abs((signs * differences).mean(1)) >= abs(differences.mean()) - 1e-12))
+
+
+def test_a_mean_is_over_the_other_axes_and_paired_by_seed(project: Path) -> None:
+    grid = made(project)
+    kd, ce = (by_hand(name).mean(1) for name in ("kd", "ce"))
+    assert [row.name for row in grid.means] == ["recipe=kd", "recipe=ce"] and grid.primary == "recipe=ce"
+    for row, values in zip(grid.means, (kd, ce), strict=True):
+        assert row.student is not None and row.student.n == 7
+        half = stats.t.ppf(0.975, 6) * stats.sem(values)
+        assert row.student.interval == pytest.approx((values.mean() - half, values.mean() + half))
+        assert row.student.top1 == pytest.approx(values.mean())
+    found = grid.comparisons["recipe=ce"]
+    assert found.paired is not None and found.paired.mean == pytest.approx((ce - kd).mean())
+    assert found.role == "primary" and found.p_holm == pytest.approx(sign_flips(ce - kd))
+
+
+def test_rows_are_beside_their_own_baselines(project: Path) -> None:
+    grid = made(project)
+    assert set(grid.comparisons) == {"recipe=ce", "recipe=ce,train.lr=0.001", "recipe=ce,train.lr=0.01"}
+    p_values = []
+    for i, rate in enumerate(("0.001", "0.01")):
+        found = grid.comparisons[f"recipe=ce,train.lr={rate}"]
+        differences = (by_hand("ce") - by_hand("kd"))[:, i]
+        assert found.paired is not None and found.paired.mean == pytest.approx(differences.mean())
+        assert found.role == "exploratory" and grid.baselines[f"recipe=ce,train.lr={rate}"].labels["train.lr"] == rate
+        p_values.append(sign_flips(differences))
+    tested = [grid.comparisons[f"recipe=ce,train.lr={rate}"].p_holm for rate in ("0.001", "0.01")]
+    low, high = min(p_values), max(p_values)
+    assert sorted(p or 0 for p in tested) == pytest.approx([min(1, 2 * low), max(min(1, 2 * low), high)])
+
+
+def test_a_seed_without_all_settings_is_in_no_mean(project: Path) -> None:
+    plans, store = make_grid(project)
+    whole = collect_grid(plans, store, "recipe=kd")
+    lost = "recipe=ce,train.lr=0.01,seed=2"
+    cells = {name: cell for name, cell in whole.cells.items() if name != lost}
+    grid = GridResults(plans, cells, {lost: "gone"}, {"recipe": "kd"})
+    means = {row.name: row for row in grid.means}
+    assert means["recipe=ce"].student is not None and means["recipe=ce"].student.n == 6
+    assert means["recipe=ce"].missing == 1 and means["recipe=kd"].missing == 0
+
+
+def test_settings_that_lack_others_of_their_kind_are_in_no_mean(project: Path) -> None:
+    plans, store = make_grid(project, EXCLUDED)
+    grid = collect_grid(plans, store, "recipe=kd")
+    assert [(row.name, row.student and row.student.n) for row in grid.means] == [
+        ("recipe=kd", 7),
+        ("recipe=ce", 7),
+        ("recipe=staged", 7),
+    ]
+    staged = grid.means[2].student
+    assert staged is not None and staged.top1 == pytest.approx(np.mean(TOPS["staged", "0.01"]))
+    assert "2 of 5 settings are in no mean: the grid lacks others of their kind" in grid.notes
+    by_rate = collect_grid(plans, store, "train.lr=1e-3")
+    alone = by_rate.comparisons["recipe=staged,train.lr=0.01"]
+    assert alone.finding == "-; the grid has no such baseline" and alone.p_holm is None
+    assert "the grid has no such baseline" in printed(by_rate) and "the grid has no such baseline" in page(by_rate)
+    assert sorted(by_rate.comparisons) == [
+        "recipe=ce,train.lr=0.01",
+        "recipe=kd,train.lr=0.01",
+        "recipe=staged,train.lr=0.01",
+        "train.lr=0.01",
+    ]
+
+
+def printed(grid: GridResults) -> str:
+    console = Console(width=200, file=io.StringIO(), color_system=None)
+    for table in grid_tables(grid):
+        console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def page(grid: GridResults) -> str:
+    return plain(grid_page(grid).text)
+
+
+def test_every_form_of_the_report_has_the_means(project: Path, stagedkd: Command) -> None:
+    grid = made(project)
+    mean = 100 * (by_hand("ce") - by_hand("kd")).mean()
+    text = " ".join(printed(grid).split())
+    assert f"ce (mean) 7 {mean:+.1f}" in text and "kd (mean) the baseline" in text
+    assert "students minus those of recipe=kd, in points" in text
+    html = " ".join(page(grid).split())
+    assert "<h2>Comparison with recipe=kd</h2>" in html and "in the same setting of the other axes" in html
+    assert "Over the settings of the other axes, recipe=ce is worse than recipe=kd: " in html
+    assert "<td>(mean)</td>" in html and f"<td>{mean:+.1f}</td>" in html and "<th>a (baseline)</th>" in html
+    values: dict[str, Any] = json.loads(json.dumps(as_json(grid)))
+    assert values["baseline"] == {"recipe": "kd"} and values["primary"] == "recipe=ce"
+    assert [row["recipe"] for row in values["means"]] == ["kd", "ce"] and "train.lr" not in values["means"][0]
+    assert values["means"][1]["comparison"]["difference"] == pytest.approx(mean / 100)
+    assert values["rows"][0]["comparison"] is None and values["rows"][2]["comparison"]["role"] == "exploratory"
+    latex = [line for line in as_latex(grid).splitlines() if " & " in line]
+    assert len({line.count("&") for line in latex}) == 1 and latex[-1].startswith("ce & (mean) & 7 &")
+    assert {row["recipe"] for row in csv.DictReader(io.StringIO(as_csv(grid)))} == {"kd", "ce"}
+    plot = differences_plot(grid)
+    assert plot is not None and "3 rows from recipe=kd" in plot.about
+    shown = stagedkd("show", str(project / "specs" / "grid.yaml"), "--store", str(project / "store"))
+    assert shown.returncode == 0, shown.stderr
+    assert "one comparison was declared, recipe=ce with recipe=kd; it is tested alone" in shown.stdout
+
+
+def test_a_grid_without_a_baseline_of_some_axes_has_no_means(project: Path) -> None:
+    grid = made(project, GRID[: GRID.index("compare")])
+    assert grid.means == () and as_json(grid)["means"] == [] and "(mean)" not in printed(grid) + page(grid)
+
+
+# ---------------------------------------------------------------- what is pooled
+
+
+def scores(name: str, values: dict[tuple[str, str], float]) -> Scores:
+    found: dict[str, dict[tuple[str, str], Score]] = {}
+    for at, top1 in values.items():
+        found.setdefault(at[0], {})[at] = Score(f"{name}{at}", top1, 50)
+    return found
+
+
+@given(st.data())
+def test_pooled_scores_are_the_means_over_settings(data: st.DataObject) -> None:
+    """Against a plain loop: a unit has the repeats that all settings have, and every setting counts as much."""
+    ats = [(str(seed), str(fold)) for seed in range(3) for fold in range(2)]
+    tops = st.dictionaries(st.sampled_from(ats), st.floats(0, 1), min_size=1)
+    settings = {name: data.draw(tops) for name in ("one", "two", "three")[: data.draw(st.integers(1, 3))]}
+    found = pooled({name: scores(name, values) for name, values in settings.items()})
+    expected: dict[str, list[float]] = {}
+    for at in ats:
+        if all(at in values for values in settings.values()):
+            expected.setdefault(at[0], []).extend(values[at] for values in settings.values())
+    assert {unit: mean_of(repeats) for unit, repeats in found.items()} == pytest.approx(
+        {unit: np.mean(values) for unit, values in expected.items()}
+    )
+
+
+def test_a_network_of_two_settings_counts_in_both() -> None:
+    """A teacher that settings share, and settings that are one experiment, leave the weights of the others as they are."""
+    shared = {str(seed): {(str(seed), ""): Score("net", 0.5, 50)} for seed in range(3)}
+    other = scores("o", {(str(seed), ""): 0.8 for seed in range(3)})
+    both = pooled({"a": shared, "b": shared, "c": other})
+    assert {unit: mean_of(repeats) for unit, repeats in both.items()} == pytest.approx(dict.fromkeys("012", 0.6))
+    assert list(paired_units(both, both)) == [(pytest.approx(0.6), pytest.approx(0.6), True)] * 3
+    once = summarize(pooled({"a": shared, "b": shared}), {})
+    assert once is not None and once.n == 1  # one network, whatever the seed
+
+
+def test_efforts_add_up() -> None:
+    assert total([Effort(1, 2, 3), Effort(10, 20, 30)]) == Effort(11, 22, 33)
+    assert total([Effort(1, None, 3), Effort(10, 20, None)]) == Effort(11, None, None)
+
+
+# ---------------------------------------------------------------- what may be declared
+
+
+def test_complete_settings_are_those_with_every_combination() -> None:
+    rows = [{"a": a, "b": b, "c": c} for a in "12" for b in "34" for c in "56" if a + b + c != "246"]
+    assert complete(rows, ["a"]) == ({"b": "3", "c": "5"}, {"b": "3", "c": "6"}, {"b": "4", "c": "5"})
+    assert complete(rows, ["b", "c"]) == ({"a": "1"},) and complete(rows, ["a", "b", "c"]) == ({},)
+
+
+@pytest.mark.parametrize(
+    ("text", "baseline", "primary"),
+    [
+        ("{baseline: kd, primary: ce}", {"method": "kd"}, {"method": "ce"}),
+        ("{baseline: student.width=4, primary: 8}", {"student.width": "4"}, {"student.width": "8"}),
+        ("{baseline: 'a, kd', primary: 'size=4,ce'}", {"method": "kd", "size": "a"}, {"method": "ce", "size": "4"}),
+        (
+            "{baseline: 'kd,a,8', primary: 'ce,a,8'}",
+            {"method": "kd", "student.width": "8", "size": "a"},
+            {"method": "ce", "student.width": "8", "size": "a"},
+        ),
+    ],
+)
+def test_labels_of_some_axes_are_declared(
+    project: Path, text: str, baseline: dict[str, str], primary: dict[str, str]
+) -> None:
+    declared = load(AXES + f"compare: {text}\n").declared
+    assert declared is not None and (declared.baseline, declared.primary) == (baseline, primary)
+    assert list(declared.baseline) == list(baseline)  # in the grid's order
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (
+            "{baseline: 4, primary: 8}",
+            "compare.baseline: axes student.width and size have '4'",
+            "write student.width=4",
+        ),
+        (
+            "{baseline: kd, primary: 'ce,a'}",
+            "compare.primary is of method, size, and the baseline of method",
+            "name the same axes in both, or all axes",
+        ),
+        ("{baseline: kd, primary: meth=ce}", "compare.primary: the grid has no axis 'meth'", "did you mean 'method'?"),
+        ("{baseline: kd, primary: method=kd}", "compare.primary is the baseline itself", "name another"),
+    ],
+)
+def test_labels_that_cannot_be_compared_are_refused(project: Path, text: str, message: str, hint: str) -> None:
+    assert refused(AXES + f"compare: {text}\n")[1:] == (message, hint)
+
+
+def test_what_the_grid_excludes_is_not_compared(project: Path) -> None:
+    grid = "grid: {axes: {$m: {kd: {recipe: kd}, ce: {recipe: ce}, dkd: {recipe: dkd}}, student.width: [4, 8]},\n"
+    few = grid + "  exclude: [{m: kd, student.width: 4}, {m: ce, student.width: 8}]}\n"
+    assert refused(few + "compare: {baseline: 'kd,4', primary: ce}\n")[1:] == (
+        "compare.baseline: there is no setting 'kd,4'",
+        "the grid excludes it",
+    )
+    both = load(few + "compare: {baseline: kd, primary: ce}\n").declared  # each is one setting
+    assert both is not None and both.baseline == {"m": "kd", "student.width": "8"}
+    apart = grid.replace("[4, 8]", "[4, 8, 12, 16]")
+    apart += "  exclude: [{m: kd, student.width: 4}, {m: kd, student.width: 8}, {m: ce, student.width: 12}, {m: ce, student.width: 16}]}\n"
+    assert refused(apart + "compare: {baseline: kd, primary: ce}\n")[1:] == (
+        "compare.primary has no setting to compare",
+        "the grid excludes some m of every other axis",
+    )
