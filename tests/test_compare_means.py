@@ -6,8 +6,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
+from stagedkd.plan.graph import Plans
 from stagedkd.report.comparison import Effort, total
 from stagedkd.report.formats import as_csv, as_json, as_latex
 from stagedkd.report.grid import GridResults, collect_grid
@@ -24,6 +26,7 @@ from stagedkd.report.plots.settings import differences_plot
 from stagedkd.report.terminal import grid_tables
 from stagedkd.report.units import Score, Scores, mean_of, paired_units, pooled, summarize
 from stagedkd.spec.declared import complete
+from stagedkd.store.store import Store
 from tests.conftest import Command
 from tests.pages import TOPS, make_grid, plain
 from tests.test_compare_fairly import load, refused
@@ -42,9 +45,17 @@ EXCLUDED = GRID[: GRID.index("grid:")] + EXCLUDED + "       exclude: [{recipe: s
 AXES = "grid: {axes: {$method: {kd: {recipe: kd}, ce: {recipe: ce}}, student.width: [4, 8], $size: {a: {}, '4': {}}}}\n"
 
 
-def made(folder: Path, text: str = GRID) -> GridResults:
-    plans, store = make_grid(folder, text)
-    return collect_grid(plans, store)
+Made: TypeAlias = tuple[Plans, Store]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make_grid(tmp_path_factory.mktemp("grid"), GRID)
+
+
+@pytest.fixture(scope="module")
+def grid(made: Made) -> GridResults:
+    return collect_grid(*made)
 
 
 def by_hand(recipe: str) -> np.ndarray:
@@ -58,8 +69,7 @@ def sign_flips(differences: np.ndarray) -> float:
     return float(np.mean(np.abs((signs * differences).mean(1)) >= abs(differences.mean()) - 1e-12))
 
 
-def test_a_mean_is_over_the_other_axes_and_paired_by_seed(project: Path) -> None:
-    grid = made(project)
+def test_a_mean_is_over_the_other_axes_and_paired_by_seed(grid: GridResults) -> None:
     kd, ce = (by_hand(name).mean(1) for name in ("kd", "ce"))
     assert [row.name for row in grid.means] == ["recipe=kd", "recipe=ce"] and grid.primary == "recipe=ce"
     for row, values in zip(grid.means, (kd, ce), strict=True):
@@ -72,8 +82,7 @@ def test_a_mean_is_over_the_other_axes_and_paired_by_seed(project: Path) -> None
     assert found.role == "primary" and found.p_holm == pytest.approx(sign_flips(ce - kd))
 
 
-def test_rows_are_beside_their_own_baselines(project: Path) -> None:
-    grid = made(project)
+def test_rows_are_beside_their_own_baselines(grid: GridResults) -> None:
     assert set(grid.comparisons) == {"recipe=ce", "recipe=ce,train.lr=0.001", "recipe=ce,train.lr=0.01"}
     p_values = []
     for i, rate in enumerate(("0.001", "0.01")):
@@ -87,13 +96,10 @@ def test_rows_are_beside_their_own_baselines(project: Path) -> None:
     assert sorted(p or 0 for p in tested) == pytest.approx([min(1, 2 * low), max(min(1, 2 * low), high)])
 
 
-def test_a_seed_without_all_settings_is_in_no_mean(project: Path) -> None:
-    plans, store = make_grid(project)
-    whole = collect_grid(plans, store, "recipe=kd")
+def test_a_seed_without_all_settings_is_in_no_mean(grid: GridResults) -> None:
     lost = "recipe=ce,train.lr=0.01,seed=2"
-    cells = {name: cell for name, cell in whole.cells.items() if name != lost}
-    grid = GridResults(plans, cells, {lost: "gone"}, {"recipe": "kd"})
-    means = {row.name: row for row in grid.means}
+    cells = {name: cell for name, cell in grid.cells.items() if name != lost}
+    means = {row.name: row for row in replace(grid, cells=cells, missing={lost: "gone"}).means}
     assert means["recipe=ce"].student is not None and means["recipe=ce"].student.n == 6
     assert means["recipe=ce"].missing == 1 and means["recipe=kd"].missing == 0
 
@@ -132,8 +138,7 @@ def page(grid: GridResults) -> str:
     return plain(grid_page(grid).text)
 
 
-def test_every_form_of_the_report_has_the_means(project: Path, stagedkd: Command) -> None:
-    grid = made(project)
+def test_every_form_of_the_report_has_the_means(made: Made, grid: GridResults, stagedkd: Command) -> None:
     mean = 100 * (by_hand("ce") - by_hand("kd")).mean()
     text = " ".join(printed(grid).split())
     assert f"ce (mean) 7 {mean:+.1f}" in text and "kd (mean) the baseline" in text
@@ -152,13 +157,14 @@ def test_every_form_of_the_report_has_the_means(project: Path, stagedkd: Command
     assert {row["recipe"] for row in csv.DictReader(io.StringIO(as_csv(grid)))} == {"kd", "ce"}
     plot = differences_plot(grid)
     assert plot is not None and "3 rows from recipe=kd" in plot.about
-    shown = stagedkd("show", str(project / "specs" / "grid.yaml"), "--store", str(project / "store"))
+    folder = made[1].root.parent
+    shown = stagedkd("show", str(folder / "specs" / "grid.yaml"), "--store", str(folder / "store"))
     assert shown.returncode == 0, shown.stderr
     assert "one comparison was declared, recipe=ce with recipe=kd; it is tested alone" in shown.stdout
 
 
-def test_a_grid_without_a_baseline_of_some_axes_has_no_means(project: Path) -> None:
-    grid = made(project, GRID[: GRID.index("compare")])
+def test_a_baseline_of_all_axes_leaves_no_means(made: Made) -> None:
+    grid = collect_grid(*made, "recipe=kd,train.lr=1e-2")
     assert grid.means == () and as_json(grid)["means"] == [] and "(mean)" not in printed(grid) + page(grid)
 
 
