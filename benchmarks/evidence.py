@@ -23,7 +23,7 @@ from typing import Any
 from stagedkd.experiment.run import compiled
 from stagedkd.plan.runtime import load_runtime
 from stagedkd.report.comparison import p_text
-from stagedkd.report.grid import MEAN, GridResults
+from stagedkd.report.grid import GridResults
 from stagedkd.report.write import report_grid
 from stagedkd.spec.grid import REPEATS
 from stagedkd.spec.load import load_experiment
@@ -88,11 +88,8 @@ def table(name: str) -> str:
     for row in (*metrics["rows"], *metrics.get("means", ())):
         labels = {axis: row[axis] for axis in axes if axis in row}
         own = [c for c in cells if c["network"] == "student" and all(c[axis] == labels[axis] for axis in labels)]
-        lines.append(
-            "| "
-            + " | ".join((",".join(labels.get(axis, MEAN) for axis in axes), *figures(row, own))[: len(heads)])
-            + " |"
-        )
+        title = ",".join(labels.get(axis, f"(mean of {row.get('over')})") for axis in axes)
+        lines.append("| " + " | ".join((title, *figures(row, own))[: len(heads)]) + " |")
     return "\n".join([*lines, "", teachers(metrics)])
 
 

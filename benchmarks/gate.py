@@ -61,17 +61,17 @@ def main() -> None:
     settings = {names[cell]: collect(plan, store) for cell, plan in outcome.plans.cells.items()}
     declared = experiment.declared.baseline if experiment.declared else outcome.plans.labels[next(iter(names))]
     beside = {names[cell]: setting_of({**labels, **declared}) for cell, labels in outcome.plans.labels.items()}
-    baseline = settings[next(iter(beside.values()))]
+    baseline = settings[next(base for base in beside.values() if base in settings)]
     print(f"{options.spec}, {cells}, validation\n")
     failed = [line for line, holds in task(baseline) if not holds]
     for name, results in settings.items():
         failed += faults(name, results)
-        ratio = compute(results, settings[beside[name]])
+        ratio = compute(results, settings.get(beside[name], results))
         if not abs(ratio - 1) <= EQUAL and not any(name.endswith(f"={label}") for label in options.other_compute):
             failed.append(f"{name}: {ratio:.2f} of the baseline's compute")
     print("\n| " + " | ".join(HEADS) + " |\n|" + "---|" * len(HEADS))
     for name, results in settings.items():
-        print("| " + " | ".join((name, *row(results, settings[beside[name]]))) + " |")
+        print("| " + " | ".join((name, *row(results, settings.get(beside[name], results)))) + " |")
     failed += edge_notes(experiment.tuned)
     print("\n" + ("\n".join(f"does not hold: {line}" for line in failed) or "all holds"))
     sys.exit(bool(failed))

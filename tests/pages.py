@@ -116,7 +116,7 @@ def _top1(labels: Mapping[str, str], network: str) -> float:
 
 def compare_with(settings: Mapping[str, Scores], base: str, *more: Any, **named: Any) -> dict[str, Comparison]:
     """Compare all other settings with one."""
-    return compare(settings, {name: base for name in settings if name != base}, *more, **named)
+    return compare({name: (own, settings[base]) for name, own in settings.items() if name != base}, *more, **named)
 
 
 def make_grid(folder: Path, text: str = GRID, flops: Mapping[str, int] = FLOPS) -> tuple[Plans, Store]:

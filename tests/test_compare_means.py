@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,15 +18,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
+from stagedkd.plan.compile import compile_experiment
 from stagedkd.plan.graph import Plans
-from stagedkd.report.comparison import Effort, total
+from stagedkd.report.comparison import Effort, average
 from stagedkd.report.formats import as_csv, as_json, as_latex
 from stagedkd.report.grid import GridResults, collect_grid
 from stagedkd.report.grid_page import grid_page
 from stagedkd.report.plots.settings import differences_plot
 from stagedkd.report.terminal import grid_tables
 from stagedkd.report.units import Score, Scores, mean_of, paired_units, pooled, summarize
-from stagedkd.spec.declared import complete
+from stagedkd.spec.load import load_experiment
 from stagedkd.store.store import Store
 from tests.conftest import Command
 from tests.pages import TOPS, make_grid, plain
@@ -104,27 +106,62 @@ def test_a_seed_without_all_settings_is_in_no_mean(grid: GridResults) -> None:
     assert means["recipe=ce"].missing == 1 and means["recipe=kd"].missing == 0
 
 
-def test_settings_that_lack_others_of_their_kind_are_in_no_mean(project: Path) -> None:
-    plans, store = make_grid(project, EXCLUDED)
-    grid = collect_grid(plans, store, "recipe=kd")
-    assert [(row.name, row.student and row.student.n) for row in grid.means] == [
-        ("recipe=kd", 7),
-        ("recipe=ce", 7),
-        ("recipe=staged", 7),
+def test_a_mean_is_over_what_the_baseline_has_too(project: Path) -> None:
+    """Staged lacks a rate: it is compared at the other one alone, and leaves the mean of the others as it is."""
+    plans, store = make_grid(project, EXCLUDED + "compare: {baseline: recipe=kd, primary: recipe=ce}\n")
+    grid = collect_grid(plans, store)
+    assert grid.primary == "recipe=ce" and [(row.name, row.over) for row in grid.means] == [
+        ("recipe=kd", 2),
+        ("recipe=ce", 2),
     ]
-    staged = grid.means[2].student
-    assert staged is not None and staged.top1 == pytest.approx(np.mean(TOPS["staged", "0.01"]))
-    assert "2 of 5 settings are in no mean: the grid lacks others of their kind" in grid.notes
-    by_rate = collect_grid(plans, store, "train.lr=1e-3")
-    alone = by_rate.comparisons["recipe=staged,train.lr=0.01"]
+    differences = (by_hand("ce") - by_hand("kd")).mean(1)
+    found = grid.comparisons["recipe=ce"]
+    assert found.paired is not None and found.paired.mean == pytest.approx(differences.mean())
+    assert found.p_holm == pytest.approx(sign_flips(differences))
+    staged = grid.comparisons["recipe=staged,train.lr=0.01"].paired
+    assert staged is not None
+    assert staged.mean == pytest.approx(np.mean(np.array(TOPS["staged", "0.01"]) - by_hand("kd")[:, 1]))
+
+
+def test_a_row_without_a_baseline_says_so(project: Path) -> None:
+    grid = collect_grid(*make_grid(project, EXCLUDED), "train.lr=1e-3")
+    alone = grid.comparisons["recipe=staged,train.lr=0.01"]
     assert alone.finding == "-; the grid has no such baseline" and alone.p_holm is None
-    assert "the grid has no such baseline" in printed(by_rate) and "the grid has no such baseline" in page(by_rate)
-    assert sorted(by_rate.comparisons) == [
+    assert "the grid has no such baseline" in printed(grid) and "the grid has no such baseline" in page(grid)
+    assert sorted(grid.comparisons) == [
         "recipe=ce,train.lr=0.01",
         "recipe=kd,train.lr=0.01",
         "recipe=staged,train.lr=0.01",
         "train.lr=0.01",
     ]
+    assert "correction for 3 comparisons" in " ".join(page(grid).split())  # one is not tested
+
+
+def test_cells_that_are_picked_do_not_change_what_was_declared(made: Made, grid: GridResults) -> None:
+    plans, store = made
+    spec = store.root.parent / "specs" / "grid.yaml"
+    experiment = load_experiment(spec, cells=["train.lr=1e-3"])
+    some = collect_grid(compile_experiment(experiment), store)
+    assert some.primary == "" and some.means == () and len(some.comparisons) == 1
+    assert (
+        "the declared comparison, recipe=ce with recipe=kd, is not shown: every comparison here is exploratory"
+        in some.notes
+    )
+    seeds = load_experiment(spec, cells=[f"seed={i}" for i in range(6)])
+    assert collect_grid(compile_experiment(seeds), store).primary == "recipe=ce"
+    assert collect_grid(plans, store, "recipe=kd").primary == grid.primary == "recipe=ce"  # as it was declared
+    assert collect_grid(plans, store, "recipe=ce").primary == ""
+
+
+def test_what_cannot_be_compared_has_no_verdict(grid: GridResults) -> None:
+    lost = {name: cell for name, cell in grid.cells.items() if "recipe=kd,train.lr=0.01" not in name}
+    few = replace(grid, cells=lost, missing={name: "gone" for name in grid.cells if name not in lost})
+    text = " ".join(page(few).split())
+    assert "Over 2 settings of the other axes, recipe=ce cannot be compared with recipe=kd: no seed has both." in text
+    assert "the baseline recipe=kd,train.lr=0.01 has no result" in few.notes
+    seed = {name: cell for name, cell in grid.cells.items() if name.endswith("seed=0")}
+    one = replace(grid, cells=seed, missing={name: "gone" for name in grid.cells if name not in seed})
+    assert re.search(r"recipe=ce is not shown to differ from recipe=kd: -\d\.\d points\.", " ".join(page(one).split()))
 
 
 def printed(grid: GridResults) -> str:
@@ -141,19 +178,21 @@ def page(grid: GridResults) -> str:
 def test_every_form_of_the_report_has_the_means(made: Made, grid: GridResults, stagedkd: Command) -> None:
     mean = 100 * (by_hand("ce") - by_hand("kd")).mean()
     text = " ".join(printed(grid).split())
-    assert f"ce (mean) 7 {mean:+.1f}" in text and "kd (mean) the baseline" in text
+    assert f"ce (mean of 2) 7 {mean:+.1f}" in text and "kd (mean of 2) the baseline" in text
     assert "students minus those of recipe=kd, in points" in text
     html = " ".join(page(grid).split())
     assert "<h2>Comparison with recipe=kd</h2>" in html and "in the same setting of the other axes" in html
-    assert "Over the settings of the other axes, recipe=ce is worse than recipe=kd: " in html
-    assert "<td>(mean)</td>" in html and f"<td>{mean:+.1f}</td>" in html and "<th>a (baseline)</th>" in html
+    assert "Over 2 settings of the other axes, recipe=ce is worse than recipe=kd: " in html
+    assert "<td>(mean of 2)</td>" in html and f"<td>{mean:+.1f}</td>" in html and "<th>a (baseline)</th>" in html
     values: dict[str, Any] = json.loads(json.dumps(as_json(grid)))
     assert values["baseline"] == {"recipe": "kd"} and values["primary"] == "recipe=ce"
     assert [row["recipe"] for row in values["means"]] == ["kd", "ce"] and "train.lr" not in values["means"][0]
+    assert [row["over"] for row in values["means"]] == [2, 2] and "over" not in values["rows"][0]
+    assert "It is the baseline that the others that differ in recipe alone are compared with." in html
     assert values["means"][1]["comparison"]["difference"] == pytest.approx(mean / 100)
     assert values["rows"][0]["comparison"] is None and values["rows"][2]["comparison"]["role"] == "exploratory"
     latex = [line for line in as_latex(grid).splitlines() if " & " in line]
-    assert len({line.count("&") for line in latex}) == 1 and latex[-1].startswith("ce & (mean) & 7 &")
+    assert len({line.count("&") for line in latex}) == 1 and latex[-1].startswith("ce & (mean of 2) & 7 &")
     assert {row["recipe"] for row in csv.DictReader(io.StringIO(as_csv(grid)))} == {"kd", "ce"}
     plot = differences_plot(grid)
     assert plot is not None and "3 rows from recipe=kd" in plot.about
@@ -165,7 +204,7 @@ def test_every_form_of_the_report_has_the_means(made: Made, grid: GridResults, s
 
 def test_a_baseline_of_all_axes_leaves_no_means(made: Made) -> None:
     grid = collect_grid(*made, "recipe=kd,train.lr=1e-2")
-    assert grid.means == () and as_json(grid)["means"] == [] and "(mean)" not in printed(grid) + page(grid)
+    assert grid.means == () and as_json(grid)["means"] == [] and "(mean" not in printed(grid) + page(grid)
 
 
 # ---------------------------------------------------------------- what is pooled
@@ -205,24 +244,18 @@ def test_a_network_of_two_settings_counts_in_both() -> None:
     assert once is not None and once.n == 1  # one network, whatever the seed
 
 
-def test_efforts_add_up() -> None:
-    assert total([Effort(1, 2, 3), Effort(10, 20, 30)]) == Effort(11, 22, 33)
-    assert total([Effort(1, None, 3), Effort(10, 20, None)]) == Effort(11, None, None)
+def test_efforts_are_averages() -> None:
+    assert average([Effort(2, 2, 3), Effort(10, 20, 30)]) == Effort(6, 11, 16)
+    assert average([Effort(2, None, 3), Effort(10, 20, None)]) == Effort(6, None, None)
 
 
 # ---------------------------------------------------------------- what may be declared
 
 
-def test_complete_settings_are_those_with_every_combination() -> None:
-    rows = [{"a": a, "b": b, "c": c} for a in "12" for b in "34" for c in "56" if a + b + c != "246"]
-    assert complete(rows, ["a"]) == ({"b": "3", "c": "5"}, {"b": "3", "c": "6"}, {"b": "4", "c": "5"})
-    assert complete(rows, ["b", "c"]) == ({"a": "1"},) and complete(rows, ["a", "b", "c"]) == ({},)
-
-
 @pytest.mark.parametrize(
     ("text", "baseline", "primary"),
     [
-        ("{baseline: kd, primary: ce}", {"method": "kd"}, {"method": "ce"}),
+        ("{baseline: kd, primary: method = ce}", {"method": "kd"}, {"method": "ce"}),
         ("{baseline: student.width=4, primary: 8}", {"student.width": "4"}, {"student.width": "8"}),
         ("{baseline: 'a, kd', primary: 'size=4,ce'}", {"method": "kd", "size": "a"}, {"method": "ce", "size": "4"}),
         (
@@ -255,6 +288,16 @@ def test_labels_of_some_axes_are_declared(
         ),
         ("{baseline: kd, primary: meth=ce}", "compare.primary: the grid has no axis 'meth'", "did you mean 'method'?"),
         ("{baseline: kd, primary: method=kd}", "compare.primary is the baseline itself", "name another"),
+        (
+            "{baseline: 'kd, ce', primary: kd}",
+            "compare.baseline: 'kd, ce' has two labels of axis 'method'",
+            "give one label of each axis",
+        ),
+        (
+            "{baseline: {method: kd}, primary: ce}",
+            "compare.baseline: it must be a label, or axis=label,...",
+            "for example compare: {baseline: kd, primary: staged}",
+        ),
     ],
 )
 def test_labels_that_cannot_be_compared_are_refused(project: Path, text: str, message: str, hint: str) -> None:
@@ -270,9 +313,11 @@ def test_what_the_grid_excludes_is_not_compared(project: Path) -> None:
     )
     both = load(few + "compare: {baseline: kd, primary: ce}\n").declared  # each is one setting
     assert both is not None and both.baseline == {"m": "kd", "student.width": "8"}
+    one = load(few.replace(", {m: ce, student.width: 8}", "") + "compare: {baseline: kd, primary: ce}\n").declared
+    assert one is not None and one.primary == {"m": "ce", "student.width": "8"} and one.over == 1  # kd has one width
     apart = grid.replace("[4, 8]", "[4, 8, 12, 16]")
     apart += "  exclude: [{m: kd, student.width: 4}, {m: kd, student.width: 8}, {m: ce, student.width: 12}, {m: ce, student.width: 16}]}\n"
     assert refused(apart + "compare: {baseline: kd, primary: ce}\n")[1:] == (
-        "compare.primary has no setting to compare",
-        "the grid excludes some m of every other axis",
+        "compare.primary has no setting that the baseline has, too",
+        "no two settings differ in these labels alone",
     )

@@ -404,6 +404,7 @@ def test_a_baseline_is_one_row_or_labels_of_some_axes(made: tuple[Plans, Store])
         ("recipe=kdd", "axis 'recipe' has no 'kdd'", "did you mean 'kd'?"),
         ("recipe", "not of the form axis=label", "recipe, train.lr"),
         ("seed=3", "the rows have no axis 'seed'", "recipe, train.lr"),
+        ("recipe=kd,recipe=ce", "two labels are of axis 'recipe'", "one label of each axis"),
     ]:
         with pytest.raises(UsageError, match=words) as caught:
             find_baseline(plans, text)

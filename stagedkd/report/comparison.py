@@ -1,11 +1,12 @@
-"""Compare the settings of a grid with one of them, the baseline: students minus those of the baseline, paired over the
-units that both have: seeds, or groups. Accuracies and differences are fractions, in units of 1."""
+"""Compare settings of a grid with their baselines: students minus those of the baseline, paired over the units that
+both have: seeds, or groups. Accuracies and differences are fractions, in units of 1."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 from stagedkd.report.statistics import Paired, holm, paired, smallest_p
@@ -82,17 +83,15 @@ class Effort:
 
 
 def compare(
-    settings: Mapping[str, Scores],
-    baselines: Mapping[str, str],
+    pairs: Mapping[str, tuple[Scores, Scores]],
     primary: str = "",
-    efforts: Mapping[str, Effort] | None = None,
+    efforts: Mapping[str, tuple[Effort, Effort]] | None = None,
     unit: Unit = "seed",
 ) -> dict[str, Comparison]:
-    """Compare settings with their baselines. Settings (the scores of their students) and comparisons are given by name;
-    `baselines` has the baseline's name for each setting to compare. `primary` names the setting of the one comparison
-    that was declared, "" if none was."""
-    pairs = {name: _pair(settings[name], settings[base], unit) for name, base in baselines.items()}
-    tested = {name: pair.p for name, (pair, _) in pairs.items() if pair and pair.p is not None}
+    """Compare settings with their baselines. `pairs` has the scores of the students of both, and `efforts` what both
+    were given, by the setting's name. `primary` names the one comparison that was declared, "" if none was."""
+    found = {name: _pair(own, base, unit) for name, (own, base) in pairs.items()}
+    tested = {name: pair.p for name, (pair, _) in found.items() if pair and pair.p is not None}
     alone = tested.pop(primary, None)
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     if alone is not None:
@@ -101,23 +100,24 @@ def compare(
     def role(name: str) -> Literal["", "primary", "exploratory"]:
         return "" if not primary else "primary" if name == primary else "exploratory"
 
-    given = {name: (efforts or {}).get(name, Effort()) for name in settings}
+    given = efforts or dict.fromkeys(pairs, (Effort(), Effort()))
     return {
-        name: Comparison(pair, corrected.get(name), remark, role(name), unequal(given[name], given[baselines[name]]))
-        for name, (pair, remark) in pairs.items()
+        name: Comparison(pair, corrected.get(name), remark, role(name), unequal(*given[name]))
+        for name, (pair, remark) in found.items()
     }
 
 
-def total(efforts: Sequence[Effort]) -> Effort:
-    """Return what several settings were given together."""
+def average(efforts: Sequence[Effort]) -> Effort:
+    """Return what each of several settings was given on average."""
 
-    def sum_of(counts: Sequence[int | None]) -> int | None:
-        return None if None in counts else sum(count or 0 for count in counts)
+    def mean_of(counts: Sequence[int | None]) -> int | None:
+        known = [count for count in counts if count is not None]
+        return round(fmean(known)) if len(known) == len(counts) else None
 
     return Effort(
-        sum_of([each.flops for each in efforts]),
-        sum_of([each.labels for each in efforts]),
-        sum_of([each.trainings for each in efforts]),
+        mean_of([each.flops for each in efforts]),
+        mean_of([each.labels for each in efforts]),
+        mean_of([each.trainings for each in efforts]),
     )
 
 

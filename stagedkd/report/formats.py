@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stagedkd.report.comparison import SMALLEST_EFFECT, Comparison, p_text
-from stagedkd.report.grid import MEAN, GridResults, Row
+from stagedkd.report.grid import GridResults, Row
 from stagedkd.report.units import Summary, Unit
 
 TIDY_COLUMNS = (
@@ -85,6 +85,7 @@ def as_json(grid: GridResults) -> dict[str, Any]:
 def _row_json(grid: GridResults, row: Row) -> dict[str, Any]:
     return {
         **row.labels,
+        **({"over": row.over} if row.over > 1 else {}),
         "student": _summary_json(row.student, grid.unit),
         "teacher": _summary_json(row.teacher, grid.unit),
         "control": _summary_json(row.control, grid.unit),
@@ -125,7 +126,7 @@ def as_latex(grid: GridResults) -> str:
         r"\midrule",
     ]
     for row in rows:
-        cells = [_escaped(row.labels.get(axis, MEAN)) for axis in grid.axes]
+        cells = [_escaped(row.label(axis)) for axis in grid.axes]
         cells += [
             str(row.student.n) if row.student else "0",
             _summary_text(row.student),

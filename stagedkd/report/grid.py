@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from stagedkd.errors import Advice, StoreError, UsageError
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.report.collect import collect
-from stagedkd.report.comparison import Comparison, Effort, compare, compute_notes, power_notes, total
+from stagedkd.report.comparison import Comparison, Effort, average, compare, compute_notes, power_notes
 from stagedkd.report.results import NetworkResult, Results
 from stagedkd.report.units import (
     Counts,
@@ -26,19 +26,18 @@ from stagedkd.report.units import (
     read_counts,
     summarize,
 )
-from stagedkd.spec.declared import Labels, complete
+from stagedkd.spec.declared import Labels
 from stagedkd.spec.fields import nearest
 from stagedkd.spec.grid import FOLD, REPEATS, SEED, canonical, setting_of
 from stagedkd.spec.tuned import ALL
 from stagedkd.store.store import Store
 
-MEAN = "(mean)"  # the label of a mean on the axes that it is over
 Role: TypeAlias = Literal["student", "teacher", "control"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of all axes but seed and fold, or the mean of several, which has labels of some axes alone. `steps`
+    """One setting of all axes but seed and fold, or the mean `over` several, with labels of some axes alone. `steps`
     and `train_flops` (2 x multiply-adds, None where unknown) are those of all hops of its first cell; `teacher_flops`
     are the teacher's; a mean has what its settings share, else 0 and None. `missing` counts the cells without a result.
     `latency` is the mean of the students', in seconds, None where none was measured. `by_group` is the students' mean
@@ -55,6 +54,11 @@ class Row:
     missing: int
     latency: float | None = None
     by_group: Mapping[str, float] = field(default_factory=dict[str, float])
+    over: int = 1
+
+    def label(self, axis: str) -> str:
+        """The row's label on an axis; a mean says of how many settings it is."""
+        return self.labels.get(axis, f"(mean of {self.over})")
 
     @property
     def name(self) -> str:
@@ -115,24 +119,24 @@ class GridResults:
     @cached_property
     def means(self) -> tuple[Row, ...]:
         """Where the baseline has labels of some axes alone: a row for each combination of labels of these axes, the
-        mean over all settings of the other axes that have every combination. Else there is none."""
-        return tuple(self._mean_row(dict(labels), rows) for labels, rows in self._pools.items())
+        mean of all its rows that can be compared. Of a single one there is none: it is that row."""
+        return tuple(self._mean_row(rows) for rows in self._pools.values())
 
     @cached_property
-    def _pools(self) -> dict[tuple[tuple[str, str], ...], list[Row]]:
-        """The rows behind each mean, by its labels."""
-        if set(self.baseline) == set(self.axes):
+    def _pools(self) -> dict[str, list[Row]]:
+        """The rows behind each mean, by its name."""
+        if self.is_one_row:
             return {}
-        pools: dict[tuple[tuple[str, str], ...], list[Row]] = {}
-        others = complete([row.labels for row in self.rows], tuple(self.baseline))
+        pools: dict[str, list[Row]] = {}
+        compared = {*self.baselines, *(row.name for row in self.baselines.values())}
         for row in self.rows:
-            if any(rest.items() <= row.labels.items() for rest in others):
-                pools.setdefault(tuple((axis, row.labels[axis]) for axis in self.baseline), []).append(row)
-        return pools
+            if row.name in compared:
+                pools.setdefault(setting_of({axis: row.labels[axis] for axis in self.baseline}), []).append(row)
+        return {name: rows for name, rows in pools.items() if len(rows) > 1}
 
-    def _mean_row(self, labels: Labels, rows: Sequence[Row]) -> Row:
+    def _mean_row(self, rows: Sequence[Row]) -> Row:
         return Row(
-            labels,
+            {axis: rows[0].labels[axis] for axis in self.baseline},
             summarize(self._pooled(rows, "student"), {}),
             summarize(self._pooled(rows, "teacher"), {}),
             summarize(self._pooled(rows, "control"), {}),
@@ -141,6 +145,7 @@ class GridResults:
             _shared([row.train_flops for row in rows]),
             _shared([row.teacher_flops for row in rows]),
             sum(row.missing for row in rows),
+            over=len(rows),
         )
 
     @property
@@ -154,38 +159,47 @@ class GridResults:
         """The labels of the baseline, such as recipe=kd."""
         return setting_of(self.baseline)
 
+    @property
+    def is_one_row(self) -> bool:
+        """Whether all rows are compared with the same one."""
+        return len(self.baseline) == len(self.axes)
+
     def is_baseline(self, row: Row) -> bool:
         """Whether other rows are compared with this one."""
         return self.baseline.items() <= row.labels.items()
 
     @cached_property
     def baselines(self) -> Mapping[str, Row]:
-        """What every row and mean is compared with, by its name."""
-        every = {row.name: row for row in (*self.rows, *self.means)}
-        beside = {name: setting_of({**row.labels, **self.baseline}) for name, row in every.items()}
-        return {name: every[base] for name, base in beside.items() if base != name and base in every}
+        """The row that each other row is compared with, by its name. What the grid lacks is left out."""
+        every = {row.name: row for row in self.rows}
+        beside = {row.name: every.get(setting_of({**row.labels, **self.baseline})) for row in self.rows}
+        return {name: base for name, base in beside.items() if base and base.name != name}
 
     @cached_property
     def comparisons(self) -> Mapping[str, Comparison]:
         """The comparison of every row's and mean's students with those of its baseline, paired over units, by name."""
-        students = {row.name: self._scores(self._names_of(row), "student") for row in self.rows}
-        efforts = {row.name: self._effort(row) for row in self.rows}
-        for mean, rows in zip(self.means, self._pools.values(), strict=True):
-            students[mean.name] = self._pooled(rows, "student")
-            efforts[mean.name] = total([efforts[row.name] for row in rows])
-        baselines = {name: row.name for name, row in self.baselines.items()}
-        alone = [row.name for row in self.rows if row.name not in baselines and not self.is_baseline(row)]
-        found = compare(students, baselines, self.primary, efforts, self.unit)
+        others = {row.name: [row] for row in self.rows if row.name in self.baselines}
+        others |= {mean.name: self._pools[mean.name] for mean in self.means if not self.is_baseline(mean)}
+        pairs = {name: (rows, [self.baselines[row.name] for row in rows]) for name, rows in others.items()}
+        scores = {n: (self._pooled(own, "student"), self._pooled(base, "student")) for n, (own, base) in pairs.items()}
+        efforts = {n: (self._efforts(own), self._efforts(base)) for n, (own, base) in pairs.items()}
+        alone = [row.name for row in self.rows if row.name not in pairs and not self.is_baseline(row)]
+        found = compare(scores, self.primary, efforts, self.unit)
         return found | dict.fromkeys(alone, Comparison(None, None, "the grid has no such baseline"))
 
     @property
     def primary(self) -> str:
-        """The row or mean of the one comparison that was declared; "" if none was, or if the baseline is another."""
+        """The row or mean of the one comparison that was declared; "" if none was, if the baseline is another, or if
+        settings of it are not among the rows."""
         declared = self.plans.declared
         if declared is None or declared.baseline != self.baseline:
             return ""
         name = setting_of(declared.primary)
-        return name if any(row.name == name for row in (*self.rows, *self.means)) else ""
+        return name if any(row.name == name and row.over == declared.over for row in (*self.rows, *self.means)) else ""
+
+    def _efforts(self, rows: Sequence[Row]) -> Effort:
+        """Return what each of these settings was given, on average."""
+        return average([self._effort(row) for row in rows])
 
     def _effort(self, row: Row) -> Effort:
         """Return what a setting was given. Trainings to tune are known where the spec takes a tuned file."""
@@ -213,6 +227,9 @@ class GridResults:
         return over_seeds(by_repeat, {at[name]: count for name, count in clips.items()})
 
     def _pooled(self, rows: Sequence[Row], role: Role) -> Scores:
+        """Return the scores of several rows together, or those of one."""
+        if len(rows) == 1:
+            return self._scores(self._names_of(rows[0]), role)
         rest = {setting_of({a: b for a, b in row.labels.items() if a not in self.baseline}): row for row in rows}
         return pooled({name: self._scores(self._names_of(row), role) for name, row in rest.items()})
 
@@ -223,7 +240,7 @@ class GridResults:
     @property
     def intervals(self) -> str:
         """How the 95% intervals are computed, in words."""
-        counts = {row.student.n for row in self.rows if row.student}
+        counts = {row.student.n for row in (*self.rows, *self.means) if row.student}
         wilson = f"one {self.unit}: Wilson's, clips taken as independent"
         if counts <= {1}:
             return wilson
@@ -259,9 +276,10 @@ class GridResults:
     def comparison_notes(self) -> tuple[str, ...]:
         """The limits of the comparisons: too few seeds, unequal compute, a baseline without results."""
         rows = list(power_notes(self.comparisons, self.unit))
+        advice = "; choose another with --baseline" * self.is_one_row
         for row in filter(self.is_baseline, self.rows if self.comparisons else ()):
             if row.student is None:
-                rows.append(f"the baseline {row.name} has no result; choose another with --baseline")
+                rows.append(f"the baseline {row.name} has no result{advice}")
         declared = self.plans.declared
         if declared is not None and self.comparisons:
             what = f"{setting_of(declared.primary)} with {setting_of(declared.baseline)}"
@@ -269,11 +287,8 @@ class GridResults:
                 rows.append(f"the declared comparison, {what}, is not shown: every comparison here is exploratory")
             elif len(self.comparisons) > 1:
                 rows.append(f"one comparison was declared, {what}; it is tested alone")
-        left = len(self.rows) - sum(map(len, self._pools.values()))
-        if self.means and left:
-            rows.append(f"{left} of {len(self.rows)} settings are in no mean: the grid lacks others of their kind")
         flops = {row.name: row.train_flops for row in self.rows}
-        return (*rows, *compute_notes(flops, {n: row.name for n, row in self.baselines.items() if n in flops}))
+        return (*rows, *compute_notes(flops, {name: row.name for name, row in self.baselines.items()}))
 
     def _repr_html_(self) -> str:
         """The tables of the terminal, for notebooks."""
@@ -314,12 +329,14 @@ def find_baseline(plans: Plans, text: str) -> Labels:
         if not sign or name not in axes:
             message = f"the rows have no axis '{name}'" if sign else f"{part.strip()!r} is not of the form axis=label"
             raise UsageError(f"--baseline {text}: {message}", hint=f"the axes of the rows are {', '.join(axes)}")
+        if name in wanted:
+            raise UsageError(f"--baseline {text}: two labels are of axis '{name}'", hint="give one label of each axis")
         known = dict.fromkeys(row[name] for row in rows)
         wanted[name] = canonical(label, known)
         if wanted[name] not in known:
             raise UsageError(f"--baseline {text}: axis '{name}' has no '{label}'", hint=nearest(label, known))
-    if not text:
-        declared = plans.declared.baseline if plans.declared else rows[0]
+    declared = plans.declared.baseline if plans.declared else rows[0]
+    if not text or wanted == declared:
         return declared if any(declared.items() <= row.items() for row in rows) else rows[0]  # rows may be picked
     picked = [row for row in rows if wanted.items() <= row.items()]
     if not picked:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stagedkd.report.comparison import SMALLEST_EFFECT, flops_text, p_text, points
-from stagedkd.report.grid import MEAN, GridResults, Row
+from stagedkd.report.grid import GridResults, Row
 from stagedkd.report.headline import pct
 from stagedkd.report.page import Page, links, rendered, without_folders
 from stagedkd.report.plots.settings import costs, differences_plot, front, pareto_plot, settings_plot
@@ -43,6 +43,7 @@ def grid_page(
         "settings": settings_table(grid),
         "effort": effort_table(grid),
         "comparison": comparison_table(grid),
+        "tested": sum(found.p_holm is not None and found.role != "primary" for found in grid.comparisons.values()),
         "groups": groups_table(grid),
         "cells": cells_table(grid, pages or {}),
         "files": links(files),
@@ -70,18 +71,22 @@ def grid_headline(grid: GridResults) -> tuple[str, ...]:
 
 def _on_average(grid: GridResults, mean: Row) -> str:
     """Say what the declared comparison shows, where it is over several settings."""
-    base, comparison = grid.baselines[mean.name], grid.comparisons[mean.name]
-    pair, shown = comparison.paired, comparison.verdict in ("better", "worse")
+    comparison = grid.comparisons[mean.name]
+    over = f"Over {mean.over} settings of the other axes, {mean.name}"
+    if comparison.paired is None:
+        return f"{over} cannot be compared with {grid.baseline_name}: {comparison.remark}."
+    shown = comparison.verdict in ("better", "worse")
     verdict = f"is {comparison.verdict} than" if shown else "is not shown to differ from"
-    how = f": {100 * pair.mean:+.1f} points (p {p_text(comparison.p_holm)})" if pair else ""
-    return f"Over the settings of the other axes, {mean.name} {verdict} {base.name}{how}."
+    p = "" if comparison.p_holm is None else f" (p {p_text(comparison.p_holm)})"
+    return f"{over} {verdict} {grid.baseline_name}: {100 * comparison.paired.mean:+.1f} points{p}."
 
 
 def _beside_baseline(grid: GridResults, best: Row) -> str:
     """Say what the comparison of the best setting with the baseline shows."""
     base, comparison = grid.baselines.get(best.name), grid.comparisons.get(best.name)
     if grid.is_baseline(best):
-        return "It is the baseline that the others are compared with."
+        alike = "" if grid.is_one_row else f" that differ in {', '.join(grid.baseline)} alone"
+        return f"It is the baseline that the others{alike} are compared with."
     if base is None or comparison is None or comparison.paired is None:
         return f"It cannot be compared with the baseline, {base.name if base else grid.baseline_name}."
     pair = comparison.paired
@@ -102,7 +107,7 @@ def settings_table(grid: GridResults) -> Table:
         count = f"{r.student.n if r.student else 0}" + (f" ({r.missing} missing)" if r.missing else "")
         tops = [_summary(s) for s in (r.student, r.teacher, *((r.control,) if control else ()))]
         mark = " (baseline)" if grid.comparisons and grid.is_baseline(r) else ""
-        return [f"{title}{mark}", *(r.labels.get(axis, MEAN) for axis in grid.axes), count, *tops]
+        return [f"{title}{mark}", *(r.label(axis) for axis in grid.axes), count, *tops]
 
     heads = ["setting", *grid.axes, f"{grid.unit}s", "student", "teacher", *(["control"] if control else [])]
     rows = [row(title, r) for title, r in grid.titled]
@@ -141,7 +146,7 @@ def comparison_table(grid: GridResults) -> Table | None:
     rows: list[list[Cell]] = []
     for title, row in grid.titled:
         comparison = grid.comparisons.get(row.name)
-        labels = [title, *(row.labels.get(axis, MEAN) for axis in grid.axes)]
+        labels = [title, *(row.label(axis) for axis in grid.axes)]
         if comparison is None:
             rows.append([*labels, *[DASH] * 5, "the baseline"])
             continue

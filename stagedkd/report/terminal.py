@@ -13,7 +13,7 @@ from rich.text import Text
 from stagedkd.plan.graph import Plan, Plans
 from stagedkd.plan.key import Key
 from stagedkd.report.comparison import Comparison, flops_text, p_text
-from stagedkd.report.grid import MEAN, GridResults
+from stagedkd.report.grid import GridResults
 from stagedkd.report.results import LossShares, NetworkResult, Refinement, Results, share_text
 from stagedkd.report.units import Summary
 
@@ -99,7 +99,7 @@ def grid_table(grid: GridResults) -> Table:
     for row in rows:
         summaries = [_summary_text(getattr(row, name)) for name in names]
         count = (str(row.student.n) if row.student else "0") + (f" ({row.missing} missing)" if row.missing else "")
-        labels = [row.labels.get(axis, MEAN) for axis in grid.axes]
+        labels = [row.label(axis) for axis in grid.axes]
         compute = (flops_text(row.train_flops), flops_text(row.teacher_flops))
         spread = _spread_cells(row.student)
         table.add_row(*labels, count, *summaries, *spread, f"{row.params:,}" if row.params else "-", *compute)
@@ -122,7 +122,7 @@ def comparison_table(grid: GridResults) -> Table:
         table.add_column(column, justify="right")
     table.add_column("finding")
     for row in (*grid.rows, *grid.means):
-        labels = [row.labels.get(axis, MEAN) for axis in grid.axes]
+        labels = [row.label(axis) for axis in grid.axes]
         comparison = grid.comparisons.get(row.name)
         cells = _comparison_cells(comparison) if comparison else ("", "", "", "", "", "the baseline")
         table.add_row(*labels, *cells)

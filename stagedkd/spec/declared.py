@@ -5,7 +5,7 @@ compare: {baseline: kd, primary: staged}   # labels of one axis, or axis=label,.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -23,10 +23,11 @@ Labels: TypeAlias = Mapping[str, str]  # by axis, in the grid's order
 @dataclass(frozen=True)
 class Declared:
     """The comparison that is declared. Labels of all axes name one setting. Labels of some axes name all settings that
-    have them: each is compared with the one that differs in these axes alone, and their mean is what was declared."""
+    have them: each is compared with the one that differs in these axes alone, and the mean `over` them was declared."""
 
     baseline: Labels
     primary: Labels
+    over: int = 1
 
 
 def read_compare(node: Node | None, axes: Axes) -> tuple[Declared | None, list[Problem]]:
@@ -50,7 +51,7 @@ def read_compare(node: Node | None, axes: Axes) -> tuple[Declared | None, list[P
     for name in KEYS:
         below = node.map.get(name)
         if below is not None:
-            found[name], message, hint = _named(str(below.value), settings)
+            found[name], message, hint = _named(below.value, settings)
             problems += [Problem(f"compare.{name}: {message}", below.place, hint)] if message else []
     if problems:
         return None, problems
@@ -58,25 +59,24 @@ def read_compare(node: Node | None, axes: Axes) -> tuple[Declared | None, list[P
     return declared, [Problem(f"compare.primary {message}", node.map["primary"].place, hint)] if message else []
 
 
-def complete(settings: Iterable[Labels], named: Collection[str]) -> tuple[Labels, ...]:
-    """Return the labels of all axes but the named ones, for which a grid has every combination of the named ones."""
-    found: dict[tuple[tuple[str, str], ...], set[tuple[str, ...]]] = {}
-    for labels in settings:
-        rest = tuple((axis, label) for axis, label in labels.items() if axis not in named)
-        found.setdefault(rest, set()).add(tuple(labels[axis] for axis in named))
-    every = set[tuple[str, ...]]().union(*found.values())
-    return tuple(dict(rest) for rest, combinations in found.items() if combinations == every)
+def _shared(baseline: Labels, primary: Labels, settings: Sequence[Labels]) -> list[tuple[Labels, Labels]]:
+    """Return the settings with the labels of the baseline and of the primary one that are alike in all others."""
+    beside = [(setting, {**setting, **baseline}) for setting in _having(primary, settings)]
+    return [(other, own) for own, other in beside if other in settings]
 
 
-def _named(text: str, settings: Sequence[Labels]) -> tuple[Labels, str, str]:
-    """Return the labels that a text names, with a message and a hint, which are "" unless no setting has them."""
+def _named(value: object, settings: Sequence[Labels]) -> tuple[Labels, str, str]:
+    """Return the labels that a value names, with a message and a hint, which are "" unless no setting has them."""
+    if isinstance(value, dict | list) or value is None:
+        return {}, "it must be a label, or axis=label,...", EXAMPLE
+    text = str(value)
     known: dict[str, dict[str, None]] = {axis: {} for axis in settings[0]}
     for setting in settings:
         for axis, label in setting.items():
             known[axis][label] = None
     wanted: dict[str, str] = {}
     for part in text.split(","):
-        axis, sign, label = part.strip().rpartition("=")
+        axis, sign, label = (piece.strip() for piece in part.rpartition("="))
         if sign and axis not in known:
             return {}, f"the grid has no axis '{axis}'", nearest(axis, known)
         having = [name for name in known if axis in ("", name) and canonical(label, known[name]) in known[name]]
@@ -85,6 +85,8 @@ def _named(text: str, settings: Sequence[Labels]) -> tuple[Labels, str, str]:
             return {}, f"there is no setting '{text}'", nearest(label, every)
         if len(having) > 1:
             return {}, f"axes {' and '.join(having)} have '{label}'", f"write {having[0]}={label}"
+        if having[0] in wanted:
+            return {}, f"'{text}' has two labels of axis '{having[0]}'", "give one label of each axis"
         wanted[having[0]] = canonical(label, known[having[0]])
     if not _having(wanted, settings):
         return {}, f"there is no setting '{text}'", "the grid excludes it"
@@ -105,6 +107,7 @@ def _declared(baseline: Labels, primary: Labels, settings: Sequence[Labels]) -> 
     if baseline.keys() != primary.keys():
         said = f"is of {', '.join(primary)}, and the baseline of {', '.join(baseline)}"
         return None, said, "name the same axes in both, or all axes"
-    if not complete(settings, tuple(baseline)):
-        return None, "has no setting to compare", f"the grid excludes some {', '.join(baseline)} of every other axis"
-    return Declared(baseline, primary), "", ""
+    shared = _shared(baseline, primary, settings)
+    if not shared:
+        return None, "has no setting that the baseline has, too", "no two settings differ in these labels alone"
+    return Declared(*shared[0]) if len(shared) == 1 else Declared(baseline, primary, len(shared)), "", ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagedkd.report.comparison import Comparison
-from stagedkd.report.grid import MEAN, GridResults, Row
+from stagedkd.report.grid import GridResults, Row
 from stagedkd.report.plots.figure import (
     DIM,
     INK,
@@ -159,7 +159,7 @@ def differences_plot(grid: GridResults) -> Plot | None:
 
 
 def _label(grid: GridResults, title: str, row: Row) -> str:
-    labels = [row.labels.get(axis, MEAN) for axis in grid.axes] or [grid.plans.name]
+    labels = [row.label(axis) for axis in grid.axes] or [grid.plans.name]
     base = " (baseline)" if grid.comparisons and grid.is_baseline(row) else ""
     return f"{title}  {short(', '.join(labels), 34)}{base}"
 
