@@ -115,6 +115,10 @@ def test_what_is_unequal_is_said_above_a_twentieth() -> None:
         "2 x the trainings to tune",
     )
     assert unequal(Effort(None, None, None), base) == () and unequal(base, Effort()) == ()
+    assert unequal(Effort(teacher=2 * 10**12), Effort(teacher=0)) == (
+        "2.00 TFLOPs of compute of the teacher, the baseline none",
+    )
+    assert unequal(Effort(teacher=138), Effort(teacher=100)) == ("1.38 x the compute of the teacher",)
     assert unequal(Effort(1, 5, None), Effort(1, 0, None)) == ("5 labelled clips, the baseline none",)
     assert Comparison(None, None, "the same networks", "exploratory", ("a",)).finding == "-; the same networks; a"
 

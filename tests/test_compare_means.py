@@ -245,7 +245,7 @@ def test_a_network_of_two_settings_counts_in_both() -> None:
 
 
 def test_efforts_are_averages() -> None:
-    assert average([Effort(2, 2, 3), Effort(10, 20, 30)]) == Effort(6, 11, 16)
+    assert average([Effort(2, 2, 3, 5), Effort(10, 20, 30, 7)]) == Effort(6, 11, 16, 6)
     assert average([Effort(2, None, 3), Effort(10, 20, None)]) == Effort(6, None, None)
 
 

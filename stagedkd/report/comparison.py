@@ -74,12 +74,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Effort:
-    """What a setting was given: training compute of all hops, labelled clips of its networks, and trainings behind its
-    tuned values; None where unknown."""
+    """What a setting was given: training compute of all hops, labelled clips of its networks, trainings behind its
+    tuned values, and training compute of its teacher; None where unknown."""
 
     flops: int | None = None
     labels: int | None = None
     trainings: int | None = None
+    teacher: int | None = None
 
 
 def compare(
@@ -118,6 +119,7 @@ def average(efforts: Sequence[Effort]) -> Effort:
         mean_of([each.flops for each in efforts]),
         mean_of([each.labels for each in efforts]),
         mean_of([each.trainings for each in efforts]),
+        mean_of([each.teacher for each in efforts]),
     )
 
 
@@ -127,6 +129,7 @@ def unequal(effort: Effort, baseline: Effort) -> tuple[str, ...]:
         ("compute of all hops", effort.flops, baseline.flops),
         ("labelled clips", effort.labels, baseline.labels),
         ("trainings to tune", effort.trainings, baseline.trainings),
+        ("compute of the teacher", effort.teacher, baseline.teacher),
     ]
     return tuple(_ratio(what, own, base) for what, own, base in parts if _differ(own, base))
 
@@ -137,7 +140,8 @@ def _differ(own: int | None, base: int | None) -> bool:
 
 def _ratio(what: str, own: int | None, base: int | None) -> str:
     assert own is not None and base is not None
-    return f"{own / base:.3g} x the {what}" if base else f"{own:,} {what}, the baseline none"
+    count = f"{flops_text(own)} of" if what.startswith("compute") else f"{own:,}"
+    return f"{own / base:.3g} x the {what}" if base else f"{count} {what}, the baseline none"
 
 
 def _pair(scores: Scores, baseline: Scores, unit: Unit) -> tuple[Paired | None, str]:

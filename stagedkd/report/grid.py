@@ -205,7 +205,8 @@ class GridResults:
         """Return what a setting was given. Trainings to tune are known where the spec takes a tuned file."""
         first = next((self.cells[name] for name in self._names_of(row) if name in self.cells), None)
         tuned = self.plans.tuned.get(row.name or ALL)
-        return Effort(row.train_flops, first and first.labels_behind, tuned.trainings if tuned else None)
+        trainings = tuned.trainings if tuned else None
+        return Effort(row.train_flops, first and first.labels_behind, trainings, row.teacher_flops)
 
     def _names_of(self, row: Row) -> list[str]:
         """Return the names of a setting's cells."""
@@ -373,7 +374,7 @@ def collect_grid(plans: Plans, store: Store, baseline: str = "") -> GridResults:
                 counts[name] = read_counts(plan, store)
             cells[name] = found
         except StoreError as error:
-            missing[name] = error.message
+            missing[name] = error.message.replace(f"{store.root}/", "")  # no folder of this machine in the results
     if not cells:
         name, reason = next(iter(missing.items()))
         raise StoreError(f"no cell has finished; {name or plans.name}: {reason}", hint=Advice("run", "run"))
