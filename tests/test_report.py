@@ -28,7 +28,7 @@ from stagedkd.plan.work import RefineWork, WeakenWork
 from stagedkd.report.collect import collect, read_refinements
 from stagedkd.report.comparison import compute_notes, flops_text, p_text, power_notes
 from stagedkd.report.formats import as_csv, as_json, as_latex
-from stagedkd.report.grid import GridResults, collect_grid, find_baseline
+from stagedkd.report.grid import GridResults, collect_grid, find_baseline, ranges
 from stagedkd.report.grid_page import grid_page
 from stagedkd.report.page import experiment_page
 from stagedkd.report.plots.maps import correlation_maps
@@ -375,6 +375,21 @@ def test_what_is_missing_is_a_dash(project: Path) -> None:
     assert {c.finding for c in found.comparisons.values()} == {"-; no seed has both"}
     assert any("has no result; choose another with --baseline" in note for note in found.notes)
     assert "–" in grid_page(found).text and "no seed has both" in _printed(grid_tables(found)) and as_latex(found)
+
+
+def test_notes_of_cells_that_differ_in_a_percentage_are_one() -> None:
+    notes = [
+        "9.5% are right",
+        "10.1% are right",
+        "the same",
+        "9.9% are right",
+        "the same",
+        "5% of 7%",
+        "5% of 8%",
+        "{}",
+    ]
+    assert ranges(notes) == ["9.5% to 10.1% are right", "the same", "5% of 7%", "5% of 8%", "{}"]
+    assert ranges(["9.5% are right", "9.5% are right"]) == ["9.5% are right"] and ranges([]) == []
 
 
 def test_one_row_has_nothing_to_be_compared_with(project: Path) -> None:

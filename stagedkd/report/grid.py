@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +33,7 @@ from stagedkd.spec.grid import FOLD, REPEATS, SEED, canonical, setting_of
 from stagedkd.spec.tuned import ALL
 from stagedkd.store.store import Store
 
+PERCENT = re.compile(r"\d+(?:\.\d+)?%")
 Role: TypeAlias = Literal["student", "teacher", "control"]
 
 
@@ -268,7 +270,7 @@ class GridResults:
     @property
     def notes(self) -> tuple[str, ...]:
         """The notes that a reader must know, each once."""
-        rows = [note for result in self.cells.values() for note in result.notes]
+        rows = ranges([note for result in self.cells.values() for note in result.notes])
         rows += [f"cells {a} and {b} are the same experiment" for a, b in self.plans.twins]
         rows += [f"no result for {name}: {reason}" for name, reason in self.missing.items()]
         return tuple(dict.fromkeys([*rows, *self.comparison_notes]))
@@ -349,6 +351,19 @@ def find_baseline(plans: Plans, text: str) -> Labels:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
+
+
+def ranges(notes: Sequence[str]) -> list[str]:
+    """Return notes, each once; those that differ in one percentage alone, as cells do, become one with the range."""
+    found: dict[str, set[str]] = {}
+    for note in notes:
+        parts = PERCENT.split(note)
+        found.setdefault("{}".join(parts) if len(parts) == 2 else note, set()).update(PERCENT.findall(note)[:1])
+    rows: list[str] = []
+    for note, values in found.items():
+        low, *high = sorted(values, key=lambda text: float(text[:-1])) or ("",)
+        rows.append(note.replace("{}", f"{low} to {high[-1]}" if high else low, 1) if note not in notes else note)
+    return rows
 
 
 def _shared(values: Sequence[int | None]) -> int | None:
