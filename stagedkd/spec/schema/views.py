@@ -70,7 +70,7 @@ class Clip(Section):
     """Number of different random views of each training clip; each epoch uses one. Views then come back, so that the
     outputs of frozen networks are kept and not computed again. Unset: a new view in every epoch."""
     cache: Literal["raw", "jpeg", "none"] = "raw"
-    """Cache of the decoded frames. raw: the frames as they are. jpeg: JPEG of quality 95, about a tenth of the size,
+    """Cache of the decoded frames. raw: the frames as they are. jpeg: JPEG of quality 95, about an eighth of the size,
     which changes the pixels. none: no cache; the videos are decoded every time, and the pixels are those of raw."""
     decoder: Literal["pyav", "torchcodec"] = "pyav"
     """Decoder of the videos. pyav: decodes in sequence. torchcodec (an extra, only with `cache: none`): seeks; a file
