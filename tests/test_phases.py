@@ -137,6 +137,15 @@ WARM = ("lr: 1e-2}", "lr: 1e-2, warmup_epochs: 1}")
         ),
         (
             (
+                ("cascade: []", "cascade: []\nrefine: {kind: noise_model, train: {warmup_epochs: 4}}"),
+                ("{ce: 0.1", "{pseudo: 0.1"),
+            ),
+            "7 warmup_epochs",
+            "the out-of-fold training of the teacher is all warm-up: warmup_epochs is 4, and it has 4 epochs",
+            "set it below 4, or set refine.epochs",
+        ),
+        (
+            (
                 ("epochs: 6}", "epochs: 6, train: {warmup_epochs: 6}}"),
                 ("epochs: 1, losses", "epochs: 1, train: {warmup_epochs: 0}, losses"),
                 ("joint: {losses: {ce", "joint: {train: {warmup_epochs: 0}, losses: {pseudo"),

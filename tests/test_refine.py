@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from stagedkd import load_spec, run
 from stagedkd.data import refine as rules
 from stagedkd.errors import DataError
+from stagedkd.plan.compile import compile_plan
+from stagedkd.plan.work import RefineWork
 from stagedkd.spec.schema import Refine
 from stagedkd.stages.refine import KEPT, Clips, _outcome
 from stagedkd.stages.tables import read_table
@@ -228,6 +230,24 @@ REFINED = (
     .replace("kd: 0.9, sp: 10", "kd: 0.9, pseudo: {weight: 0.5, warmup_epochs: 1}")
     .replace("labels: {clean: 0.5, noisy: 0.25", "labels: {clean: 0.3, noisy: 0.4")
 )
+
+
+def test_refinement_has_a_rate_of_its_own(project: Path) -> None:
+    """It changes the out-of-fold trainings, and no other; what it leaves out is that of the network."""
+    (project / "specs" / "tiny.yaml").write_text(REFINED, "utf-8")
+    student = ["refine.by=student", "student.train={lr: 7e-3, batch: 8}"]
+    plain, own = (
+        compile_plan(load_spec("specs/tiny.yaml", [*student, *more])) for more in ([], ["refine.train.lr=2e-2"])
+    )
+    work = own.stage("refine-1").work
+    assert isinstance(work, RefineWork)
+    (train,) = (phase.train for phase in work.trainings)
+    assert (train.lr, train.batch) == (2e-2, 8)
+    before, after = (plan.stage("student").work for plan in (plain, own))
+    assert before == after and plain.stage("teacher").identity == own.stage("teacher").identity
+    assert plain.stage("refine-1").identity != own.stage("refine-1").identity
+    same = compile_plan(load_spec("specs/tiny.yaml", [*student, "refine.train.lr=7e-3"]))
+    assert same.stage("refine-1").identity == plain.stage("refine-1").identity  # it says what holds anyway
 
 
 @pytest.mark.slow

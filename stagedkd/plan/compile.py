@@ -245,7 +245,7 @@ class _Compiler:
             hop = min(number, len(row) - 1) if rule.between_hops else 1
             networks = {"teacher": row[hop - 1], "student": row[-1]}
             ends = ("teacher", "student") if rule.by == "both" else (rule.by,)
-            trainees = [self._trainee(by, networks[by], rule.epochs) for by in ends]
+            trainees = [self._trainee(by, networks[by], rule) for by in ends]
             clip, augment = self._views()
             unused = {"align": 0.0} if rule.kind == "ema" else {"decay": Rule.model_fields["decay"].default}
             work = RefineWork(
@@ -261,13 +261,14 @@ class _Compiler:
         return rounds
 
     def _trainee(
-        self, by: Literal["teacher", "student"], network: Teacher | Student, epochs: int | None
+        self, by: Literal["teacher", "student"], network: Teacher | Student, rule: Rule
     ) -> tuple[Trainee, bool]:
         """One network of a refinement round, and whether the lock has its weights."""
         weights, locked = self._weights(network)
+        epochs = rule.epochs
         if isinstance(network, StudentFields):
             epochs = epochs or sum(phase.epochs for phase in hop_phases(self.spec, network, None))
-        phase = ce_phase(self.spec, network, epochs or network.epochs or 0)
+        phase = ce_phase(self.spec, network, epochs or network.epochs or 0, train=rule.train)
         return Trainee(by=by, arch=arch_of(network), input=network.input, weights=weights, phase=phase), locked
 
     def _control(self, data: str, labels: str) -> None:

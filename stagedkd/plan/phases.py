@@ -23,14 +23,21 @@ from stagedkd.spec.schema import (
     Teacher,
     TeacherFields,
     Train,
+    TrainPatch,
 )
 
 
 def ce_phase(
-    spec: Spec, network: Teacher | Student, epochs: int, stop: int | None = None, *, soft: bool = False
+    spec: Spec,
+    network: Teacher | Student,
+    epochs: int,
+    stop: int | None = None,
+    train: TrainPatch | None = None,
+    *,
+    soft: bool = False,
 ) -> PhaseWork:
     """A phase that trains a whole network by cross-entropy, or its head alone; with `soft` on soft labels. It ends
-    early after `stop` epochs."""
+    early after `stop` epochs. `train` overrides how the network is trained."""
     losses = Losses(pseudo=Pseudo()) if soft else Losses(ce=Ce())
     probe = isinstance(network, TeacherFields) and network.trains == "head"
     return PhaseWork(
@@ -42,7 +49,7 @@ def ce_phase(
         pairs=(),
         head=True,
         losses=losses,
-        train=relevant(spec.train.patched(network.train).over_phase(), Losses(ce=Ce())),
+        train=relevant(spec.train.patched(network.train, train or TrainPatch()).over_phase(), Losses(ce=Ce())),
     )
 
 

@@ -172,6 +172,8 @@ def _sections(spec: Spec) -> Iterator[tuple[Path_, Train | TrainPatch]]:
             yield ("cascade", i, "train"), item.train
     yield ("student", "train"), spec.student.train
     yield ("control_train",), spec.control_train
+    if spec.refine is not None and spec.refine.train is not None:
+        yield ("refine", "train"), spec.refine.train
     for name, phase in spec.distill.phases.items():
         yield ("distill", "phases", name, "train"), phase.train
 

@@ -113,12 +113,16 @@ def _refinement(spec: Spec, listed: Sequence[tuple[Path_, Student]]) -> Iterator
     if rule.by != "teacher":
         networks += [(("student",), "the student", spec.student, _hop_epochs(spec, spec.student))]
     for path, name, network, hop in networks:
-        total, warmup = rule.epochs or hop, spec.train.patched(network.train).warmup_epochs
+        patch = rule.train or TrainPatch()
+        own = patch.warmup_epochs is not None
+        total = rule.epochs or hop or (network.epochs if own else None)
+        warmup = spec.train.patched(network.train, patch).warmup_epochs
         if total is not None and warmup >= total:
             message = f"the out-of-fold training of {name} is all warm-up: {FIELD} is {warmup:g}, "
             message += f"and it has {_epochs(total)}"
             hint = f"set it below {total}, or {'raise' if rule.epochs else 'set'} refine.epochs"
-            yield f"refine {name}", PathProblem(message, _place(path, network.train), hint)
+            place = ("refine", "train", FIELD) if own else _place(path, network.train)
+            yield f"refine {name}", PathProblem(message, place, hint)
 
 
 def _hop_epochs(spec: Spec, network: Student) -> int:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from stagedkd.spec.schema.base import Epochs, Fraction, Section, Seed, Word
 from stagedkd.spec.schema.simulated import Simulated
+from stagedkd.spec.schema.training import TrainPatch
 from stagedkd.spec.schema.videos import Videos
 
 Data: TypeAlias = Annotated[Simulated | Videos, Field(discriminator="kind")]
@@ -86,7 +87,7 @@ class Refine(Section):
     al. 2021). Clean labels stay as they are."""
 
     # The work of a round holds what it needs of these fields, so that adding a round changes no other round's key.
-    unkeyed: ClassVar[frozenset[str]] = frozenset({"rounds", "by", "epochs", "between_hops"})
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"rounds", "by", "epochs", "train", "between_hops"})
     kind: Literal["noise_model", "ema"]
     """The rule. noise_model: posteriors under an estimated noise model. ema, for comparison: a moving average of labels
     and predictions, which at a `decay` of 0.5 or more cannot change a label in the first round."""
@@ -99,6 +100,8 @@ class Refine(Section):
     confidence."""
     epochs: Epochs | None = None
     """Epochs of each out-of-fold training. Unset: the epochs of the network."""
+    train: TrainPatch | None = None
+    """Overrides the `train` of the networks in their out-of-fold trainings. Unset: they are trained as ever."""
     accept: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """Smallest posterior at which a label is accepted. With `by: both`, the two networks must also agree."""
     threshold: Literal["fixed", "flexmatch"] = "fixed"
