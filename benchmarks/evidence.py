@@ -18,6 +18,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from stagedkd.experiment.run import compiled
@@ -123,7 +124,7 @@ def teachers(metrics: dict[str, Any]) -> str:
         if row["teacher"]
     }
     measured = f"Top-1 in % on the {metrics['split']} split; intervals: {metrics['intervals']}"
-    return f"{measured}. Teachers: {', '.join(sorted(found))}."
+    return fill(f"{measured}. Teachers: {', '.join(sorted(found))}.", 120, break_on_hyphens=False)
 
 
 def percent(fraction: float) -> str:
