@@ -66,20 +66,23 @@ def main() -> None:
     failed = [line for line, holds in task(baseline) if not holds]
     for name, results in settings.items():
         failed += faults(name, results)
-        ratio = compute(results, settings.get(beside[name], results))
+        if beside[name] not in settings:
+            failed.append(f"{name}: the grid has no baseline for it")
+            continue
+        ratio = compute(results, settings[beside[name]])
         if not abs(ratio - 1) <= EQUAL and not any(name.endswith(f"={label}") for label in options.other_compute):
             failed.append(f"{name}: {ratio:.2f} of the baseline's compute")
     print("\n| " + " | ".join(HEADS) + " |\n|" + "---|" * len(HEADS))
     for name, results in settings.items():
-        print("| " + " | ".join((name, *row(results, settings.get(beside[name], results)))) + " |")
+        print("| " + " | ".join((name, *row(results, settings.get(beside[name])))) + " |")
     failed += edge_notes(experiment.tuned)
     print("\n" + ("\n".join(f"does not hold: {line}" for line in failed) or "all holds"))
     sys.exit(bool(failed))
 
 
-def compute(results: Results, baseline: Results) -> float:
+def compute(results: Results, baseline: Results | None) -> float:
     """The training compute of all hops beside the baseline's; NaN where one is unknown."""
-    return (results.train_flops or math.nan) / (baseline.train_flops or math.nan)
+    return (results.train_flops or math.nan) / ((baseline and baseline.train_flops) or math.nan)
 
 
 def task(baseline: Results) -> Iterator[tuple[str, bool]]:
@@ -133,7 +136,7 @@ def mixtures(results: Results) -> Iterator[str]:
                     yield f"substages in training carry {own:.0%} of substage {m + 1} in {mixture['phase']} of {name}"
 
 
-def row(results: Results, baseline: Results) -> tuple[str, ...]:
+def row(results: Results, baseline: Results | None) -> tuple[str, ...]:
     """The cells of a setting's row."""
     works = dict(hops(results.plan))
     student = works[results.student.name]

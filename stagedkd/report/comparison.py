@@ -111,15 +111,15 @@ def compare(
 def average(efforts: Sequence[Effort]) -> Effort:
     """Return what each of several settings was given on average."""
 
-    def mean_of(counts: Sequence[int | None]) -> int | None:
+    def rounded_mean(counts: Sequence[int | None]) -> int | None:
         known = [count for count in counts if count is not None]
         return round(fmean(known)) if len(known) == len(counts) else None
 
     return Effort(
-        mean_of([each.flops for each in efforts]),
-        mean_of([each.labels for each in efforts]),
-        mean_of([each.trainings for each in efforts]),
-        mean_of([each.teacher for each in efforts]),
+        rounded_mean([each.flops for each in efforts]),
+        rounded_mean([each.labels for each in efforts]),
+        rounded_mean([each.trainings for each in efforts]),
+        rounded_mean([each.teacher for each in efforts]),
     )
 
 

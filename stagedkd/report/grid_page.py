@@ -85,8 +85,11 @@ def _beside_baseline(grid: GridResults, best: Row) -> str:
     """Say what the comparison of the best setting with the baseline shows."""
     base, comparison = grid.baselines.get(best.name), grid.comparisons.get(best.name)
     if grid.is_baseline(best):
-        alike = "" if grid.is_one_row else f" that differ in {', '.join(grid.baseline)} alone"
-        return f"It is the baseline that the others{alike} are compared with."
+        if grid.is_one_row:
+            return "It is the baseline that the others are compared with."
+        return (
+            f"It is a baseline: settings that differ from it in {', '.join(grid.baseline)} alone are compared with it."
+        )
     if base is None or comparison is None or comparison.paired is None:
         return f"It cannot be compared with the baseline, {base.name if base else grid.baseline_name}."
     pair = comparison.paired

@@ -101,7 +101,7 @@ class Refine(Section):
     epochs: Epochs | None = None
     """Epochs of each out-of-fold training. Unset: the epochs of the network."""
     train: TrainPatch | None = None
-    """Overrides the `train` of the networks in their out-of-fold trainings. Unset: they are trained as ever."""
+    """Overrides the `train` of the networks in their out-of-fold trainings. Unset: each is trained like its network."""
     accept: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """Smallest posterior at which a label is accepted. With `by: both`, the two networks must also agree."""
     threshold: Literal["fixed", "flexmatch"] = "fixed"
