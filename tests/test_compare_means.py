@@ -23,7 +23,7 @@ from stagedkd.plan.graph import Plans
 from stagedkd.report.comparison import Effort, average
 from stagedkd.report.formats import as_csv, as_json, as_latex
 from stagedkd.report.grid import GridResults, collect_grid
-from stagedkd.report.grid_page import grid_page
+from stagedkd.report.grid_page import grid_headline, grid_page
 from stagedkd.report.plots.settings import differences_plot
 from stagedkd.report.terminal import grid_tables
 from stagedkd.report.units import Score, Scores, mean_of, paired_units, pooled, summarize
@@ -199,6 +199,18 @@ def test_every_form_of_the_report_has_the_means(made: Made, grid: GridResults, s
     shown = stagedkd("show", str(folder / "specs" / "grid.yaml"), "--store", str(folder / "store"))
     assert shown.returncode == 0, shown.stderr
     assert "one comparison was declared, recipe=ce with recipe=kd; it is tested alone" in shown.stdout
+
+
+def test_the_lead_says_what_was_declared_where_another_setting_is_best(project: Path) -> None:
+    declared = "compare: {baseline: 'ce,0.001', primary: 'kd,0.001'}\n"
+    grid = collect_grid(*make_grid(project, GRID[: GRID.index("compare")] + declared))
+    mean = 100 * (by_hand("kd") - by_hand("ce"))[:, 0].mean()
+    lead = grid_headline(grid)
+    assert "recipe=kd,train.lr=0.01 has the highest" in lead[0] and len(lead) == 3
+    said = "As was declared, recipe=kd,train.lr=0.001 is better than recipe=ce,train.lr=0.001"
+    assert lead[2] == f"{said}: {mean:+.1f} points (p 0.0156)."
+    best = replace(grid, cells={name: cell for name, cell in grid.cells.items() if "kd,train.lr=0.01," not in name})
+    assert len(grid_headline(best)) == 2  # the second sentence says it
 
 
 def test_a_baseline_of_all_axes_leaves_no_means(made: Made) -> None:

@@ -65,14 +65,15 @@ def grid_headline(grid: GridResults) -> tuple[str, ...]:
     if len(grid.rows) == 1:
         return (f"The students have {pct(student.top1)} top-1 on average over {over} ({interval}).",)
     first = f"Of {len(grid.rows)} settings, {name} has the highest mean top-1: {pct(student.top1)} over {over}"
-    means = [row for row in grid.means if row.name == grid.primary]
-    return f"{first} ({interval}).", _beside_baseline(grid, best), *(_on_average(grid, row) for row in means)
+    declared = [row for row in (*grid.rows, *grid.means) if row.name == grid.primary and row is not best]
+    return f"{first} ({interval}).", _beside_baseline(grid, best), *(_declared(grid, row) for row in declared)
 
 
-def _on_average(grid: GridResults, mean: Row) -> str:
-    """Say what the declared comparison shows, where it is over several settings."""
-    comparison = grid.comparisons[mean.name]
-    over = f"Over {mean.over} settings of the other axes, {mean.name}"
+def _declared(grid: GridResults, primary: Row) -> str:
+    """Say what the comparison shows that was declared, where the best setting is another one."""
+    comparison = grid.comparisons[primary.name]
+    over = f"Over {primary.over} settings of the other axes, " if primary.over > 1 else "As was declared, "
+    over += primary.name
     if comparison.paired is None:
         return f"{over} cannot be compared with {grid.baseline_name}: {comparison.remark}."
     shown = comparison.verdict in ("better", "worse")
