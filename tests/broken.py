@@ -354,6 +354,28 @@ BROKEN = [
     ("[[stem, layer1], [layer2]]", "[stem, layer1]", "8:65", "'student.substages.0' must be a list, not 'stem'", ""),
     ("[[stem, layer1], [layer2]]", "[[]]", "8:65", "'student.substages.0' must not be empty", ""),
     (
+        "[[stem, layer1], [layer2]]",
+        "stem",
+        "8:64",
+        "'student.substages' must be a number, or a list of runs of block names, not 'stem'",
+        "",
+    ),
+    ("[[stem, layer1], [layer2]]", "0", "8:64", "'student.substages' must be at least 1, not 0", "allowed: at least 1"),
+    (
+        "[[stem, layer1], [layer2]]",
+        "3",
+        "8:53",
+        "stride and width cut this network into 2, not into 3: [stem, layer1], [layer2]",
+        "at most 2, or list finer runs of its blocks",
+    ),
+    (
+        "arch: resnet3d, width: 8, blocks: [1, 1]",
+        "arch: hf, model: owner/name, layers: 4, substages: 5",
+        "6:51",
+        "stride and width cut this network into 4, not into 5: [stem, layer1], [layer2], [layer3], [layer4]",
+        "at most 4, or list finer runs of its blocks",
+    ),
+    (
         "arch: resnet3d, width: 4",
         "width: 4",
         "8:1",

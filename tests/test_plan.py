@@ -126,6 +126,15 @@ def test_what_changes_what(project: Path) -> None:
     assert changed(project, "train.lr=2e-2") == everything - {"data", "labels"}
 
 
+def test_a_number_of_substages_has_the_keys_of_the_list_that_it_stands_for(project: Path) -> None:
+    assert changed(project, "student.substages=2") == set()
+    by_number = [changed(project, f"{role}.substages=1") for role in ("student", "teacher")]
+    assert all("student" in names and "data" not in names for names in by_number)
+    whole = compile_plan(load_spec("specs/tiny.yaml", ["student.substages=1"]))
+    listed = compile_plan(load_spec("specs/tiny.yaml", ["student.substages=[[stem, layer1, layer2]]"]))
+    assert keys(whole) == keys(listed)
+
+
 def test_phase_order_counts(project: Path) -> None:
     lines = TINY.splitlines()
     grow = next(i for i, line in enumerate(lines) if "grow:" in line)

@@ -8,7 +8,13 @@ from stagedkd.spec.schema.networks.base import Cut, merge_cut
 
 
 def student_cut(network: Teacher | Student) -> Cut:
-    """Return the declared substages, or the natural cut if none are declared."""
+    """Return the declared substages, or the natural cut if none are declared; empty if the network has neither.
+
+    More substages than the natural cut has are as many as it has: `number_problem` refuses the spec.
+    """
+    if isinstance(network.substages, int):
+        natural = network.natural_cut
+        return merge_cut(natural, min(network.substages, len(natural))) if natural else ()
     return network.substages or network.natural_cut
 
 
@@ -20,14 +26,31 @@ def matching_cut(network: Teacher | Student, parts: int) -> Cut:
     Raises:
         ValueError: the teacher has fewer substages, or declares another number of them.
     """
-    if network.substages is not None:
-        if len(network.substages) != parts:
-            declared = len(network.substages)
-            raise ValueError(f"it declares {declared} substages, and the student has {parts}; declare {parts}")
-        return network.substages
-    if not network.natural_cut:
+    cut = finest_cut(network)
+    if network.substages is None:
+        return merge_cut(cut, parts)
+    if len(cut) != parts:
+        raise ValueError(f"it declares {len(cut)} substages, and the student has {parts}; declare {parts}")
+    return cut
+
+
+def finest_cut(network: Teacher | Student) -> Cut:
+    """Return the declared substages, or the natural cut; raise ValueError if the network has neither."""
+    cut = student_cut(network)
+    if not cut:
         raise ValueError("a network of arch: file must declare its substages")
-    return merge_cut(network.natural_cut, parts)
+    return cut
+
+
+def number_problem(network: Teacher | Student) -> PathProblem | None:
+    """Return why the natural cut of a network cannot be merged into the declared number of substages, if so."""
+    if not isinstance(network.substages, int) or network.substages <= (count := len(network.natural_cut)):
+        return None
+    if not count:
+        return PathProblem("its blocks are not known, so a number cannot cut it", (), "list the runs of its blocks")
+    runs = ", ".join(f"[{', '.join(run)}]" for run in network.natural_cut)
+    message = f"stride and width cut this network into {count}, not into {network.substages}: {runs}"
+    return PathProblem(message, (), f"at most {count}, or list finer runs of its blocks")
 
 
 def cut_problems(cut: Cut, names: tuple[str, ...]) -> list[PathProblem]:

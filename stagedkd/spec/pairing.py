@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import log2
 from typing import Literal, TypeAlias
 
-from stagedkd.spec.cuts import matching_cut, student_cut
+from stagedkd.spec.cuts import finest_cut, matching_cut, student_cut
 from stagedkd.spec.schema import Spec, Student, Teacher
 from stagedkd.spec.schema.networks.base import Cut
 
@@ -54,9 +54,9 @@ def matching(spec: Spec, student: Student, teacher: Teacher | Student) -> Matchi
             one_to_one = matching_cut(teacher, len(cut))
             return Matching(kind, one_to_one, tuple((k, k) for k in range(len(cut))))
         except ValueError:
-            teacher_cut = _finest_cut(teacher)
+            teacher_cut = finest_cut(teacher)
             return Matching(kind, teacher_cut, _by_stride(student, cut, teacher, teacher_cut))
-    teacher_cut = _finest_cut(teacher)
+    teacher_cut = finest_cut(teacher)
     if pairing == "correlation":
         return Matching("correlation", teacher_cut, band(len(cut), len(teacher_cut)))
     if pairing == "stride":
@@ -67,14 +67,6 @@ def matching(spec: Spec, student: Student, teacher: Teacher | Student) -> Matchi
         )
     assert isinstance(pairing, tuple)
     return Matching("pairs", teacher_cut, _explicit_pairs(pairing, len(cut), len(teacher_cut)))
-
-
-def _finest_cut(teacher: Teacher | Student) -> Cut:
-    """Return the declared substages, or the natural cut; raise ValueError if the network has neither."""
-    cut = teacher.substages or teacher.natural_cut
-    if not cut:
-        raise ValueError("a network of arch: file must declare its substages")
-    return cut
 
 
 def _nearest_by_depth(index: int, count: int, others: int) -> int:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 
 from stagedkd.spec.cascade import LARGEST_HOP, assistants, cascade_problems, settings_of, twin_notes
-from stagedkd.spec.cuts import cut_problems, student_cut
+from stagedkd.spec.cuts import cut_problems, number_problem, student_cut
 from stagedkd.spec.families import FAMILIES, class_names, mirror_pairs
 from stagedkd.spec.fields import nearest
 from stagedkd.spec.labelled import (
@@ -103,9 +103,11 @@ def _all_networks(spec: Spec) -> Iterator[tuple[Path_, Teacher | Student]]:
 def _networks(spec: Spec) -> Iterator[PathProblem]:
     for path, network in _all_networks(spec):
         names = network.block_names
-        if network.substages is not None and names is not None:
+        if isinstance(network.substages, tuple) and names is not None:
             for problem in cut_problems(network.substages, names):
                 yield problem._replace(path=(*path, "substages", *problem.path))
+        if problem := number_problem(network):
+            yield problem._replace(path=(*path, "substages"))
         yield from _input(spec.clip, path, network)
         yield from _weights(path, network)
         started = network.epochs or network.weights or network.pretrained_from or network.only_teaches

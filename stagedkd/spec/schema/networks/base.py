@@ -155,17 +155,23 @@ class Architecture(Section):
             raise TypeError(f"{cls.__name__} must define {', '.join(missing)}; see Architecture")
 
 
+Runs: TypeAlias = Annotated[tuple[Annotated[tuple[Word, ...], Field(min_length=1)], ...], Field(min_length=1)]
+Substages: TypeAlias = Annotated[
+    Annotated[Annotated[int, Field(ge=1)], Tag("number")] | Annotated[Runs, Tag("list")],
+    by_form("a number, or a list of runs of block names"),
+]
+
+
 class NetworkFields(Section):
     """The fields of a network in any role."""
 
     weights: Word | None = None
     """Weights from which training starts: a name of torchvision's weights (for `tsm`, its ImageNet weights), or the
     path of a file: .safetensors, .pth, .pt, .pyth, .bin, .ckpt or .tar."""
-    substages: Annotated[tuple[Annotated[tuple[Word, ...], Field(min_length=1)], ...], Field(min_length=1)] | None = (
-        None
-    )
-    """The substages: runs of block names, in order, that are compared and trained together. Unset: a cut wherever
-    stride or width changes."""
+    substages: Substages | None = None
+    """The substages: runs of blocks that are compared and trained together. A number cuts wherever stride or width
+    changes, and merges these substages by depth until so many are left. Or a list of runs of block names, in order.
+    Unset: a cut wherever stride or width changes."""
     input: Input | None = None
     """The input that the network derives from the shared view. Unset: the view as it is."""
     train: TrainPatch = TrainPatch()
