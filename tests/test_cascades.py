@@ -143,6 +143,20 @@ def test_auto_gives_no_twins_and_keeps_every_hop_within_8x(small: int, large: in
         assert len(sizes) == 2
 
 
+def test_a_wide_hop_is_said_with_what_the_spec_can_still_do(project: Path) -> None:
+    gap = [
+        "teacher={arch: resnet3d, width: 32, blocks: [1, 1, 1], epochs: 3}",
+        "student.width=8",
+        "student.blocks=[1, 1]",
+    ]
+    hints: dict[str, str] = {}
+    for cascade in ("auto", "[]"):
+        found = load_experiment("specs/tiny.yaml", [*gap, f"cascade={cascade}"]).notes
+        (hints[cascade],) = (note.hint for note in found if "x gap" in note.message)
+    assert hints["[]"] == "8x is the usual limit; cascade: auto adds assistants"
+    assert hints["auto"] == "8x is the usual limit; list assistants to come below it"  # its nearest width gives 8.3x
+
+
 def load_spec_of(small: int, large: int, blocks: tuple[int, ...]) -> Spec:
     return Spec.model_validate(
         {

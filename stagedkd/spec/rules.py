@@ -84,7 +84,8 @@ def warnings(spec: Spec) -> list[PathProblem]:
             problems.append(PathProblem(message, path, ""))
         elif above and below and above / below > LARGEST_HOP:
             message = f"hop {hop} is a {above / below:.1f}x gap ({above:,} to {below:,} parameters)"
-            hint = f"{LARGEST_HOP:g}x is the usual limit; cascade: auto adds assistants"
+            more = "list assistants to come below it" if spec.cascade == "auto" else "cascade: auto adds assistants"
+            hint = f"{LARGEST_HOP:g}x is the usual limit; {more}"
             problems.append(PathProblem(message, path, hint))
     return [*problems, *out_of_fold_warnings(spec)]
 
