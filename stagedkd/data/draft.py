@@ -217,7 +217,8 @@ def _method(content: _Content) -> list[str]:
     return [
         "recipe: kd                      # clips without a label learn from the teacher alone",
         "# To refine labels that are missing or may be wrong, take this in place of kd. It costs two more trainings",
-        "# of the teacher's network, and was not shown to give a better student: stagedkd docs noisy-labels",
+        "# of the teacher's network and was not measured; refined labels with plain kd were not shown to give a",
+        "# better student: stagedkd docs noisy-labels",
         "# recipe: staged",
         "# refine: {rounds: 1, folds: 2}  # the recipe has 3 rounds of 4 folds",
     ]
