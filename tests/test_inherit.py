@@ -197,6 +197,11 @@ def test_set_is_typed_placed_and_refused_like_the_file(project: Path) -> None:
     ]:
         with pytest.raises(UsageError, match=words):
             load_spec("specs/tiny.yaml", [text])
+    text = TINY.replace("substages: [[stem, layer1], [layer2]]", "substages: 2")
+    (project / "specs" / "number.yaml").write_text(text, "utf-8")
+    with pytest.raises(UsageError, match=r"one item of the list 'student\.substages'"):  # a number stands for a list
+        load_spec("specs/number.yaml", ["student.substages.0=[stem]"])
+    assert load_spec("specs/number.yaml", ["student.substages=[[stem, layer1, layer2]]"]).student.substages != 2
 
 
 def test_what_is_wrong_in_a_parent_says_who_extends_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,6 +209,8 @@ def test_what_outputs_cannot_do_is_refused_at_its_place(outside: Path) -> None:
         "use kd",
     )
     assert problem("teacher.weights=w.pth")[0] == "outputs from a file have no weights"
+    for cut in ("2", "[[stem], [layer1]]"):
+        assert problem(f"teacher.substages={cut}") == ("outputs from a file have no substages", "remove substages")
     assert problem("distill.warm_start=true")[0] == (
         "a student cannot start from the weights of a teacher that is outputs from a file"
     )

@@ -16,6 +16,8 @@ from stagedkd.errors import LockError
 from stagedkd.plan.graph import Plan
 from stagedkd.plan.key import FOLDER_FORM, Key, canonical, digest, stage_key
 from stagedkd.plan.lock import DataLock, Lock, read_lock, write_lock
+from stagedkd.spec.cuts import student_cut
+from stagedkd.spec.schema.networks.hf import HfStudent
 from stagedkd.store.manifest import Manifest, Upstream, manifest_of
 from tests.conftest import REPO, TINY
 
@@ -126,13 +128,38 @@ def test_what_changes_what(project: Path) -> None:
     assert changed(project, "train.lr=2e-2") == everything - {"data", "labels"}
 
 
-def test_a_number_of_substages_has_the_keys_of_the_list_that_it_stands_for(project: Path) -> None:
-    assert changed(project, "student.substages=2") == set()
-    by_number = [changed(project, f"{role}.substages=1") for role in ("student", "teacher")]
-    assert all("student" in names and "data" not in names for names in by_number)
-    whole = compile_plan(load_spec("specs/tiny.yaml", ["student.substages=1"]))
-    listed = compile_plan(load_spec("specs/tiny.yaml", ["student.substages=[[stem, layer1, layer2]]"]))
-    assert keys(whole) == keys(listed)
+@pytest.mark.parametrize(
+    ("blocks", "number", "cut"),
+    [
+        (3, 1, [[1, 2, 3]]),
+        (3, 2, [[1, 2], [3]]),
+        (3, 3, [[1], [2], [3]]),
+        (4, 3, [[1], [2, 3], [4]]),
+        (5, 2, [[1, 2], [3, 4, 5]]),
+    ],
+)
+def test_a_number_of_substages_has_the_keys_of_the_list_that_it_stands_for(
+    project: Path, blocks: int, number: int, cut: list[list[int]]
+) -> None:
+    """Also in assistants by share, which copy the student's; the teacher's own number holds for its side."""
+    shape = [f"{role}.blocks={[1] * blocks}" for role in ("teacher", "student")]
+    runs = [[*(["stem"] if 1 in run else []), *(f"layer{i}" for i in run)] for run in cut]
+    found = [
+        keys(compile_plan(load_spec("specs/tiny.yaml", [*shape, f"student.substages={value}", *teacher])))
+        for teacher in ([], ["teacher.substages=2"])
+        for value in (number, json.dumps(runs))
+    ]
+    assert found[0] == found[1] and found[2] == found[3]
+    assert {"student", "assistant-1"} <= found[0].keys() and (found[0] == found[2]) == (number == 2)
+
+
+def test_a_number_of_substages_merges_the_single_layers_of_a_transformer() -> None:
+    fields = {"arch": "hf", "model": "owner/name", "layers": 12, "epochs": 1}
+    for number, ends in ((1, [12]), (3, [4, 8, 12]), (4, [3, 6, 9, 12]), (6, [2, 4, 6, 8, 10, 12])):
+        cut = student_cut(HfStudent.model_validate(fields | {"substages": number}))
+        assert [run[-1] for run in cut] == [f"layer{end}" for end in ends] and cut[0][0] == "stem"
+    natural = student_cut(HfStudent.model_validate(fields))
+    assert natural == student_cut(HfStudent.model_validate(fields | {"substages": 4}))
 
 
 def test_phase_order_counts(project: Path) -> None:

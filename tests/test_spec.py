@@ -161,6 +161,22 @@ def test_a_module_of_the_project_is_refused_even_where_another_of_its_name_is_fo
         load_spec("specs/tiny.yaml", ["cascade=[]", net])
 
 
+def test_a_network_of_unknown_blocks_is_not_cut_by_a_number_and_nothing_else_is_said(project: Path) -> None:
+    net = "student={arch: file, path: nets/own.py, params: 5000, substages: 2}"
+    (project / "nets").mkdir(exist_ok=True)
+    (project / "nets" / "own.py").write_text("", "utf-8")
+    with pytest.raises(SpecError) as caught:
+        load_spec("specs/tiny.yaml", ["cascade=[]", net])
+    assert [(p.message, p.hint) for p in caught.value.problems] == [
+        ("its blocks are not known, so a number cannot cut it", "list the runs of its blocks")
+    ]
+    with pytest.raises(SpecError) as caught:
+        load_spec("specs/tiny.yaml", ["student.substages=9", "distill.phases.joint.substages=[4]"])
+    assert [p.message for p in caught.value.problems] == [
+        "a number cuts this network into at most 2 substages, not 9: [stem, layer1], [layer2]"
+    ]
+
+
 def model_folder(at: Path, config: str = "{}", weights: bytes = b"w") -> None:
     at.mkdir(parents=True)
     (at / "config.json").write_text(config, "utf-8")

@@ -12,7 +12,7 @@ from stagedkd.errors import SpecError
 from stagedkd.plan.compile import compile_experiment, compile_plan
 from stagedkd.spec.cascade import assistants as assistants_of
 from stagedkd.spec.load import load_experiment
-from stagedkd.spec.tune import choose
+from stagedkd.spec.tune import choose, edge_of
 from stagedkd.spec.tuning import load_tuning
 from tests.conftest import Command
 
@@ -140,6 +140,19 @@ def test_networks_are_tuned_hop_by_hop(project: Path) -> None:
         assert cell.spec.student.train.lr is None and cell.spec.teacher.train.lr == 5e-3
     students, _ = tuning.trials("student", {"": {"cascade.1.train.lr": "0.003"}})
     assert {assistants_of(cell.spec)[0].train.lr for cell in students.cells} == {3e-3}
+
+
+def test_an_edge_is_named_only_where_something_may_lie_beyond(project: Path) -> None:
+    values = "{student.substages: [1, 2], student.train.weight_decay: [0, 0.1], cascade.1.train.lr: [2e-3, 3e-3]}"
+    deeper = SPEC.replace("blocks: [1], epochs", "blocks: [1, 1], epochs")
+    cascade = "cascade: [{arch: resnet3d, width: 4, blocks: [1, 1], epochs: 1}]\n"
+    tuning = load_tuning(write(deeper + cascade + TUNE.replace("{student.train.lr: [1e-3, 1e-2]}", values)))
+    edges = {axis.name: [edge_of(axis, label) for label in axis.values] for axis in tuning.tune.fields}
+    assert edges == {
+        "student.substages": ["", "highest"],
+        "student.train.weight_decay": ["", "highest"],
+        "cascade.1.train.lr": ["lowest", "highest"],
+    }
 
 
 @pytest.mark.slow

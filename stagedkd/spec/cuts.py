@@ -10,11 +10,11 @@ from stagedkd.spec.schema.networks.base import Cut, merge_cut
 def student_cut(network: Teacher | Student) -> Cut:
     """Return the declared substages, or the natural cut if none are declared; empty if the network has neither.
 
-    More substages than the natural cut has are as many as it has: `number_problem` refuses the spec.
+    A number that is too large gives as many as there are: `number_problem` refuses the spec.
     """
     if isinstance(network.substages, int):
-        natural = network.natural_cut
-        return merge_cut(natural, min(network.substages, len(natural))) if natural else ()
+        finest = network.mergeable_cut
+        return merge_cut(finest, min(network.substages, len(finest))) if finest else ()
     return network.substages or network.natural_cut
 
 
@@ -43,14 +43,15 @@ def finest_cut(network: Teacher | Student) -> Cut:
 
 
 def number_problem(network: Teacher | Student) -> PathProblem | None:
-    """Return why the natural cut of a network cannot be merged into the declared number of substages, if so."""
-    if not isinstance(network.substages, int) or network.substages <= (count := len(network.natural_cut)):
+    """Return why a network cannot be cut into the declared number of substages, if so."""
+    finest = network.mergeable_cut
+    if not isinstance(network.substages, int) or network.only_teaches or network.substages <= len(finest):
         return None
-    if not count:
+    if not finest:
         return PathProblem("its blocks are not known, so a number cannot cut it", (), "list the runs of its blocks")
-    runs = ", ".join(f"[{', '.join(run)}]" for run in network.natural_cut)
-    message = f"stride and width cut this network into {count}, not into {network.substages}: {runs}"
-    return PathProblem(message, (), f"at most {count}, or list finer runs of its blocks")
+    runs = ", ".join(f"[{', '.join(run)}]" for run in finest)
+    message = f"a number cuts this network into at most {len(finest)} substages, not {network.substages}: {runs}"
+    return PathProblem(message, (), "lower it, or list finer runs of its blocks")
 
 
 def cut_problems(cut: Cut, names: tuple[str, ...]) -> list[PathProblem]:

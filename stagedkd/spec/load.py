@@ -32,7 +32,7 @@ from stagedkd.spec.merge import Merger, overlay, without
 from stagedkd.spec.names import short_name
 from stagedkd.spec.override import parse_override
 from stagedkd.spec.own_files import OwnFiles
-from stagedkd.spec.problems import problem_at, problems_of
+from stagedkd.spec.problems import can_be_list, problem_at, problems_of
 from stagedkd.spec.read_grid import read_grid
 from stagedkd.spec.rules import check_rules, warnings
 from stagedkd.spec.schema import Spec
@@ -300,7 +300,8 @@ class Loader:
                 raise UsageError(message, hint=f"change {override.path[0]} in the file")
             for end in range(1, len(override.path)):
                 above = self.source.tree.at(override.path[:end])
-                if above is not None and isinstance(above.value, tuple):
+                item = override.path[end].isdigit() and can_be_list(override.path[:end])
+                if above is not None and (isinstance(above.value, tuple) or (item and above.value is not None)):
                     name = ".".join(override.path[:end])
                     hint = f"set the whole list: {name}=[...]"
                     raise UsageError(f"--set cannot change one item of the list '{name}'", hint=hint)

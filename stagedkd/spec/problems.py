@@ -142,7 +142,8 @@ def _wrong_value(detail: ErrorDetails, path: Path_, root: type[Section]) -> tupl
         return f"must be {LIMITS[kind]} {_limit(next(iter(context.values())))}, not {_as_written(value)}", allowed
     if kind == "form":
         # if the field can be a list, this one has another length, and its items show what is wrong
-        return f"{detail['msg']}, not {_listed(value) if _lists(path, root) else _as_written(value)}", ""
+        hint = _as_number(value, "float_type") if "a number" in detail["msg"] else ""
+        return f"{detail['msg']}, not {_listed(value) if _lists(path, root) else _as_written(value)}", hint
     if kind in ("too_short", "string_too_short"):
         least = int(context["min_length"])
         return "must not be empty" if least == 1 else f"needs at least {least} items", ""
@@ -173,6 +174,11 @@ def _listed(value: Any) -> str:
         return _as_written(value)
     text = f"[{', '.join(_as_written(item) for item in cast('tuple[Any, ...]', value))}]"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def can_be_list(path: Path_) -> bool:
+    """Return whether the field at a path of the spec may be a list."""
+    return bool(_lists(path, Spec))
 
 
 def _lists(path: Path_, root: type[Section]) -> list[Any]:
@@ -266,6 +272,11 @@ def constraints(path: Path_, root: type[Section] = Spec) -> list[Any]:
                 metadata, annotation = _item(annotation)
             return limits_of(metadata, annotation)
     return []
+
+
+def inclusive_limits(path: Path_) -> list[Any]:
+    """Return the least and the largest value that the field at a path of the spec allows, as far as they exist."""
+    return [m.ge if isinstance(m, Ge) else m.le for m in constraints(path) if isinstance(m, Ge | Le)]
 
 
 def limits_of(metadata: Sequence[Any], annotation: Any) -> list[Any]:

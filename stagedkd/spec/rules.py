@@ -62,7 +62,10 @@ SUFFIXES = f"{', '.join(WEIGHT_SUFFIXES[:-1])} or {WEIGHT_SUFFIXES[-1]}"
 
 def check_rules(spec: Spec) -> list[PathProblem]:
     """Return all problems that no single field shows. The rules of the hops run only if the others find nothing."""
-    problems = [*_networks(spec), *_phases(spec), *_epochs(spec), *_labels(spec), *_refined(spec), *_views(spec)]
+    problems = [*_networks(spec)]
+    if any(number_problem(network) for _, network in _all_networks(spec)):
+        return problems  # the other rules would count substages that there are not
+    problems += [*_phases(spec), *_epochs(spec), *_labels(spec), *_refined(spec), *_views(spec)]
     problems += outputs_problems(spec)
     problems += [*label_use_problems(spec), *refined_teacher_problems(spec), *sees_problems(spec)]
     problems += [*_control(spec), *quantise_problems(spec)]
@@ -104,7 +107,7 @@ def _all_networks(spec: Spec) -> Iterator[tuple[Path_, Teacher | Student]]:
 def _networks(spec: Spec) -> Iterator[PathProblem]:
     for path, network in _all_networks(spec):
         names = network.block_names
-        if isinstance(network.substages, tuple) and names is not None:
+        if isinstance(network.substages, tuple) and names is not None and not network.only_teaches:
             for problem in cut_problems(network.substages, names):
                 yield problem._replace(path=(*path, "substages", *problem.path))
         if problem := number_problem(network):

@@ -22,6 +22,7 @@ from stagedkd.errors import Place, Problem, SpecError
 from stagedkd.spec.fields import ROOT, Slot, child, field_names, nearest
 from stagedkd.spec.grid import SEED, Axes, Axis, Point, overlap, seed_axis
 from stagedkd.spec.merge import Merger, overlay
+from stagedkd.spec.problems import inclusive_limits
 from stagedkd.spec.read_grid import read_axis
 from stagedkd.spec.yaml import Node
 
@@ -134,7 +135,7 @@ def edge_of(axis: Axis, label: str) -> str:
     """Return `lowest` or `highest` if this value is at the edge of the numbers that were tried, else ""."""
     values = {name: node.value for name, node in axis.values.items()}
     numbers = [v for v in values.values() if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(numbers) < len(values) or len(numbers) < 2:
+    if len(numbers) < len(values) or len(numbers) < 2 or values[label] in inclusive_limits(axis.path):
         return ""
     return {min(numbers): "lowest", max(numbers): "highest"}.get(values[label], "")  # type: ignore[arg-type]
 

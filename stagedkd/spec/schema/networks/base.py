@@ -55,6 +55,11 @@ class Architecture(Section):
         changes; () if only the built network knows its blocks."""
 
     @property
+    def mergeable_cut(self) -> Cut:
+        """The runs that a number of substages merges; the natural cut, unless that is merged from finer ones."""
+        return self.natural_cut
+
+    @property
     @abstractmethod
     def strides(self) -> dict[str, int] | None:
         """Reduction of height and width after each block, 1 or more; None if only the built network knows it."""
@@ -170,8 +175,8 @@ class NetworkFields(Section):
     path of a file: .safetensors, .pth, .pt, .pyth, .bin, .ckpt or .tar."""
     substages: Substages | None = None
     """The substages: runs of blocks that are compared and trained together. A number: a cut wherever stride or width
-    changes, then neighbours are merged evenly into so many. Or a list of runs of block names, in order. Unset: a cut
-    wherever stride or width changes."""
+    changes, in a transformer after every layer, of which neighbours are merged evenly into so many. Or a list of runs
+    of block names, in order. Unset: a cut wherever stride or width changes, in a transformer four equal groups."""
     input: Input | None = None
     """The input that the network derives from the shared view. Unset: the view as it is."""
     train: TrainPatch = TrainPatch()

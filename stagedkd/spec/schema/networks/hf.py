@@ -58,6 +58,10 @@ class HfArch(Architecture):
         return transformer_cut(self.layers)
 
     @property
+    def mergeable_cut(self) -> Cut:
+        return single_layers(self.layers)
+
+    @property
     def strides(self) -> None:
         return None
 
@@ -112,8 +116,13 @@ def transformer_blocks(layers: int) -> tuple[str, ...]:
 
 def transformer_cut(layers: int) -> Cut:
     """Cut the layers into 4 equal substages, or fewer if there are fewer layers. The stem is in the first one."""
+    return merge_cut(single_layers(layers), min(4, layers))
+
+
+def single_layers(layers: int) -> Cut:
+    """Cut after every layer. The stem is with the first one."""
     names = transformer_blocks(layers)
-    return merge_cut((names[:2], *((name,) for name in names[2:])), min(4, layers))
+    return names[:2], *((name,) for name in names[2:])
 
 
 def put_model_digest(network: dict[str, Any], root: Path, digest_of: DigestOf) -> tuple[str, str]:
