@@ -195,7 +195,7 @@ def fuzz(folder: Path, count: int, seed: int) -> dict[str, int]:
     ]
     found = {"spec": 0, "error": 0, "usage": 0}
     for i in range(count):
-        sets = (f"{'.'.join(rng.choices(WORDS, k=rng.randint(1, 3)))}={rng.choice(WORDS)}",) if i % 10 == 0 else ()
+        sets = (f"{'.'.join(rng.choices(WORDS, k=rng.randint(1, 3)))}={rng.choice(WORDS)}",) if i % 6 == 0 else ()
         found[outcome(folder, mutate(rng.choice(SEEDS if rng.random() < 0.8 else broken), rng), sets)] += 1
     return found
 
