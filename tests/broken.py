@@ -285,6 +285,20 @@ BROKEN = [
         "the cut leaves out layer4",
         "list all blocks in order: stem, layer1, layer2, layer3, layer4",
     ),
+    (
+        "cascade: [0.5]",
+        "cascade: ['0.5']",
+        "7:11",
+        "'cascade.0' must be a share of the teacher's parameters or a network, not '0.5'",
+        "write 0.5, without quotes",
+    ),
+    (
+        "classes: 4",
+        "classes: '4'",
+        "1:31",
+        "'data.classes' must be a number of classes or a list of their names, not '4'",
+        "write 4, without quotes",
+    ),
     ("cascade: [0.5]", "cascade: [1.5]", "7:11", "'cascade.0' must be below 1, not 1.5", "allowed: above 0, below 1"),
     (
         "cascade: [0.5]",

@@ -149,12 +149,17 @@ def test_a_wide_hop_is_said_with_what_the_spec_can_still_do(project: Path) -> No
         "student.width=8",
         "student.blocks=[1, 1]",
     ]
-    hints: dict[str, str] = {}
-    for cascade in ("auto", "[]"):
-        found = load_experiment("specs/tiny.yaml", [*gap, f"cascade={cascade}"]).notes
-        (hints[cascade],) = (note.hint for note in found if "x gap" in note.message)
-    assert hints["[]"] == "8x is the usual limit; cascade: auto adds assistants"
-    assert hints["auto"] == "8x is the usual limit; list assistants to come below it"  # its nearest width gives 8.3x
+    listed = "8x is the usual limit; list assistants to come below it"
+
+    def hint(*sets: str) -> str:
+        found = load_experiment("specs/tiny.yaml", sets).notes
+        return next(note.hint for note in found if "x gap" in note.message)
+
+    assert hint(*gap, "cascade=[]") == "8x is the usual limit; cascade: auto adds assistants"
+    assert hint(*gap, "cascade=auto") == listed  # its nearest width gives 8.3x
+    shifted = "student={$replace: {arch: tsm, backbone: mobilenet_v3_small, substages: 2}}"
+    large = "teacher={$replace: {arch: r2plus1d_18, epochs: 3}}"
+    assert hint("cascade=[]", shifted, large) == listed  # only a resnet3d can be widened
 
 
 def load_spec_of(small: int, large: int, blocks: tuple[int, ...]) -> Spec:

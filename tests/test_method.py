@@ -547,8 +547,9 @@ def test_matching_says_what_is_missing(project: Path) -> None:
     assert CPU.type == "cpu"
 
 
-# The training compute of each method's hops in units of the first one's, without refinement. Where clips are few, methods are
-# compared at equal compute; in `noise_*` the networks of refinement take what `refined`, `refined_ce` and `staged` lack.
+# The training compute of each method's hops in units of the first one's, without refinement. Where clips are few,
+# methods are compared at equal compute; in `noise_*` the networks of refinement take what `refined`, `refined_ce` and
+# `staged` lack.
 FEW = {"kd": 1.0, "staged": 1.0, "features_first": 1.0}
 COMPUTE: dict[str, tuple[dict[str, float], int]] = {
     "benchmark": (dict.fromkeys(("kd", "ce", "hint", "features_first", "graft", "staged_clean"), 1.0), 160),
@@ -573,6 +574,13 @@ COMPUTE: dict[str, tuple[dict[str, float], int]] = {
             "staged": 0.54,
         },
         3200,
+    ),
+    "evidence/gap_60": (
+        {
+            **dict.fromkeys(("kd_1", "takd_1"), 1.0),
+            **dict.fromkeys(("kd_4", "takd_4", "dgkd_4", "early_4", "staged_4", "direct_4"), 4.0),
+        },
+        800,
     ),
 }
 

@@ -135,15 +135,14 @@ def _wrong_value(detail: ErrorDetails, path: Path_, root: type[Section]) -> tupl
         bare = any(is_section(arm) and arm.bare for arm in slot_at(path, root=root))
         words = ", ".join(_bare_words(path, root)) or "a number"
         form = f"{words} or a map" if bare else FORMS[kind]
-        return f"must be {form}, not {_as_written(value)}", _as_number(value, kind) or _for_example(
-            path, root
-        ) or allowed
+        hint = _as_number(value, kind, path, root) or _for_example(path, root) or allowed
+        return f"must be {form}, not {_as_written(value)}", hint
     if kind in LIMITS:
         return f"must be {LIMITS[kind]} {_limit(next(iter(context.values())))}, not {_as_written(value)}", allowed
     if kind == "form":
         # if the field can be a list, this one has another length, and its items show what is wrong
-        hint = _as_number(value, "float_type") if "a number" in detail["msg"] else ""
-        return f"{detail['msg']}, not {_listed(value) if _lists(path, root) else _as_written(value)}", hint
+        shown = _listed(value) if _lists(path, root) else _as_written(value)
+        return f"{detail['msg']}, not {shown}", _as_number(value, kind, path, root)
     if kind in ("too_short", "string_too_short"):
         least = int(context["min_length"])
         return "must not be empty" if least == 1 else f"needs at least {least} items", ""
@@ -186,6 +185,12 @@ def _lists(path: Path_, root: type[Section]) -> list[Any]:
     return [arm for arm in slot_at(path, root=root) if typing.get_origin(arm) is tuple]
 
 
+def _takes_numbers(path: Path_, root: type[Section]) -> bool:
+    """Return whether the field at a path may be a number, also one that stands for a map."""
+    arms = slot_at(path, root=root)
+    return any(arm in (int, float) or (is_section(arm) and arm.bare) for arm in arms) and not _bare_words(path, root)
+
+
 def _bare_words(path: Path_, root: type[Section]) -> list[str]:
     """The words that stand for a map at a path; [] where numbers do, or nothing does."""
     arms = [arm for arm in slot_at(path, root=root) if is_section(arm) and arm.bare]
@@ -211,9 +216,9 @@ def _close(value: Any, known: list[Any]) -> str:
     return hint if hint.startswith("did you") else ""
 
 
-def _as_number(value: Any, kind: str) -> str:
+def _as_number(value: Any, kind: str, path: Path_, root: type[Section]) -> str:
     """Return a hint for a word that is meant as a number, such as '1_000' or '0.5' in quotes; else ""."""
-    if not isinstance(value, str) or kind not in ("int_type", "float_type"):
+    if not isinstance(value, str) or not (kind in ("int_type", "float_type") or _takes_numbers(path, root)):
         return ""
     plain = value.replace("_", "").replace(",", "" if kind == "int_type" else ".")
     try:

@@ -87,7 +87,8 @@ def warnings(spec: Spec) -> list[PathProblem]:
             problems.append(PathProblem(message, path, ""))
         elif above and below and above / below > LARGEST_HOP:
             message = f"hop {hop} is a {above / below:.1f}x gap ({above:,} to {below:,} parameters)"
-            more = "list assistants to come below it" if spec.cascade == "auto" else "cascade: auto adds assistants"
+            tried = spec.cascade == "auto" or not spec.student.widths  # or it could not widen the student
+            more = "list assistants to come below it" if tried else "cascade: auto adds assistants"
             hint = f"{LARGEST_HOP:g}x is the usual limit; {more}"
             problems.append(PathProblem(message, path, hint))
     return [*problems, *out_of_fold_warnings(spec)]

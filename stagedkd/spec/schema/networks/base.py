@@ -174,9 +174,9 @@ class NetworkFields(Section):
     """Weights from which training starts: a name of torchvision's weights (for `tsm`, its ImageNet weights), or the
     path of a file: .safetensors, .pth, .pt, .pyth, .bin, .ckpt or .tar."""
     substages: Substages | None = None
-    """The substages: runs of blocks that are compared and trained together. A number: a cut wherever stride or width
-    changes, in a transformer after every layer, of which neighbours are merged evenly into so many. Or a list of runs
-    of block names, in order. Unset: a cut wherever stride or width changes, in a transformer four equal groups."""
+    """The substages: runs of blocks that are compared and trained together. A list of runs of block names, in order, or
+    the number of substages: a number cuts wherever stride or width changes (a transformer: after every layer) and
+    merges neighbours evenly. Unset: a cut wherever stride or width changes (a transformer: four equal groups)."""
     input: Input | None = None
     """The input that the network derives from the shared view. Unset: the view as it is."""
     train: TrainPatch = TrainPatch()
