@@ -155,6 +155,63 @@ def test_an_edge_is_named_only_where_something_may_lie_beyond(project: Path) -> 
     }
 
 
+CUTS = "grid: {axes: {$method: {kd: {recipe: kd}, ce: {recipe: ce}}, student.train.batch: [8, 16]}}\n"
+
+
+def at(labels: str, grid: str = CUTS) -> str:
+    return SPEC + grid + TUNE.replace("102]", f"102], at: {labels}")
+
+
+def test_one_setting_is_tuned_for_all_that_differ_in_some_labels_alone(project: Path) -> None:
+    tuning = load_tuning(write(at("16")))
+    _, trials = tuning.trials("student", {})
+    assert {trial.setting for trial in trials.values()} == set(tuning.settings)
+    assert list(tuning.settings) == ["method=kd,student.train.batch=16", "method=ce,student.train.batch=16"]
+    tuned_by_hand("", rows="{'method=kd,student.train.batch=16': %s, 'method=ce,student.train.batch=16': %s}")
+    experiment = load_experiment(write(at("16") + "tuned: x.tuned.yaml\n"))
+    rates = {cell.name: cell.spec.student.train.lr for cell in experiment.cells}
+    assert list(rates.values()) == [1e-2, 1e-2, 1e-3, 1e-3]  # kd at both batches, then ce
+    note = f"tune.at: 2 of 4 settings take what was tuned for {', '.join(tuning.settings)}"
+    plans = compile_experiment(experiment)
+    assert all(note in plan.notes for plan in plans.cells.values())
+    more = (at("16") + "tuned: x.tuned.yaml\n").replace("[8, 16]", "[8, 12, 16]")  # not stale: nothing else was tuned
+    assert len(load_experiment(write(more)).cells) == 6
+    child = "extends: x.yaml\ntuned: x.tuned.yaml\ngrid: {axes: {$method: {ce: {recipe: ce}, kd: {recipe: kd}}}}\n"
+    cells = load_experiment(write(child, "y.yaml")).cells  # an axis that a child lacks has the label of tune.at
+    assert {cell.name: cell.spec.student.train.lr for cell in cells} == {"method=ce": 1e-3, "method=kd": 1e-2}
+    assert problem_of(more.replace("at: 16", "at: 12"))[1].startswith("x.tuned.yaml is stale")
+
+
+@pytest.mark.parametrize(
+    ("labels", "grid", "message", "hint"),
+    [
+        ("99", CUTS, "tune.at: there is no setting '99'", None),
+        ("[8]", CUTS, "tune.at: it must be a label, or axis=label,...", "for example at: distill.pairing=auto"),
+        ("bacth=8", CUTS, "tune.at: the grid has no axis 'bacth'", None),
+        ("8", "", "'tune.at' needs a grid with two settings or more", "remove it"),
+        (
+            "8",
+            CUTS.replace("}}\n", "}, exclude: [{method: ce, student.train.batch: 8}]}\n"),
+            "tune.at: the grid has no setting 'method=ce,student.train.batch=8', whose choice another one would take",
+            "include it, or name other labels",
+        ),
+    ],
+)
+def test_wrong_labels_of_what_is_tuned_are_refused(
+    project: Path, labels: str, grid: str, message: str, hint: str | None
+) -> None:
+    place, found, told = problem_of(at(labels, grid))
+    assert place.startswith(f"x.yaml:{9 if grid else 8}:") and found == message and (hint is None or told == hint)
+
+
+def test_a_setting_without_the_assistant_cannot_take_its_values(project: Path) -> None:
+    one = "[{arch: resnet3d, width: 4, blocks: [1, 1], epochs: 1}]"
+    grid = f"grid: {{axes: {{$cascade: {{one: {{cascade: {one}}}, none: {{cascade: []}}}}}}}}\n"
+    text = at("one", grid).replace("student.train.lr", "cascade.1.train.lr")
+    message = "'cascade.1.train.lr' is an assistant that '$cascade=none' lacks, so it cannot take what tune.at chooses"
+    assert problem_of(text)[1:] == (message.replace("$", ""), "remove the field or tune.at")
+
+
 @pytest.mark.slow
 def test_an_assistant_by_share_is_tuned_as_a_map(project: Path) -> None:
     values = TUNE.replace("student.train.lr", "cascade.1.train.lr")
@@ -229,11 +286,13 @@ def _check_stale(spec: Path, written: bytes) -> None:
     load_experiment("x.yaml")
 
 
-def tuned_by_hand(choice: str, edge: str = "{}") -> None:
-    """A tuned file of x.yaml that is not stale, with this choice."""
+def tuned_by_hand(choice: str, edge: str = "{}", rows: str = "") -> None:
+    """A tuned file of x.yaml that is not stale, with this choice; or with `rows`, whose choices are 1e-2 and 1e-3."""
     made_from = load_tuning(Path("x.yaml")).made_from
     head = f"form: 1\nspec: x.yaml\nmade_from: {made_from}\nseeds: [100, 101, 102]\n"
-    write(head + f"settings: {{all: {{choice: {choice}, edge: {edge}}}}}\n", "x.tuned.yaml")
+    one = f"{{all: {{choice: {choice}, edge: {edge}}}}}"
+    two = rows and rows % tuple(f"{{choice: {{student.train.lr: {rate}}}}}" for rate in ("1e-2", "1e-3"))
+    write(head + f"settings: {two or one}\n", "x.tuned.yaml")
 
 
 def test_choices_are_merged_under_set_and_named_as_their_source(project: Path) -> None:

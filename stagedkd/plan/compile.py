@@ -46,7 +46,7 @@ from stagedkd.spec.schema import (
     arch_of,
 )
 from stagedkd.spec.schema import Refine as Rule
-from stagedkd.spec.tuned import edge_notes
+from stagedkd.spec.tuned import edge_notes, shared_notes
 
 
 def compile_plan(spec: Spec, lock: Lock | None = None) -> Plan:
@@ -74,7 +74,7 @@ def compile_experiment(experiment: Experiment, lock: Lock | None = None) -> Plan
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
     labels = {cell.name: cell.labels for cell in experiment.cells}
-    notes = edge_notes(experiment.tuned)
+    notes = (*edge_notes(experiment.tuned), *shared_notes(experiment.tuned))
     cells = {name: replace(plan, notes=(*plan.notes, *notes)) for name, plan in cells.items()} if notes else cells
     return Plans(experiment.name, experiment.axes, cells, labels, experiment.tuned, experiment.declared)
 

@@ -51,7 +51,7 @@ def read_compare(node: Node | None, axes: Axes) -> tuple[Declared | None, list[P
     for name in KEYS:
         below = node.map.get(name)
         if below is not None:
-            found[name], message, hint = _named(below.value, settings)
+            found[name], message, hint = labels_named(below.value, settings, EXAMPLE)
             problems += [Problem(f"compare.{name}: {message}", below.place, hint)] if message else []
     if problems:
         return None, problems
@@ -65,10 +65,10 @@ def _shared(baseline: Labels, primary: Labels, settings: Sequence[Labels]) -> li
     return [(other, own) for own, other in beside if other in settings]
 
 
-def _named(value: object, settings: Sequence[Labels]) -> tuple[Labels, str, str]:
+def labels_named(value: object, settings: Sequence[Labels], example: str) -> tuple[Labels, str, str]:
     """Return the labels that a value names, with a message and a hint, which are "" unless no setting has them."""
-    if isinstance(value, dict | list) or value is None:
-        return {}, "it must be a label, or axis=label,...", EXAMPLE
+    if isinstance(value, dict | tuple) or value is None:
+        return {}, "it must be a label, or axis=label,...", example
     text = str(value)
     known: dict[str, dict[str, None]] = {axis: {} for axis in settings[0]}
     for setting in settings:

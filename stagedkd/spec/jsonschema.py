@@ -71,6 +71,10 @@ _TUNE: Schema = {
             "minItems": 3,
         },
         "rule": {"description": "worst_seed: the value whose worst seed is best.", "enum": list(RULES)},
+        "at": {
+            "description": "Labels, as in compare: the settings with them are tuned, all others take their choices.",
+            "type": ["string", "number"],
+        },
     },
 }
 _COMPARE: Schema = {

@@ -4,6 +4,7 @@ tune:
   values: {student.train.lr: [1e-2, 3e-2]}   # paths of the spec, as grid.axes has; several paths give all combinations
   seeds: [100, 101, 102]
   rule: worst_seed                           # the value whose worst seed is best; mean: the value whose mean is best
+  at: distill.pairing=auto                   # tune the settings with these labels; all others take their choices
 
 A value is judged by the accuracy of the network that it belongs to: `teacher...`, `cascade.1...` (the first assistant),
 `control_train...`, and the student for all other paths. Networks are tuned in this order: teacher, assistants, student,
@@ -19,29 +20,33 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from stagedkd.errors import Place, Problem, SpecError
+from stagedkd.spec.declared import Labels, labels_named
 from stagedkd.spec.fields import ROOT, Slot, child, field_names, nearest
-from stagedkd.spec.grid import SEED, Axes, Axis, Point, overlap, seed_axis
+from stagedkd.spec.grid import SEED, Axes, Axis, Point, labels_of, overlap, seed_axis
 from stagedkd.spec.merge import Merger, overlay
 from stagedkd.spec.problems import inclusive_limits
 from stagedkd.spec.read_grid import read_axis
 from stagedkd.spec.yaml import Node
 
-KEYS = ("values", "seeds", "rule")
+KEYS = ("values", "seeds", "rule", "at")
 RULES = ("worst_seed", "mean")
 FEWEST_SEEDS = 3
 NOT_TUNED = ("seed", "name", "extends", "recipe", "evaluate", "data", "control")
 ASSISTANT = re.compile(r"[1-9][0-9]?\Z")
 EXAMPLE = "for example tune: {values: {student.train.lr: [1e-2, 3e-2]}, seeds: [100, 101, 102]}"
+AT_EXAMPLE = "for example at: distill.pairing=auto"
 
 
 @dataclass(frozen=True)
 class Tune:
-    """A `tune` section: the values by field, the tuning seeds as an axis, and the rule."""
+    """A `tune` section: the values by field, the tuning seeds as an axis, the rule, and the labels of the settings that
+    are tuned. Every other setting takes the choice of the one that it would be with these labels. {}: all are tuned."""
 
     fields: tuple[Axis, ...]
     seeds: Axis
     rule: str
     place: Place
+    at: Labels = field(default_factory=dict[str, str])
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -173,11 +178,29 @@ class _Reader:
         if rule.value not in RULES:
             self._add("'tune.rule' must be worst_seed or mean", rule.place, nearest(rule.value, RULES))
         fields, seeds = self._fields(node.map.get("values")), self._seeds(node.map.get("seeds"))
-        place = node.key or node.place
-        return Tune(fields, seed_axis(seeds, self.axes.vary, place), str(rule.value), place)
+        place, at = node.key or node.place, self._at(node.map.get("at"))
+        return Tune(fields, seed_axis(seeds, self.axes.vary, place), str(rule.value), place, at)
 
     def _add(self, message: str, place: Place | None, hint: str = "") -> None:
         self.problems.append(Problem(message, place or self.node.place, hint))
+
+    def _at(self, node: Node | None) -> Labels:
+        """Return the labels of the settings that are tuned. With them, every setting must be one of these."""
+        if node is None:
+            return {}
+        settings = [labels_of(point) for point in self.axes.settings]
+        if len(settings) < 2:
+            self._add("'tune.at' needs a grid with two settings or more", node.place, "remove it")
+            return {}
+        labels, message, hint = labels_named(node.value, settings, AT_EXAMPLE)
+        if message:
+            self._add(f"tune.at: {message}", node.place, hint)
+        for setting in settings:
+            if not message and {**setting, **labels} not in settings:
+                named = ",".join(f"{axis}={label}" for axis, label in {**setting, **labels}.items())
+                message = f"tune.at: the grid has no setting '{named}', whose choice another one would take"
+                self._add(message, node.place, "include it, or name other labels")
+        return labels
 
     def _fields(self, node: Node | None) -> tuple[Axis, ...]:
         if node is None:

@@ -21,12 +21,13 @@ HEAD = "# Made by `{command}`; do not edit.\n# Accuracies are top-1 on validatio
 
 @dataclass(frozen=True)
 class TunedSetting:
-    """What was chosen for one setting: the values by field, and `lowest` or `highest` for those at the edge of the
-    values tried. `trainings` counts the trainings behind the choices, over all values and seeds."""
+    """What was chosen for the setting `name`: the values by field, and `lowest` or `highest` for those at the edge of
+    the values tried. `trainings` counts the trainings behind the choices, over all values and seeds."""
 
     values: Mapping[str, Node] = field(default_factory=dict[str, Node])
     edges: Mapping[str, str] = field(default_factory=dict[str, str])
     trainings: int = 0
+    name: str = ALL
 
 
 @dataclass(frozen=True)
@@ -78,27 +79,29 @@ def read_tuned(named: Node, spec: Path) -> Tuned:
         tidy_path(path.parent / str(made_for.value)),
         str(digest.value if digest else ""),
         tuple(str(item.value) for item in seeds.items) if seeds else (),
-        {name: _read_setting(node) for name, node in settings.map.items()},
+        {name: _read_setting(name, node) for name, node in settings.map.items()},
     )
 
 
-def _read_setting(node: Node) -> TunedSetting:
+def _read_setting(name: str, node: Node) -> TunedSetting:
     values, edges, tried = (node.below(name) for name in ("choice", "edge", "tried"))
     trainings = sum(len(accuracies.map) for row in (tried.items if tried else ()) if (accuracies := row.below("top1")))
     return TunedSetting(
         dict(values.map) if values else {},
         {name: str(edge.value) for name, edge in edges.map.items()} if edges else {},
         trainings,
+        name,
     )
 
 
 def tuned_problems(
-    tuned: Tuned, made_from: str, settings: Iterable[str], seeds: Iterable[str], at: Place
+    tuned: Tuned, made_from: str, owners: Mapping[str, str | None], seeds: Iterable[str], at: Place
 ) -> list[Problem]:
     """Return what is wrong with using a tuned file: it is stale, lacks a setting, or its seeds are in the results.
 
     Args:
-        made_from: the digest of what it would be made from now. settings, seeds: those of the spec that uses it.
+        made_from: the digest of what it would be made from now. owners: the settings of the spec that uses it, and for
+            each the one whose choice it takes; None if there is none. seeds: those of the spec that uses it.
     """
     hint = f"run: {tune_command(tuned.spec)}"
     if tuned.made_from != made_from:
@@ -106,8 +109,8 @@ def tuned_problems(
         return [Problem(message, at, hint)]
     problems = [
         Problem(f"{tuned.path.name} has no setting '{name or ALL}'", at, f"it has {', '.join(tuned.settings)}")
-        for name in settings
-        if (name or ALL) not in tuned.settings
+        for name, owner in owners.items()
+        if owner is None or (owner or ALL) not in tuned.settings
     ]
     shared = [seed for seed in seeds if seed in tuned.seeds]
     if shared:
@@ -116,10 +119,17 @@ def tuned_problems(
     return problems
 
 
+def shared_notes(settings: Mapping[str, TunedSetting]) -> tuple[str, ...]:
+    """Return a note if settings take what was chosen for others."""
+    taken = sum((name or ALL) != setting.name for name, setting in settings.items())
+    own = ", ".join(dict.fromkeys(setting.name for setting in settings.values()))
+    return (f"tune.at: {taken} of {len(settings)} settings take what was tuned for {own}",) if taken else ()
+
+
 def edge_notes(settings: Mapping[str, TunedSetting]) -> tuple[str, ...]:
     """Return a note for each field and edge that was chosen in some setting, with the names of the settings."""
     rows: dict[tuple[str, str, str], list[str]] = {}
-    for name, setting in settings.items():
+    for name, setting in {setting.name: setting for setting in settings.values()}.items():
         for path, edge in setting.edges.items():
             if path in setting.values:  # always, unless the file was edited
                 rows.setdefault((path, edge, str(setting.values[path].plain())), []).append(name)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stagedkd.errors import Problem, SpecError
-from stagedkd.spec.grid import Axes, Axis, Point, cell_name, setting_name, setting_of
+from stagedkd.spec.grid import REPEATS, Axes, Axis, Point, cell_name, labels_of, setting_name
 from stagedkd.spec.inherit import Source
 from stagedkd.spec.leaks import leak_problem
 from stagedkd.spec.load import Cell, Experiment, Loader
@@ -19,7 +19,7 @@ from stagedkd.spec.read_grid import read_grid
 from stagedkd.spec.schema import Spec
 from stagedkd.spec.schema.data import Data
 from stagedkd.spec.tune import Tune, applies, chosen_points, network_of, read_tune, result_seeds
-from stagedkd.spec.tuned import Tuned, read_tuned, tuned_problems
+from stagedkd.spec.tuned import ALL, Tuned, read_tuned, tuned_problems
 from stagedkd.spec.yaml import Node
 
 Choices = Mapping[str, Mapping[str, str]]  # by setting, the label that was chosen of each field
@@ -36,9 +36,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is to be tuned: the section, the settings with their merged trees, and the digest of what the tuned file is
-    made from: the section `tune`, and the resolved spec of each setting without the values that are tried. `data` are
-    the sections of their trials, by setting."""
+    """What is to be tuned: the section, the settings that are tuned with their merged trees, and the digest of what the
+    tuned file is made from: the section `tune`, and the resolved spec of each setting without the values that are
+    tried. `data` are the sections of their trials, by setting."""
 
     path: Path
     tune: Tune
@@ -46,6 +46,11 @@ class Tuning:
     trees: Mapping[str, Node]
     made_from: str
     data: Mapping[str, Data]
+
+    def setting_for(self, labels: Mapping[str, str]) -> str | None:
+        """Return the name of the setting whose choice a cell with these labels takes; None if there is none."""
+        own = {axis: label for axis, label in labels.items() if axis not in REPEATS}
+        return next((n for n, point in self.settings.items() if labels_of(point) == {**own, **self.tune.at}), None)
 
     def trials(self, network: str, chosen: Choices) -> tuple[Experiment, dict[str, Trial]]:
         """Return the cells that try the values of a network, on validation, and the trial of each cell. Values of
@@ -75,7 +80,8 @@ def load_tuning(path: Path) -> Tuning:
     """
     tuning = _read(path)
     cells = Loader(path, (), tuned=False).load(()).cells
-    found = [leak_problem(c.spec, tuning.data[setting_of(c.labels)], tuning.tune.place) for c in cells]
+    owners = [(cell.spec, tuning.setting_for(cell.labels)) for cell in cells]
+    found = [leak_problem(spec, tuning.data[name], tuning.tune.place) for spec, name in owners if name is not None]
     if leaks := [problem for problem in found if problem is not None]:
         raise SpecError(leaks[:1])  # one for all cells
     return tuning
@@ -93,10 +99,12 @@ def _read(path: Path) -> Tuning:
     tune, wrong = read_tune(node, axes, seed.value if seed else 0)
     if tune is None or problems:
         raise SpecError([*problems, *wrong])
-    settings = {setting_name(point): point for point in axes.settings}
-    trees = {name: loader.tree_of(point, Merger()) for name, point in settings.items()}
+    every = {setting_name(point): loader.tree_of(point, Merger()) for point in axes.settings}
+    settings = {setting_name(p): p for p in axes.settings if tune.at.items() <= labels_of(p).items()}
+    trees = {name: every[name] for name in settings}
     for field in tune.fields:
         _check_assistant(field, trees.values())
+        _check_shared(field, tune, every)
     trials = _first_trials(loader, tune, settings, trees)
     data = {name: spec.data for name, spec in zip(settings, trials, strict=True)}
     return Tuning(path, tune, settings, trees, _digest(axes, settings, trials, node), data)
@@ -113,6 +121,14 @@ def _check_assistant(field: Axis, trees: Iterable[Node]) -> None:
         if item is not None and not isinstance(item.value, dict):
             message = f"'{field.name}' cannot be tuned: the assistant is a bare share"
             raise SpecError([Problem(message, item.place, "write it as a map: {share: ..., train: {...}}")])
+
+
+def _check_shared(field: Axis, tune: Tune, trees: Mapping[str, Node]) -> None:
+    """Refuse a field of an assistant that some setting lacks, which would take its value from another setting."""
+    lacking = [name for name, tree in trees.items() if not applies(field, tree)] if tune.at else []
+    if lacking:
+        message = f"'{field.name}' is an assistant that '{lacking[0]}' lacks, so it cannot take what tune.at chooses"
+        raise SpecError([Problem(message, field.place, "remove the field or tune.at")])
 
 
 def _first_trials(loader: Loader, tune: Tune, settings: Mapping[str, Point], trees: Mapping[str, Node]) -> list[Spec]:
@@ -145,7 +161,7 @@ def find_tuned(
     named: Node, path: Path, settings: Mapping[str, Point], seeds: tuple[str, ...]
 ) -> tuple[Tuned, Mapping[str, Data]]:
     """Read the tuned file that a spec names, and compare it with what it would be made from now. Return it with the
-    data that its settings were tuned on.
+    choice of each setting of the spec, and the data that this choice was made on.
 
     Raises:
         SpecError: it is missing or stale, or does not fit the settings or seeds of the spec.
@@ -155,10 +171,13 @@ def find_tuned(
         message = f"{tuned.path.name} was made for {tuned.spec}, which does not exist"
         raise SpecError([Problem(message, named.place, "tune this spec itself, or restore that one")])
     current = _read(tuned.spec)  # what is wrong with that spec has its place there
-    problems = tuned_problems(tuned, current.made_from, settings, seeds, named.place)
+    owners = {name: current.setting_for(labels_of(point)) for name, point in settings.items()}
+    problems = tuned_problems(tuned, current.made_from, owners, seeds, named.place)
     if problems:
         raise SpecError(problems)
-    return tuned, current.data
+    own = {name: owner for name, owner in owners.items() if owner is not None}
+    choices = {name or ALL: tuned.settings[owner or ALL] for name, owner in own.items()}
+    return replace(tuned, settings=choices), {name: current.data[owner] for name, owner in own.items()}
 
 
 def read_tuning(source: Source, axes: Axes) -> tuple[Tuned | None, Mapping[str, Data], list[Problem]]:
