@@ -175,6 +175,7 @@ def test_tune_may_choose_where_nothing_that_validates_is_tested(here: Path, spec
         ("data: {path: others.csv, fold: 1}\n", False),
         ("data: {fold: 1, val_groups: [anna]}\n", True),  # tuning had other groups for validation
         ("data: {fold: 1}\nevaluate: {split: val}\n", False),
+        ("data: {classes: [a, b]}\n", True),  # parts are alike in their classes, so others are dealt
     ],
 )
 def test_a_choice_is_not_taken_where_it_was_made_on_test_clips(here: Path, child: str, leaks: bool) -> None:

@@ -76,7 +76,7 @@ def test_a_wrong_section_is_refused_at_its_place(project: Path, new: str, place:
         ("{seed: [1, 2]}", "'seed' cannot be tuned", "tune fields such as student.train.lr"),
         ("{evaluate.batch: [1, 2]}", "'evaluate.batch' cannot be tuned", "tune fields such as student.train.lr"),
         ("{cascade.0.train.lr: [1]}", "'cascade.0.train.lr' is not a path of the spec", None),
-        ("{cascade.1.train.lr: [1]}", "no setting has the assistant of 'cascade.1.train.lr'", None),
+        ("{cascade.1.train.lr: [1]}", "no setting that is tuned has the assistant of 'cascade.1.train.lr'", None),
         ("{train.lr: 1}", "axis 'train.lr' must be a list or a map of labelled values", "for example train.lr: [...]"),
     ],
 )
@@ -171,15 +171,28 @@ def test_one_setting_is_tuned_for_all_that_differ_in_some_labels_alone(project: 
     experiment = load_experiment(write(at("16") + "tuned: x.tuned.yaml\n"))
     rates = {cell.name: cell.spec.student.train.lr for cell in experiment.cells}
     assert list(rates.values()) == [1e-2, 1e-2, 1e-3, 1e-3]  # kd at both batches, then ce
-    note = f"tune.at: 2 of 4 settings take what was tuned for {', '.join(tuning.settings)}"
-    plans = compile_experiment(experiment)
-    assert all(note in plan.notes for plan in plans.cells.values())
+    notes = {name: plan.notes for name, plan in compile_experiment(experiment).cells.items()}
+    note = "student.train.lr: as tuned for method=kd,student.train.batch=16 (tune.at)"
+    assert note in notes["method=kd,student.train.batch=8"]
+    assert not any("(tune.at)" in note for note in notes["method=kd,student.train.batch=16"])  # it has its own choice
+    by_hand = compile_experiment(load_experiment("x.yaml", ["student.train.lr=0.5"]))
+    assert not any("(tune.at)" in note for plan in by_hand.cells.values() for note in plan.notes)
     more = (at("16") + "tuned: x.tuned.yaml\n").replace("[8, 16]", "[8, 12, 16]")  # not stale: nothing else was tuned
     assert len(load_experiment(write(more)).cells) == 6
     child = "extends: x.yaml\ntuned: x.tuned.yaml\ngrid: {axes: {$method: {ce: {recipe: ce}, kd: {recipe: kd}}}}\n"
     cells = load_experiment(write(child, "y.yaml")).cells  # an axis that a child lacks has the label of tune.at
     assert {cell.name: cell.spec.student.train.lr for cell in cells} == {"method=ce": 1e-3, "method=kd": 1e-2}
     assert problem_of(more.replace("at: 16", "at: 12"))[1].startswith("x.tuned.yaml is stale")
+    assert len(load_experiment(write(more.replace("at: 16", "at: '16.0'"))).cells) == 6  # the same setting
+    turned = CUTS.replace("{axes: {", "{axes: {student.train.batch: [8, 16], ").replace(
+        ", student.train.batch: [8, 16]}}", "}}"
+    )
+    write(at("16") + "tuned: x.tuned.yaml\n")
+    tuned = load_experiment(write("extends: x.yaml\ntuned: x.tuned.yaml\n" + turned, "y.yaml")).tuned
+    assert [name for name, setting in tuned.items() if not setting.taken] == [
+        "student.train.batch=16,method=kd",
+        "student.train.batch=16,method=ce",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +201,7 @@ def test_one_setting_is_tuned_for_all_that_differ_in_some_labels_alone(project: 
         ("99", CUTS, "tune.at: there is no setting '99'", None),
         ("[8]", CUTS, "tune.at: it must be a label, or axis=label,...", "for example at: distill.pairing=auto"),
         ("bacth=8", CUTS, "tune.at: the grid has no axis 'bacth'", None),
+        ("'8,'", CUTS, "tune.at: it must be a label, or axis=label,...", None),
         ("8", "", "'tune.at' needs a grid with two settings or more", "remove it"),
         (
             "8",
@@ -204,12 +218,39 @@ def test_wrong_labels_of_what_is_tuned_are_refused(
     assert place.startswith(f"x.yaml:{9 if grid else 8}:") and found == message and (hint is None or told == hint)
 
 
-def test_a_setting_without_the_assistant_cannot_take_its_values(project: Path) -> None:
-    one = "[{arch: resnet3d, width: 4, blocks: [1, 1], epochs: 1}]"
-    grid = f"grid: {{axes: {{$cascade: {{one: {{cascade: {one}}}, none: {{cascade: []}}}}}}}}\n"
-    text = at("one", grid).replace("student.train.lr", "cascade.1.train.lr")
-    message = "'cascade.1.train.lr' is an assistant that '$cascade=none' lacks, so it cannot take what tune.at chooses"
-    assert problem_of(text)[1:] == (message.replace("$", ""), "remove the field or tune.at")
+@pytest.mark.parametrize(
+    ("axis", "label", "values", "message"),
+    [
+        (
+            "$c: {one: {cascade: [{arch: resnet3d, width: 4, blocks: [1, 1], epochs: 1}]}, none: {cascade: []}}",
+            "one",
+            "cascade.1.train.lr: [1e-3]",
+            "'cascade.1.train.lr' is no assistant of this spec",
+        ),
+        (
+            "$s: {two: {student: {blocks: [1, 1]}}, small: {}}",
+            "two",
+            "student.substages: [1, 2]",
+            "a number cuts this network into at most 1 substages, not 2",
+        ),
+        ("$c: {ce: {control: ce}, none: {}}", "ce", "control_train.lr: [1e-3]", "control_train has no control"),
+    ],
+    ids=["assistant", "substages", "control"],
+)
+def test_a_setting_that_cannot_take_a_value_is_told_before_tuning(
+    project: Path, axis: str, label: str, values: str, message: str
+) -> None:
+    text = at(label, f"grid: {{axes: {{{axis}}}}}\n").replace("student.train.lr: [1e-3, 1e-2]", values)
+    with pytest.raises(SpecError) as caught:
+        load_tuning(write(text))
+    problem = caught.value.problems[0]
+    assert message in problem.message and str(problem.place).startswith("x.yaml:")
+
+
+def test_several_labels_need_quotes(project: Path) -> None:
+    _, message, hint = problem_of(at("method=kd,student.train.batch=16"))
+    assert message == "unknown key 'tune.student.train.batch=16'"
+    assert hint == 'several labels need quotes: "axis=label,axis=label"'
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from stagedkd.plan.work import (
 from stagedkd.spec.cascade import assistants
 from stagedkd.spec.cuts import student_cut
 from stagedkd.spec.families import mirror_pairs
+from stagedkd.spec.grid import setting_of
 from stagedkd.spec.labelled import class_weights_problem, label_source, relevant
 from stagedkd.spec.load import Experiment
 from stagedkd.spec.pairing import matching
@@ -46,7 +47,7 @@ from stagedkd.spec.schema import (
     arch_of,
 )
 from stagedkd.spec.schema import Refine as Rule
-from stagedkd.spec.tuned import edge_notes, shared_notes
+from stagedkd.spec.tuned import ALL, edge_notes, taken_note
 
 
 def compile_plan(spec: Spec, lock: Lock | None = None) -> Plan:
@@ -74,8 +75,10 @@ def compile_experiment(experiment: Experiment, lock: Lock | None = None) -> Plan
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
     labels = {cell.name: cell.labels for cell in experiment.cells}
-    notes = (*edge_notes(experiment.tuned), *shared_notes(experiment.tuned))
-    cells = {name: replace(plan, notes=(*plan.notes, *notes)) for name, plan in cells.items()} if notes else cells
+    notes = edge_notes(experiment.tuned)
+    for name, plan in cells.items():
+        taken = taken_note(experiment.tuned.get(setting_of(labels[name]) or ALL))
+        cells[name] = replace(plan, notes=(*plan.notes, *notes, *taken))
     return Plans(experiment.name, experiment.axes, cells, labels, experiment.tuned, experiment.declared)
 
 

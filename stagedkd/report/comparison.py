@@ -75,12 +75,13 @@ class Comparison:
 @dataclass(frozen=True)
 class Effort:
     """What a setting was given: training compute of all hops, labelled clips of its networks, trainings behind its
-    tuned values, and training compute of its teacher; None where unknown."""
+    tuned values, and training compute of its teacher; None where unknown. `taken`: its values were tuned for others."""
 
     flops: int | None = None
     labels: int | None = None
     trainings: int | None = None
     teacher: int | None = None
+    taken: bool = False
 
 
 def compare(
@@ -120,18 +121,21 @@ def average(efforts: Sequence[Effort]) -> Effort:
         rounded_mean([each.labels for each in efforts]),
         rounded_mean([each.trainings for each in efforts]),
         rounded_mean([each.teacher for each in efforts]),
+        any(each.taken for each in efforts),
     )
 
 
 def unequal(effort: Effort, baseline: Effort) -> tuple[str, ...]:
-    """Return what a setting had more or less of than the baseline, by more than 5%."""
+    """Return what a setting had more or less of than the baseline, by more than 5%, and whether it was tuned itself."""
     parts = [
         ("compute of all hops", effort.flops, baseline.flops),
         ("labelled clips", effort.labels, baseline.labels),
         ("trainings to tune", effort.trainings, baseline.trainings),
         ("compute of the teacher", effort.teacher, baseline.teacher),
     ]
-    return tuple(_ratio(what, own, base) for what, own, base in parts if _differ(own, base))
+    ratios = [_ratio(what, own, base) for what, own, base in parts if _differ(own, base)]
+    others = "" if effort.taken else "the baseline's "
+    return (*ratios, *[f"{others}values tuned for others"] * (effort.taken or baseline.taken))
 
 
 def _differ(own: int | None, base: int | None) -> bool:

@@ -208,7 +208,8 @@ class GridResults:
         first = next((self.cells[name] for name in self._names_of(row) if name in self.cells), None)
         tuned = self.plans.tuned.get(row.name or ALL)
         trainings = tuned.trainings if tuned else None
-        return Effort(row.train_flops, first and first.labels_behind, trainings, row.teacher_flops)
+        taken = tuned is not None and tuned.taken
+        return Effort(row.train_flops, first and first.labels_behind, trainings, row.teacher_flops, taken)
 
     def _names_of(self, row: Row) -> list[str]:
         """Return the names of a setting's cells."""

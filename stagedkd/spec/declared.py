@@ -38,7 +38,7 @@ def read_compare(node: Node | None, axes: Axes) -> tuple[Declared | None, list[P
         return None, [Problem("'compare' must be a map", node.place, EXAMPLE)]
     place = node.key or node.place
     problems = [
-        Problem(f"unknown key 'compare.{name}'", below.key, nearest(name, KEYS))
+        Problem(f"unknown key 'compare.{name}'", below.key, key_hint(name, KEYS))
         for name, below in node.map.items()
         if name not in KEYS
     ]
@@ -59,6 +59,11 @@ def read_compare(node: Node | None, axes: Axes) -> tuple[Declared | None, list[P
     return declared, [Problem(f"compare.primary {message}", node.map["primary"].place, hint)] if message else []
 
 
+def key_hint(name: str, keys: Sequence[str]) -> str:
+    """Return the hint for an unknown key, which may be the rest of several labels without quotes."""
+    return 'several labels need quotes: "axis=label,axis=label"' if "=" in name else nearest(name, keys)
+
+
 def _shared(baseline: Labels, primary: Labels, settings: Sequence[Labels]) -> list[tuple[Labels, Labels]]:
     """Return the settings with the labels of the baseline and of the primary one that are alike in all others."""
     beside = [(setting, {**setting, **baseline}) for setting in _having(primary, settings)]
@@ -77,6 +82,8 @@ def labels_named(value: object, settings: Sequence[Labels], example: str) -> tup
     wanted: dict[str, str] = {}
     for part in text.split(","):
         axis, sign, label = (piece.strip() for piece in part.rpartition("="))
+        if not label:
+            return {}, "it must be a label, or axis=label,...", example
         if sign and axis not in known:
             return {}, f"the grid has no axis '{axis}'", nearest(axis, known)
         having = [name for name in known if axis in ("", name) and canonical(label, known[name]) in known[name]]

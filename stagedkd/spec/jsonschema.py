@@ -73,7 +73,7 @@ _TUNE: Schema = {
         "rule": {"description": "worst_seed: the value whose worst seed is best.", "enum": list(RULES)},
         "at": {
             "description": "Labels, as in compare: the settings with them are tuned, all others take their choices.",
-            "type": ["string", "number"],
+            "type": ["string", "number", "boolean"],
         },
     },
 }
@@ -85,9 +85,9 @@ _COMPARE: Schema = {
     "properties": {
         "baseline": {
             "description": "A setting: a label, or axis=label,... Labels of some axes: all settings that have them.",
-            "type": ["string", "number"],
+            "type": ["string", "number", "boolean"],
         },
-        "primary": {"description": "The setting that is compared with it.", "type": ["string", "number"]},
+        "primary": {"description": "The setting that is compared with it.", "type": ["string", "number", "boolean"]},
     },
 }
 

@@ -5,21 +5,38 @@ from __future__ import annotations
 from stagedkd.errors import Place, Problem
 from stagedkd.spec.schema import Spec
 from stagedkd.spec.schema.data import Data
-from stagedkd.spec.schema.videos import Grouped, has_own
+from stagedkd.spec.schema.videos import Csv, Grouped, has_own
 
-DEALT_BY = ("folds", "fold", "val_folds", "test_folds", "seed", "val_groups")  # the fields that deal groups to splits
+# The fields that deal groups to splits; labels and classes do, too, since parts are alike in their classes.
+DEALT_BY = ("folds", "fold", "val_folds", "test_folds", "seed", "val_groups", "columns", "classes")
+MESSAGE = "tuning chooses on clips that are tested here: its validation split is not that of the results"
 
 
 def leak_problem(spec: Spec, tuned_on: Data, place: Place) -> Problem | None:
-    """Return the problem of a cell that may test clips on which its values were chosen; None if there is none.
+    """Return the problem of a cell that may test clips on which its values were chosen; None if there is none. Of two
+    tables nobody knows whether they list the same videos: that is a note.
 
     Args:
         tuned_on: the section `data` with which its setting was tuned. place: that of the problem.
     """
-    if spec.evaluate.split != "test" or not _may_leak(spec.data, tuned_on):
+    if spec.evaluate.split != "test":
         return None
-    message = "tuning chooses on clips that are tested here: its validation split is not that of the results"
-    return Problem(message, place, "name groups that always validate: data.val_groups (kind: csv)")
+    if _other_list(spec.data, tuned_on):
+        return Problem(MESSAGE, place, f"tune on data.split {getattr(spec.data, 'split', '')}, or evaluate on val")
+    if _may_leak(spec.data, tuned_on):
+        return Problem(MESSAGE, place, "name groups that always validate: data.val_groups (kind: csv)")
+    if isinstance(spec.data, Csv) and isinstance(tuned_on, Csv) and spec.data.path != tuned_on.path:
+        message = f"tuned values were chosen on validation clips of {tuned_on.path}; none of them may be tested here"
+        return Problem(
+            message, place, f"see that no video of both is in the test split of {spec.data.path}", severity="note"
+        )
+    return None
+
+
+def _other_list(data: Data, tuned_on: Data) -> bool:
+    """Return whether a set is tested by another official list than it was tuned beside. What validates is taken from
+    the training list, and the clips of one training list are in the test lists of the others."""
+    return data.kind == tuned_on.kind and getattr(data, "split", None) != getattr(tuned_on, "split", None)
 
 
 def _may_leak(data: Data, tuned_on: Data) -> bool:

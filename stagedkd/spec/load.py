@@ -38,7 +38,7 @@ from stagedkd.spec.rules import check_rules, warnings
 from stagedkd.spec.schema import Spec
 from stagedkd.spec.schema.data import Data
 from stagedkd.spec.tune import set_value
-from stagedkd.spec.tuned import ALL, Tuned, TunedSetting
+from stagedkd.spec.tuned import ALL, Tuned, TunedSetting, without_fields
 from stagedkd.spec.yaml import Node
 
 __all__ = ["Cell", "Experiment", "load_experiment", "load_one", "load_spec", "specs_root"]
@@ -155,7 +155,12 @@ class Loader:
         labels = {a.name: tuple(dict.fromkeys(labels_of(p)[a.name] for p in points)) for a in axes.axes}
         notes = tuple(p for p in self._merged_problems(len(points)) if p.severity != "error")
         experiment = Experiment(name, tuple(cells), labels, notes, self.trees, self._files(), self._origin(picked))
-        return replace(experiment, tuned=self.tuned.settings if self.tuned else {}, declared=declared)
+        chosen = without_fields(self.tuned.settings, self._overridden()) if self.tuned else {}
+        return replace(experiment, tuned=chosen, declared=declared)
+
+    def _overridden(self) -> list[str]:
+        """Return the paths that --set replaces as a whole."""
+        return [".".join(override.path) for override in self.overrides]
 
     def _read_own(self, axes: Axes) -> Declared | None:
         """Read what the file says about its settings: `tune`, `tuned` and `compare`. Return what it compares."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from stagedkd.errors import Place, Problem, SpecError
-from stagedkd.spec.declared import Labels, labels_named
+from stagedkd.spec.declared import Labels, key_hint, labels_named
 from stagedkd.spec.fields import ROOT, Slot, child, field_names, nearest
 from stagedkd.spec.grid import SEED, Axes, Axis, Point, labels_of, overlap, seed_axis
 from stagedkd.spec.merge import Merger, overlay
@@ -169,7 +169,7 @@ class _Reader:
             return self._add("'tune' must be a map", node.place, EXAMPLE)
         for name, below in node.map.items():
             if name not in KEYS:
-                self._add(f"unknown key 'tune.{name}'", below.key, nearest(name, KEYS))
+                self._add(f"unknown key 'tune.{name}'", below.key, key_hint(name, KEYS))
         misspelt = not node.map.keys() <= set(KEYS)  # then a key that is missing only follows from it
         for name in ("values", "seeds"):
             if name not in node.map and not misspelt:

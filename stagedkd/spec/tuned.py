@@ -4,7 +4,7 @@ the choices with `tuned: SPEC.tuned.yaml`; they are merged over the grid's axes,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ HEAD = "# Made by `{command}`; do not edit.\n# Accuracies are top-1 on validatio
 @dataclass(frozen=True)
 class TunedSetting:
     """What was chosen for the setting `name`: the values by field, and `lowest` or `highest` for those at the edge of
-    the values tried. `trainings` counts the trainings behind the choices, over all values and seeds."""
+    the values tried. `trainings` counts the trainings behind the choices, over all values and seeds. `taken`: another
+    setting takes them (`tune.at`)."""
 
     values: Mapping[str, Node] = field(default_factory=dict[str, Node])
     edges: Mapping[str, str] = field(default_factory=dict[str, str])
     trainings: int = 0
     name: str = ALL
+    taken: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def tuned_problems(
         message = f"{tuned.path.name} is stale: {tuned.spec.name} or its section tune has changed since it was made"
         return [Problem(message, at, hint)]
     problems = [
-        Problem(f"{tuned.path.name} has no setting '{name or ALL}'", at, f"it has {', '.join(tuned.settings)}")
+        Problem(f"{tuned.path.name} has no setting '{owner or name or ALL}'", at, f"it has {', '.join(tuned.settings)}")
         for name, owner in owners.items()
         if owner is None or (owner or ALL) not in tuned.settings
     ]
@@ -119,11 +121,22 @@ def tuned_problems(
     return problems
 
 
-def shared_notes(settings: Mapping[str, TunedSetting]) -> tuple[str, ...]:
-    """Return a note if settings take what was chosen for others."""
-    taken = sum((name or ALL) != setting.name for name, setting in settings.items())
-    own = ", ".join(dict.fromkeys(setting.name for setting in settings.values()))
-    return (f"tune.at: {taken} of {len(settings)} settings take what was tuned for {own}",) if taken else ()
+def without_fields(settings: Mapping[str, TunedSetting], fields: Iterable[str]) -> dict[str, TunedSetting]:
+    """Return settings without the choices of fields that something else sets."""
+    left_out = tuple(fields)
+
+    def kept(setting: TunedSetting) -> TunedSetting:
+        values = {name: value for name, value in setting.values.items() if name not in left_out}
+        return replace(setting, values=values, trainings=setting.trainings if values else 0)
+
+    return {name: kept(setting) for name, setting in settings.items()}
+
+
+def taken_note(setting: TunedSetting | None) -> tuple[str, ...]:
+    """Return a note if a setting takes values that were tuned for another one."""
+    if setting is None or not setting.taken or not setting.values:
+        return ()
+    return (f"{', '.join(setting.values)}: as tuned for {setting.name} (tune.at)",)
 
 
 def edge_notes(settings: Mapping[str, TunedSetting]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stagedkd.errors import Problem, SpecError
+from stagedkd.spec.declared import Labels
 from stagedkd.spec.grid import REPEATS, Axes, Axis, Point, cell_name, labels_of, setting_name
 from stagedkd.spec.inherit import Source
 from stagedkd.spec.leaks import leak_problem
@@ -19,7 +20,7 @@ from stagedkd.spec.read_grid import read_grid
 from stagedkd.spec.schema import Spec
 from stagedkd.spec.schema.data import Data
 from stagedkd.spec.tune import Tune, applies, chosen_points, network_of, read_tune, result_seeds
-from stagedkd.spec.tuned import ALL, Tuned, read_tuned, tuned_problems
+from stagedkd.spec.tuned import ALL, Tuned, TunedSetting, read_tuned, tuned_problems
 from stagedkd.spec.yaml import Node
 
 Choices = Mapping[str, Mapping[str, str]]  # by setting, the label that was chosen of each field
@@ -52,6 +53,22 @@ class Tuning:
         own = {axis: label for axis, label in labels.items() if axis not in REPEATS}
         return next((n for n, point in self.settings.items() if labels_of(point) == {**own, **self.tune.at}), None)
 
+    def check_taken(self) -> None:
+        """See that each setting that is not tuned can take any of the values that are tried for another one.
+
+        Raises:
+            SpecError: it cannot.
+        """
+        loader = Loader(self.path, (), tuned=False)
+        axes, _ = read_grid(loader.source.grid)
+        points: list[Point] = []
+        for setting in axes.settings:
+            owner = self.setting_for(labels_of(setting))
+            for network in self.tune.networks if owner is not None and setting_name(setting) != owner else ():
+                combinations = self.tune.combinations(network, self.trees[str(owner)])
+                points += [(*setting, *values, *self.tune.seeded("")[0]) for values in combinations]
+        loader.load_points(points, _on_validation)
+
     def trials(self, network: str, chosen: Choices) -> tuple[Experiment, dict[str, Trial]]:
         """Return the cells that try the values of a network, on validation, and the trial of each cell. Values of
         networks before it are those `chosen`; values of later ones are the spec's own.
@@ -82,8 +99,9 @@ def load_tuning(path: Path) -> Tuning:
     cells = Loader(path, (), tuned=False).load(()).cells
     owners = [(cell.spec, tuning.setting_for(cell.labels)) for cell in cells]
     found = [leak_problem(spec, tuning.data[name], tuning.tune.place) for spec, name in owners if name is not None]
-    if leaks := [problem for problem in found if problem is not None]:
+    if leaks := [problem for problem in found if problem is not None and problem.severity == "error"]:
         raise SpecError(leaks[:1])  # one for all cells
+    tuning.check_taken()
     return tuning
 
 
@@ -96,18 +114,18 @@ def _read(path: Path) -> Tuning:
         raise SpecError([Problem("the spec has no section tune", loader.source.tree.place, hint)])
     axes, problems = read_grid(loader.source.grid)
     seed = loader.source.tree.below("seed")
-    tune, wrong = read_tune(node, axes, seed.value if seed else 0)
-    if tune is None or problems:
-        raise SpecError([*problems, *wrong])
-    every = {setting_name(point): loader.tree_of(point, Merger()) for point in axes.settings}
+    if problems:
+        raise SpecError(problems)  # what else is wrong may only follow from these
+    tune, problems = read_tune(node, axes, seed.value if seed else 0)
+    if tune is None:
+        raise SpecError(problems)
     settings = {setting_name(p): p for p in axes.settings if tune.at.items() <= labels_of(p).items()}
-    trees = {name: every[name] for name in settings}
+    trees = {name: loader.tree_of(point, Merger()) for name, point in settings.items()}
     for field in tune.fields:
         _check_assistant(field, trees.values())
-        _check_shared(field, tune, every)
     trials = _first_trials(loader, tune, settings, trees)
     data = {name: spec.data for name, spec in zip(settings, trials, strict=True)}
-    return Tuning(path, tune, settings, trees, _digest(axes, settings, trials, node), data)
+    return Tuning(path, tune, settings, trees, _digest(axes, settings, trials, node, tune.at), data)
 
 
 def _check_assistant(field: Axis, trees: Iterable[Node]) -> None:
@@ -115,20 +133,12 @@ def _check_assistant(field: Axis, trees: Iterable[Node]) -> None:
     having = [tree for tree in trees if applies(field, tree)]
     if not having:
         hint = "list it in cascade, or remove the field"
-        raise SpecError([Problem(f"no setting has the assistant of '{field.name}'", field.place, hint)])
+        raise SpecError([Problem(f"no setting that is tuned has the assistant of '{field.name}'", field.place, hint)])
     for tree in having if network_of(field.path).startswith("assistant") else ():
         item = tree.at(("cascade", int(field.path[1]) - 1))
         if item is not None and not isinstance(item.value, dict):
             message = f"'{field.name}' cannot be tuned: the assistant is a bare share"
             raise SpecError([Problem(message, item.place, "write it as a map: {share: ..., train: {...}}")])
-
-
-def _check_shared(field: Axis, tune: Tune, trees: Mapping[str, Node]) -> None:
-    """Refuse a field of an assistant that some setting lacks, which would take its value from another setting."""
-    lacking = [name for name, tree in trees.items() if not applies(field, tree)] if tune.at else []
-    if lacking:
-        message = f"'{field.name}' is an assistant that '{lacking[0]}' lacks, so it cannot take what tune.at chooses"
-        raise SpecError([Problem(message, field.place, "remove the field or tune.at")])
 
 
 def _first_trials(loader: Loader, tune: Tune, settings: Mapping[str, Point], trees: Mapping[str, Node]) -> list[Spec]:
@@ -141,13 +151,14 @@ def _first_trials(loader: Loader, tune: Tune, settings: Mapping[str, Point], tre
     return [cell.spec for cell in loader.load_points(points, _on_validation).cells]
 
 
-def _digest(axes: Axes, settings: Iterable[str], trials: Iterable[Spec], node: Node) -> str:
+def _digest(axes: Axes, settings: Iterable[str], trials: Iterable[Spec], node: Node, at: Labels) -> str:
     """Return the digest of what a tuned file is made from. Names, the results' seeds and their split are not in it, nor
     how often a training is validated."""
     left_out = {"name": True, "seed": True, "evaluate": {"every"}}
     specs = [spec.model_dump(mode="json", exclude_none=True, exclude=left_out) for spec in trials]
     vary = [named.value for named in axes.vary]
-    made_from: Any = [node.plain(), vary, list(settings), specs]
+    section = node.plain() | ({"at": dict(at)} if at else {})  # however they are spelt
+    made_from: Any = [section, vary, list(settings), specs]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
@@ -176,7 +187,10 @@ def find_tuned(
     if problems:
         raise SpecError(problems)
     own = {name: owner for name, owner in owners.items() if owner is not None}
-    choices = {name or ALL: tuned.settings[owner or ALL] for name, owner in own.items()}
+    choices: dict[str, TunedSetting] = {}
+    for name, owner in own.items():
+        taken = labels_of(settings[name]) != labels_of(current.settings[owner])
+        choices[name or ALL] = replace(tuned.settings[owner or ALL], taken=taken)
     return replace(tuned, settings=choices), {name: current.data[owner] for name, owner in own.items()}
 
 
