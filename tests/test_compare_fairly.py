@@ -119,6 +119,8 @@ def test_what_is_unequal_is_said_above_a_twentieth() -> None:
         "2.00 TFLOPs of compute of the teacher, the baseline none",
     )
     assert unequal(Effort(teacher=138), Effort(teacher=100)) == ("1.38 x the compute of the teacher",)
+    assert unequal(Effort(taken=True), Effort(taken=True)) == ("values tuned for others",)  # tune.at
+    assert unequal(Effort(), Effort(taken=True)) == ("the baseline's values tuned for others",)
     assert unequal(Effort(1, 5, None), Effort(1, 0, None)) == ("5 labelled clips, the baseline none",)
     assert Comparison(None, None, "the same networks", "exploratory", ("a",)).finding == "-; the same networks; a"
 

@@ -183,11 +183,29 @@ def test_a_choice_is_not_taken_where_it_was_made_on_test_clips(here: Path, child
     Path("x.tuned.yaml").write_text(CHOICES % load_tuning(here / "x.yaml").made_from, "utf-8")
     Path("child.yaml").write_text(f"extends: x.yaml\ntuned: x.tuned.yaml\n{child}", "utf-8")
     if not leaks:
-        assert load_experiment("child.yaml").cells[0].spec.student.train.lr == 0.01
+        experiment = load_experiment("child.yaml")
+        assert experiment.cells[0].spec.student.train.lr == 0.01
+        told = [note.message for note in experiment.notes if "were chosen on validation clips" in note.message]
+        assert len(told) == ("others.csv" in child)  # of two tables nobody knows whether they share videos
         return
     with pytest.raises(SpecError) as caught:
         load_experiment("child.yaml")
     assert [problem.message for problem in caught.value.problems] == [LEAK]
+
+
+def test_another_official_split_is_tested_on_clips_of_the_first_ones_training_list(here: Path) -> None:
+    official = SPEC.replace(DATA, "kind: ucf101, folds: 3")
+    load(TUNE, official)
+    Path("x.tuned.yaml").write_text(CHOICES % load_tuning(here / "x.yaml").made_from, "utf-8")
+    Path("x.yaml").write_text(official + TUNE + "tuned: x.tuned.yaml\n", "utf-8")
+    assert load_experiment("x.yaml").cells[0].spec.student.train.lr == 0.01
+    with pytest.raises(SpecError) as caught:
+        load_experiment("x.yaml", ["data.split=2"])
+    problem = caught.value.problems[0]
+    assert (problem.message, problem.hint) == (LEAK, "tune on data.split 2, or evaluate on val")
+    load("grid: {axes: {data.split: [1, 2]}}\n" + TUNE.replace("102]", "102], at: 1"), official)
+    with pytest.raises(SpecError, match="tuning chooses on clips that are tested here"):
+        load_tuning(here / "x.yaml")
 
 
 def test_no_override_leads_around_it(here: Path) -> None:
