@@ -113,3 +113,22 @@ def test_the_cpu_has_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def _cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text("utf-8").splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ((), False),
+        (("threads: 4 there, 2 here",), False),
+        (("cpu_capability: AVX512 there, AVX2 here",), False),
+        (("cpu_capability: AVX2 there, AVX512 here",), True),
+        (("student: unknown there, since its run.json is missing",), True),
+        (None, True),
+    ],
+)
+def test_a_rebuild_on_a_newer_cpu_is_told_how_to_have_the_kernels_of_the_older_one(
+    environment: tuple[str, ...] | None, told: bool
+) -> None:
+    hint = Rebuilt((), {}, (), environment).hint
+    assert bool(hint) == (environment != ())
+    assert ("ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2" in hint) == told

@@ -284,8 +284,7 @@ def reproduce(
             )
         raise
     if rebuilt.differs:
-        hint = "" if rebuilt.environment == () else "rebuild it in the same environment to get the same bits"
-        raise TrainingError("\n".join(rebuilt_lines(rebuilt)), hint=hint)
+        raise TrainingError("\n".join(rebuilt_lines(rebuilt)), hint=rebuilt.hint)
     print_lines(rebuilt_lines(rebuilt))
 
 

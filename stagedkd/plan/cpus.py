@@ -19,6 +19,7 @@ PORTABLE = {  # the newest instructions that oneDNN, torch and MKL may use, by v
     "ATEN_CPU_CAPABILITY": "avx2",
     "MKL_CBWR": "COMPATIBLE",
 }
+AVX2_KERNELS = "ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2"  # those that a CPU without newer instructions takes
 AFFINITY = "the number of its CPUs"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from stagedkd.plan.cpus import AVX2_KERNELS
+
 
 @dataclass(frozen=True)
 class Rebuilt:
@@ -21,6 +23,17 @@ class Rebuilt:
     compared: Mapping[str, tuple[str, ...]]
     bare: tuple[str, ...]
     environment: tuple[str, ...] | None
+
+    @property
+    def hint(self) -> str:
+        """What gives the same bits; "" if nothing of the environment differs, so that this is not known."""
+        if self.environment == ():
+            return ""
+        lines = self.environment or ("unknown there",)
+        hint = "rebuild it in the same environment to get the same bits"
+        if any("unknown there" in line or line.startswith("cpu_capability: AVX2 there") for line in lines):
+            hint += f"; for a result of a CPU with AVX2 on one with newer instructions, set {AVX2_KERNELS} before"
+        return hint
 
     @property
     def differs(self) -> bool:
