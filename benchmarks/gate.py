@@ -61,9 +61,12 @@ def main() -> None:
     settings = {names[cell]: collect(plan, store) for cell, plan in outcome.plans.cells.items()}
     declared = experiment.declared.baseline if experiment.declared else outcome.plans.labels[next(iter(names))]
     beside = {names[cell]: setting_of({**labels, **declared}) for cell, labels in outcome.plans.labels.items()}
-    baseline = settings[next(base for base in beside.values() if base in settings)]
+    baselines = {base: settings[base] for base in dict.fromkeys(beside.values()) if base in settings}
     print(f"{options.spec}, {cells}, validation\n")
-    failed = [line for line, holds in task(baseline) if not holds]
+    titles = {base: f"{base}: " if len(baselines) > 1 else "" for base in baselines}
+    tasks = [(titles[base] + line, holds) for base, results in baselines.items() for line, holds in task(results)]
+    print("\n".join(f"{line}: {'yes' if holds else 'NO'}" for line, holds in tasks))
+    failed = [line for line, holds in tasks if not holds]
     for name, results in settings.items():
         failed += faults(name, results)
         if beside[name] not in settings:
@@ -97,9 +100,7 @@ def task(baseline: Results) -> Iterator[tuple[str, bool]]:
         ),
         (f"baseline above chance, {chance:.1%}", not student.near_chance),
     )
-    for line, holds in lines:
-        print(f"{line}: {'yes' if holds else 'NO'}")
-        yield line, holds
+    yield from lines
 
 
 def faults(name: str, results: Results) -> Iterator[str]:
