@@ -15,8 +15,8 @@ data: {kind: shapes, classes: 4, train: 64, val: 16, test: 16}
 clip: {frames: 4, size: 16}
 augment: {crop: 0.8, jitter: 0.1}
 labels: {clean: 0.5, noisy: 0.5, noise: {kind: symmetric, rate: 0.5}}
-train: {batch: 16, lr: 1e-2}
-teacher: {arch: resnet3d, width: 16, blocks: [1, 1], epochs: 4}
+train: {batch: 16, lr: 1e-3}  # so low that last bits, which differ between CPUs, do not grow
+teacher: {arch: resnet3d, width: 16, blocks: [1, 1], epochs: 2}
 recipe: staged
 cascade: [0.4]
 refine: {rounds: 1, folds: 2}
@@ -65,4 +65,4 @@ def test_a_tiny_staged_run_has_each_part_at_work(staged: Path, request: pytest.F
     if request.config.getoption("--golden"):
         path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     golden = json.loads(path.read_text("utf-8"))
-    assert found == pytest.approx(golden, rel=1e-3)  # other processors round the last bits otherwise
+    assert found == pytest.approx(golden, rel=2e-4)  # AVX2 and AVX-512 differ by 4e-5 at most
