@@ -29,9 +29,10 @@ class Rebuilt:
         """What gives the same bits; "" if nothing of the environment differs, so that this is not known."""
         if self.environment == ():
             return ""
-        lines = self.environment or ("unknown there",)
         hint = "rebuild it in the same environment to get the same bits"
-        if any("unknown there" in line or line.startswith("cpu_capability: AVX2 there") for line in lines):
+        older = ("cpu_capability: AVX2 there, AVX512", "cpu_capability: unknown there, AVX512")
+        missing = self.environment is None or any("its run.json is missing" in line for line in self.environment)
+        if missing or any(line.startswith(older) for line in self.environment or ()):
             hint += f"; for a result of a CPU with AVX2 on one with newer instructions, set {AVX2_KERNELS} before"
         return hint
 
