@@ -239,7 +239,10 @@ def test_weights_and_clips_of_both_ranks_are_laid_out_channels_last() -> None:
     with torch.no_grad():
         before = network(clip)
         channels_last(network)
-        assert network.net.state_dict()["features.1.conv.1.weight"].is_contiguous(memory_format=torch.channels_last)
+        weights = {name: weight for name, weight in network.net.named_parameters() if weight.ndim == 4}
+        depthwise, pointwise = weights["features.1.conv.0.0.weight"], weights["features.1.conv.1.weight"]
+        assert (depthwise.shape[1], *pointwise.shape[2:]) == (1, 1, 1)  # contiguous in both layouts
+        assert all(weight.stride(1) == 1 and weight.stride(3) == weight.shape[1] for weight in weights.values())
         after = network(clip.contiguous(memory_format=torch.channels_last_3d))
     same(after, before)
 

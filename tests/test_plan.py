@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from stagedkd import compile_plan, load_spec
-from stagedkd.errors import LockError
+from stagedkd.errors import LockError, SpecError
+from stagedkd.plan.compare import fields_of
 from stagedkd.plan.graph import Plan
 from stagedkd.plan.key import FOLDER_FORM, Key, canonical, digest, stage_key
 from stagedkd.plan.lock import DataLock, Lock, read_lock, write_lock
@@ -55,6 +56,16 @@ PINNED = {
     "evaluate-student": "a2849b1a58cd",
     "evaluate-control-ce": "dba48137db99",
 }
+
+
+def test_a_family_that_computes_other_bits_has_a_revision_in_its_keys(project: Path) -> None:
+    tsm = "student={arch: tsm, backbone: mobilenet_v3_small, substages: 3, epochs: 5}"
+    student = compile_plan(load_spec("specs/tiny.yaml", ["cascade=[]", tsm])).stage("student").work
+    assert fields_of(student)["arch.revision"] == 2
+    teacher = compile_plan(load_spec("specs/tiny.yaml")).stage("teacher").work
+    assert not [name for name in fields_of(teacher) if name.endswith("revision")]
+    with pytest.raises(SpecError, match="'revision' cannot be set: stagedkd sets it"):
+        load_spec("specs/tiny.yaml", ["cascade=[]", tsm.replace("epochs", "revision: 2, epochs")])
 
 
 def test_every_stage_has_its_role_and_no_key_hangs_on_it() -> None:

@@ -400,7 +400,7 @@ R3D = "{arch: resnet3d, width: 4, blocks: [1, 1]}"
         ),
         (
             [f"{JOINT}.kd.weigh={{file: w.csv, digest: abc}}"],
-            "'digest' cannot be set: it is computed from the file",
+            "'digest' cannot be set: stagedkd sets it",
             "remove it",
         ),
         (

@@ -165,11 +165,13 @@ def at_least_two(clip_BCTHW: Tensor) -> Tensor:
 
 def channels_last(network: Network) -> None:
     """Store the weights of 3-D and 2-D convolutions channels last, the layout of tensor cores. `Module.to` refuses a
-    network that has tensors of both ranks."""
-    formats = {5: torch.channels_last_3d, 4: torch.channels_last}
+    network that has tensors of both ranks. For weights of 2-D convolutions this is `to`, since `contiguous` would leave
+    depthwise and pointwise ones as they are, and slow (docs/findings.md, docs/decisions/0043)."""
     for parameter in network.parameters():
-        if parameter.ndim in formats:
-            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
+        if parameter.ndim == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+        elif parameter.ndim == 4:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from stagedkd.spec.yaml import Node, Path_
 Slot: TypeAlias = tuple[Any, ...]
 ROOT: Slot = (Spec,)
 TAGS = ("kind", "arch")  # the fields that choose an arm of a union
-HIDDEN = frozenset({"digest", "takes"})  # set by the loader, not by the user
+HIDDEN = frozenset({"digest", "revision", "takes"})  # set by the loader or by the family, not by the user
 
 
 def is_section(arm: Any) -> bool:

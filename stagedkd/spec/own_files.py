@@ -38,7 +38,7 @@ class OwnFiles:
         putters += [(path, weigh, put_weights_digest) for path, weigh in _weight_files(values)]
         for path, section, put_digest in putters:
             for hidden in sorted(HIDDEN & section.keys()):
-                message = f"'{hidden}' cannot be set: it is computed from the file"
+                message = f"'{hidden}' cannot be set: stagedkd sets it"
                 problems.append(problem_at(tree, (*path, hidden), message, "remove it", key=True))
             name, message, hint = put_digest(section, self.root, self.digest)
             problems += [problem_at(tree, (*path, name), message, hint)] if message else []

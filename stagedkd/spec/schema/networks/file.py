@@ -35,6 +35,7 @@ class FileArch(Architecture):
     params: Count | None = None
     """Number of parameters without the head; needed for shares in `cascade` and for `cascade: auto`."""
     digest: str = Field(default="", repr=False)  # set by the loader: SHA-256 of the file, which enters the key
+    revision: Literal[2] = Field(default=2, repr=False)  # raised when the family computes other bits
 
     @property
     def block_names(self) -> None:

@@ -22,6 +22,7 @@ class TsmArch(Architecture):
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.125
     """Fraction of a residual branch's input channels that comes from the frame after, and again from the frame before
     (Lin et al. 2019: 1/8 each). 0: a purely 2-D network."""
+    revision: Literal[2] = Field(default=2, repr=False)  # raised when the family computes other bits
 
     @property
     def block_names(self) -> tuple[str, ...]:
