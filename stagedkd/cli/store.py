@@ -121,7 +121,8 @@ def verify(store: StoreDir = None) -> None:
     if broken := verified.broken:
         lines.append(f"{len(broken)} of {verified.artifacts} artifacts are broken:")
         lines += [f"  {name}: {line}" for name, rows in broken.items() for line in rows]
-        hints.append(f"delete their folders in {opened.root} and run again to rebuild them")
+        hint = f"delete their folders in {opened.root} and run again to rebuild them"
+        hints.append(f"{hint}, unless another version of stagedkd, which made them, still uses them")
     if others:
         lines += [f"{len(others)} other files are damaged:", *(f"  {line}" for line in others)]
         hints.append("delete the other files: a checkpoint costs its training, a record its facts, an index only time")
