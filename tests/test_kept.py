@@ -61,6 +61,7 @@ METHODS: dict[str, list[str]] = {
         "distill.pairing=correlation",
         "distill.phases={$replace: {joint: {losses: {ce: 1, gaussian_w2: 1, rkd: 1}}}}",
     ],
+    "mixed": ["distill.pairing=mixed", "distill.phases={$replace: {joint: {losses: {ce: 1, gaussian_w2: 1}}}}"],
     "embedding": [
         "distill.phases={$replace: {joint: {losses: {ce: 1, rkd: {taps: embedding}, hint: {taps: embedding}}}}}"
     ],

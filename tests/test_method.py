@@ -62,13 +62,14 @@ FOUR = "teacher={arch: resnet3d, width: 8, blocks: [1, 1, 1, 1]}"  # natural sub
         ("depth", [(0, 1), (1, 3)]),
         ("[[1, 2], [2, 2], [2, 4]]", [(0, 1), (1, 1), (1, 3)]),
         ("correlation", [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (1, 3)]),
+        ("mixed", [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (1, 3)]),
     ],
 )
 def test_what_is_held_against_what(project: Path, pairing: str, pairs: list[tuple[int, int]]) -> None:
     work = hop(tiny(FOUR, "cascade=[]", f"distill.pairing={pairing}"))
     assert list(work.phases[-1].pairs) == pairs
     assert len(work.teacher_cut) == (2 if pairing == "auto" else 4)
-    assert work.pairing == ("correlation" if pairing == "correlation" else "pairs")
+    assert work.pairing == (pairing if pairing in ("correlation", "mixed") else "pairs")
 
 
 def test_unequal_substages_are_paired_by_stride_then_by_depth(project: Path) -> None:
@@ -121,7 +122,10 @@ def test_plain_strides_are_those_of_the_built_networks(arch: str) -> None:
         (["distill.pairing=[[3, 1]]"], "pair [3, 1]: there is no substage 3, the student has 2"),
         (["distill.pairing=[[1, 1], [1, 1]]"], "a pair is listed twice"),
         (["distill.pairing=[[2, 2]]"], "phase 'grow' needs a pair of substages to compare for substage 1"),
-        (["distill.pairing=near"], "'distill.pairing' must be auto, stride, depth, correlation or review, not 'near'"),
+        (
+            ["distill.pairing=near"],
+            "'distill.pairing' must be auto, stride, depth, correlation, mixed or review, not 'near'",
+        ),
         (["distill.drop=0.5"], "drop needs several guides"),
         (["distill.phases.joint.losses.kd={weight: 1, schedule: linear}"], "schedule and to must be set together"),
         (["distill.phases.grow.losses.stage_cka=1"], "'stage_cka' compares substages with each other"),
@@ -740,7 +744,7 @@ def test_more_that_cannot_be_is_refused(project: Path, overrides: list[str], mes
 
 def test_an_own_network_without_substages_is_refused_where_something_is_compared(project: Path) -> None:
     (project / "net.py").write_text("def build(classes): ...\n", "utf-8")
-    for pairing in ("auto", "review", "correlation", "stride", "depth"):
+    for pairing in ("auto", "review", "correlation", "mixed", "stride", "depth"):
         with pytest.raises(SpecError, match="must declare its substages"):
             load_spec(
                 "specs/tiny.yaml", ["cascade=[{arch: file, path: net.py, epochs: 3}]", f"distill.pairing={pairing}"]

@@ -131,6 +131,34 @@ def test_shares_are_kept_by_phase_and_epoch(tmp_path: Path) -> None:
     assert [row.get("shares") for row in rows] == [*(row["shares"] for row in at.mixtures), None]
 
 
+def test_mixed_shares_are_equal_and_need_no_correlation(tmp_path: Path) -> None:
+    """The control of `correlation`: the same band, modules and grids, and the plain mean of the projected maps."""
+    pairs, torch_maps = band(3, 3), {0: (4, 6), 1: (8, 4), 2: (16, 2)}
+    joint = phase(pairs=pairs, losses=HINT, epochs=2)
+    adapters = FeatureAdapters("mixed", (joint,), {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}).double()
+    student = {k: torch.randn(2, width, 2, side, side).double() for k, (width, side) in torch_maps.items()}
+    teacher = {m: torch.randn(2, 2 * width, 2, side, side).double() for m, (width, side) in torch_maps.items()}
+    compared = adapters.make_pairs(joint, student, teacher, None)
+    assert len(compared) == 3 and all(pair.rho is None for pair in compared)
+    for m, ks in {0: (0, 1), 1: (0, 1, 2), 2: (1, 2)}.items():
+        side = min(torch_maps[k][1] for k in ks)
+        pooled = [torch.nn.functional.adaptive_avg_pool3d(student[k], (2, side, side)) for k in ks]
+        mean = sum(adapters.projectors[f"{k + 1}-{m + 1}"](x) for k, x in zip(ks, pooled, strict=True)) / len(ks)
+        assert torch.allclose(compared[m].student, mean) and compared[m].teacher.shape[3:] == (side, side)
+    trained = fit(
+        job(tmp_path, (joint,), adapters=FeatureAdapters("mixed", (joint,), {0: 4, 1: 8, 2: 16}, {0: 8, 1: 16, 2: 32}))
+    )
+    assert trained.mixtures == [] and trained.rho is None
+
+
+@given(st.integers(1, 6), st.integers(1, 6))
+def test_mixed_shares_are_equal_in_any_band(students: int, teachers: int) -> None:
+    """They are in the order of depth as they are, so that no row is tilted."""
+    zeros = [[0.0] * teachers] * students
+    for row in mixture_shares(band(students, teachers), zeros).values():
+        assert row == pytest.approx({k: 1 / len(row) for k in row})
+
+
 @pytest.mark.slow
 def test_a_hop_keeps_its_shares_and_the_report_shows_them(project: Path) -> None:
     from stagedkd.report.collect import collect

@@ -227,7 +227,7 @@ class DistillWork(NetworkWork):
     share: float = 1.0
     guides: tuple[GuideNetwork, ...] = ()
     drop: float = 0.0
-    pairing: Literal["pairs", "correlation", "review"] = "pairs"
+    pairing: Literal["pairs", "correlation", "mixed", "review"] = "pairs"
     pair_weights: Literal["uniform", "trust", "deficit"] = "uniform"
     normalize: Literal["first_epoch"] | None = None
     warm_start: bool = False

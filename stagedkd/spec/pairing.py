@@ -1,6 +1,6 @@
 """The pairs of student and teacher substages that a hop compares, as far as they follow from the spec alone.
 
-Under `correlation` and `review` this module gives the allowed pairs; training measures or fuses them.
+Under `correlation`, `mixed` and `review` this module gives the allowed pairs; training mixes or fuses them.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from stagedkd.spec.schema import Spec, Student, Teacher
 from stagedkd.spec.schema.networks.base import Cut
 
 Pair: TypeAlias = tuple[int, int]
+MIXED = ("correlation", "mixed")  # the pairings that compare each teacher substage with a mixture
 
 
 @dataclass(frozen=True)
 class Matching:
     """The comparison of a hop: the teacher's cut, and the pairs (student, teacher) of substages, counted from 0."""
 
-    kind: Literal["pairs", "correlation", "review"]
+    kind: Literal["pairs", "correlation", "mixed", "review"]
     teacher_cut: Cut
     pairs: tuple[Pair, ...]
 
     def of(self, trained: tuple[int, ...]) -> tuple[Pair, ...]:
         """Return the pairs of a phase that trains these student substages and runs nothing after the last of them.
 
-        Under `correlation`, a phase takes the teacher substages that end nearest to what it trains, and only the
+        In a mixture, a phase takes the teacher substages that end nearest to what it trains, and only the
         substages that it trains are mixed: what is frozen cannot learn, and would take the match from what can.
         """
-        if self.kind != "correlation":
+        if self.kind not in MIXED:
             return tuple(pair for pair in self.pairs if pair[0] in trained)
         students, teachers = 1 + max(k for k, _ in self.pairs), len(self.teacher_cut)
         allowed = {m for m in range(teachers) if _nearest_by_depth(m, teachers, students) in trained}
@@ -57,16 +58,15 @@ def matching(spec: Spec, student: Student, teacher: Teacher | Student) -> Matchi
             teacher_cut = finest_cut(teacher)
             return Matching(kind, teacher_cut, _by_stride(student, cut, teacher, teacher_cut))
     teacher_cut = finest_cut(teacher)
-    if pairing == "correlation":
-        return Matching("correlation", teacher_cut, band(len(cut), len(teacher_cut)))
+    if isinstance(pairing, tuple):
+        return Matching("pairs", teacher_cut, _explicit_pairs(pairing, len(cut), len(teacher_cut)))
+    if pairing in ("correlation", "mixed"):
+        return Matching(pairing, teacher_cut, band(len(cut), len(teacher_cut)))
     if pairing == "stride":
         return Matching("pairs", teacher_cut, _by_stride(student, cut, teacher, teacher_cut))
-    if pairing == "depth":
-        return Matching(
-            "pairs", teacher_cut, tuple((k, _nearest_by_depth(k, len(cut), len(teacher_cut))) for k in range(len(cut)))
-        )
-    assert isinstance(pairing, tuple)
-    return Matching("pairs", teacher_cut, _explicit_pairs(pairing, len(cut), len(teacher_cut)))
+    assert pairing == "depth"
+    by_depth = tuple((k, _nearest_by_depth(k, len(cut), len(teacher_cut))) for k in range(len(cut)))
+    return Matching("pairs", teacher_cut, by_depth)
 
 
 def _nearest_by_depth(index: int, count: int, others: int) -> int:

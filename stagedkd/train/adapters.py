@@ -19,7 +19,7 @@ from stagedkd import losses
 from stagedkd.losses import pool_to
 from stagedkd.models.pointwise import Pointwise
 from stagedkd.plan.kind import PhaseWork
-from stagedkd.spec.pairing import graft_pairs
+from stagedkd.spec.pairing import MIXED, graft_pairs
 from stagedkd.spec.schema import EMBEDDED, FEATURES, GRAFT, PROJECTED, Loss
 from stagedkd.train.exits import ResponseModules
 from stagedkd.train.maps import TeacherMap, grid_of, on_grid
@@ -27,7 +27,7 @@ from stagedkd.train.mixture import Shares, mixture_shares
 
 EMBEDDED_NAME = "embedding"  # of the modules on the pooled features in front of the heads
 
-Pairing: TypeAlias = Literal["pairs", "correlation", "review"]
+Pairing: TypeAlias = Literal["pairs", "correlation", "mixed", "review"]
 PairWeights: TypeAlias = Literal["uniform", "trust", "deficit"]
 
 
@@ -35,9 +35,9 @@ PairWeights: TypeAlias = Literal["uniform", "trust", "deficit"]
 class FeaturePair:
     """Two feature maps on one grid, (B, C, T, H, W); of the teacher's map perhaps only what was kept.
 
-    `student` has the student's channels, unless the pairing (correlation, review) has already given it the teacher's.
-    `projected` has the teacher's channels; None if no loss needs it. `rho` is the measured correlation of the pair;
-    None if nothing needs it.
+    `student` has the student's channels, unless the pairing (correlation, mixed, review) has already given it the
+    teacher's. `projected` has the teacher's channels; None if no loss needs it. `rho` is the measured correlation of
+    the pair; None if nothing needs it.
     """
 
     student: Tensor
@@ -143,10 +143,8 @@ class FeatureAdapters(nn.Module):
         match self.pairing:
             case "pairs":
                 return [self._pair(phase, k, m, student, teacher, rho_KM) for k, m in phase.pairs]
-            case "correlation":
-                assert rho_KM is not None, "the loop measures them"
-                rho = cast(list[list[float]], rho_KM.tolist())  # pyright: ignore[reportUnknownMemberType]
-                rows = mixture_shares(phase.pairs, rho)
+            case "correlation" | "mixed":
+                rows = mixture_shares(phase.pairs, self._measured(rho_KM))
                 return [self._mixture(shares, m, student, teacher, rho_KM) for m, shares in rows.items()]
             case "review":
                 return self._reviewed(phase.pairs, student, teacher, rho_KM)
@@ -166,8 +164,21 @@ class FeatureAdapters(nn.Module):
         projected = self.projectors[_name(k, m)](student_map) if _projects(self.pairing, phase) else None
         return FeaturePair(student_map, projected, teacher_map, None if rho_KM is None else rho_KM[k, m])
 
+    def _measured(self, rho_KM: Tensor | None) -> list[list[float]]:
+        """The correlations that the shares of the mixtures follow: under `mixed` all alike, for equal shares."""
+        if self.pairing == "mixed":
+            students, teachers = self.cuts
+            return [[0.0] * teachers] * students
+        assert rho_KM is not None, "the loop measures them"
+        return cast(list[list[float]], rho_KM.tolist())  # pyright: ignore[reportUnknownMemberType]
+
     def _mixture(
-        self, shares: Shares, m: int, student: Mapping[int, Tensor], teacher: Mapping[int, TeacherMap], rho_KM: Tensor
+        self,
+        shares: Shares,
+        m: int,
+        student: Mapping[int, Tensor],
+        teacher: Mapping[int, TeacherMap],
+        rho_KM: Tensor | None,
     ) -> FeaturePair:
         """Mix the student's maps for one teacher map: sum_k A[m, k] proj(F_k), by the shares A of `mixture_shares`."""
         grids = [*(tuple(student[k].shape[2:]) for k in shares), grid_of(teacher[m])]
@@ -175,7 +186,7 @@ class FeatureAdapters(nn.Module):
         mixed = torch.stack(
             [share * self.projectors[_name(k, m)](pool_to(student[k], grid)) for k, share in shares.items()]
         ).sum(0)
-        rho = torch.stack([share * rho_KM[k, m] for k, share in shares.items()]).sum()
+        rho = None if rho_KM is None else torch.stack([share * rho_KM[k, m] for k, share in shares.items()]).sum()
         return FeaturePair(mixed, mixed, on_grid(teacher[m], grid), rho)
 
     def _reviewed(
@@ -233,7 +244,7 @@ def pair_weights(pairs: Sequence[FeaturePair], kind: PairWeights) -> list[Tensor
 
 def _projects(pairing: Pairing, phase: PhaseWork) -> bool:
     """Whether a phase projects the student's channels: a mixture always does, pairs do if a loss needs it."""
-    if pairing == "correlation":
+    if pairing in MIXED:
         return bool(phase.losses.comparing(FEATURES - GRAFT)) and bool(phase.pairs)
     return pairing == "pairs" and bool(phase.losses.comparing(PROJECTED))
 

@@ -10,6 +10,7 @@ from stagedkd.losses.cells import resolve_samples
 from stagedkd.models.network import EMBEDDING, POSITIONS
 from stagedkd.models.shapes import NetworkShape
 from stagedkd.plan.kind import Cut, PhaseWork
+from stagedkd.spec.pairing import MIXED
 from stagedkd.spec.schema import PAIRED, Loss
 from stagedkd.spec.schema.losses.distribution import GaussianKl, GaussianW2
 from stagedkd.spec.schema.losses.paired import PairedLoss
@@ -31,7 +32,7 @@ def pair_grids(
 ) -> list[PairGrid]:
     """The grids on which a phase compares features, in the order of the pairs that the adapters make. All pairs of one
     mixture, those of a teacher substage, have one grid. `cuts` are those of student and teacher."""
-    mixed = pairing == "correlation"
+    mixed = pairing in MIXED
     rows: dict[tuple[str, int], list[tuple[int, ...]]] = {}
     for k, m in sorted(phase.pairs, key=lambda pair: pair[1] if mixed else 0):
         name = f"mixture {m + 1}" if mixed else f"pair {k + 1}-{m + 1}"

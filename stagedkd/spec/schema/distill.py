@@ -42,9 +42,9 @@ class Phase(Section):
 
 PairNumbers: TypeAlias = tuple[Annotated[tuple[Count, Count], Field()], ...]
 Pairing: TypeAlias = Annotated[
-    Annotated[Literal["auto", "stride", "depth", "correlation", "review"], Tag("word")]
+    Annotated[Literal["auto", "stride", "depth", "correlation", "mixed", "review"], Tag("word")]
     | Annotated[PairNumbers, Field(min_length=1), Tag("list")],
-    by_form("auto, stride, depth, correlation, review or a list of [student, teacher] numbers"),
+    by_form("auto, stride, depth, correlation, mixed, review or a list of [student, teacher] numbers"),
 ]
 
 
@@ -68,8 +68,9 @@ class Distill(Section):
     """The teacher substage that each student substage is compared with. auto: one to one if possible, else by stride,
     else by depth. stride: the one with the same reduction of height and width. depth: the one at the same fraction of
     the depth. correlation: each teacher substage is compared with a mixture of student substages, by measured
-    correlation (our formulation). review: student substages are fused from deep to shallow (Chen et al. 2021). Or a
-    list of pairs [student, teacher] of numbers, counted from 1."""
+    correlation (our formulation). mixed: the same mixtures in equal shares, the control of correlation. review: student
+    substages are fused from deep to shallow (Chen et al. 2021). Or a list of pairs [student, teacher] of numbers,
+    counted from 1."""
     pair_weights: Literal["uniform", "trust", "deficit"] = "uniform"
     """Weights of the pairs. uniform: equal. trust: larger where correlation is high. deficit: larger where it is low
     (our formulation)."""
