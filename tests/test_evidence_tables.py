@@ -41,7 +41,6 @@ def test_the_rows_are_the_means_of_the_cells(name: str) -> None:
                 assert row["split"] == metrics["split"]
                 repeat = " ".join(row.get(axis, "") for axis in REPEATS)
                 students.setdefault(tuple(row[axis] for axis in axes), {})[repeat] = float(row["top1"])
-    baseline = students[tuple(metrics["baseline"][axis] for axis in axes)]
     spec = load_experiment(REPO / "specs" / "evidence" / f"{name.split('+')[0]}.yaml").cells[0].spec
     assert metrics["split"] == spec.evaluate.split  # as it was declared
     for row in metrics["rows"]:
@@ -53,9 +52,17 @@ def test_the_rows_are_the_means_of_the_cells(name: str) -> None:
             assert row["student"]["top1"] == pytest.approx(sum(row["by_group"].values()) / len(row["by_group"]))
         assert row["student"]["top1"] == pytest.approx(sum(own.values()) / len(own))
         if row["comparison"]:
+            baseline = students[tuple({**row, **metrics["baseline"]}[axis] for axis in axes)]
             both = own.keys() & baseline.keys()
             mean = sum(own[repeat] - baseline[repeat] for repeat in both) / len(both)
             assert row["comparison"]["difference"] == pytest.approx(mean)
+    for mean_row in metrics.get("means", ()):
+        labels = {axis: mean_row[axis] for axis in axes if axis in mean_row}
+        over = [own for name, own in students.items() if labels.items() <= dict(zip(axes, name, strict=True)).items()]
+        assert len(over) == mean_row["over"]
+        whole = set.intersection(*(set(own) for own in over))
+        means = [sum(own[repeat] for own in over) / len(over) for repeat in whole]
+        assert mean_row["student"]["top1"] == pytest.approx(sum(means) / len(means))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "+" not in name])
