@@ -6,7 +6,7 @@
 # 2-D and 3-D convolutions, computes as fast as one laid out by `Module.to`.
 # Seen: a weight of (C, 1, 5, 5) or (C, D, 1, 1) is contiguous in both layouts, so `contiguous` returns it with the
 # strides of the standard one; `to` gives it those of channels last. On maps of one position, which are contiguous in both
-# layouts, too, torch goes by the strides of the weight: a step of a mobilenet_v3_small on frames of 32 x 32 takes 1.6 to
+# layouts, too, torch goes by the strides of the weight: a step of a mobilenet_v3_small on frames of 32 x 32 takes 1.7 to
 # 2.4 times as long with `contiguous`. (Needs about 6 GB for torch.)
 set -euo pipefail
 folder=$(mktemp -d)

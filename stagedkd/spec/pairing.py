@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import log2
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from stagedkd.spec.cuts import finest_cut, matching_cut, student_cut
 from stagedkd.spec.schema import Spec, Student, Teacher
 from stagedkd.spec.schema.networks.base import Cut
 
 Pair: TypeAlias = tuple[int, int]
-MIXED = ("correlation", "mixed")  # the pairings that compare each teacher substage with a mixture
+MIXED: Final = ("correlation", "mixed")  # the pairings that compare each teacher substage with a mixture
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def matching(spec: Spec, student: Student, teacher: Teacher | Student) -> Matchi
     teacher_cut = finest_cut(teacher)
     if isinstance(pairing, tuple):
         return Matching("pairs", teacher_cut, _explicit_pairs(pairing, len(cut), len(teacher_cut)))
-    if pairing in ("correlation", "mixed"):
+    if pairing in MIXED:
         return Matching(pairing, teacher_cut, band(len(cut), len(teacher_cut)))
     if pairing == "stride":
         return Matching("pairs", teacher_cut, _by_stride(student, cut, teacher, teacher_cut))
