@@ -18,6 +18,7 @@ labels: {clean: 0.5, noisy: 0.5, noise: {kind: symmetric, rate: 0.5}}
 train: {batch: 16, lr: 1e-3}  # so low that last bits, which differ between CPUs, do not grow
 teacher: {arch: resnet3d, width: 16, blocks: [1, 1], epochs: 2}
 recipe: staged
+distill: {pairing: correlation}
 cascade: [0.4]
 refine: {rounds: 1, folds: 2}
 student: {arch: resnet3d, width: 8, blocks: [1, 1], substages: [[stem, layer1], [layer2]], epochs: 4}
