@@ -86,7 +86,7 @@ def accuracies(name: str) -> list[dict[str, str]]:
         return [
             {**{axis: row[axis] for axis in axes}, "unit": group, "network": "student", "top1": str(top1)}
             for row in metrics["rows"]
-            for group, top1 in row["by_group"].items()
+            for group, top1 in row.get("by_group", {}).items()  # {} of a setting that has not run
         ]
     with (KEPT / name / "cells.csv").open(encoding="utf-8", newline="") as file:
         return [

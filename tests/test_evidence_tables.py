@@ -44,7 +44,7 @@ def test_the_rows_are_the_means_of_the_cells(name: str) -> None:
                 students.setdefault(tuple(row[axis] for axis in axes), {})[repeat] = float(row["top1"])
     spec = load_experiment(REPO / "specs" / "evidence" / f"{name.split('+')[0]}.yaml").cells[0].spec
     assert metrics["split"] == spec.evaluate.split  # as it was declared
-    for row in metrics["rows"]:
+    for row in (row for row in metrics["rows"] if row["student"]):  # the table says n = 0 of a setting that has not run
         own = students[tuple(row[axis] for axis in axes)]
         if "by_group" not in row:
             assert row["student"]["seeds"] == len(own)
