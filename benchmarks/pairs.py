@@ -5,9 +5,9 @@
     python benchmarks/pairs.py few_clips_all:method=kd few_clips_all:network=teacher without=3,7
 
 A side is a folder of results/evidence and labels of its axes, or network=teacher (else the students). Further labels
-hold for both sides, and without=... leaves units out. Cells that are alike in all other axes are paired; the unit is
-the seed, the mean of its cells, or in a table over folds the group of clips. It prints the difference with its 95% BCa
-interval and the p of a sign-flip test, not corrected.
+hold for both sides, and without=... leaves units out. Cells that are alike in all other axes are paired. The unit is
+the seed, as the mean of its cells, if it has all of them; in a table over folds it is the group of clips. It prints the
+difference with its 95% BCa interval and the p of a sign-flip test, not corrected.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def compare(first: str, second: str, shared: Sequence[str] = ()) -> str:
     common = [key for key in sides[0] if key in sides[1] and key[0] not in without]
     if not common:
         sys.exit("the two sides have no cell in common")
-    units = sorted({unit for unit, _ in common})
+    kinds = {free for _, free in common}
+    units = sorted({unit for unit, _ in common if all((unit, free) in common for free in kinds)})
+    if not units:
+        sys.exit("no seed or group has every cell on both sides")
     means = [[fmean(side[key] for key in common if key[0] == unit) for unit in units] for side in sides]
     pair = paired(*means)
     interval = f" {between(list(pair.interval))}" if pair.interval else ""
@@ -69,11 +72,12 @@ def cells(name: str, wanted: Mapping[str, str], named: set[str]) -> dict[tuple[s
     if unknown := {*wanted} - {*axes, "network"}:
         sys.exit(f"{name} has no axis {', '.join(sorted(unknown))}")
     wanted = {"network": "student", **wanted}
-    return {
-        (row["unit"], tuple(row[axis] for axis in axes if axis not in named)): float(row["top1"])
-        for row in rows
-        if all(row[axis] == label for axis, label in wanted.items())
-    }
+    found: dict[tuple[str, tuple[str, ...]], float] = {}
+    for row in (row for row in rows if all(row[axis] == label for axis, label in wanted.items())):
+        key = (row["unit"], tuple(row[axis] for axis in axes if axis not in named))
+        if found.setdefault(key, float(row["top1"])) != float(row["top1"]):  # a teacher is in many cells, alike in all
+            sys.exit(f"{name}: several cells fit; name a label of {', '.join(named)}")
+    return found
 
 
 def accuracies(name: str) -> list[dict[str, str]]:

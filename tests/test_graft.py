@@ -170,7 +170,7 @@ def test_plan_says_what_is_grafted_and_what_is_refused(project: Path) -> None:
     lines = list(phase_lines(plans))
     assert "    grafts substages 1 into 1, 2 into 2, one in each step" in lines
     assert "    compares the pooled features in front of the heads" in lines
-    ends = "where the guide's end with layer1, layer2"
+    ends = "with the guide's maps after layer1, layer2"
     assert any(line.startswith("    compares substages ") and line.endswith(ends) for line in lines), lines
     mvit = [
         "cascade=[]",

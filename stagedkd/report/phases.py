@@ -63,7 +63,7 @@ def _distill(stage: Stage, work: DistillWork, keeping: Keeping | None) -> Iterat
             rows = ", ".join(f"{k + 1}-{m + 1}" for k, m in phase.pairs)
             ramp = f", one after the other, each over {phase.ramp:g} epochs" if phase.ramp else ""
             ends = ", ".join(work.teacher_cut[m][-1] for m in sorted({m for _, m in phase.pairs}))
-            yield f"    compares substages {rows}{ramp}, where the guide's end with {ends}"
+            yield f"    compares substages {rows}{ramp}, with the guide's maps after {ends}"
         if phase.losses.comparing(EMBEDDED):
             yield "    compares the pooled features in front of the heads"
         if graft := phase.losses.graft:
