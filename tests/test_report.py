@@ -374,7 +374,7 @@ def test_what_is_missing_is_a_dash(project: Path) -> None:
     found = GridResults(plans, cells, missing, find_baseline(plans, ""))
     assert {c.finding for c in found.comparisons.values()} == {"-; no seed has both"}
     assert any("has no result; choose another with --baseline" in note for note in found.notes)
-    assert "–" in grid_page(found).text and "no seed has both" in _printed(grid_tables(found)) and as_latex(found)
+    assert ">-</td>" in grid_page(found).text and "no seed has both" in _printed(grid_tables(found)) and as_latex(found)
 
 
 def test_notes_of_cells_that_differ_in_a_percentage_are_one() -> None:
@@ -511,7 +511,7 @@ def test_rounds_of_refinement_are_shown_where_there_are_any(made: tuple[Plans, S
     text, html = _printed(results_tables(found)), page(found)
     assert re.search(r"1 +accepted +61\.2% +70\.1% +25\.0% +- +0\.041 +- +120 +31 +b 40\.0%", text), text
     assert found.train_flops is None or found.train_flops == (without.train_flops or 0) + 5
-    assert "<h2>Label refinement</h2>" in html and "<td>61.2%</td><td>70.1%</td><td>25.0%</td><td>–</td>" in html
+    assert "<h2>Label refinement</h2>" in html and "<td>61.2%</td><td>70.1%</td><td>25.0%</td><td>-</td>" in html
     assert "<th>b</th><td>40.0%</td>" in html and results_json(found)["refinement"][0]["outcome"] == "accepted"
     assert Refinement("refine-2", 2, "skipped", None, None, 0.0, None, None, None, 0, 0, {}, 0).worst == ""
 

@@ -15,7 +15,7 @@ from stagedkd.report.plots.answers import Bin
 from stagedkd.report.plots.curves import best_validation
 from stagedkd.report.results import Correlation, NetworkResult, Refinement, Results, share_text
 
-DASH = "–"
+DASH = "-"
 PAIRS = 12  # most confused pairs of classes that are shown
 FOLDS = {"narrow": 21, "middle": 34, "broad": 60, "huge": 76, "listed": 1000}  # rem: where there is less, a table folds
 LETTER, GAP, WHOLE = 0.6, 1.2, 24  # rem of a letter and between two columns; letters up to which a text does not break
