@@ -25,7 +25,7 @@ OFFICIAL = ((20, 0), (10, 0), (5, 0), (3, 0), (2, 0))  # likewise, where the tes
 FEW = 50  # with fewer validation clips, the 95% interval of an accuracy of 80% is wider than 22 points
 
 SIZE, FRAMES = 48, 8  # small enough for minutes without a GPU
-PASSES = 7500  # training clips times epochs of each network: enough to see an effect on small sets
+PASSES = 7500  # training clips times epochs of each network: minutes without a GPU
 # One clip through the trainings of teacher, student and control, in seconds on two cores of an AMD EPYC: 216 clips at
 # 16 frames of 64 x 64 took 30.5 s (13.7, 10.5 and 6.3), scaled by the pixels to FRAMES frames of SIZE x SIZE.
 PASS_SECONDS = 0.040
@@ -147,7 +147,7 @@ def _text(content: _Content, spec: Path) -> str:
     frames = max(2, min(FRAMES, content.frames))
     stride = max(1, min(8, content.frames // frames))
     batch = max(4, min(32, 2 ** int(math.log2(max(4, train / 3)))))
-    epochs = max(6 if content.weak else 1, min(200, round(PASSES / train)))  # growing substages takes three
+    epochs = max(6 if content.weak else 1, min(200, round(PASSES / train)))  # room for a few phases
     more = f" and {len(classes) - 12} more" if len(classes) > 12 else ""
     named = ", ".join(_plain(name) for name in classes[:12]) + more
     groups = len({entry.group for entry in content.entries})

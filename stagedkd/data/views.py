@@ -215,8 +215,8 @@ def _colour(clip_3THW: Tensor, view: View) -> None:
 
 
 def layout(device: torch.device) -> torch.memory_format:
-    """The memory layout of clips and of the weights of convolutions: channels last, which 3-D convolutions run faster
-    in (docs/decisions/0027), except on MPS, which has no such 3-D layout."""
+    """The memory layout of clips and of the weights of convolutions: channels last, in which most networks train faster
+    (docs/decisions/0027), except on MPS, which has no such 3-D layout."""
     return torch.contiguous_format if device.type == "mps" else torch.channels_last_3d
 
 

@@ -99,7 +99,7 @@ def _axes(feat_BCTHW: Tensor, samples: str) -> tuple[int, ...]:
 
 
 class _Moments(torch.autograd.Function):
-    """Means and biased variances over some axes, (K, C). Torch's `var` takes five times as long on a CPU, and autograd
+    """Means and biased variances over some axes, (K, C). Torch's `var` is slower on a CPU, and autograd
     would pass over the map once for each operation; the gradient is one pass, feat * slope + offset."""
 
     @staticmethod

@@ -20,7 +20,7 @@ from stagedkd.errors import Place, Problem, SpecError, UsageError, remedy
 Scalar: TypeAlias = "bool | int | float | str | None"
 Path_: TypeAlias = tuple["str | int", ...]
 
-# PyYAML's own annotations are partial, so these are untyped. The C loader is ten times as fast.
+# PyYAML's own annotations are partial, so these are untyped. The C loader is faster.
 compose: Any = yaml.compose  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 parse: Any = yaml.parse  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

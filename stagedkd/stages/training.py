@@ -158,10 +158,10 @@ def training_device(context: Context) -> torch.device:
 
 
 def warn_of_half_precision(context: Context, phases: tuple[PhaseWork, ...], device: torch.device) -> None:
-    """Note where half precision is slower than fp32."""
+    """Note where half precision runs without oneDNN."""
     half = sorted({phase.train.precision for phase in phases} - {"fp32"})
     if half and device.type == "cpu":
-        context.listener.note(f"{' and '.join(half)} on the CPU runs without oneDNN and is slow; fp32 is faster")
+        context.listener.note(f"{' and '.join(half)} on the CPU runs without oneDNN, which may be slow; fp32 keeps it")
 
 
 def classes_of(context: Context) -> tuple[str, ...]:

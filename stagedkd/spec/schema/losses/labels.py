@@ -28,8 +28,8 @@ class Gce(ClipLoss):
     given_labels = True
 
     q: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """Between cross-entropy (towards 0) and the mean absolute error (1), which learns more slowly and withstands more
-    noise."""
+    """Between cross-entropy (towards 0) and the mean absolute error (1), which learns more slowly and, by the paper,
+    withstands more noise."""
 
 
 class Sce(ClipLoss):
