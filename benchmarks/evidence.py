@@ -78,19 +78,19 @@ def keep_students(grid: GridResults, store: Store, folder: Path) -> None:
 
 def table(name: str) -> str:
     """The table of a kept grid, in Markdown: a row for every setting, fractions in percent, differences in points. A
-    control of frames has the accuracies alone: what was declared is not about it."""
+    control of frames has the accuracies alone: what was declared is not about it. One setting is compared with none."""
     metrics: dict[str, Any] = json.loads((KEPT / name / FILES[0]).read_text("utf-8"))
     with (KEPT / name / FILES[1]).open(encoding="utf-8", newline="") as file:
         cells = list(csv.DictReader(file))
     axes = [axis for axis in metrics["axes"] if axis not in REPEATS]
     baseline = ",".join(metrics["baseline"].values())
-    heads = [head.format(baseline) for head in HEADS][: 3 if "+" in name else None]
+    heads = [head.format(baseline) for head in HEADS][: 3 if "+" in name else len(HEADS) if baseline else 7]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in (*metrics["rows"], *metrics.get("means", ())):
         labels = {axis: row[axis] for axis in axes if axis in row}
         own = [c for c in cells if c["network"] == "student" and all(c[axis] == labels[axis] for axis in labels)]
         title = ",".join(labels.get(axis, f"(mean of {row.get('over')})") for axis in axes)
-        lines.append("| " + " | ".join((title, *figures(row, own))[: len(heads)]) + " |")
+        lines.append("| " + " | ".join((title or "student", *figures(row, own))[: len(heads)]) + " |")
     return "\n".join([*lines, "", teachers(metrics)])
 
 
