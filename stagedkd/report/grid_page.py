@@ -64,6 +64,10 @@ def grid_headline(grid: GridResults) -> tuple[str, ...]:
     interval = f"95% interval {pct(student.interval[0])} to {pct(student.interval[1])}"
     if len(grid.rows) == 1:
         return (f"The students have {pct(student.top1)} top-1 on average over {over} ({interval}).",)
+    if len(rows) == 1:
+        return (
+            f"Of {len(grid.rows)} settings, {name} alone has a result: {pct(student.top1)} over {over} ({interval}).",
+        )
     some = "" if len(rows) == len(grid.rows) else " that have a result"
     first = f"Of {len(rows)} settings{some}, {name} has the highest mean top-1: {pct(student.top1)} over {over}"
     declared = [row for row in (*grid.rows, *grid.means) if row.name == grid.primary and row is not best]
